@@ -1,0 +1,1 @@
+"""Texts to vectors: one room for every model, behind one Protocol."""

@@ -1,0 +1,156 @@
+"""Every error a user can meet: what happened, where, and what to do next.
+
+A class's docstring is its message, its fields are filled in by keyword, and ``hint`` holds the
+next step, a command where there is one. ``exit_code`` is the process exit code the command line
+answers with. Driver errors are translated at the edge where they appear; they never get out.
+"""
+
+from typing import ClassVar
+
+
+class CdcEmbedError(Exception):
+    """Something went wrong."""
+
+    exit_code: ClassVar[int] = 1
+    default_hint: ClassVar[str] = ""
+
+    def __init__(self, *, hint: str | None = None, **fields: object) -> None:
+        self.fields = fields
+        self.hint = hint if hint is not None else self.default_hint.format(**fields)
+        super().__init__((type(self).__doc__ or type(self).__name__).format(**fields))
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self.__dict__["fields"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+# --- configuration and preflight ---------------------------------------------------------------
+
+
+class ConfigError(CdcEmbedError):
+    """configuration: {where}: {problem}"""
+
+    exit_code = 3
+    default_hint = "see every key and its default with: cdc-embed config schema"
+
+
+class PreflightError(CdcEmbedError):
+    """{where}: {problem}"""
+
+    exit_code = 4
+    default_hint = "check everything at once with: cdc-embed doctor"
+
+
+class AuthenticationError(CdcEmbedError):
+    """{where}: the server refuses the login: {problem}"""
+
+    exit_code = 4
+    default_hint = "check the user, the password and pg_hba.conf, then run: cdc-embed doctor"
+
+
+class SpaceMismatchError(CdcEmbedError):
+    """table {table}: {rows} rows are stored in another vector space ({difference})"""
+
+    exit_code = 4
+    default_hint = (
+        "put the old setting back, or embed those rows again (about {tokens} tokens) after: "
+        "cdc-embed teardown && cdc-embed setup"
+    )
+
+
+# --- the change log ----------------------------------------------------------------------------
+
+
+class DecodeError(CdcEmbedError):
+    """{message} message: {problem} in field {field} at byte {offset}"""
+
+    default_hint = (
+        "nothing was confirmed past this message; check that the slot's plugin matches "
+        "source.plugin, then report the message with: cdc-embed run --debug"
+    )
+
+
+class TableChangedError(CdcEmbedError):
+    """table {table}: {problem}"""
+
+    exit_code = 4
+    default_hint = "correct the table or its entry in the configuration, then run: cdc-embed setup"
+
+
+class ReplicationError(CdcEmbedError):
+    """the replication connection ended: {problem}"""
+
+    exit_code = 75
+
+
+class SlotBusyError(CdcEmbedError):
+    """replication slot {slot} is active for PID {pid} ({owner})"""
+
+    exit_code = 75
+    default_hint = "stop that reader, or give this service a slot of its own (source.slot)"
+
+
+class HistoryGapError(CdcEmbedError):
+    """slot {slot}: the change log has a gap: {problem}"""
+
+    exit_code = 5
+    default_hint = (
+        "changes may be missing; make a new slot with: cdc-embed teardown && cdc-embed setup"
+    )
+
+
+# --- the outside systems -----------------------------------------------------------------------
+
+
+class SourceUnavailableError(CdcEmbedError):
+    """source database: {problem}"""
+
+    exit_code = 75
+    default_hint = "check that the server runs and source.dsn is right, then: cdc-embed doctor"
+
+
+class TargetUnavailableError(CdcEmbedError):
+    """target database: {problem}"""
+
+    exit_code = 75
+    default_hint = "check that the server runs and target.dsn is right, then: cdc-embed doctor"
+
+
+class TargetRefusedError(CdcEmbedError):
+    """target {table}: {problem}"""
+
+    exit_code = 4
+    default_hint = "the target's tables are not as setup made them; run: cdc-embed setup"
+
+
+class FencedError(CdcEmbedError):
+    """another instance took over slot {slot} (epoch {epoch} is no longer ours)"""
+
+    exit_code = 75
+    default_hint = "run one service for each slot; a second one waits as standby"
+
+
+class EmbedderUnavailableError(CdcEmbedError):
+    """embedder: {problem}"""
+
+    exit_code = 75
+    default_hint = "the text is kept and tried again; check the embedding service"
+
+    def __init__(
+        self, *, retry_after: float | None = None, hint: str | None = None, **fields: object
+    ) -> None:
+        super().__init__(hint=hint, **fields)
+        self.retry_after = retry_after
+
+
+class TextRefusedError(CdcEmbedError):
+    """the model refuses the text: {problem}"""
+
+
+class EmbedderError(CdcEmbedError):
+    """embedder: {problem}"""
+
+    exit_code = 4
+    default_hint = "correct the [embedder] section, then run: cdc-embed doctor"
