@@ -40,3 +40,129 @@ class Position(NamedTuple):
 
 
 START = Position(ZERO, 0)
+
+
+class Progress:
+    """What has been heard, what is safe, and so what the server may be told.
+
+    - ``received``: heard from the server, everything below it was delivered to us;
+    - ``durable``: every transaction that ends at or before it is reflected in the target, by a
+      committed batch or because there was nothing to write;
+    - ``recorded``: what the committed checkpoint row says, ``greatest(end_lsn, confirmed_lsn)``.
+
+    All three only ever grow. Telling the server more than ``recorded`` would make our own slot
+    look moved by a stranger after a crash, so ``confirmable`` never exceeds it.
+    """
+
+    __slots__ = ("durable", "received", "recorded")
+
+    def __init__(self, recorded: LSN) -> None:
+        self.received = recorded
+        self.durable = recorded
+        self.recorded = recorded
+
+    def hear(self, lsn: LSN) -> None:
+        """The server sent something up to ``lsn``; positions in messages go back and forth."""
+        self.received = max(self.received, lsn)
+
+    def settle(self, lsn: LSN) -> None:
+        """Everything up to ``lsn`` is reflected in the target."""
+        self.durable = max(self.durable, lsn)
+        self.hear(lsn)
+
+    def settle_received(self) -> None:
+        """Nothing is open, pending or in flight: all that was heard is settled."""
+        self.settle(self.received)
+
+    def record(self, lsn: LSN) -> None:
+        """The checkpoint row that says ``lsn`` is committed."""
+        self.recorded = max(self.recorded, lsn)
+
+    def confirmable(self) -> LSN:
+        """The highest position the server may be told to forget the log up to."""
+        return min(self.durable, self.recorded)
+
+    def unrecorded_bytes(self) -> int:
+        """Bytes of settled log that the checkpoint row does not cover yet."""
+        return max(0, self.durable - self.recorded)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which server, database and timeline a position belongs to."""
+
+    system_identifier: str
+    database: str
+    timeline: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """The recorded position, as its committed row says."""
+
+    slot: str
+    source: Identity
+    target: Identity
+    position: Position
+    end_lsn: LSN
+    """End of the last transaction that a batch completed; 0/0 before the first."""
+    confirmed_lsn: LSN
+    batch_seq: int
+    epoch: int
+
+    @property
+    def recorded(self) -> LSN:
+        """Everything that ends at or before this is reflected in the target."""
+        return max(self.end_lsn, self.confirmed_lsn)
+
+    def covers(self, position: Position) -> bool:
+        """Whether the change at ``position`` is reflected in the target already."""
+        return position <= self.position or position.commit_lsn < self.recorded
+
+    def replays(self, slot_confirmed: LSN) -> bool:
+        """Whether a stream from ``slot_confirmed`` must repeat the last recorded transaction."""
+        return slot_confirmed < self.end_lsn
+
+    def missing_commit(self, commit_end: LSN, seen: bool) -> bool:
+        """Whether a replay that passes ``commit_end`` skipped the commit that we recorded."""
+        return not seen and commit_end > self.end_lsn > ZERO
+
+
+def find_gap(
+    checkpoint: Checkpoint,
+    *,
+    source: Identity,
+    slot_confirmed: LSN,
+    wal_end: LSN,
+    history: list[tuple[int, LSN]],
+) -> str | None:
+    """Why the slot cannot continue the recorded position, or None when it can.
+
+    ``history`` holds (timeline, switch point) of every ancestor of the server's timeline.
+    """
+    recorded = checkpoint.recorded
+    before = checkpoint.source
+    if source.system_identifier != before.system_identifier:
+        return (
+            f"the position belongs to another cluster (system identifier "
+            f"{before.system_identifier}, this one is {source.system_identifier})"
+        )
+    if source.database != before.database:
+        return f"the position belongs to database {before.database}, not {source.database}"
+    if source.timeline != before.timeline:
+        switch = dict(history).get(before.timeline)
+        if switch is None:
+            return f"timeline {source.timeline} does not descend from timeline {before.timeline}"
+        if recorded > switch:
+            return (
+                f"the server left timeline {before.timeline} at {switch}, "
+                f"before the recorded position {recorded}"
+            )
+    if recorded > wal_end:
+        return f"the recorded position {recorded} is ahead of the server's log ({wal_end})"
+    if slot_confirmed > recorded:
+        return (
+            f"the slot stands at {slot_confirmed}, beyond the recorded position {recorded}; "
+            f"someone else moved or recreated it"
+        )
+    return None

@@ -1,0 +1,1 @@
+"""When things run: the loop, its workers, and what comes before it."""

@@ -1,0 +1,1 @@
+"""The source database: its change log, its slot, its catalogue, its rows."""

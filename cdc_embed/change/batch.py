@@ -1,0 +1,102 @@
+"""A batch: a contiguous range of changes, folded by key into one final image for each row.
+
+Folding is exact: it keeps what the log said and no more. Where the log did not carry a value,
+the image says whose row version before the batch still holds it (``origin``). What that version
+is in the target is not this module's question but ``plan``'s.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
+from cdc_embed.lsn import LSN, ZERO, Position
+from cdc_embed.wire.messages import UNCHANGED, Value
+
+RowId = tuple[Table, Key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """What a batch leaves of one key: its last row version, or its absence."""
+
+    texts: tuple[Value, ...] | None
+    """The text columns' values, None when the row is gone."""
+    origin: Key | None
+    """Whose version before the batch the unchanged values come from; None: there is none."""
+    change: Change
+    """The last change that touched the key."""
+
+    @property
+    def complete(self) -> bool:
+        return self.texts is None or UNCHANGED not in self.texts
+
+
+@dataclass(slots=True)
+class Batch:
+    """Final images of a contiguous range of the change log.
+
+    ``last`` is the exact position of its last change and ``end_lsn`` the end of the last
+    transaction that the range completes: with both in the checkpoint row, a transaction can be
+    cut anywhere and replay neither skips nor repeats a change.
+    """
+
+    images: dict[RowId, Image] = field(default_factory=dict)
+    truncated: dict[Table, Change] = field(default_factory=dict)
+    changes: int = 0
+    last: Position | None = None
+    end_lsn: LSN = ZERO
+    size: int = 0
+    committed_at: datetime | None = None
+    """Commit time of the oldest transaction in it, by the source's clock."""
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> "Batch":
+        batch = cls()
+        for event in events:
+            batch._add(event)
+        return batch
+
+    def _add(self, event: Event) -> None:
+        self.size += event.size
+        if isinstance(event, TransactionEnd):
+            self.end_lsn = event.end_lsn
+            return
+        self.changes += 1
+        self.last = event.position
+        if self.committed_at is None:
+            self.committed_at = event.committed_at
+        if event.op is Op.TRUNCATE:
+            self._truncate(event)
+        elif event.op is Op.DELETE:
+            self.images[event.table, event.key] = Image(texts=None, origin=None, change=event)
+        else:
+            self._write(event)
+
+    def _truncate(self, change: Change) -> None:
+        self.images = {row: image for row, image in self.images.items() if row[0] != change.table}
+        self.truncated[change.table] = change
+
+    def _write(self, change: Change) -> None:
+        texts, origin = change.texts, None
+        if change.op is Op.UPDATE:
+            source = change.old_key if change.old_key is not None else change.key
+            texts, origin = self._chain(change, source)
+            if change.old_key is not None:
+                gone = Image(texts=None, origin=None, change=change)
+                self.images[change.table, change.old_key] = gone
+        self.images[change.table, change.key] = Image(texts=texts, origin=origin, change=change)
+
+    def _chain(self, change: Change, source: Key) -> tuple[tuple[Value, ...], Key | None]:
+        """The update's values, unchanged ones filled from the pending image that it follows."""
+        before = self.images.get((change.table, source))
+        if before is None:
+            return change.texts, None if change.table in self.truncated else source
+        if before.texts is None:
+            return change.texts, None
+        filled = tuple(
+            old if new is UNCHANGED else new
+            for old, new in zip(before.texts, change.texts, strict=True)
+        )
+        return filled, before.origin

@@ -1,0 +1,107 @@
+"""What is known of the target without asking it.
+
+For each row: the fingerprint that is stored, or refused, or that nothing is stored, or that it is
+not known. Batches in flight are looked at first, newest first, then a bounded cache of what is
+committed. A row in neither must be looked up in the target. Nothing enters the cache before its
+batch is committed, so a rollback needs no undoing but a ``clear``.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from cdc_embed.change.batch import RowId
+from cdc_embed.change.document import Table
+
+CACHED_ROWS = 200_000
+"""About 40 MB: fingerprints of the rows that changed last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Chunks of the document with this fingerprint are stored."""
+
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The document with this fingerprint is a dead letter; no chunk is stored."""
+
+    fingerprint: bytes
+
+
+class Nothing(Enum):
+    ABSENT = "no chunk and no dead letter is stored"
+    UNKNOWN = "what is stored says nothing of the row's last version"
+
+
+ABSENT = Nothing.ABSENT
+UNKNOWN = Nothing.UNKNOWN
+
+State = Known | Refused | Nothing
+States = Mapping[RowId, State]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a planned batch makes of the rows it touches, once it is committed."""
+
+    states: States
+    truncated: frozenset[Table]
+    hashes: frozenset[tuple[Table, bytes]]
+    """Chunks that it writes: later batches may take their vectors from there."""
+
+
+class Knowledge:
+    """The overlay of planned batches over the cache of committed ones."""
+
+    def __init__(self, capacity: int = CACHED_ROWS) -> None:
+        self._capacity = capacity
+        self._committed: OrderedDict[RowId, State] = OrderedDict()
+        self._in_flight: deque[Outcome] = deque()
+
+    def known(self, rows: Iterable[RowId]) -> dict[RowId, State]:
+        """The states of those rows that need no look-up."""
+        found = {}
+        for row in rows:
+            state = self._find(row)
+            if state is not None:
+                found[row] = state
+        return found
+
+    def arriving(self) -> frozenset[tuple[Table, bytes]]:
+        """Chunks that batches in flight will have stored before the next batch is written."""
+        return frozenset().union(*(outcome.hashes for outcome in self._in_flight))
+
+    def planned(self, outcome: Outcome) -> None:
+        """A batch with this outcome is on its way, after all others."""
+        self._in_flight.append(outcome)
+
+    def committed(self, outcome: Outcome) -> None:
+        """The oldest batch in flight is committed, and this is what came of it."""
+        self._in_flight.popleft()
+        if outcome.truncated:
+            kept = (
+                (row, s) for row, s in self._committed.items() if row[0] not in outcome.truncated
+            )
+            self._committed = OrderedDict(kept)
+        for row, state in outcome.states.items():
+            self._committed[row] = state
+            self._committed.move_to_end(row)
+        while len(self._committed) > self._capacity:
+            self._committed.popitem(last=False)
+
+    def clear(self) -> None:
+        """Forget everything: another connection, epoch or writer starts afresh."""
+        self._committed.clear()
+        self._in_flight.clear()
+
+    def _find(self, row: RowId) -> State | None:
+        for outcome in reversed(self._in_flight):
+            if row in outcome.states:
+                return outcome.states[row]
+            if row[0] in outcome.truncated:
+                return ABSENT
+        return self._committed.get(row)

@@ -1,0 +1,274 @@
+"""Messages to changes: puts every row change in its transaction and its table's terms.
+
+Resolves relations to configured tables by column name, pulls key and text out of tuples, and
+numbers each change inside its transaction. What the recorded position covers is left out here.
+It neither folds nor decides: one row message in, at most one change out (a TRUNCATE: one for each
+of its tables).
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.errors import HistoryGapError, TableChangedError
+from cdc_embed.lsn import LSN, Checkpoint, Position
+from cdc_embed.wire.messages import (
+    UNCHANGED,
+    Begin,
+    Commit,
+    Delete,
+    Insert,
+    Message,
+    OldTuple,
+    Relation,
+    ReplicaIdentity,
+    Truncate,
+    TupleData,
+    Update,
+    Value,
+)
+
+OVERHEAD = 1024
+"""Bytes that a pending change takes beside its text: small rows would else look like nothing."""
+
+
+class Op(Enum):
+    INSERT = "insert"
+    UPDATE = "update"
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One row's insert, update or delete, or a table's truncate, with its place in the order."""
+
+    position: Position
+    xid: int
+    committed_at: datetime
+    table: Table
+    op: Op
+    key: Key = ()
+    old_key: Key | None = None
+    """The key before this update, when the update changed it."""
+    texts: tuple[Value, ...] = ()
+    """The text columns' values after this change; empty for a delete or truncate."""
+    size: int = 0
+    """Bytes of the frame that carried it: the unit of backpressure."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether it says everything of its row by itself, with nothing to look up."""
+        return UNCHANGED not in self.texts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionEnd:
+    """A transaction's Commit: everything of it has been delivered."""
+
+    end_lsn: LSN
+    committed_at: datetime
+    size: int = 0
+
+
+Event = Change | TransactionEnd
+
+
+class Assembler:
+    """Follows one replication connection, from START_REPLICATION on.
+
+    ``tables`` are the configured ones; ``checkpoint`` is where the target stands, ``replay_from``
+    where the slot stood when streaming began. A relation that is not configured is ignored, one
+    that was and changed beyond use is an error. ``on_covered`` hears of each replayed change that
+    the target has already.
+    """
+
+    def __init__(
+        self,
+        tables: Iterable[Table],
+        checkpoint: Checkpoint,
+        replay_from: LSN,
+        on_covered: Callable[[Table], None] = lambda _: None,
+    ) -> None:
+        self._tables = {(table.schema, table.name): table for table in tables}
+        self._names = {table.oid: table for table in tables}
+        self._checkpoint = checkpoint
+        self._layouts: dict[int, _Layout | None] = {}
+        self._begin: Begin | None = None
+        self._ordinal = 0
+        self._recorded_commit_seen = not checkpoint.replays(replay_from)
+        self._on_covered = on_covered
+
+    @property
+    def open_transaction(self) -> Begin | None:
+        """The transaction being delivered: its Begin, without a Commit yet."""
+        return self._begin
+
+    def feed(self, message: Message, size: int) -> list[Event]:
+        """The events of one message whose frame had ``size`` bytes."""
+        if isinstance(message, Begin):
+            self._begin = message
+            self._ordinal = 0
+        elif isinstance(message, Commit):
+            self._begin = None
+            self._check_replay(message)
+            return [
+                TransactionEnd(
+                    end_lsn=message.end_lsn,
+                    committed_at=message.committed_at,
+                    size=size + OVERHEAD,
+                )
+            ]
+        elif isinstance(message, Relation):
+            self._layouts[message.oid] = self._resolve(message)
+        elif isinstance(message, Insert | Update | Delete | Truncate):
+            return list(self._changes(message, size))
+        return []
+
+    def _check_replay(self, commit: Commit) -> None:
+        if commit.end_lsn == self._checkpoint.end_lsn:
+            self._recorded_commit_seen = True
+        if self._checkpoint.missing_commit(commit.end_lsn, self._recorded_commit_seen):
+            raise HistoryGapError(
+                slot=self._checkpoint.slot,
+                problem=f"the log no longer holds the transaction that ended at "
+                f"{self._checkpoint.end_lsn}, which the target has; "
+                f"the source was rolled back to an older state",
+            )
+
+    def _resolve(self, relation: Relation) -> "_Layout | None":
+        table = self._tables.get((relation.namespace, relation.name))
+        if table is None:
+            renamed = self._names.get(relation.oid)
+            if renamed is not None:
+                raise TableChangedError(
+                    table=renamed.full_name,
+                    problem=f"it is now named {relation.namespace}.{relation.name}",
+                )
+            return None
+        return _Layout.of(table, relation)
+
+    def _changes(self, message: Insert | Update | Delete | Truncate, size: int) -> Iterator[Change]:
+        begin = self._begin
+        if begin is None:
+            raise HistoryGapError(
+                slot=self._checkpoint.slot, problem="a row change came outside a transaction"
+            )
+        if isinstance(message, Truncate):
+            oids: Sequence[int] = message.relation_oids
+        else:
+            oids = (message.relation_oid,)
+        for oid in oids:
+            self._ordinal += 1
+            position = Position(begin.final_lsn, self._ordinal)
+            layout = self._layout(oid)
+            if layout is None:
+                continue
+            if self._checkpoint.covers(position):
+                self._on_covered(layout.table)
+            else:
+                yield layout.change(message, position, begin, size + OVERHEAD)
+
+    def _layout(self, oid: int) -> "_Layout | None":
+        try:
+            return self._layouts[oid]
+        except KeyError:
+            raise HistoryGapError(
+                slot=self._checkpoint.slot, problem=f"a row of unannounced relation {oid} came"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where a table's key and text are in its tuples, as the latest Relation says."""
+
+    table: Table
+    width: int
+    key: tuple[int, ...]
+    text: tuple[int, ...]
+
+    @classmethod
+    def of(cls, table: Table, relation: Relation) -> "_Layout":
+        places = {column.name: place for place, column in enumerate(relation.columns)}
+        key = tuple(column.name for column in table.key)
+        for name in (*key, *table.text_columns):
+            if name not in places:
+                raise TableChangedError(
+                    table=table.full_name,
+                    problem=f"column {name} is not in the change log any more "
+                    f"(dropped, renamed, or not published)",
+                )
+        identity = {column.name for column in relation.columns if column.part_of_key}
+        if relation.replica_identity is not ReplicaIdentity.FULL and identity != set(key):
+            raise TableChangedError(
+                table=table.full_name,
+                problem=f"its replica identity ({', '.join(sorted(identity)) or 'nothing'}) "
+                f"is not its primary key ({', '.join(key)}) any more",
+            )
+        return cls(
+            table,
+            len(relation.columns),
+            tuple(places[name] for name in key),
+            tuple(places[name] for name in table.text_columns),
+        )
+
+    def change(
+        self,
+        message: Insert | Update | Delete | Truncate,
+        position: Position,
+        begin: Begin,
+        size: int,
+    ) -> Change:
+        op, key, old_key, texts = self._parts(message)
+        return Change(
+            position=position,
+            xid=begin.xid,
+            committed_at=begin.committed_at,
+            table=self.table,
+            op=op,
+            key=key,
+            old_key=old_key,
+            texts=texts,
+            size=size,
+        )
+
+    def _parts(
+        self, message: Insert | Update | Delete | Truncate
+    ) -> tuple[Op, Key, Key | None, tuple[Value, ...]]:
+        if isinstance(message, Insert):
+            return Op.INSERT, self._key(message.new), None, self._texts(message.new)
+        if isinstance(message, Update):
+            old_key = self._key(message.old) if message.old is not None else None
+            key = self._key(message.new, message.old)
+            full = message.old if message.old_kind is OldTuple.FULL else None
+            moved_from = old_key if old_key != key else None
+            return Op.UPDATE, key, moved_from, self._texts(message.new, full)
+        if isinstance(message, Delete):
+            return Op.DELETE, self._key(message.old), None, ()
+        return Op.TRUNCATE, (), None, ()
+
+    def _key(self, row: TupleData, old: TupleData | None = None) -> Key:
+        if len(row) != self.width:
+            raise TableChangedError(
+                table=self.table.full_name,
+                problem=f"a row of {len(row)} columns came, {self.width} were announced",
+            )
+        values = []
+        for place in self.key:
+            value = row[place]
+            if value is UNCHANGED and old is not None:
+                value = old[place]
+            if value is None or value is UNCHANGED:
+                raise TableChangedError(
+                    table=self.table.full_name, problem="a row came without its primary key"
+                )
+            values.append(value)
+        return tuple(values)
+
+    def _texts(self, row: TupleData, old: TupleData | None = None) -> tuple[Value, ...]:
+        """Text values; what is unchanged is filled from a complete old tuple."""
+        if old is None:
+            return tuple([row[place] for place in self.text])
+        return tuple([old[place] if row[place] is UNCHANGED else row[place] for place in self.text])

@@ -1,0 +1,64 @@
+"""``cdc-embed config``: is the configuration right, what is in effect, which keys are there.
+
+Data goes to stdout. Errors are raised; the root command prints them. No database is asked: that
+is ``cdc-embed doctor``.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import typer
+
+from cdc_embed.cli.context import Context
+from cdc_embed.config import json_schema, redacted
+
+app = typer.Typer(no_args_is_help=True, help="Check the configuration, show it, describe it.")
+
+
+@app.command()
+def check(ctx: typer.Context) -> None:
+    """Read the configuration and report every problem in it (exit 3)."""
+    context: Context = ctx.obj
+    tables = context.load().tables
+    names = ", ".join(table.name for table in tables)
+    typer.echo(f"{context.config_path}: ok, {len(tables)} table(s): {names}")
+
+
+@app.command()
+def show(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of TOML.")] = False,
+) -> None:
+    """Print every key with the value in effect: file, environment and defaults, no secrets."""
+    context: Context = ctx.obj
+    shown = redacted(context.load())
+    typer.echo(_as_json(shown) if as_json else "\n".join(_as_toml(shown)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the file: every key, its default and what it is for."""
+    typer.echo(_as_json(json_schema()))
+
+
+def _as_json(data: dict[str, Any]) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+def _as_toml(sections: dict[str, Any]) -> Iterator[str]:
+    for name, section in sections.items():
+        is_list = isinstance(section, list)
+        for entry in section if is_list else [section]:
+            yield f"[[{name}]]" if is_list else f"[{name}]"
+            yield from (f"{key} = {_toml_value(value)}" for key, value in entry.items())
+            yield ""
+
+
+def _toml_value(value: object) -> str:
+    """Strings, numbers, booleans and lists of them are written in TOML as in JSON."""
+    if isinstance(value, dict):
+        return (
+            "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in value.items()) + " }"
+        )
+    return json.dumps(value, ensure_ascii=False)

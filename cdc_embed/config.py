@@ -1,0 +1,246 @@
+"""The configuration: a TOML file and ``CDC_EMBED_SECTION__KEY`` variables, read and checked once.
+
+This room puts the sections together, looks at what only the whole shows, and turns every problem
+into one ConfigError. ``config_sections`` holds the keys and their defaults, ``config_notation``
+how they are written. No other room reads the environment. Whether a table or a column exists is
+for ``flow``'s preflight to ask. Messages say where a value is wrong, never what it is.
+"""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Self, get_args
+
+from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from cdc_embed.config_notation import TableName, redact_dsn
+from cdc_embed.config_sections import (
+    BackfillConfig,
+    EmbedderConfig,
+    IndexConfig,
+    LimitsConfig,
+    LogConfig,
+    ServeConfig,
+    SourceConfig,
+    TableConfig,
+    TargetConfig,
+)
+from cdc_embed.errors import ConfigError
+
+PREFIX: Final = "CDC_EMBED_"
+
+OUR_TABLES: Final = frozenset(
+    {"checkpoint", "space", "dead_letter", "reconcile", "request", "embedding_table", "migration"}
+)
+"""Names in the target's schema that are for our own tables: no embedding table can have one."""
+
+OUR_COLUMNS: Final = frozenset(
+    {"chunk", "embedding", "chunk_text", "start_offset", "end_offset", "document_hash"}
+    | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
+)
+"""Columns of every embedding table: no key column can have one of these names."""
+
+
+class Config(BaseSettings):
+    """Everything that can be configured."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+    )
+
+    source: SourceConfig
+    target: TargetConfig = TargetConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
+    tables: tuple[TableConfig, ...]
+    backfill: BackfillConfig = BackfillConfig()
+    index: IndexConfig = IndexConfig()
+    limits: LimitsConfig = LimitsConfig()
+    serve: ServeConfig = ServeConfig()
+    log: LogConfig = LogConfig()
+
+    def target_dsn(self) -> str:
+        """The connection string of the vectors' database, a secret."""
+        return self.target.resolved_dsn() or self.source.resolved_dsn()
+
+    @property
+    def target_is_source(self) -> bool:
+        """No target is named: the vectors are in the source database."""
+        return not self.target.resolved_dsn()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the hook's signature is pydantic's
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+    @field_validator("tables")
+    @classmethod
+    def _distinct(cls, tables: tuple[TableConfig, ...]) -> tuple[TableConfig, ...]:
+        if not tables:
+            raise ValueError("at least one [[tables]] entry is needed")
+        if problems := [*_repeated(tables), *_clashing(tables)]:
+            raise ValueError("\n".join(problems))
+        return tables
+
+    @model_validator(mode="after")
+    def _reads_no_table_it_writes(self) -> Self:
+        sources = {table.name for table in self.tables}
+        written = {
+            str(TableName(self.target.schema, name)) for t in self.tables for name in _names_of(t)
+        }
+        if self.target_is_source and (both := sources & written):
+            raise ValueError(f"{', '.join(sorted(both))} would be both read and written")
+        return self
+
+
+def load(path: Path) -> Config:
+    """The configuration of a file and the environment; ConfigError lists every problem found."""
+    problems = _unknown_variables()
+    try:
+        config = Config(**_read(path))
+    except ValidationError as exc:
+        found = exc.errors(include_input=False, include_url=False)
+        problems += [line for error in found for line in _describe(error)]
+    except SettingsError:
+        problems.append(f"environment: a list or a whole section in a {PREFIX} variable is JSON")
+    else:
+        if not problems:
+            return config
+    heading = [f"{len(problems)} problems:"] if len(problems) > 1 else []
+    raise ConfigError(where=str(path), problem="\n  ".join(heading + problems))
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, for editors: every key, its default and what it is for."""
+    return Config.model_json_schema(mode="serialization")
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """The configuration as the file would say it, without secrets.
+
+    A DSN is the one in effect, wherever it came from, without its password; what follows the
+    ``?`` of a service's address may hold a key.
+    """
+    shown = config.model_dump(mode="json", by_alias=True)
+    shown["embedder"]["url"] = re.sub(r"\?.*", "?**********", config.embedder.url)
+    shown["source"]["dsn"] = redact_dsn(config.source.resolved_dsn())
+    shown["target"]["dsn"] = redact_dsn(config.target.resolved_dsn())
+    return shown
+
+
+# --- what only the whole shows -----------------------------------------------------------------
+
+
+def _repeated(tables: tuple[TableConfig, ...]) -> list[str]:
+    names = [table.name for table in tables]
+    return [f"{name} is listed twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+
+
+def _clashing(tables: tuple[TableConfig, ...]) -> list[str]:
+    """Tables and views of the target's schema share one name space."""
+    taken = dict.fromkeys(OUR_TABLES, "cdc_embed itself")
+    problems = []
+    for table in {table.name: table for table in tables}.values():
+        for name in _names_of(table):
+            if name in taken:
+                problems.append(f"{table.name} needs the name {name}, which {taken[name]} has")
+            taken[name] = table.name
+    return problems
+
+
+def _names_of(table: TableConfig) -> tuple[str, str]:
+    return table.embedding_table_name, table.search_view_name
+
+
+# --- from outside, and what is wrong with it ---------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as exc:
+        hint = "make one with: cdc-embed init, or name another with: cdc-embed -c FILE"
+        raise ConfigError(where=str(path), problem="there is no such file", hint=hint) from exc
+    except OSError as exc:
+        problem = f"the file cannot be read: {exc.strerror}"
+        raise ConfigError(where=str(path), problem=problem) from exc
+    except UnicodeDecodeError:
+        raise ConfigError(where=str(path), problem="the file is not UTF-8") from None
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(where=str(path), problem=f"not valid TOML: {exc}") from exc
+
+
+def _unknown_variables() -> list[str]:
+    """Misspelt sections: pydantic ignores variables that fit no field at the top."""
+    named = ((name, name[len(PREFIX) :].partition("__")) for name in sorted(os.environ))
+    return [
+        f"environment: {name}: {_unknown(section.lower(), Config)}"
+        for name, (section, delimiter, _) in named
+        if name.upper().startswith(PREFIX) and delimiter and section.lower() not in _keys(Config)
+    ]
+
+
+def _describe(error: ErrorDetails) -> list[str]:
+    """What is wrong in one place, a line for each problem; never with the value in it."""
+    loc = error["loc"]
+    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)[1:]
+    variable = PREFIX + "__".join(str(part).upper() for part in loc)
+    if variable in os.environ:
+        where += f" (set by {variable})"
+    match error["type"]:
+        case "extra_forbidden":
+            problem = _unknown(str(loc[-1]), _model_at(loc[:-1]))
+        case "value_error":
+            problem = str(error["ctx"]["error"])
+        case "missing":
+            problem = "is required"
+        case "model_type":
+            problem = "should be a section"
+        case "tuple_type":
+            problem = "should be a list"
+        case _:
+            problem = error["msg"].replace("Input should", "should", 1)
+    return [f"{where}: {line}" if where else line for line in problem.splitlines()]
+
+
+def _unknown(key: str, model: type[BaseModel]) -> str:
+    known = _keys(model)
+    near = difflib.get_close_matches(key.lower(), known, n=1)
+    return (
+        f"unknown key; did you mean {near[0]}?"
+        if near
+        else f"unknown key; known are {', '.join(known)}"
+    )
+
+
+def _model_at(loc: Iterable[int | str]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        if isinstance(part, str):
+            annotation: Any = model.model_fields[part].annotation
+            model = next(iter(get_args(annotation)), annotation)
+    return model
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]

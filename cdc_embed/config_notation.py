@@ -1,0 +1,168 @@
+"""How the configuration writes things down: durations, sizes, names, templates, DSNs.
+
+Each notation has a type for the models of ``config_sections``; pure functions, no file and no
+environment. A ValueError says what is expected, never what was found: it may be a secret.
+"""
+
+import re
+import string
+from collections.abc import Mapping
+from typing import Annotated, Final, NamedTuple, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+
+_SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
+_BYTES: Final = {"TB": 1 << 40, "GB": 1 << 30, "MB": 1 << 20, "kB": 1 << 10, "B": 1}
+
+
+def _measure(value: object, units: Mapping[str, float]) -> float:
+    pattern = rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})"
+    if not isinstance(value, str) or (match := re.fullmatch(pattern, value, re.ASCII)) is None:
+        raise ValueError(f"expected a number with a unit ({', '.join(units)}) in quotes")
+    return float(match[1]) * units[match[2]]
+
+
+def _in_units(value: float, units: Mapping[str, float]) -> str:
+    """The notation again, in the largest unit that leaves a whole number."""
+    fitting = (unit for unit, size in units.items() if value and value % size == 0)
+    unit = next(fitting, list(units)[-1])
+    return f"{value / units[unit]:.6f}".rstrip("0").rstrip(".") + unit
+
+
+Duration = Annotated[
+    float,
+    BeforeValidator(lambda text: _measure(text, _SECONDS)),
+    PlainSerializer(lambda seconds: _in_units(seconds, _SECONDS), return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["500ms", "30s", "2m", "1h"]}),
+]
+"""Seconds, as a float; "30s" in the file."""
+
+Size = Annotated[
+    int,
+    BeforeValidator(lambda text: _measure(text, _BYTES)),
+    PlainSerializer(lambda size: _in_units(size, _BYTES), return_type=str),
+    WithJsonSchema({"type": "string", "examples": ["64kB", "256MB", "1GB"]}),
+]
+"""Bytes, as an int; "256MB" in the file, with PostgreSQL's units (1 kB = 1024 B)."""
+
+
+def _not_a_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number, not true or false")  # noqa: TRY004  pydantic's rule
+    return value
+
+
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError("should be more than 0")
+    return value
+
+
+NOT_A_BOOL: Final = BeforeValidator(_not_a_bool)
+ABOVE_ZERO: Final = AfterValidator(_above_zero)
+Count = Annotated[int, Field(ge=0), NOT_A_BOOL]
+"""An integer from 0 on; ``true`` is none."""
+
+
+# --- names -------------------------------------------------------------------------------------
+
+_PLAIN = r"[^\W\d][\w$]*"
+_PART = rf'{_PLAIN}|"(?:[^"\0]|"")+"'
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+
+
+def identifier(name: str) -> str:
+    """The name itself, when PostgreSQL can have it; ValueError otherwise."""
+    if not name or "\0" in name:
+        raise ValueError("a name cannot be empty")
+    if len(name.encode()) > 63:
+        raise ValueError("a name in PostgreSQL has at most 63 bytes")
+    return name
+
+
+def _plain(name: str) -> str:
+    if not re.fullmatch(_PLAIN, name):
+        raise ValueError("expected a plain name: letters, digits and _; no schema, no quotes")
+    return identifier(name)
+
+
+def _slot(name: str) -> str:
+    if not re.fullmatch("[a-z0-9_]{1,63}", name):
+        raise ValueError("a slot's name has 1 to 63 of the characters a-z, 0-9 and _")
+    return name
+
+
+Column = Annotated[str, AfterValidator(identifier)]
+"""A column's name exactly as the catalogue has it."""
+Name = Annotated[str, AfterValidator(_plain)]
+"""The name of something that we make: taken as it is, and readable without quotes."""
+OptionalName = Annotated[str, AfterValidator(lambda name: name and _plain(name))]
+SlotName = Annotated[str, AfterValidator(_slot)]
+
+
+class TableName(NamedTuple):
+    """A table's two bare names; prints as SQL would write it."""
+
+    schema: str
+    table: str
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Of ``schema.table``: as in SQL, what is not in quotes is folded to lower case."""
+        match = re.fullmatch(rf"(?:({_PART})\.)?({_PART})", text)
+        if match is None:
+            raise ValueError('expected schema.table; a part with other characters goes in "quotes"')
+        schema, table = (
+            part[1:-1].replace('""', '"') if part.startswith('"') else part.translate(_LOWER)
+            for part in (match[1] or "public", match[2])
+        )
+        return cls(identifier(schema), identifier(table))
+
+    def __str__(self) -> str:
+        return ".".join(
+            part
+            if re.fullmatch(_PLAIN, part) and part == part.translate(_LOWER)
+            else '"' + part.replace('"', '""') + '"'
+            for part in self
+        )
+
+
+def template_columns(template: str) -> tuple[str, ...]:
+    """The columns that ``{column}`` names, each once; ValueError for a brace of another kind."""
+    columns = []
+    for match in re.finditer(r"\{\{|\}\}|\{([^{}]*)\}|[{}]", template):
+        if match[0] in ("{", "}"):
+            raise ValueError("a brace that belongs to no {column} is written {{ or }}")
+        if match[1] is not None:
+            if not re.fullmatch(_PLAIN, match[1]):
+                raise ValueError("expected just a column's name between { and }")
+            columns.append(identifier(match[1]))
+    return tuple(dict.fromkeys(columns))
+
+
+# --- connection strings ------------------------------------------------------------------------
+
+_SHOWN = frozenset({"host", "hostaddr", "port", "dbname", "user", "sslmode", "service"})
+_URI = re.compile(
+    r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?]*)(?::[^@/]*)?@)?"
+    r"(?P<place>[^@?]*)(?:\?(?P<query>\w+=[^&]*(?:&\w+=[^&]*)*)?)?"
+)
+_PAIR = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)(?:\s+|$)")
+
+
+def redact_dsn(dsn: str) -> str:
+    """What of a connection string may be shown: servers, database, user and sslmode.
+
+    ValueError when it has neither of libpq's two forms: libpq's own message would quote it.
+    """
+    if uri := _URI.fullmatch(dsn):
+        pairs = re.findall(r"(\w+)=([^&]*)", uri["query"] or "")
+        query = "&".join(f"{key}={value}" for key, value in pairs if key in _SHOWN)
+        user = f"{uri['user']}@" if uri["user"] is not None else ""
+        return f"{uri['scheme']}{user}{uri['place']}{query and '?' + query}"
+    if _PAIR.sub("", dsn):
+        raise ValueError(
+            "the connection string is neither a postgresql:// URI nor key=value pairs"
+            " (in a URI's password @ is written %40, and / is written %2F)"
+        )
+    return " ".join(f"{key}={value}" for key, value in _PAIR.findall(dsn) if key in _SHOWN)

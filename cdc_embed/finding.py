@@ -1,0 +1,40 @@
+"""What a check found: one line for a person, one row for a script."""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from cdc_embed.errors import PreflightError
+
+
+class Severity(Enum):
+    ERROR = "error"
+    """``run`` cannot work."""
+    WARNING = "warning"
+    """It works, and will hurt one day."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """The result of one check. ``fix`` is the SQL, setting or command that makes it pass."""
+
+    id: str
+    ok: bool
+    message: str
+    fix: str = ""
+    severity: Severity = Severity.ERROR
+
+    @property
+    def failed(self) -> bool:
+        return not self.ok and self.severity is Severity.ERROR
+
+
+def expect(findings: list[Finding]) -> None:
+    """Raise ``PreflightError`` with every failed finding and its fix; else do nothing."""
+    failed = [finding for finding in findings if finding.failed]
+    if failed:
+        fixes = [finding.fix for finding in failed if finding.fix]
+        raise PreflightError(
+            where="preflight",
+            problem="; ".join(finding.message for finding in failed),
+            hint="\n".join(fixes) or None,
+        )

@@ -1,0 +1,188 @@
+"""Texts to vectors, whatever happens on the way.
+
+Takes the distinct texts of a batch and returns a vector or a refusal for each. Transient failures
+are waited out and never become a refusal; a refused call is bisected until the text that is to
+blame stands alone; before the first text of an episode is blamed, a known-good one must succeed,
+or it is the service that is ill and not the text.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from threading import Lock
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdc_embed.embed.base import Embedder, ModelCard, Vectors
+from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
+from cdc_embed.flow.patience import Patience
+from cdc_embed.metrics import Metrics
+
+PROBE: Final = "The quick brown fox jumps over the lazy dog."
+MOST_LETTERS_IN_A_ROW: Final = 25
+"""After so many refusals without one success it is the configuration, not the texts."""
+
+BATCH_SECONDS: Final = 0.5
+"""What one batch should take to embed: long enough to be efficient, short enough to be fresh."""
+FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
+
+Refusal = tuple[str, str]
+"""(class, error) of a dead letter."""
+
+
+@dataclass(slots=True)
+class Embedded:
+    """Vectors and refusals, by chunk hash."""
+
+    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    refused: dict[bytes, Refusal] = field(default_factory=dict)
+
+
+class Rate:
+    """How many characters a second the embedder has shown to take."""
+
+    def __init__(self) -> None:
+        self._per_second = FIRST_CHARACTERS_PER_SECOND
+
+    def measured(self, characters: int, seconds: float) -> None:
+        if characters and seconds > 0:
+            self._per_second += 0.3 * (characters / seconds - self._per_second)
+
+    @property
+    def characters_per_batch(self) -> float:
+        return self._per_second * BATCH_SECONDS
+
+
+class EmbeddingRunner:
+    """Runs one embedder for one service."""
+
+    def __init__(
+        self, embedder: Embedder, card: ModelCard, patience: Patience, metrics: Metrics
+    ) -> None:
+        self._embedder = embedder
+        self._card = card
+        self._patience = patience
+        self._metrics = metrics
+        self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
+        self._lock = Lock()
+        self._letters_in_a_row = 0
+        self.rate = Rate()
+
+    @property
+    def least_texts(self) -> int:
+        """Texts that a batch may always hold: fewer would not make a call quicker."""
+        return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        self._embedder.close()
+
+    def embed(self, texts: dict[bytes, str]) -> Embedded:
+        """A vector or a refusal for each text, by its hash.
+
+        Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
+        """
+        result = Embedded()
+        self._refuse_long(texts, result)
+        wanted = [(digest, text) for digest, text in texts.items() if digest not in result.refused]
+        if not wanted:
+            return result
+        began = time.perf_counter()
+        slices = _slices(wanted, self._card)
+        if len(slices) == 1:
+            self._embed_slice(slices[0], result)
+        else:
+            for future in [self._executor.submit(self._embed_slice, s, result) for s in slices]:
+                future.result()
+        characters = sum(len(text) for _, text in wanted)
+        self.rate.measured(characters, time.perf_counter() - began)
+        return result
+
+    def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
+        counts = self._card.count_tokens(list(texts.values()))
+        self._metrics.embed_tokens.inc(sum(counts))
+        window = self._card.window
+        for digest, tokens in zip(texts, counts, strict=True):
+            if window is not None and tokens > window:
+                problem = f"{tokens} tokens, the model takes {window}; nothing was cut off"
+                result.refused[digest] = ("too_long", problem)
+
+    def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], result: Embedded) -> None:
+        texts = [text for _, text in wanted]
+        try:
+            vectors = self._patience.keep_trying("embed", lambda: self._call(texts))
+        except TextRefusedError as exc:
+            if len(wanted) > 1:
+                middle = len(wanted) // 2
+                self._embed_slice(wanted[:middle], result)
+                self._embed_slice(wanted[middle:], result)
+            else:
+                self._patience.keep_trying("embed", partial(self._blame, exc))
+                result.refused[wanted[0][0]] = ("refused", str(exc))
+            return
+        with self._lock:
+            self._letters_in_a_row = 0
+        for (digest, _), vector in zip(wanted, vectors, strict=True):
+            result.vectors[digest] = vector
+
+    def _blame(self, refusal: TextRefusedError) -> None:
+        """Make sure that it is the text: a known-good one must succeed at the episode's start."""
+        with self._lock:
+            self._letters_in_a_row += 1
+            letters = self._letters_in_a_row
+        if letters > MOST_LETTERS_IN_A_ROW:
+            raise EmbedderError(
+                problem=f"it refused {letters} texts in a row, the last one so: {refusal}"
+            ) from refusal
+        if letters == 1:
+            try:
+                self._call([PROBE])
+            except TextRefusedError as exc:
+                with self._lock:
+                    self._letters_in_a_row = 0
+                raise EmbedderUnavailableError(
+                    problem=f"it refuses even a text that is known to be good: {exc}"
+                ) from exc
+
+    def _call(self, texts: list[str]) -> Vectors:
+        """One attempt, measured and checked."""
+        began = time.perf_counter()
+        outcome = "failed"
+        try:
+            vectors = self._embedder.embed(texts)
+            _check(vectors, len(texts), self._card.dimensions)
+            outcome = "ok"
+        except EmbedderUnavailableError:
+            outcome = "unavailable"
+            raise
+        except TextRefusedError:
+            outcome = "refused"
+            raise
+        finally:
+            self._metrics.embed_requests.labels(outcome).inc()
+            self._metrics.embed_request_duration.observe(time.perf_counter() - began)
+            self._metrics.embed_batch_documents.observe(len(texts))
+        self._metrics.embed_texts.labels("model").inc(len(texts))
+        return vectors
+
+
+def _check(vectors: Vectors, texts: int, dimensions: int) -> None:
+    """What pgvector would refuse, or what would be stored in the wrong place, is refused here."""
+    if vectors.shape != (texts, dimensions):
+        raise TextRefusedError(
+            problem=f"the model gave an array {vectors.shape}, not {(texts, dimensions)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise TextRefusedError(problem="the model gave a vector with NaN or Infinity")
+
+
+def _slices(wanted: list[tuple[bytes, str]], card: ModelCard) -> list[Sequence[tuple[bytes, str]]]:
+    """Calls of similar lengths: sorted, as many at once as the embedder takes."""
+    ordered = sorted(wanted, key=lambda pair: len(pair[1]))
+    spread = -(-len(ordered) // card.concurrency)
+    size = max(1, min(card.max_texts, spread))
+    return [ordered[at : at + size] for at in range(0, len(ordered), size)]

@@ -1,0 +1,376 @@
+"""The loop: owns the stream, what is pending, what is in flight, and what may be confirmed.
+
+One thread reads frames, forms batches and reports positions; one worker prepares a batch (look up,
+decide, embed) while another writes the one before. Batches are prepared and written in the order
+of the log, one at a time each, so a plan always knows the outcome of every batch before it.
+
+    settle finished work -> progress
+    dispatch when a worker is free
+    read frames unless full, or unless reading on could confirm too much
+    record progress that no batch recorded
+    report -- the one line that confirms
+"""
+
+import select
+import socket
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Event
+from typing import Any, Final, Protocol
+
+from cdc_embed.change.batch import RowId
+from cdc_embed.change.knowledge import Knowledge
+from cdc_embed.change.pending import Pending
+from cdc_embed.change.plan import Supersede
+from cdc_embed.change.transaction import Assembler, Change
+from cdc_embed.flow.prepare import Preparer, Range, Ready, rows_of
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.writing import Writer, Written
+from cdc_embed.lsn import LSN, Progress
+from cdc_embed.wire.messages import Message
+
+RECORD_STEP: Final = 1 << 20
+"""Bytes of log without anything to write that are recorded in one step: a row for each idle
+keepalive would write log of its own, for ever."""
+REPORT_SECONDS: Final = 0.25
+"""How soon news is reported to the server."""
+READ_FRAMES: Final = 500
+"""Frames read before the loop looks after the rest."""
+FIRST_TAKE: Final = 64
+LARGEST_TAKE: Final = 4096
+WRITE_QUEUE: Final = 2
+"""Prepared batches that may wait for the writer."""
+LEFT_OUT_SECONDS: Final = 2.0
+"""For how long a hot row's newer version may keep its older ones from being embedded."""
+
+
+class Frames(Protocol):
+    """The part of the stream that the loop needs."""
+
+    exposed: LSN
+
+    @property
+    def unguarded(self) -> bool: ...
+    @property
+    def heard(self) -> LSN: ...
+    def read(self) -> Any: ...
+    def report(self, received: LSN, confirmed: LSN) -> None: ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Limits:
+    """How much, how often, how long."""
+
+    memory: int
+    """Bytes of pending changes."""
+    report_interval: float
+    """Seconds between reports at the least: well below the server's timeout."""
+    linger: float = 0.0
+    """Seconds that a change waits for others."""
+
+
+@dataclass(slots=True)
+class _InFlight:
+    """A batch between its dispatch and its commit."""
+
+    preparing: Future[Ready]
+    work: Range
+    size: int
+    oldest: float
+    writing: Future[Written] | None = None
+    ready: Ready | None = None
+
+
+@dataclass(slots=True)
+class _HotRows:
+    """Rows whose versions were left out, and since when."""
+
+    since: dict[RowId, float] = field(default_factory=dict)
+
+    def starving(self, rows: set[RowId], now: float) -> set[RowId]:
+        return {row for row in rows & self.since.keys() if now - self.since[row] > LEFT_OUT_SECONDS}
+
+    def note(self, ready: Ready, now: float) -> None:
+        for row, action in ready.plan.actions.items():
+            if isinstance(action, Supersede):
+                self.since.setdefault(row, now)
+            else:
+                self.since.pop(row, None)
+
+
+class Pipeline:
+    """One connection's way from frames to confirmed positions."""
+
+    def __init__(
+        self,
+        *,
+        stream: Frames,
+        decode: Callable[[bytes], Message],
+        assembler: Assembler,
+        preparer: Preparer,
+        writer: Writer,
+        progress: Progress,
+        telemetry: Telemetry,
+        limits: Limits,
+    ) -> None:
+        self._stream = stream
+        self._decode = decode
+        self._assembler = assembler
+        self._preparer = preparer
+        self._writer = writer
+        self._progress = progress
+        self._telemetry = telemetry
+        self._limits = limits
+        self._pending = Pending()
+        self._knowledge = Knowledge()
+        self._in_flight: deque[_InFlight] = deque()
+        self._hot = _HotRows()
+        self._take = FIRST_TAKE
+        self._pending_since: float | None = None
+        self._draining = False
+        self._buffered = True
+        self._recording: Future[LSN] | None = None
+        self._reported = (progress.received, progress.recorded)
+        self._reported_at = 0.0
+        self._embed = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._write = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._wake, self._waker = socket.socketpair()
+        self._waker.setblocking(False)
+        self._wake.setblocking(False)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def run(self, stop: Event) -> None:
+        """Follow the stream until ``stop`` is set or something raises."""
+        while not stop.is_set():
+            self._turn()
+            self._wait(reading=self._may_read())
+
+    def drain(self, deadline: Callable[[], bool], *, connected: bool = True) -> bool:
+        """Finish what is in flight and, if ``connected``, record and confirm it.
+
+        What is pending stays behind, unconfirmed: the log still has it. Returns whether all that
+        was in flight was finished before ``deadline`` said so.
+        """
+        self._draining = True
+        while self._in_flight and not deadline():
+            self._turn(connected=connected, reading=False)
+            self._wait(reading=False)
+        if self._in_flight:
+            return False
+        if connected:
+            self._settle_idle()
+            self._record(at_least=1)
+            while self._recording is not None and not deadline():
+                self._settle_recording()
+                self._wait(reading=False)
+            self._report(time.monotonic(), now_or_never=True)
+        return True
+
+    def close(self) -> None:
+        """Wait for the workers to end what they do, then let go of them."""
+        self._embed.shutdown(wait=True, cancel_futures=True)
+        self._write.shutdown(wait=True, cancel_futures=True)
+        self._wake.close()
+        self._waker.close()
+
+    def wake(self) -> None:
+        """End the loop's wait; safe from any thread and from a signal handler."""
+        with suppress(OSError):  # full, so it is awake anyway; or closed, and nobody waits
+            self._waker.send(b"\0")
+
+    def _turn(self, *, connected: bool = True, reading: bool = True) -> None:
+        now = time.monotonic()
+        self._settle()
+        self._dispatch(now)
+        if reading:
+            self._read()
+        if connected:
+            self._settle_idle()
+            self._record(at_least=RECORD_STEP)
+            self._report(now)
+        self._telemetry.tick(self._pending, self._progress, self._oldest(), self._full())
+
+    # -- settle --------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Take in what the workers have finished, in the order of the log."""
+        for flight in self._in_flight:
+            if flight.ready is None and flight.preparing.done():
+                self._prepared(flight, flight.preparing.result())
+        while self._in_flight:
+            writing = self._in_flight[0].writing
+            if writing is None or not writing.done():
+                break
+            self._written(writing.result())
+        self._settle_recording()
+
+    def _prepared(self, flight: _InFlight, ready: Ready) -> None:
+        flight.ready = ready
+        if ready.rest:
+            self._pending.put_back(ready.rest)
+            self._take = max(FIRST_TAKE, 2 * ready.plan.batch.changes)
+        else:
+            self._take = min(LARGEST_TAKE, max(self._take, 2 * ready.plan.batch.changes))
+        self._hot.note(ready, time.monotonic())
+        self._knowledge.planned(ready.plan.outcome())
+        flight.size = ready.plan.batch.size
+        flight.writing = self._submit(self._write, self._writer.write, ready)
+
+    def _written(self, written: Written) -> None:
+        plan = written.ready.plan
+        self._in_flight.popleft()
+        self._knowledge.committed(plan.outcome())
+        self._progress.settle(plan.batch.end_lsn)
+        if plan.writes:
+            self._progress.record(plan.batch.end_lsn)
+        self._telemetry.written(written)
+
+    def _settle_recording(self) -> None:
+        if self._recording is not None and self._recording.done():
+            recording, self._recording = self._recording, None
+            self._progress.record(recording.result())
+
+    def _settle_idle(self) -> None:
+        """With nothing open, pending or in flight, all that was heard needs nothing more."""
+        if self._pending or self._in_flight:
+            return
+        begin = self._assembler.open_transaction
+        if begin is None:
+            self._progress.settle_received()
+        elif self._stream.unguarded:
+            # every commit before this transaction's is durable, and a forwarded keepalive
+            # cannot reach beyond the place of its own commit
+            self._progress.settle(begin.final_lsn)
+
+    # -- dispatch ------------------------------------------------------------------------------
+
+    def _dispatch(self, now: float) -> None:
+        busy = self._is_preparing() or len(self._in_flight) > WRITE_QUEUE
+        if self._draining or busy or not self._pending:
+            return
+        if self._limits.linger and not self._must_hurry():
+            since = self._pending_since if self._pending_since is not None else now
+            self._pending_since = since
+            if now - since < self._limits.linger:
+                return
+        self._pending_since = None
+        oldest = self._pending.oldest
+        events = self._pending.take(self._take)
+        rows = rows_of(events)
+        later = self._pending.later
+        needed = {row for row in rows if later.needs(row)} | self._hot.starving(rows, now)
+        work = Range(
+            events=events,
+            known=self._knowledge.known(rows),
+            arriving=self._knowledge.arriving(),
+            replaced=frozenset(row for row in rows if later.replaces(row)),
+            needed=frozenset(needed),
+        )
+        flight = _InFlight(
+            preparing=self._submit(self._embed, self._preparer.prepare, work),
+            work=work,
+            size=sum(event.size for event in events),
+            oldest=oldest.timestamp() if oldest is not None else time.time(),
+        )
+        self._in_flight.append(flight)
+
+    def _is_preparing(self) -> bool:
+        return any(flight.ready is None for flight in self._in_flight)
+
+    def _must_hurry(self) -> bool:
+        return self._stream.unguarded or self._full()
+
+    def _submit(self, executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
+        future = executor.submit(call, *args)
+        future.add_done_callback(lambda _: self.wake())
+        return future
+
+    # -- read ----------------------------------------------------------------------------------
+
+    def _may_read(self) -> bool:
+        """Whether reading on is safe and there is room.
+
+        After a frame without a position a keepalive would be forwarded as confirmed. It reaches
+        at most to where the open transaction commits, so reading waits until that is recorded.
+        """
+        if self._full():
+            return False
+        begin = self._assembler.open_transaction
+        if self._stream.unguarded and begin is not None:
+            return self._progress.recorded >= begin.final_lsn
+        return True
+
+    def _full(self) -> bool:
+        in_flight = sum(flight.size for flight in self._in_flight)
+        return self._pending.size + in_flight >= self._limits.memory
+
+    def _read(self) -> None:
+        for _ in range(READ_FRAMES):
+            if not self._may_read():
+                return
+            frame = self._stream.read()
+            self._progress.hear(self._stream.heard)
+            self._buffered = frame is not None
+            if frame is None:
+                return
+            self._telemetry.frame(frame.payload)
+            for event in self._assembler.feed(self._decode(frame.payload), len(frame.payload)):
+                self._pending.add(event)
+                if isinstance(event, Change):
+                    self._telemetry.change(event)
+
+    # -- record and report ---------------------------------------------------------------------
+
+    def _record(self, *, at_least: int) -> None:
+        """Record progress that no batch recorded: in steps, or when reading depends on it."""
+        if self._recording is not None:
+            return
+        progress = self._progress
+        exposed = self._stream.exposed > progress.recorded
+        gated = self._stream.unguarded and self._assembler.open_transaction is not None
+        unrecorded = progress.unrecorded_bytes()
+        if unrecorded >= at_least or (unrecorded and (exposed or gated)):
+            self._recording = self._submit(self._write, self._writer.record, progress.durable)
+
+    def _report(self, now: float, *, now_or_never: bool = False) -> None:
+        positions = (self._progress.received, self._progress.confirmable())
+        age = now - self._reported_at
+        news = positions != self._reported and age >= REPORT_SECONDS
+        if news or now_or_never or age >= self._limits.report_interval:
+            self._stream.report(*positions)
+            self._reported, self._reported_at = positions, now
+
+    # -- wait ----------------------------------------------------------------------------------
+
+    def _wait(self, *, reading: bool) -> None:
+        """Sleep until a frame, a worker or the clock wants something."""
+        readers: list[Any] = [self._wake]
+        timeout = min(self._limits.report_interval, REPORT_SECONDS)
+        if reading:
+            readers.append(self._stream)
+            if self._buffered:  # a whole frame may be in the driver's buffer, not in the socket
+                timeout = 0
+        if self._pending_since is not None:
+            timeout = min(timeout, self._limits.linger)
+        ready, _, _ = select.select(readers, [], [], timeout)
+        if self._wake in ready:
+            while self._drain_wakes():
+                pass
+
+    def _drain_wakes(self) -> bool:
+        try:
+            return len(self._wake.recv(4096)) == 4096
+        except BlockingIOError:
+            return False
+
+    def _oldest(self) -> float | None:
+        """Unix time of the oldest commit that is not reflected; None when there is none."""
+        if self._in_flight:
+            return self._in_flight[0].oldest
+        oldest = self._pending.oldest
+        return oldest.timestamp() if oldest is not None else None

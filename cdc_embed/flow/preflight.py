@@ -1,0 +1,93 @@
+"""Every precondition, checked before anything is changed: for ``doctor``, ``setup`` and ``run``.
+
+Checks give findings, good and bad, in the order in which a person would mend them. They only read.
+"""
+
+from dataclasses import dataclass, field
+
+from cdc_embed.embed.base import ModelCard
+from cdc_embed.errors import CdcEmbedError, PreflightError
+from cdc_embed.finding import Finding
+from cdc_embed.flow.connections import Connections, space_of
+from cdc_embed.source.checks import check_reader, check_server, check_slot
+from cdc_embed.source.publication import (
+    Publication,
+    publication_findings,
+    read_publication,
+)
+from cdc_embed.source.slot import Slot
+from cdc_embed.source.tables import SourceTable, find_tables
+from cdc_embed.target.checks import check_migrations, check_vector_extension
+from cdc_embed.target.schema import find_registered, refuse_unindexable
+
+
+@dataclass(slots=True)
+class Survey:
+    """What was found on both sides."""
+
+    findings: list[Finding] = field(default_factory=list)
+    tables: list[SourceTable] = field(default_factory=list)
+    publication: Publication | None = None
+    slot: Slot | None = None
+    database: str = ""
+
+
+def survey_source(both: Connections) -> Survey:
+    """The source's server and tables: what ``setup`` needs to be right."""
+    config = both.config
+    catalogue = both.catalogue
+    survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
+    survey.findings += check_server(catalogue.server(), survey.slot, catalogue.slot_count())
+    survey.tables, problems = find_tables(both.source, config.tables)
+    survey.findings += problems
+    survey.publication = read_publication(both.source, config.source.publication)
+    return survey
+
+
+def survey_all(both: Connections) -> Survey:
+    """Both sides, with what ``setup`` has made: what ``run`` needs to be right."""
+    config = both.config
+    survey = survey_source(both)
+    survey.findings += publication_findings(
+        survey.publication, config.source.publication, survey.tables
+    )
+    survey.findings.append(
+        check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
+    )
+    survey.findings.append(check_reader(survey.slot))
+    survey.findings.append(check_vector_extension(both.target))
+    survey.findings.append(check_migrations(both.target, config.target.schema))
+    return survey
+
+
+def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -> list[Finding]:
+    """The model fits the index and the space that is stored."""
+    config = both.config
+    findings = [Finding(id="model", ok=True, message=f"{card.identity}, {card.dimensions} dims")]
+    try:
+        refuse_unindexable(config.index, card.dimensions)
+    except PreflightError as exc:
+        findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
+    for source_table in tables:
+        registered = find_registered(both.target, config.target.schema, source_table.table)
+        if registered is None:
+            continue
+        difference = space_of(card, source_table.table).difference(registered.space)
+        findings.append(
+            Finding(
+                id="space",
+                ok=not difference,
+                message=f"{source_table.table.full_name} is stored in another space: {difference}"
+                if difference
+                else f"{source_table.table.full_name} is stored in this space",
+                fix="put the old setting back, or: cdc-embed teardown && cdc-embed setup"
+                if difference
+                else "",
+            )
+        )
+    return findings
+
+
+def unreachable(error: CdcEmbedError) -> Finding:
+    """A side that cannot be asked at all."""
+    return Finding(id="connection", ok=False, message=str(error), fix=error.hint)

@@ -1,0 +1,312 @@
+"""The service: leads when the slot is free, waits when it is not, comes back when it was cut off.
+
+Order matters here. The slot is taken first and the epoch after it, so that a standby never fences
+a working leader; the recorded position is read with the epoch and compared with the slot that is
+then ours, so that nothing can move between the look and the first frame.
+"""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from cdc_embed.change.document import Table
+from cdc_embed.change.transaction import Assembler
+from cdc_embed.errors import (
+    CdcEmbedError,
+    FencedError,
+    HistoryGapError,
+    PreflightError,
+    ReplicationError,
+    SlotBusyError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+)
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.patience import AbandonedError, Patience, delay
+from cdc_embed.flow.pipeline import Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.writing import Writer
+from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
+from cdc_embed.source.rows import RowReader
+from cdc_embed.source.slot import Slot, SlotCatalogue
+from cdc_embed.source.stream import SlotIsActiveError, Stream
+from cdc_embed.target.store import Store
+from cdc_embed.target.write import MissingDonorError
+from cdc_embed.wire.messages import Message
+
+STANDBY_POLL_SECONDS: Final = 1.0
+LONGEST_REPORT_SECONDS: Final = 10.0
+REPORTS_PER_TIMEOUT: Final = 4
+
+COMES_BACK: Final = (
+    ReplicationError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+    FencedError,
+    MissingDonorError,
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """An output plugin: how to ask for it, and what its bytes mean."""
+
+    name: str
+    options: dict[str, str]
+    decode: Callable[[bytes], Message]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The source side's parts."""
+
+    dsn: str
+    slot: str
+    plugin: Plugin
+    catalogue: SlotCatalogue
+    rows: RowReader
+    tables: Iterable[Table]
+
+
+class Service:
+    """Keeps the target fresh until it is told to stop."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        store: Store,
+        runner: EmbeddingRunner,
+        patience: Patience,
+        telemetry: Telemetry,
+        limits: Limits,
+        abandon: threading.Event,
+        drain_timeout: float,
+    ) -> None:
+        self._source = source
+        self._store = store
+        self._runner = runner
+        self._patience = patience
+        self._telemetry = telemetry
+        self._limits = limits
+        self._abandon = abandon
+        self._drain_timeout = drain_timeout
+        self._stop = threading.Event()
+        self._stop_now = threading.Event()
+        self._stopped_at = 0.0
+        self._pipeline: Pipeline | None = None
+        self.phase = "starting"
+        self.holder = ""
+        """Who has the slot while this instance waits."""
+        self.failure: CdcEmbedError | None = None
+
+    # -- control, from any thread --------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Finish what is in flight, record, confirm, and return from ``run``."""
+        self._stopped_at = self._stopped_at or time.monotonic()
+        self._stop.set()
+        pipeline = self._pipeline
+        if pipeline is not None:
+            pipeline.wake()
+
+    def stop_now(self) -> None:
+        """Return from ``run`` without waiting for anything: nothing is lost, some is replayed."""
+        self._stop_now.set()
+        self._abandon.set()
+        self.stop()
+
+    def fail(self, error: CdcEmbedError) -> None:
+        """Stop because of something that a watcher found."""
+        self.failure = error
+        self.stop()
+
+    @property
+    def leading(self) -> bool:
+        return self.phase == "streaming"
+
+    # -- the life of the service ---------------------------------------------------------------
+
+    def run(self) -> None:
+        """Lead and follow until stopped; raises what only a person can mend."""
+        attempt = 0
+        try:
+            while not self._stop.is_set():
+                try:
+                    self._lead()
+                    attempt = 0
+                except SlotIsActiveError:
+                    self._stand_by()
+                except COMES_BACK as exc:
+                    attempt = self._come_back(exc, attempt)
+                except AbandonedError:
+                    break
+            if self.failure is not None:
+                raise self.failure
+        finally:
+            self._set_phase("stopped")
+
+    def _come_back(self, exc: Exception, attempt: int) -> int:
+        if self.phase == "streaming":
+            attempt = 0
+        self._set_phase("reconnecting")
+        reason = _reason(exc)
+        self._telemetry.metrics.reconnects.labels(reason).inc()
+        log.warning("connection lost", reason=reason, problem=str(exc), attempt=attempt)
+        self._stop.wait(delay(attempt, random.random()))
+        return attempt + 1
+
+    def _stand_by(self) -> None:
+        slot = self._source.catalogue.slot()
+        if slot is not None and slot.active_pid is not None:
+            holder = f"PID {slot.active_pid} ({slot.owner})"
+            if holder != self.holder:
+                log.info("standby, the slot is in use", slot=slot.name, holder=holder)
+            self.holder = holder
+        self._set_phase("standby")
+        self._stop.wait(STANDBY_POLL_SECONDS)
+
+    def _lead(self) -> None:
+        """Take the slot and follow it until stopped; raises when the connection is lost."""
+        slot = self._usable_slot()
+        stream = Stream(self._source.dsn, self._source.slot)
+        try:
+            source = stream.identify()
+            history = stream.timeline_history(source.timeline)
+            stream.start(self._source.plugin.options)
+            self._source.catalogue.refuse_synchronous(stream.application_name)
+            checkpoint = self._store.take_epoch()
+            slot = self._usable_slot()
+            confirmed = slot.confirmed_lsn or ZERO
+            gap = find_gap(
+                checkpoint,
+                source=source,
+                slot_confirmed=confirmed,
+                wal_end=slot.wal_end,
+                history=history,
+            )
+            if gap is not None:
+                raise HistoryGapError(slot=slot.name, problem=gap)
+            self._adopt(checkpoint, source)
+            self._source.catalogue.anchor()
+            self._follow(stream, checkpoint, confirmed)
+        finally:
+            stream.close()
+
+    def _usable_slot(self) -> Slot:
+        slot = self._source.catalogue.slot()
+        name = self._source.slot
+        if slot is None:
+            raise HistoryGapError(slot=name, problem="the slot does not exist")
+        if slot.lost:
+            raise HistoryGapError(slot=name, problem="the server gave the slot's log up")
+        if slot.plugin != self._source.plugin.name:
+            raise PreflightError(
+                where=f"slot {name}",
+                problem=f"it uses the output plugin {slot.plugin}, "
+                f"the configuration says {self._source.plugin.name}",
+                hint="correct source.plugin or source.slot",
+            )
+        return slot
+
+    def _adopt(self, checkpoint: Checkpoint, source: Identity) -> None:
+        target = self._store.identity()
+        if source.timeline == checkpoint.source.timeline and target == checkpoint.target:
+            return
+        log.warning("servers changed", source=str(source), target=str(target))
+        self._store.adopt(source, target)
+
+    def _follow(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> None:
+        pipeline = self._build(stream, checkpoint, confirmed)
+        self._pipeline = pipeline
+        self._set_phase("streaming")
+        log.info(
+            "streaming",
+            slot=self._source.slot,
+            epoch=checkpoint.epoch,
+            recorded=str(checkpoint.recorded),
+        )
+        try:
+            pipeline.run(self._stop)
+            self._set_phase("draining")
+            self._finish(pipeline, connected=True)
+        except (ReplicationError, SourceUnavailableError):
+            # batches in flight are whole and ours: losing the connection must not lose their work
+            self._set_phase("reconnecting")
+            self._finish(pipeline, connected=False)
+            raise
+        except BaseException:
+            self._abandon.set()
+            raise
+        finally:
+            self._pipeline = None
+            pipeline.close()
+            if not self._stop_now.is_set():
+                self._abandon.clear()
+
+    def _finish(self, pipeline: Pipeline, *, connected: bool) -> None:
+        """Let what is in flight be committed; give it up when a stop takes too long."""
+        if not pipeline.drain(self._is_overdue, connected=connected):
+            self._abandon.set()
+            log.warning("stopped before all was finished", hint="it is replayed at the next start")
+
+    def _is_overdue(self) -> bool:
+        if self._stop_now.is_set():
+            return True
+        late = time.monotonic() > self._stopped_at + self._drain_timeout
+        return self._stop.is_set() and late
+
+    def _build(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> Pipeline:
+        telemetry = self._telemetry
+        covered = telemetry.metrics.changes_skipped
+        return Pipeline(
+            stream=stream,
+            decode=self._source.plugin.decode,
+            assembler=Assembler(
+                self._source.tables,
+                checkpoint,
+                confirmed,
+                lambda table: covered.labels(table.full_name, "filtered").inc(),
+            ),
+            preparer=Preparer(
+                look_up=self._store.look_up,
+                find_donors=self._store.find_donors,
+                read_rows=self._source.rows.read,
+                runner=self._runner,
+                patience=self._patience,
+            ),
+            writer=Writer(self._store, self._patience, checkpoint.batch_seq),
+            progress=Progress(checkpoint.recorded),
+            telemetry=telemetry,
+            limits=self._limits,
+        )
+
+    def _set_phase(self, phase: str) -> None:
+        self.phase = phase
+        metrics = self._telemetry.metrics
+        metrics.set_phase(phase)
+        metrics.leader.labels(self._source.slot).set(phase == "streaming")
+        metrics.replication_connected.set(phase == "streaming")
+
+
+def report_interval(wal_sender_timeout: float) -> float:
+    """Seconds between reports, well below the server's patience (0: it has endless)."""
+    if wal_sender_timeout <= 0:
+        return LONGEST_REPORT_SECONDS
+    return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, FencedError | SlotBusyError):
+        return "slot"
+    if isinstance(exc, TargetUnavailableError | MissingDonorError):
+        return "target"
+    return "connection"

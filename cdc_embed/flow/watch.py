@@ -1,0 +1,177 @@
+"""What is looked up about a running (or stopped) service: slot, tables, letters.
+
+``gather`` asks both databases once; ``Watch`` does it at intervals in a thread of its own, so that
+``/status`` and ``/metrics`` answer from memory. It also notices what the change log would not say:
+a table that left the publication, and a slot that stands beyond what we recorded.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from psycopg2 import sql
+
+from cdc_embed.errors import (
+    CdcEmbedError,
+    PreflightError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+)
+from cdc_embed.flow.connections import Connections
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.lsn import Checkpoint
+from cdc_embed.source.publication import publication_findings, read_publication
+from cdc_embed.source.slot import Slot
+from cdc_embed.source.tables import SourceTable, estimate_rows
+from cdc_embed.sql import queries
+from cdc_embed.target.position import read_checkpoint
+
+POLL_SECONDS: Final = 5.0
+"""A table that leaves the publication loses changes from then on: soon enough to say which."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    name: str
+    rows_embedded: int
+    rows_source_estimate: int | None
+    dead_letters: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Both sides at one moment."""
+
+    slot: Slot | None = None
+    checkpoint: Checkpoint | None = None
+    oldest_transaction_seconds: float | None = None
+    tables: tuple[TableFacts, ...] = field(default=())
+
+
+def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
+    """Ask both databases, the slot first: what was recorded later cannot make it look ahead."""
+    schema = both.config.target.schema
+    slot = both.catalogue.slot()
+    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
+    letters = _letters(both)
+    return Facts(
+        slot=slot,
+        checkpoint=checkpoint,
+        oldest_transaction_seconds=both.catalogue.oldest_transaction_seconds(),
+        tables=tuple(
+            TableFacts(
+                name=source.table.full_name,
+                rows_embedded=_documents(both, source.table.embedding_table),
+                rows_source_estimate=estimate_rows(both.source, source.table),
+                dead_letters=letters.get(source.table.full_name, 0),
+            )
+            for source in tables
+        ),
+    )
+
+
+def _letters(both: Connections) -> dict[str, int]:
+    statement = sql.SQL(queries("target/store")["count_letters"])
+    with both.target.transaction("dead_letter") as cursor:
+        cursor.execute(statement.format(schema=sql.Identifier(both.config.target.schema)))
+        return dict(cursor.fetchall())
+
+
+def _documents(both: Connections, embedding_table: str) -> int:
+    statement = sql.SQL(queries("target/store")["count_documents"])
+    name = sql.Identifier(both.config.target.schema, embedding_table)
+    with both.target.transaction(embedding_table) as cursor:
+        cursor.execute(statement.format(table=name))
+        documents: int = cursor.fetchone()[0]
+    return documents
+
+
+class Watch:
+    """Looks at both databases every few seconds."""
+
+    def __init__(
+        self,
+        both: Connections,
+        tables: Sequence[SourceTable],
+        telemetry: Telemetry,
+        on_failure: Callable[[CdcEmbedError], None],
+    ) -> None:
+        self._both = both
+        self._tables = tables
+        self._telemetry = telemetry
+        self._on_failure = on_failure
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self.facts = Facts()
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                self._look()
+            except (SourceUnavailableError, TargetUnavailableError) as exc:
+                # the loop meets the same and waits; here it only means old numbers
+                log.debug("watch", problem=str(exc))
+            except CdcEmbedError as exc:
+                self._on_failure(exc)
+                return
+            if self._stop.wait(POLL_SECONDS):
+                return
+
+    def _look(self) -> None:
+        self.facts = gather(self._both, self._tables)
+        self._show(self.facts)
+        self._check_publication()
+        self._check_confirmed(self.facts)
+
+    def _check_publication(self) -> None:
+        name = self._both.config.source.publication
+        publication = read_publication(self._both.source, name)
+        failed = [f for f in publication_findings(publication, name, self._tables) if f.failed]
+        if failed:
+            raise PreflightError(
+                where="publication",
+                problem="; ".join(finding.message for finding in failed)
+                + "; its changes since then are not in the log",
+                hint="run: cdc-embed setup",
+            )
+
+    def _check_confirmed(self, facts: Facts) -> None:
+        if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:
+            return
+        if facts.slot.confirmed_lsn > facts.checkpoint.recorded:
+            self._telemetry.metrics.confirmed_beyond_durable.inc()
+            log.error(
+                "slot beyond the recorded position",
+                confirmed=str(facts.slot.confirmed_lsn),
+                recorded=str(facts.checkpoint.recorded),
+            )
+
+    def _show(self, facts: Facts) -> None:
+        metrics = self._telemetry.metrics
+        for table in facts.tables:
+            metrics.dead_letters_pending.labels(table.name).set(table.dead_letters)
+        slot = facts.slot
+        if slot is None:
+            return
+        metrics.slot_active.labels(slot.name).set(slot.active)
+        metrics.slot_retained_wal.labels(slot.name).set(slot.retained_bytes or 0)
+        metrics.slot_safe_wal.labels(slot.name).set(
+            float("inf") if slot.safe_wal_bytes is None else slot.safe_wal_bytes
+        )
+        metrics.set_wal_status(slot.wal_status)
+        positions = self._telemetry.positions
+        for name in ("received", "durable", "confirmed"):
+            behind = max(0, slot.wal_end - getattr(positions, name))
+            metrics.slot_lag.labels(slot.name, name).set(behind)

@@ -1,0 +1,188 @@
+"""Every metric, declared once. Base units, few labels, never a key or an LSN in one.
+
+A ``Metrics`` object belongs to one service: tests and the demo can have several in a process.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+)
+
+from cdc_embed import __version__
+
+LATENCY_BUCKETS: Final = (
+    *(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+    *(30, 60, 120, 300, 600, 1800, 3600),
+)
+DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
+SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
+
+PHASES: Final = ("starting", "standby", "streaming", "reconnecting", "draining", "stopped")
+WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
+OPS: Final = ("insert", "update", "delete", "truncate")
+SKIP_REASONS: Final = ("unchanged", "toast", "superseded", "filtered")
+WRITE_OPS: Final = ("write", "delete", "move", "dead_letter", "truncate")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class Metrics:
+    """The metrics of one service; ``registry`` is what ``/metrics`` shows."""
+
+    def __init__(self, *, slot: str, tables: Iterable[str], model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._slot = slot
+        self._declare_process(model)
+        self._declare_stream()
+        self._declare_slot()
+        self._declare_pipeline()
+        self._declare_embedding()
+        self._declare_target()
+        self._declare_failures()
+        self._start_at_zero(list(tables))
+
+    def set_phase(self, phase: str) -> None:
+        for name in PHASES:
+            self.phase.labels(name).set(name == phase)
+
+    def set_wal_status(self, status: str | None) -> None:
+        for name in WAL_STATUSES:
+            self.slot_wal_status.labels(self._slot, name).set(name == status)
+
+    def watch_oldest_pending(self, age: Callable[[], float]) -> None:
+        """``age`` is asked at each scrape: a stalled loop must not freeze the number."""
+        self.oldest_pending_age.set_function(age)
+
+    def _declare_process(self, model: str) -> None:
+        build_info = self._gauge("build_info", "Version and model.", "version", "model")
+        build_info.labels(__version__, model).set(1)
+        self.phase = self._gauge("phase", "1 for what the service does now.", "phase")
+        self.leader = self._gauge("leader", "1 when this instance writes.", "slot")
+
+    def _declare_stream(self) -> None:
+        self.replication_connected = self._gauge(
+            "replication_connected", "1 while the slot is being read."
+        )
+        self.reconnects = self._counter("reconnects", "Connections lost, by reason.", "reason")
+        self.received_bytes = self._counter("received_bytes", "Bytes of the change log read.")
+        self.changes_received = self._counter(
+            "changes_received", "Row changes read.", "table", "op"
+        )
+        self.changes_skipped = self._counter(
+            "changes_skipped",
+            "Row changes that needed no embedding and no write.",
+            "table",
+            "reason",
+        )
+        self.heartbeat = self._gauge(
+            "heartbeat_timestamp_seconds", "When a stage was last alive.", "stage"
+        )
+
+    def _declare_slot(self) -> None:
+        self.slot_active = self._gauge("slot_active", "1 while a session reads the slot.", "slot")
+        self.slot_retained_wal = self._gauge(
+            "slot_retained_wal_bytes", "Log that the server keeps for the slot.", "slot"
+        )
+        self.slot_lag = self._gauge(
+            "slot_lag_bytes", "Distance from the end of the log.", "slot", "position"
+        )
+        self.slot_safe_wal = self._gauge(
+            "slot_safe_wal_bytes", "Log that may still be written before the slot is lost.", "slot"
+        )
+        self.slot_wal_status = self._gauge(
+            "slot_wal_status", "1 for the slot's status.", "slot", "status"
+        )
+
+    def _declare_pipeline(self) -> None:
+        self.oldest_pending_age = self._gauge(
+            "oldest_pending_age_seconds",
+            "Age of the oldest change that is not reflected in the target; 0 when there is none.",
+        )
+        self.pending_documents = self._gauge("pending_documents", "Changes waiting for a batch.")
+        self.pending_bytes = self._gauge("pending_bytes", "Bytes of pending changes.")
+        self.backpressure_active = self._gauge(
+            "backpressure_active", "1 while reading is paused because memory is full."
+        )
+        self.backpressure_seconds = self._counter(
+            "backpressure_seconds", "Seconds for which reading was paused."
+        )
+
+    def _declare_embedding(self) -> None:
+        self.embed_requests = self._counter("embed_requests", "Calls of the model.", "outcome")
+        self.embed_request_duration = self._histogram(
+            "embed_request_duration_seconds", "Time of one call of the model.", DURATION_BUCKETS
+        )
+        self.embed_batch_documents = self._histogram(
+            "embed_batch_documents", "Texts in one call of the model.", SIZE_BUCKETS
+        )
+        self.embed_texts = self._counter(
+            "embed_texts", "Vectors needed, by where they came from.", "source"
+        )
+        self.embed_tokens = self._counter("embed_tokens", "Tokens given to the model.")
+
+    def _declare_target(self) -> None:
+        self.rows_written = self._counter("rows_written", "Rows changed.", "table", "op")
+        self.write_duration = self._histogram(
+            "write_duration_seconds", "Time of one target transaction.", DURATION_BUCKETS
+        )
+        self.end_to_end_latency = self._histogram(
+            "end_to_end_latency_seconds",
+            "From the commit in the source to the commit in the target.",
+            LATENCY_BUCKETS,
+            "table",
+        )
+
+    def _declare_failures(self) -> None:
+        self.errors = self._counter("errors", "Errors met.", "stage", "class")
+        self.dead_letters = self._counter("dead_letters", "Documents refused.", "table", "reason")
+        self.dead_letters_pending = self._gauge(
+            "dead_letters_pending", "Documents that cannot be embedded.", "table"
+        )
+        self.confirmed_beyond_durable = self._counter(
+            "confirmed_beyond_durable", "Slot seen beyond the recorded position: never."
+        )
+
+    def _start_at_zero(self, tables: list[str]) -> None:
+        self.leader.labels(self._slot).set(0)
+        for gauge in (self.slot_active, self.slot_retained_wal, self.slot_safe_wal):
+            gauge.labels(self._slot)
+        for position in ("received", "durable", "confirmed"):
+            self.slot_lag.labels(self._slot, position)
+        self.set_wal_status(None)
+        self.set_phase("starting")
+        for reason in ("connection", "slot", "target"):
+            self.reconnects.labels(reason)
+        for outcome in ("ok", "unavailable", "refused", "failed"):
+            self.embed_requests.labels(outcome)
+        for source in ("model", "reused"):
+            self.embed_texts.labels(source)
+        for stage in ("loop", "embed", "write"):
+            self.heartbeat.labels(stage)
+        for table in tables:
+            self.end_to_end_latency.labels(table)
+            self.dead_letters_pending.labels(table)
+            for counter, values in (
+                (self.changes_received, OPS),
+                (self.changes_skipped, SKIP_REASONS),
+                (self.rows_written, WRITE_OPS),
+                (self.dead_letters, ("too_long", "refused", "database")),
+            ):
+                for value in values:
+                    counter.labels(table, value)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"cdc_embed_{name}", text, labels, registry=self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"cdc_embed_{name}", text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, buckets: tuple[float, ...], *labels: str
+    ) -> Histogram:
+        return Histogram(f"cdc_embed_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,99 @@
+"""The web side of a service: metrics, health, status.
+
+``/metrics``, ``/livez`` and ``/readyz`` answer any Host, because probes ask by address; the rest
+answers only names it was told, so that no page in a browser can ask in another's name.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from cdc_embed.errors import ConfigError
+
+START_SECONDS: Final = 10.0
+LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answers:
+    """Where the answers come from: memory, never a database."""
+
+    registry: CollectorRegistry
+    problem_alive: Callable[[], str | None]
+    """Why the process should be restarted; None when it is alive."""
+    problem_ready: Callable[[], str | None]
+    """Why it does no useful work right now; None when it does."""
+    status: Callable[[], Mapping[str, Any]]
+
+
+def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
+    """The application; ``allowed_hosts`` are names for ``/status``, without a port."""
+
+    def metrics(_: Request) -> Response:
+        return Response(generate_latest(answers.registry), media_type=CONTENT_TYPE_LATEST)
+
+    def livez(_: Request) -> Response:
+        return _health(answers.problem_alive())
+
+    def readyz(_: Request) -> Response:
+        return _health(answers.problem_ready())
+
+    def status(request: Request) -> Response:
+        host = request.headers.get("host", "")
+        name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+        if name not in allowed_hosts:
+            return PlainTextResponse("this Host is not in serve.allowed_hosts\n", 421)
+        return Response(orjson.dumps(dict(answers.status())), media_type="application/json")
+
+    return Starlette(
+        routes=[
+            Route("/metrics", metrics),
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/status", status),
+        ]
+    )
+
+
+@contextmanager
+def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
+    """Serve in a thread while the context lasts; gives the port (0 asks for a free one)."""
+    config = uvicorn.Config(
+        app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
+    )
+    try:
+        listener = config.bind_socket()
+    except SystemExit:
+        raise ConfigError(
+            where="serve",
+            problem=f"cannot listen on {host}:{port}, something else does",
+            hint="set serve.port to a free port, or to 0",
+        ) from None
+    server = uvicorn.Server(config)
+    thread = threading.Thread(
+        target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True
+    )
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(START_SECONDS)
+        listener.close()
+
+
+def _health(problem: str | None) -> Response:
+    if problem is None:
+        return PlainTextResponse("ok\n")
+    return PlainTextResponse(f"{problem}\n", 503)

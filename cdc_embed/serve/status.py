@@ -1,0 +1,68 @@
+"""The ``status`` object of the command-line contract, from facts and, when it runs, the service.
+
+LSNs are strings, unknown is null.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cdc_embed.flow.telemetry import Positions
+from cdc_embed.flow.watch import Facts
+from cdc_embed.lsn import LSN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """What only the running process knows."""
+
+    state: str
+    role: str
+    positions: Positions
+    oldest_pending_age_seconds: float
+    waiting: dict[str, str]
+    """Stage to problem: what is waited for right now."""
+
+
+def status(facts: Facts, *, space: str, live: Live | None) -> dict[str, Any]:
+    """The status of a service; with ``live`` None it is stopped."""
+    slot, checkpoint = facts.slot, facts.checkpoint
+    recorded = checkpoint.recorded if checkpoint else None
+    current = slot.wal_end if slot else None
+    durable = live.positions.durable if live and live.positions.durable else recorded
+    return {
+        "state": live.state if live else "stopped",
+        "role": live.role if live else None,
+        "epoch": checkpoint.epoch if checkpoint else None,
+        "space": space,
+        "slot": {
+            "name": slot.name if slot else None,
+            "active": slot.active if slot else False,
+            "wal_status": slot.wal_status if slot else None,
+            "retained_bytes": slot.retained_bytes if slot else None,
+            "safe_wal_bytes": slot.safe_wal_bytes if slot else None,
+        },
+        "lsn": {
+            "current": _text(current),
+            "received": _text(live.positions.received if live else None),
+            "durable": _text(durable),
+            "confirmed": _text(slot.confirmed_lsn if slot else None),
+        },
+        "lag_bytes": max(0, current - durable) if current and durable else None,
+        "oldest_pending_age_seconds": live.oldest_pending_age_seconds if live else None,
+        "oldest_transaction_seconds": facts.oldest_transaction_seconds,
+        "waiting": live.waiting if live else {},
+        "tables": [
+            {
+                "name": table.name,
+                "rows_embedded": table.rows_embedded,
+                "rows_source_estimate": table.rows_source_estimate,
+                "backfill_state": None,
+                "dead_letters": table.dead_letters,
+            }
+            for table in facts.tables
+        ],
+    }
+
+
+def _text(lsn: LSN | None) -> str | None:
+    return str(lsn) if lsn else None

@@ -1,0 +1,204 @@
+"""A PostgreSQL session: opened when needed, set up the same everywhere, its errors translated.
+
+Text forms of values must not depend on a server's or a role's settings, or fingerprints would
+drift: so every session of either side sets them. Which errors may pass by themselves and which
+need a person is said here once, by SQLSTATE class
+(https://www.postgresql.org/docs/current/errcodes-appendix.html).
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg2
+from psycopg2 import sql
+
+from cdc_embed.errors import (
+    AuthenticationError,
+    CdcEmbedError,
+    PreflightError,
+    SourceUnavailableError,
+    TargetRefusedError,
+    TargetUnavailableError,
+)
+
+VALUE_SETTINGS: Final = {
+    "datestyle": "ISO",
+    "intervalstyle": "postgres",
+    "extra_float_digits": "3",
+    "timezone": "UTC",
+    "row_security": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+}
+"""How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
+
+CONNECT_TIMEOUT: Final = 10
+
+AUTHENTICATION: Final = "28"
+PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
+"""Classes that a later attempt may not meet: connection, a standby's read-only state, rollback,
+resources, lock not available, operator intervention, system error."""
+ROW_DATA: Final = frozenset({"22", "23"})
+"""Classes that speak of one row's data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The source or the target: its settings and its words for what went wrong."""
+
+    name: str
+    settings: Mapping[str, str]
+    unavailable: Callable[..., CdcEmbedError]
+    refused: Callable[..., CdcEmbedError]
+
+
+SOURCE: Final = Side(
+    "source database",
+    {**VALUE_SETTINGS, "search_path": "pg_catalog, public"},
+    SourceUnavailableError,
+    lambda table, problem: PreflightError(where=f"source {table}", problem=problem),
+)
+TARGET: Final = Side(
+    "target database",
+    {
+        **VALUE_SETTINGS,
+        "search_path": "pg_catalog, public",
+        # a confirmed change must survive a crash of the target
+        "synchronous_commit": "on",
+        # a stopped process must not hold the checkpoint row
+        "idle_in_transaction_session_timeout": "60s",
+    },
+    TargetUnavailableError,
+    TargetRefusedError,
+)
+
+
+class RowRefusedError(Exception):
+    """The database refuses a row's data; which row, the caller must find out."""
+
+
+class Session:
+    """A lazily opened connection. Not for two threads at once."""
+
+    def __init__(self, side: Side, dsn: str, application_name: str) -> None:
+        self.side = side
+        self._dsn = dsn
+        self._application_name = application_name
+        self._connection: Any = None
+        self.generation = 0
+        """Counts the connections: what lives as long as a session is tied to it."""
+
+    @contextmanager
+    def transaction(self, table: str = "database", *, keep: bool = True) -> Iterator[Any]:
+        """A cursor in a transaction that commits at the end; ``table`` is named in errors.
+
+        With ``keep`` false it is rolled back instead: a rehearsal.
+
+        Raises the side's ``unavailable`` or ``refused`` error, ``AuthenticationError`` or
+        ``RowRefusedError``. After an ``unavailable`` from the commit itself, whether it took
+        effect is unknown.
+        """
+        with translated(self.side, table):
+            connection = self._open()
+            try:
+                with connection.cursor() as cursor:
+                    yield cursor
+                if keep:
+                    connection.commit()
+                else:
+                    connection.rollback()
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def close(self) -> None:
+        """End the connection; the next transaction opens another."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def cancel(self) -> None:
+        """Make a statement that another thread waits for fail."""
+        connection = self._connection
+        if connection is not None:
+            connection.cancel()
+
+    def _open(self) -> Any:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self.side, self._dsn, self._application_name)
+            self.generation += 1
+        return self._connection
+
+    def _roll_back(self) -> None:
+        try:
+            self._connection.rollback()
+        except psycopg2.Error:
+            self.close()
+
+
+def connect(side: Side, dsn: str, application_name: str) -> Any:
+    """A new psycopg2 connection with the side's settings, in autocommit off.
+
+    Driver errors are the caller's to translate.
+    """
+    connection = psycopg2.connect(
+        dsn, application_name=application_name, connect_timeout=CONNECT_TIMEOUT
+    )
+    try:
+        connection.set_client_encoding("UTF8")
+        with connection.cursor() as cursor:
+            for name, value in side.settings.items():
+                cursor.execute(
+                    sql.SQL("set {} = {}").format(
+                        sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
+                    )
+                )
+        connection.commit()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def translated(side: Side, table: str) -> Iterator[None]:
+    """Driver errors inside become ours."""
+    try:
+        yield
+    except psycopg2.Error as exc:
+        state = exc.pgcode or ""
+        problem = describe(exc)
+        if state.startswith(AUTHENTICATION) or _refuses_login(exc):
+            raise AuthenticationError(where=side.name, problem=problem) from exc
+        if state[:2] in ROW_DATA:
+            raise RowRefusedError(problem) from exc
+        if state[:2] in PASSING or (
+            not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
+        ):
+            raise side.unavailable(problem=problem) from exc
+        raise side.refused(table=table, problem=problem) from exc
+
+
+def describe(exc: psycopg2.Error) -> str:
+    """A driver error in one line, without the statement that caused it."""
+    message = exc.diag.message_primary or str(exc)
+    return " ".join(message.split()) or type(exc).__name__
+
+
+_LOGIN_PROBLEMS = (
+    "password authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "authentication failed",
+)
+
+
+def _refuses_login(exc: psycopg2.Error) -> bool:
+    """A failed connection has no SQLSTATE in psycopg2: the server's words are all there is."""
+    if exc.pgcode is not None or not isinstance(exc, psycopg2.OperationalError):
+        return False
+    text = str(exc)
+    return "FATAL" in text and any(problem in text for problem in _LOGIN_PROBLEMS)

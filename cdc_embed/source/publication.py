@@ -1,0 +1,156 @@
+"""The publication: what it must carry, what it carries, and the difference in SQL.
+
+Made before the slot: a slot that decodes without its publication loses the changes (18) or cannot
+pass them (15). A table with REPLICA IDENTITY FULL is published without a column list, because
+with one the application's own UPDATE and DELETE would fail.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from psycopg2 import sql
+
+from cdc_embed.finding import Finding
+from cdc_embed.session import Session
+from cdc_embed.source.tables import SourceTable
+from cdc_embed.sql import queries
+
+MARK: Final = "made by cdc_embed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedTable:
+    oid: int
+    name: str
+    columns: frozenset[str]
+    filtered: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publication:
+    """A publication as the catalogue has it."""
+
+    name: str
+    all_tables: bool
+    all_operations: bool
+    ours: bool
+    tables: dict[int, PublishedTable]
+
+
+def read_publication(session: Session, name: str) -> Publication | None:
+    with session.transaction("pg_publication") as cursor:
+        cursor.execute(queries("source/slot")["publication"], {"publication": name})
+        row = cursor.fetchone()
+        if row is None:
+            return None
+        cursor.execute(queries("source/slot")["publication_tables"], {"publication": name})
+        tables = {
+            oid: PublishedTable(
+                oid=oid,
+                name=f"{schema}.{table}",
+                columns=frozenset(columns or ()),
+                filtered=row_filter is not None,
+            )
+            for oid, schema, table, columns, row_filter in cursor.fetchall()
+        }
+    return Publication(
+        name=name,
+        all_tables=row[1],
+        all_operations=row[2],
+        ours=row[4] == MARK,
+        tables=tables,
+    )
+
+
+def publication_findings(
+    publication: Publication | None, name: str, tables: Sequence[SourceTable]
+) -> list[Finding]:
+    """Whether everything that must arrive does."""
+    setup = "run: cdc-embed setup"
+    if publication is None:
+        return [_bad(f"publication {name} does not exist", setup)]
+    findings = []
+    if not publication.all_operations:
+        findings.append(
+            _bad(
+                f"publication {name} leaves operations out",
+                f"alter publication {name} set (publish = 'insert, update, delete, truncate');",
+            )
+        )
+    for table in tables:
+        problem = _gap(publication.tables.get(table.table.oid), table)
+        if problem:
+            findings.append(_bad(f"publication {name}: {table.table.full_name} {problem}", setup))
+    return findings or [
+        Finding(id="publication", ok=True, message=f"publication {name} carries every table")
+    ]
+
+
+def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
+    if published is None:
+        return "is not in it"
+    if published.filtered:
+        return "has a row filter"
+    missing = set(table.published_columns) - published.columns
+    if missing:
+        return f"lacks column {', '.join(sorted(missing))}"
+    return None
+
+
+def publication_sql(
+    publication: Publication | None, name: str, tables: Sequence[SourceTable], *, lists: bool
+) -> list[tuple[str, sql.Composed]]:
+    """What must be run so that the publication carries the tables: (why, statement) pairs."""
+    identifier = sql.Identifier(name)
+    listed = sql.SQL(", ").join(_entry(table, lists) for table in tables)
+    named = ", ".join(table.table.full_name for table in tables)
+    if publication is None:
+        return [
+            (
+                f"publish {named}",
+                _statement("create_publication", publication=identifier, tables=listed),
+            ),
+            (
+                "mark the publication as ours",
+                _statement("mark_publication", publication=identifier, mark=sql.Literal(MARK)),
+            ),
+        ]
+    if publication.all_tables or _carries_exactly(publication, tables, lists):
+        return []
+    return [
+        (f"publish {named}", _statement("alter_publication", publication=identifier, tables=listed))
+    ]
+
+
+def _carries_exactly(publication: Publication, tables: Sequence[SourceTable], lists: bool) -> bool:
+    if not publication.ours:
+        return all(_gap(publication.tables.get(t.table.oid), t) is None for t in tables)
+    if set(publication.tables) != {table.table.oid for table in tables}:
+        return False
+    return all(
+        _gap(published, table) is None
+        and (not _has_list(table, lists) or published.columns == set(table.published_columns))
+        for table in tables
+        for published in [publication.tables[table.table.oid]]
+    )
+
+
+def _has_list(table: SourceTable, lists: bool) -> bool:
+    return lists and not table.full_identity
+
+
+def _entry(table: SourceTable, lists: bool) -> sql.Composed:
+    name = sql.Identifier(table.table.schema, table.table.name)
+    if not _has_list(table, lists):
+        return sql.SQL("{}").format(name)
+    columns = sql.SQL(", ").join(sql.Identifier(column) for column in table.published_columns)
+    return sql.SQL("{} ({})").format(name, columns)
+
+
+def _statement(name: str, **parts: Any) -> sql.Composed:
+    return sql.SQL(queries("source/slot")[name]).format(**parts)
+
+
+def _bad(message: str, fix: str) -> Finding:
+    return Finding(id="publication", ok=False, message=message, fix=fix)

@@ -1,0 +1,152 @@
+"""The slot and its server, read with SQL: who holds it, how far it is, what it costs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from cdc_embed.errors import PreflightError
+from cdc_embed.lsn import LSN, Identity
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The server's settings that logical decoding depends on."""
+
+    version: int
+    """``server_version_num``, e.g. 180004."""
+    version_text: str
+    wal_level: str
+    max_replication_slots: int
+    max_wal_senders: int
+    in_recovery: bool
+    may_replicate: bool
+    synchronous_standby_names: str
+    encoding: str
+    max_slot_wal_keep_size: str
+    user: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """A replication slot as ``pg_replication_slots`` shows it."""
+
+    name: str
+    plugin: str | None
+    database: str | None
+    active: bool
+    active_pid: int | None
+    confirmed_lsn: LSN | None
+    restart_lsn: LSN | None
+    wal_status: str | None
+    retained_bytes: int | None
+    safe_wal_bytes: int | None
+    kind: str
+    owner: str
+    wal_end: LSN
+
+    @property
+    def lost(self) -> bool:
+        return self.wal_status == "lost"
+
+
+class SlotCatalogue:
+    """What the source says of one slot, its publication's server and its transactions.
+
+    Raises ``SourceUnavailableError``, ``AuthenticationError`` or ``PreflightError``.
+    """
+
+    def __init__(self, session: Session, slot: str) -> None:
+        self._session = session
+        self._name = slot
+
+    def identity(self) -> Identity:
+        system_identifier, database, timeline = self._row("identity")
+        return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
+
+    def server(self) -> Server:
+        row = self._row("server")
+        return Server(
+            version=row[0],
+            version_text=row[1],
+            wal_level=row[2],
+            max_replication_slots=row[3],
+            max_wal_senders=row[4],
+            in_recovery=row[5],
+            may_replicate=row[6],
+            synchronous_standby_names=row[7],
+            encoding=row[8],
+            max_slot_wal_keep_size=row[9],
+            user=row[10],
+        )
+
+    def slot(self) -> Slot | None:
+        """The slot, or None when there is none of that name."""
+        row = self._one("slot", {"slot": self._name})
+        if row is None:
+            return None
+        return Slot(
+            name=row[0],
+            plugin=row[1],
+            database=row[2],
+            active=row[3],
+            active_pid=row[4],
+            confirmed_lsn=_lsn(row[5]),
+            restart_lsn=_lsn(row[6]),
+            wal_status=row[7],
+            retained_bytes=row[8],
+            safe_wal_bytes=row[9],
+            kind=row[10],
+            owner=row[11] or row[12] or "unknown",
+            wal_end=LSN.parse(row[13]),
+        )
+
+    def slot_count(self) -> int:
+        count: int = self._row("slot_count")[0]
+        return count
+
+    def wal_end(self) -> LSN:
+        return LSN.parse(self._row("wal_end")[0])
+
+    def wal_sender_timeout(self) -> float:
+        """Seconds of our silence after which the server ends the connection; 0: never."""
+        timeout: float = self._row("wal_sender_timeout")[0]
+        return timeout
+
+    def oldest_transaction_seconds(self) -> float | None:
+        """Age of the oldest transaction that holds the log back; None when there is none."""
+        age: float | None = self._row("oldest_transaction")[0]
+        return age
+
+    def transactions_waited_for(self) -> list[str]:
+        """Whom a slot that is being created waits for."""
+        with self._session.transaction("catalogue") as cursor:
+            cursor.execute(queries("source/slot")["transactions_waited_for"])
+            return [row[0] for row in cursor.fetchall()]
+
+    def anchor(self) -> None:
+        """Write an empty logical message, so that the stream has something with a position."""
+        self._row("anchor")
+
+    def refuse_synchronous(self, application_name: str) -> None:
+        """Raise when commits on the source wait for our own stream."""
+        row = self._one("synchronous_walsender", {"application_name": application_name})
+        if row is not None and row[0] in {"sync", "quorum", "potential"}:
+            raise PreflightError(
+                where="synchronous_standby_names",
+                problem="it makes this service a synchronous standby: every commit of the "
+                "application would wait for an embedding",
+                hint="name the real standbys in synchronous_standby_names, without '*'",
+            )
+
+    def _row(self, name: str) -> Any:
+        return self._one(name, {})
+
+    def _one(self, name: str, values: dict[str, object]) -> Any:
+        with self._session.transaction("catalogue") as cursor:
+            cursor.execute(queries("source/slot")[name], values)
+            return cursor.fetchone()
+
+
+def _lsn(text: str | None) -> LSN | None:
+    return None if text is None else LSN.parse(text)

@@ -1,0 +1,218 @@
+"""The replication connection: frames in, positions out. One thread owns it.
+
+psycopg2 confirms behind one's back: on a keepalive it forwards the LSN that a cursor was told to
+flush to the keepalive's ``wal_end`` whenever that LSN is at or beyond the ``data_start`` of the
+last message, and ``data_start`` neither grows steadily nor is always set. So two cursors of one
+connection are used, which keep these fields apart: one only reads and is never told an LSN, so
+that its own replies carry flush 0, which the server ignores; the other only reports, on our clock.
+
+What remains is a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
+a transaction with an origin): after it the reading cursor forwards any keepalive. ``unguarded``
+says so, ``exposed`` up to where it may have happened; the loop reads on only when that is safe.
+"""
+
+import array
+import fcntl
+import select
+import socket
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
+from psycopg2.extras import LogicalReplicationConnection
+
+from cdc_embed.errors import (
+    AuthenticationError,
+    CdcEmbedError,
+    HistoryGapError,
+    PreflightError,
+    ReplicationError,
+)
+from cdc_embed.lsn import LSN, ZERO, Identity
+from cdc_embed.session import CONNECT_TIMEOUT, SOURCE, VALUE_SETTINGS, describe, translated
+
+NEVER: Final = 10 * 365 * 24 * 3600
+"""Seconds between reports of the reading cursor: it has nothing to report."""
+
+SILENCE_LIMIT: Final = 10.0
+"""Seconds that a readable connection may yield nothing before it is called dead."""
+
+DEAD_PEER_OPTIONS: Final = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""A peer that vanished is noticed within half a minute, unless the DSN says otherwise."""
+
+SLOT_BUSY: Final = "55006"
+UNDEFINED_OBJECT: Final = "42704"
+LOST_SLOT_STATES: Final = frozenset({"55000", "58P01", "58P02"})
+"""The slot was invalidated, or its WAL is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One CopyData payload of the change log, with its place as the server gave it."""
+
+    payload: bytes
+    data_start: LSN
+
+
+class SlotIsActiveError(Exception):
+    """Another session reads the slot: the caller decides whether to wait."""
+
+
+class Stream:
+    """A connected replication session; make a new one after any error.
+
+    Every method raises ``ReplicationError`` when the connection is gone, ``HistoryGapError`` when
+    the slot or its log is, ``AuthenticationError`` or ``PreflightError`` when a person must act.
+    """
+
+    def __init__(self, dsn: str, slot: str) -> None:
+        self._slot = slot
+        self.application_name = f"cdc_embed stream {slot}"
+        self._streaming = False
+        self._silent_since: float | None = None
+        self._unread = -1
+        self.exposed = ZERO
+        with self._translated():
+            self._connection = _connect(dsn, self.application_name)
+        self._reader = self._connection.cursor()
+        self._reporter = self._connection.cursor()
+        self._data_start = ZERO
+
+    def identify(self) -> Identity:
+        """The server, database and timeline at the other end."""
+        with self._translated():
+            self._reader.execute("IDENTIFY_SYSTEM")
+            system_identifier, timeline, _, database = self._reader.fetchone()
+        return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
+
+    def timeline_history(self, timeline: int) -> list[tuple[int, LSN]]:
+        """(ancestor, switch point) of every timeline that ``timeline`` descends from."""
+        if timeline == 1:
+            return []
+        with self._translated():
+            self._reader.execute(sql.SQL("TIMELINE_HISTORY {}").format(sql.Literal(timeline)))
+            content = bytes(self._reader.fetchone()[1]).decode()
+        lines = (line.split("\t") for line in content.splitlines() if line.strip())
+        return [(int(parts[0]), LSN.parse(parts[1])) for parts in lines if parts[0].isdigit()]
+
+    def start(self, options: dict[str, str]) -> None:
+        """Stream from where the slot stands; ``SlotIsActiveError`` when another session does."""
+        command = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 ({})").format(
+            sql.Identifier(self._slot),
+            sql.SQL(", ").join(
+                sql.SQL("{} {}").format(sql.Identifier(name), sql.Literal(value))
+                for name, value in options.items()
+            ),
+        )
+        with self._translated():
+            self._reader.start_replication_expert(command, decode=False, status_interval=NEVER)
+        self._streaming = True
+
+    def fileno(self) -> int:
+        fd: int = self._connection.fileno()
+        return fd
+
+    @property
+    def unguarded(self) -> bool:
+        """The last frame had no position: a keepalive now would be forwarded to the server."""
+        return self._data_start == ZERO
+
+    @property
+    def heard(self) -> LSN:
+        """The position of the last frame or keepalive; it goes back and forth."""
+        return LSN(self._reader.wal_end)
+
+    def read(self) -> Frame | None:
+        """The next frame, or None when there is none at the moment. Never waits."""
+        with self._translated():
+            unguarded = self.unguarded
+            message = self._reader.read_message()
+        if unguarded:
+            self.exposed = max(self.exposed, self.heard)
+        if message is None:
+            self._watch_silence()
+            return None
+        self._silent_since = None
+        self._data_start = LSN(message.data_start)
+        return Frame(message.payload, self._data_start)
+
+    def report(self, received: LSN, confirmed: LSN) -> None:
+        """Tell the server what has arrived, and up to where it may forget."""
+        with self._translated():
+            self._reporter.send_feedback(write_lsn=received, flush_lsn=confirmed, force=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _watch_silence(self) -> None:
+        """A stopped server can look like a readable connection that never yields anything."""
+        readable, _, _ = select.select([self._connection], [], [], 0)
+        if not readable:
+            self._silent_since = None
+            return
+        unread, now = _unread_bytes(self.fileno()), time.monotonic()
+        if unread == 0:
+            raise ReplicationError(problem="the server closed it")
+        if self._silent_since is None or unread != self._unread:
+            self._silent_since, self._unread = now, unread
+        elif now - self._silent_since > SILENCE_LIMIT:
+            raise ReplicationError(problem="it is open but says nothing that can be read")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            with translated(SOURCE, "replication"):
+                yield
+        except AuthenticationError:
+            raise
+        except CdcEmbedError as exc:
+            cause = exc.__cause__
+            if not isinstance(cause, psycopg2.Error):
+                raise
+            raise self._error(cause) from cause
+
+    def _error(self, exc: psycopg2.Error) -> Exception:
+        state, problem = exc.pgcode, describe(exc)
+        if state == SLOT_BUSY:
+            return SlotIsActiveError(problem)
+        if state in LOST_SLOT_STATES or "can no longer" in problem:
+            return HistoryGapError(slot=self._slot, problem=problem)
+        if state == UNDEFINED_OBJECT and not self._streaming:
+            return HistoryGapError(slot=self._slot, problem=problem)
+        if state is not None and state[:2] in {"42", "22", "0A"}:
+            return PreflightError(where=f"slot {self._slot}", problem=problem)
+        return ReplicationError(problem=problem)
+
+
+def _connect(dsn: str, application_name: str) -> Any:
+    given = parse_dsn(dsn)
+    settings = " ".join(f"-c {name}={value}" for name, value in VALUE_SETTINGS.items())
+    parameters = {
+        **DEAD_PEER_OPTIONS,
+        "connect_timeout": str(CONNECT_TIMEOUT),
+        **given,
+        "application_name": application_name,
+        "client_encoding": "UTF8",
+        "options": f"{given.get('options', '')} {settings}".strip(),
+    }
+    return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
+
+
+def _unread_bytes(fd: int) -> int:
+    """Bytes that the kernel holds for this socket; 0 on a readable one means it was closed."""
+    with socket.socket(fileno=socket.dup(fd)) as peer:
+        unread = array.array("i", [0])
+        fcntl.ioctl(peer, termios.FIONREAD, unread)
+    return unread[0]

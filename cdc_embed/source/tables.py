@@ -1,0 +1,182 @@
+"""The configured tables as the source's catalogue has them, and what is wrong with them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.config import OUR_COLUMNS
+from cdc_embed.config_notation import TableName
+from cdc_embed.config_sections import TableConfig
+from cdc_embed.finding import Finding
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    name: str
+    type: str
+    own_type: bool
+    """Of a type that another database may not have."""
+    in_key: int | None
+    in_identity: int | None
+    generated: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceTable:
+    """A configured table that exists: what is published of it and how."""
+
+    table: Table
+    full_identity: bool
+    """REPLICA IDENTITY FULL: published without a column list, or its writers would fail."""
+
+    @property
+    def published_columns(self) -> tuple[str, ...]:
+        """What a column list names: the key, then the text."""
+        names = [*(column.name for column in self.table.key), *self.table.text_columns]
+        return tuple(dict.fromkeys(names))
+
+
+def find_tables(
+    session: Session, configured: Iterable[TableConfig]
+) -> tuple[list[SourceTable], list[Finding]]:
+    """The usable tables, and one finding for each table, good or bad."""
+    tables, findings = [], []
+    for entry in configured:
+        with session.transaction(entry.name) as cursor:
+            found, problems = _find(cursor, entry)
+        if found is not None and not problems:
+            tables.append(found)
+            key = ", ".join(column.name for column in found.table.key)
+            findings.append(Finding(id="table", ok=True, message=f"{entry.name}: key ({key})"))
+        findings += problems
+    return tables, findings
+
+
+def estimate_rows(session: Session, table: Table) -> int | None:
+    """About how many rows the source table has; None before its first ANALYZE."""
+    with session.transaction(table.full_name) as cursor:
+        cursor.execute(queries("source/tables")["estimate"], {"oid": table.oid})
+        rows: int | None = cursor.fetchone()[0]
+    return rows
+
+
+def _find(cursor: Any, entry: TableConfig) -> tuple[SourceTable | None, list[Finding]]:
+    cursor.execute(queries("source/tables")["table"], {"schema": entry.schema, "name": entry.table})
+    row = cursor.fetchone()
+    if row is None:
+        return None, [_bad(entry, "there is no such table", "correct tables.name")]
+    oid, kind, identity, persistence, has_key, readable = row
+    if kind not in {"r", "p"}:
+        return None, [_bad(entry, "it is not a table", "name the table itself")]
+    if persistence != "p":
+        return None, [
+            _bad(
+                entry,
+                "an unlogged or temporary table has no change log",
+                f"alter table {entry.name} set logged;",
+            )
+        ]
+    columns = _columns(cursor, oid)
+    problems = [
+        *_identity_problems(entry, identity, has_key, columns),
+        *_column_problems(entry, columns),
+    ]
+    if not readable:
+        problems.append(
+            _bad(entry, "it may not be read", f"grant select on {entry.name} to current_user;")
+        )
+    return _source_table(entry, oid, identity, columns), problems
+
+
+def _columns(cursor: Any, oid: int) -> list[_Column]:
+    cursor.execute(queries("source/tables")["columns"], {"oid": oid})
+    return [
+        _Column(
+            name=name,
+            type=kind,
+            own_type=own_type,
+            in_key=in_key,
+            in_identity=in_identity,
+            generated=bool(generated),
+        )
+        for name, kind, own_type, in_key, in_identity, generated in cursor.fetchall()
+    ]
+
+
+def _source_table(
+    entry: TableConfig, oid: int, identity: str, columns: list[_Column]
+) -> SourceTable:
+    key = sorted((c for c in columns if c.in_key is not None), key=lambda c: c.in_key or 0)
+    table = Table(
+        schema=entry.schema,
+        name=entry.table,
+        oid=oid,
+        key=tuple(KeyColumn(c.name, "text" if c.own_type else c.type) for c in key),
+        text_columns=entry.text_columns,
+        template=entry.template or None,
+        embedding_table=entry.embedding_table_name,
+    )
+    return SourceTable(table=table, full_identity=identity == "f")
+
+
+def _identity_problems(
+    entry: TableConfig, identity: str, has_key: bool, columns: list[_Column]
+) -> list[Finding]:
+    if not has_key:
+        return [
+            _bad(
+                entry,
+                "it has no primary key, so its rows cannot be told apart",
+                f"alter table {entry.name} add primary key (...);",
+            )
+        ]
+    key = {column.name for column in columns if column.in_key is not None}
+    index = {column.name for column in columns if column.in_identity is not None}
+    if identity in {"d", "f"} or (identity == "i" and index == key):
+        return []
+    what = "nothing" if identity == "n" else f"({', '.join(sorted(index))})"
+    return [
+        _bad(
+            entry,
+            f"its replica identity is {what}, not the primary key: "
+            f"key changes and deletes would be lost",
+            f"alter table {entry.name} replica identity default;",
+        )
+    ]
+
+
+def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding]:
+    names = {column.name: column for column in columns}
+    problems = []
+    for text in entry.text_columns:
+        if text not in names:
+            known = ", ".join(sorted(names))
+            problems.append(
+                _bad(entry, f"it has no column {text}", f"correct tables.text; it has: {known}")
+            )
+        elif names[text].generated:
+            problems.append(
+                _bad(
+                    entry,
+                    f"column {text} is generated, the change log does not carry it",
+                    "use the columns it is made of, with tables.template",
+                )
+            )
+    clashes = sorted(c.name for c in columns if c.in_key is not None and c.name in OUR_COLUMNS)
+    problems += [
+        _bad(entry, f"key column {name} has the name of a column of ours", "rename the column")
+        for name in clashes
+    ]
+    return problems
+
+
+def _bad(entry: TableConfig, problem: str, fix: str) -> Finding:
+    return Finding(id="table", ok=False, message=f"table {entry.name}: {problem}", fix=fix)
+
+
+def quoted_name(table: Table) -> str:
+    """The table's name as SQL writes it."""
+    return str(TableName(table.schema, table.name))

@@ -1,0 +1,63 @@
+"""What must be true of the target before a vector can be stored, and how to make it so."""
+
+from typing import Final
+
+from cdc_embed.finding import Finding, Severity
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+from cdc_embed.target.schema import applied_migrations, missing_migrations
+
+SOUND_PGVECTOR: Final = (0, 8, 4)
+"""Before it, vacuum of an HNSW index could go wrong."""
+
+
+def vector_extension(session: Session) -> tuple[str, str] | None:
+    """(version, schema) of the installed pgvector."""
+    with session.transaction("pg_extension") as cursor:
+        cursor.execute(queries("target/schema")["vector_extension"])
+        row = cursor.fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def check_vector_extension(session: Session) -> Finding:
+    """pgvector is installed, or can be by ``setup``."""
+    installed = vector_extension(session)
+    if installed is not None:
+        version = installed[0]
+        sound = tuple(int(part) for part in version.split(".")) >= SOUND_PGVECTOR
+        return Finding(
+            id="pgvector",
+            ok=sound,
+            severity=Severity.WARNING,
+            message=f"pgvector {version}" + ("" if sound else ": vacuum of HNSW may go wrong"),
+            fix="" if sound else "alter extension vector update;  -- to 0.8.4 or later",
+        )
+    with session.transaction("pg_available_extensions") as cursor:
+        cursor.execute(queries("target/schema")["vector_available"])
+        available = cursor.fetchone()
+    if available is None:
+        return Finding(
+            id="pgvector",
+            ok=False,
+            message="pgvector is not on the target's server",
+            fix="install pgvector (https://github.com/pgvector/pgvector), then: cdc-embed setup",
+        )
+    return Finding(
+        id="pgvector",
+        ok=False,
+        message="pgvector is not installed in the target database",
+        fix="create extension vector;  -- or: cdc-embed setup",
+    )
+
+
+def check_migrations(session: Session, schema: str) -> Finding:
+    """The target's tables are those that this version writes."""
+    missing = missing_migrations(applied_migrations(session, schema))
+    return Finding(
+        id="migrations",
+        ok=not missing,
+        message=f"schema {schema} lacks {', '.join(missing)}"
+        if missing
+        else f"schema {schema} is up to date",
+        fix="run: cdc-embed setup" if missing else "",
+    )

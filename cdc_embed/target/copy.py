@@ -1,0 +1,67 @@
+"""Rows to PostgreSQL's binary COPY format, without touching a float in Python.
+
+Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4, and pgvector's
+``vector_recv`` and ``halfvec_recv``: dimensions, an unused int16, the elements, all big-endian.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
+TRAILER: Final = struct.pack(">h", -1)
+NULL: Final = struct.pack(">i", -1)
+
+_POSTGRES_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def text(value: str | None) -> bytes:
+    """A text, bytea-like field: its bytes."""
+    return NULL if value is None else raw(value.encode())
+
+
+def raw(value: bytes) -> bytes:
+    """A field of exactly these bytes."""
+    return struct.pack(">i", len(value)) + value
+
+
+def int4(value: int) -> bytes:
+    return struct.pack(">ii", 4, value)
+
+
+def int8(value: int) -> bytes:
+    """A bigint, or a pg_lsn."""
+    return struct.pack(">iq", 8, value)
+
+
+def timestamp(value: datetime | None) -> bytes:
+    """A timestamptz: microseconds since 2000."""
+    if value is None:
+        return NULL
+    return int8((value - _POSTGRES_EPOCH) // _MICROSECOND)
+
+
+def vectors(values: Sequence[NDArray[np.float32]], *, half: bool) -> list[bytes]:
+    """Vector (or halfvec) fields of float32 arrays (d,)."""
+    if not values:
+        return []
+    matrix = np.stack(values).astype(">f2" if half else ">f4")
+    dimensions = matrix.shape[1]
+    head = struct.pack(">ihh", 4 + dimensions * matrix.itemsize, dimensions, 0)
+    return [head + row.tobytes() for row in matrix]
+
+
+def stream(rows: Iterable[Sequence[bytes]]) -> bytes:
+    """The whole COPY input of rows of encoded fields."""
+    body = bytearray(HEADER)
+    for row in rows:
+        body += struct.pack(">h", len(row))
+        for field in row:
+            body += field
+    body += TRAILER
+    return bytes(body)

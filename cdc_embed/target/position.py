@@ -1,0 +1,68 @@
+"""The checkpoint row: read it, begin it, forget it. The store alone moves it on."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg2 import sql
+
+from cdc_embed.lsn import LSN, Checkpoint, Identity, Position
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+
+
+def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | None:
+    """The recorded position of a slot; None when ``setup`` did not run for it."""
+    with session.transaction("checkpoint") as cursor:
+        cursor.execute(_compose("read_checkpoint", schema), {"slot": slot})
+        row = cursor.fetchone()
+    return None if row is None else checkpoint_of(row)
+
+
+def create_checkpoint(
+    session: Session,
+    schema: str,
+    *,
+    slot: str,
+    source: Identity,
+    target: Identity,
+    confirmed_lsn: LSN,
+) -> None:
+    """The first position of a slot; one that is there already is left alone."""
+    values = {
+        "slot": slot,
+        "source_system_identifier": source.system_identifier,
+        "source_database": source.database,
+        "source_timeline": source.timeline,
+        "target_system_identifier": target.system_identifier,
+        "target_database": target.database,
+        "target_timeline": target.timeline,
+        "confirmed_lsn": str(confirmed_lsn),
+    }
+    with session.transaction("checkpoint") as cursor:
+        cursor.execute(_compose("create_checkpoint", schema), values)
+
+
+def server_identity(session: Session) -> Identity:
+    """The session's server, database and timeline."""
+    with session.transaction("catalogue") as cursor:
+        cursor.execute(queries("target/store")["identity"])
+        system_identifier, database, timeline = cursor.fetchone()
+    return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
+
+
+def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
+    """A row of ``read_checkpoint`` or ``take_epoch``."""
+    return Checkpoint(
+        slot=row[0],
+        source=Identity(system_identifier=row[1], database=row[2], timeline=row[3]),
+        target=Identity(system_identifier=row[4], database=row[5], timeline=row[6]),
+        position=Position(LSN.parse(row[7]), row[8]),
+        end_lsn=LSN.parse(row[9]),
+        confirmed_lsn=LSN.parse(row[10]),
+        batch_seq=row[11],
+        epoch=row[12],
+    )
+
+
+def _compose(query: str, schema: str) -> sql.Composed:
+    return sql.SQL(queries("target/store")[query]).format(schema=sql.Identifier(schema))

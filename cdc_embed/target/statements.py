@@ -1,0 +1,117 @@
+"""The store's SQL with one table's names and types put in.
+
+Keys travel as text and are cast to the source's own types by the database, so one code path
+serves every key type. In every statement ``k`` is the list of keys, ``t`` the vector table.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.sql import queries
+
+_COMMA = sql.SQL(", ")
+_AND = sql.SQL(" and ")
+
+
+def service_statements(schema: str) -> Mapping[str, Any]:
+    """The statements that concern no single table, by name."""
+    return _Composed({"schema": sql.Identifier(schema)})
+
+
+class _Composed(dict[str, Any]):
+    """Statements of ``target/store.sql``, composed when first used."""
+
+    def __init__(self, parts: Mapping[str, sql.Composable]) -> None:
+        self._parts = parts
+
+    def __missing__(self, name: str) -> sql.Composed:
+        statement = sql.SQL(queries("target/store")[name]).format(**self._parts)
+        self[name] = statement
+        return statement
+
+
+class Statements:
+    """One table's statements, by name, and the values that they share."""
+
+    def __init__(
+        self, schema: str, table: Table, *, space: int, vector_type: str, store_text: bool
+    ) -> None:
+        self.table = table
+        self.store_text = store_text
+        self.values = {"space": space, "table_name": table.full_name}
+        self._names = [f"k{place}" for place in range(1, len(table.key) + 1)]
+        self._origins = [f"o{place}" for place in range(1, len(table.key) + 1)]
+        self._composed = _Composed(self._parts(schema, vector_type))
+
+    def __getitem__(self, name: str) -> sql.Composed:
+        statement: sql.Composed = self._composed[name]
+        return statement
+
+    def keys(self, keys: Iterable[Key]) -> dict[str, Any]:
+        """The values of a list of keys, one array for each key column."""
+        return self.values | _arrays(self._names, keys)
+
+    def origins(self, keys: Iterable[Key]) -> dict[str, Any]:
+        """The values of a list of keys that rows had before."""
+        return _arrays(self._origins, keys)
+
+    def _parts(self, schema: str, vector_type: str) -> dict[str, sql.Composable]:
+        table = self.table
+        names = [sql.Identifier(name) for name in self._names]
+        origins = [sql.Identifier(name) for name in self._origins]
+        columns = [sql.Identifier(column.name) for column in table.key]
+        types = [sql.SQL(column.type) for column in table.key]
+        labels = [sql.Literal(column.name) for column in table.key]
+        return {
+            "schema": sql.Identifier(schema),
+            "table": sql.Identifier(schema, table.embedding_table),
+            "stage": sql.Identifier("pg_temp", f"stage_{table.oid}"),
+            "vector_type": sql.SQL(vector_type),
+            "key": _COMMA.join(columns),
+            "key_definitions": _COMMA.join(sql.SQL("{} text").format(name) for name in names),
+            "key_names": _COMMA.join(names),
+            "key_arrays": _COMMA.join(_array(name) for name in self._names),
+            "key_matches": _matches("t", columns, "k", names, types),
+            "key_object": sql.SQL("jsonb_build_object({})").format(
+                _COMMA.join(
+                    sql.SQL("{}, k.{}").format(label, name)
+                    for label, name in zip(labels, names, strict=True)
+                )
+            ),
+            "typed_keys": _COMMA.join(
+                sql.SQL("{}::{}").format(name, kind)
+                for name, kind in zip(names, types, strict=True)
+            ),
+            "new_keys": _COMMA.join(sql.SQL("m.{}").format(name) for name in names),
+            "origin_names": _COMMA.join(origins),
+            "origin_arrays": _COMMA.join(_array(name) for name in self._origins),
+            "origin_matches": _matches("t", columns, "m", origins, types),
+            "stage_matches": _AND.join(sql.SQL("s.{0} = k.{0}").format(name) for name in names),
+        }
+
+
+def _array(name: str) -> sql.Composed:
+    return sql.SQL("{}::text[]").format(sql.Placeholder(name))
+
+
+def _arrays(names: list[str], keys: Iterable[Key]) -> dict[str, Any]:
+    listed = list(keys)
+    return {name: [key[place] for key in listed] for place, name in enumerate(names)}
+
+
+def _matches(
+    left: str,
+    columns: list[sql.Identifier],
+    right: str,
+    names: list[sql.Identifier],
+    types: list[sql.SQL],
+) -> sql.Composed:
+    return _AND.join(
+        sql.SQL("{}.{} = {}.{}::{}").format(
+            sql.Identifier(left), column, sql.Identifier(right), name, kind
+        )
+        for column, name, kind in zip(columns, names, types, strict=True)
+    )

@@ -1,0 +1,231 @@
+"""The target as the flow sees it: look up, write, record, position.
+
+``Store.write`` is the one place that changes vectors. Its transaction holds the vectors, the
+deletes, the dead letters and the position, or nothing; its order of statements survives key swaps
+and shifts: copy what is reused, delete what is touched, insert what stays.
+
+One thread may look up while another writes: each has a session of its own. When to retry, and what
+a lost connection means, is the flow's business.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from cdc_embed.change.batch import Batch, RowId
+from cdc_embed.change.document import Table
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.plan import Plan, Write
+from cdc_embed.errors import (
+    FencedError,
+    HistoryGapError,
+    PreflightError,
+    TargetUnavailableError,
+)
+from cdc_embed.lsn import LSN, Checkpoint, Identity
+from cdc_embed.session import TARGET, RowRefusedError, Session
+from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
+from cdc_embed.target.statements import Statements, service_statements
+from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
+
+TAKEOVER_LOCK_TIMEOUT = "5s"
+
+_T = TypeVar("_T")
+
+
+class Store:
+    """One slot's view of the target database."""
+
+    def __init__(
+        self, dsn: str, *, schema: str, slot: str, tables: Iterable[Statements], half: bool
+    ) -> None:
+        self._schema = schema
+        self._slot = slot
+        self._half = half
+        self._statements = {statements.table: statements for statements in tables}
+        self._sql = service_statements(schema)
+        self._writer_name = f"cdc_embed writer {slot}"
+        self._reader = Session(TARGET, dsn, f"cdc_embed reader {slot}")
+        self._writer = Session(TARGET, dsn, self._writer_name)
+        self._staged: dict[int, frozenset[Table]] = {}
+        self.epoch = 0
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+    def cancel(self) -> None:
+        """Make waiting statements fail: the service is being stopped at once."""
+        self._reader.cancel()
+        self._writer.cancel()
+
+    # -- position ------------------------------------------------------------------------------
+
+    def checkpoint(self) -> Checkpoint | None:
+        """The recorded position; None when ``setup`` did not run for this slot."""
+        return read_checkpoint(self._reader, self._schema, self._slot)
+
+    def identity(self) -> Identity:
+        """The target's server, database and timeline."""
+        return server_identity(self._reader)
+
+    def adopt(self, source: Identity, target: Identity) -> None:
+        """Continue the position with these servers: a failover, or a target that was moved."""
+        values = {
+            "source_timeline": source.timeline,
+            "target_system_identifier": target.system_identifier,
+            "target_database": target.database,
+            "target_timeline": target.timeline,
+            "slot": self._slot,
+            "epoch": self.epoch,
+        }
+        with self._reader.transaction("checkpoint") as cursor:
+            cursor.execute(self._sql["adopt_identity"], values)
+            self._expect_epoch(cursor)
+
+    def take_epoch(self) -> Checkpoint:
+        """Fence every older writer of the slot; the position it left is returned."""
+        values = {"slot": self._slot}
+        try:
+            row = self._take_epoch(values)
+        except TargetUnavailableError:
+            with self._reader.transaction("checkpoint") as cursor:
+                cursor.execute(
+                    self._sql["end_old_writers"], {"application_name": self._writer_name}
+                )
+            row = self._take_epoch(values)
+        if row is None:
+            raise PreflightError(
+                where=f"slot {self._slot}",
+                problem="the target holds no position for it",
+                hint="run: cdc-embed setup",
+            )
+        checkpoint = checkpoint_of(row)
+        self.epoch = checkpoint.epoch
+        return checkpoint
+
+    def _take_epoch(self, values: dict[str, str]) -> Any:
+        with self._reader.transaction("checkpoint") as cursor:
+            cursor.execute("select set_config('lock_timeout', %s, true)", (TAKEOVER_LOCK_TIMEOUT,))
+            cursor.execute(self._sql["take_epoch"], values)
+            return cursor.fetchone()
+
+    def record(self, lsn: LSN) -> None:
+        """Commit that everything up to ``lsn`` is reflected, where no batch says so."""
+        with self._writer.transaction("checkpoint") as cursor:
+            values = {"confirmed_lsn": str(lsn), "slot": self._slot, "epoch": self.epoch}
+            cursor.execute(self._sql["record_progress"], values)
+            self._expect_epoch(cursor)
+
+    def _is_committed(self, cursor: Any, batch_seq: int) -> bool:
+        """Whether this batch took effect already; raises when it cannot be the next one."""
+        cursor.execute(self._sql["check_epoch"], {"slot": self._slot})
+        row = cursor.fetchone()
+        if row is None or row[0] != self.epoch:
+            raise FencedError(slot=self._slot, epoch=self.epoch)
+        if row[1] not in {batch_seq - 1, batch_seq}:
+            raise HistoryGapError(
+                slot=self._slot,
+                problem=f"the target went back to an older state: its last batch is {row[1]}, "
+                f"batch {batch_seq - 1} was committed",
+            )
+        return bool(row[1] == batch_seq)
+
+    def _expect_epoch(self, cursor: Any) -> None:
+        if cursor.rowcount != 1:
+            raise FencedError(slot=self._slot, epoch=self.epoch)
+
+    # -- look-ups ------------------------------------------------------------------------------
+
+    def look_up(self, rows: Sequence[RowId]) -> dict[RowId, State]:
+        """What is stored of ``rows``, as of the last commit."""
+        found: dict[RowId, State] = {}
+        for table, keys in _by_table(rows).items():
+            statements = self._statements[table]
+            with self._reader.transaction(table.embedding_table) as cursor:
+                cursor.execute(statements["look_up"], statements.keys(keys))
+                for place, document_hash, letter in cursor.fetchall():
+                    found[table, keys[place - 1]] = _state(document_hash, letter)
+        return found
+
+    def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
+        """Those chunks (by table and hash) that are stored already."""
+        found = set()
+        for table, hashes in _by_table(chunks).items():
+            statements = self._statements[table]
+            with self._reader.transaction(table.embedding_table) as cursor:
+                cursor.execute(statements["find_donors"], {"hashes": hashes, **statements.values})
+                found |= {(table, bytes(row[0])) for row in cursor.fetchall()}
+        return found
+
+    # -- write ---------------------------------------------------------------------------------
+
+    def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None:
+        """Commit a plan and its position in one transaction.
+
+        ``vectors`` holds those in hand; a chunk that is not among them takes its vector from a
+        stored one. Raises ``MissingDonorError`` when there is none, ``FencedError`` when another
+        instance took over, ``RowRefusedError`` when the data of some row is refused, and
+        ``TargetUnavailableError`` when it may be tried again: an attempt whose commit took effect
+        after all, though its answer was lost, is recognised by ``batch_seq`` and not repeated.
+        """
+        with self._writer.transaction() as cursor:
+            if self._is_committed(cursor, batch_seq):
+                return
+            staged = self._write_rows(cursor, plan, vectors)
+            self._record_batch(cursor, plan.batch, batch_seq)
+        self._staged[self._writer.generation] = staged
+
+    def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
+        """The rows of a plan whose data the database refuses, with its reason; writes nothing."""
+        refused = {}
+        for row, action in plan.actions.items():
+            if isinstance(action, Write):
+                alone = Plan(Batch({row: plan.batch.images[row]}), {row: action})
+                try:
+                    with self._writer.transaction(row[0].embedding_table, keep=False) as cursor:
+                        self._write_rows(cursor, alone, vectors)
+                except RowRefusedError as exc:
+                    refused[row] = str(exc)
+        return refused
+
+    def _write_rows(self, cursor: Any, plan: Plan, vectors: Vectors) -> frozenset[Table]:
+        """Write every table of a plan; the staging tables that exist if this commits."""
+        staged = self._staged.get(self._writer.generation, frozenset())
+        self._staged = {self._writer.generation: staged}
+        for table, actions in actions_by_table(plan).items():
+            statements = self._statements[table]
+            if table not in staged:
+                cursor.execute(statements["create_stage"])
+                staged |= {table}
+            changes = {key: plan.batch.images[table, key].change for key in actions}
+            writer = TableWriter(cursor, changes, statements, vectors, half=self._half)
+            writer.write(actions, truncated=table in plan.batch.truncated)
+        return staged
+
+    def _record_batch(self, cursor: Any, batch: Batch, batch_seq: int) -> None:
+        assert batch.last is not None, "a batch that writes has a last change"
+        values = {
+            "commit_lsn": str(batch.last.commit_lsn),
+            "ordinal": batch.last.ordinal,
+            "end_lsn": str(batch.end_lsn),
+            "batch_seq": batch_seq,
+            "slot": self._slot,
+            "epoch": self.epoch,
+        }
+        cursor.execute(self._sql["record_batch"], values)
+        self._expect_epoch(cursor)
+
+
+def _state(document_hash: Any, letter: Any) -> State:
+    if letter is not None:
+        return Refused(bytes(letter))
+    if document_hash is None:
+        return ABSENT
+    return Known(bytes(document_hash)) if len(document_hash) else UNKNOWN
+
+
+def _by_table(pairs: Iterable[tuple[Table, _T]]) -> dict[Table, list[_T]]:
+    grouped: dict[Table, list[_T]] = {}
+    for table, item in pairs:
+        grouped.setdefault(table, []).append(item)
+    return grouped

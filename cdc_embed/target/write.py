@@ -1,0 +1,147 @@
+"""One table's part of a batch's transaction, in the order that survives key swaps.
+
+Copy the chunks in, take reused vectors and moved documents from what is stored *before* anything
+is deleted, delete every touched key, insert what stays, then the dead letters.
+"""
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdc_embed.change.document import Document, Key, Table
+from cdc_embed.change.plan import Action, Forget, Move, Plan, Refuse, Skip, Supersede, Write
+from cdc_embed.change.transaction import Change
+from cdc_embed.target import copy
+from cdc_embed.target.statements import Statements
+
+Vectors = Mapping[bytes, NDArray[np.float32]]
+"""Vectors in hand, by chunk hash: float32 arrays (d,)."""
+
+Actions = dict[Key, Action]
+
+
+class MissingDonorError(Exception):
+    """A stored chunk that should have lent its vector is gone; nothing was written."""
+
+
+def actions_by_table(plan: Plan) -> dict[Table, Actions]:
+    """The actions that write, by table; truncated tables are always there."""
+    grouped: dict[Table, Actions] = {table: {} for table in plan.batch.truncated}
+    for (table, key), action in plan.actions.items():
+        if not isinstance(action, Skip | Supersede):
+            grouped.setdefault(table, {})[key] = action
+    return grouped
+
+
+class TableWriter:
+    """Writes the actions of one table through an open transaction's cursor."""
+
+    def __init__(
+        self,
+        cursor: Any,
+        changes: Mapping[Key, Change],
+        statements: Statements,
+        vectors: Vectors,
+        *,
+        half: bool,
+    ) -> None:
+        self._cursor = cursor
+        self._changes = changes
+        self._statements = statements
+        self._vectors = vectors
+        self._half = half
+
+    def write(self, actions: Actions, *, truncated: bool) -> None:
+        writes = {key: a.document for key, a in actions.items() if isinstance(a, Write)}
+        moves = {key: a for key, a in actions.items() if isinstance(a, Move)}
+        letters = {key: a for key, a in actions.items() if isinstance(a, Refuse)}
+        forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
+        if writes:
+            self._stage(writes)
+        if moves:
+            self._stage_moves(moves)
+        if truncated:
+            self._execute("delete_all_chunks", {})
+            self._execute("delete_all_letters", self._statements.values)
+        elif len(forgotten) < len(actions):
+            touched = self._statements.keys(
+                key for key, a in actions.items() if not isinstance(a, Forget)
+            )
+            self._execute("delete_chunks", touched)
+            self._execute("delete_letters", touched)
+        if writes or moves:
+            self._execute("insert_chunks", self._statements.values)
+        if forgotten:
+            self._execute("forget_documents", self._statements.keys(forgotten))
+        if letters:
+            self._insert_letters(letters)
+
+    def _stage(self, writes: Mapping[Key, Document]) -> None:
+        rows, reused = self._rows(writes)
+        statement = self._statements["copy_stage"]
+        self._cursor.copy_expert(statement, io.BytesIO(copy.stream(rows)))
+        if reused:
+            self._execute("fill_from_donors", self._statements.values)
+            self._execute("missing_donors", {})
+            if self._cursor.fetchone()[0]:
+                raise MissingDonorError
+
+    def _rows(self, writes: Mapping[Key, Document]) -> tuple[list[list[bytes]], bool]:
+        """The staged rows in binary COPY fields, and whether some of them need a donor."""
+        chunks = [
+            (key, document.fingerprint, place, chunk)
+            for key, document in writes.items()
+            for place, chunk in enumerate(document.chunks)
+        ]
+        in_hand = {c.hash: self._vectors[c.hash] for *_, c in chunks if c.hash in self._vectors}
+        encoded = dict(
+            zip(in_hand, copy.vectors(list(in_hand.values()), half=self._half), strict=True)
+        )
+        store_text = self._statements.store_text
+        rows = []
+        for key, fingerprint, place, chunk in chunks:
+            change = self._changes[key]
+            rows.append(
+                [
+                    *(copy.text(value) for value in key),
+                    copy.int4(place),
+                    encoded.get(chunk.hash, copy.NULL),
+                    copy.text(chunk.text if store_text else None),
+                    copy.int4(chunk.start),
+                    copy.int4(chunk.end),
+                    copy.raw(fingerprint),
+                    copy.raw(chunk.hash),
+                    copy.int8(change.position.commit_lsn),
+                    copy.timestamp(change.committed_at),
+                ]
+            )
+        return rows, any(chunk.hash not in encoded for *_, chunk in chunks)
+
+    def _stage_moves(self, moves: Mapping[Key, Move]) -> None:
+        changes = [self._changes[key] for key in moves]
+        values = {
+            **self._statements.keys(moves),
+            **self._statements.origins(move.origin for move in moves.values()),
+            "fingerprints": [move.fingerprint for move in moves.values()],
+            "commit_lsns": [str(change.position.commit_lsn) for change in changes],
+            "committed_ats": [change.committed_at.isoformat() for change in changes],
+        }
+        self._execute("stage_moves", values)
+        self._execute("count_staged_moves", values)
+        if self._cursor.fetchone()[0] != len(moves):
+            raise MissingDonorError
+
+    def _insert_letters(self, letters: Mapping[Key, Refuse]) -> None:
+        values = {
+            **self._statements.keys(letters),
+            "fingerprints": [letter.fingerprint for letter in letters.values()],
+            "classes": [letter.reason for letter in letters.values()],
+            "errors": [letter.error for letter in letters.values()],
+        }
+        self._execute("insert_letters", values)
+
+    def _execute(self, name: str, values: Mapping[str, Any]) -> None:
+        self._cursor.execute(self._statements[name], values)

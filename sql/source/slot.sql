@@ -1,0 +1,103 @@
+-- name: identity
+-- Which server and database this is, and on which timeline.
+select s.system_identifier::text, current_database()::text,
+       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+from pg_control_system() s
+
+-- name: server
+-- The settings that decide whether the change log can be read.
+select current_setting('server_version_num')::int, current_setting('server_version'),
+       current_setting('wal_level'), current_setting('max_replication_slots')::int,
+       current_setting('max_wal_senders')::int, pg_is_in_recovery(),
+       (select rolreplication or rolsuper from pg_roles where rolname = current_user),
+       current_setting('synchronous_standby_names'), current_setting('server_encoding'),
+       current_setting('max_slot_wal_keep_size'), current_user::text
+
+-- name: wal_sender_timeout
+-- After how many seconds of our silence the server ends the connection; 0: never.
+select setting::float / 1000 from pg_settings where name = 'wal_sender_timeout'
+
+-- name: slot
+-- The slot as the server sees it.
+select s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid,
+       s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
+       pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,
+       s.slot_type, a.application_name, a.usename::text,
+       case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
+            else pg_current_wal_lsn() end::text
+from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
+where s.slot_name = %(slot)s
+
+-- name: slot_count
+-- How many slots the server has.
+select count(*) from pg_replication_slots
+
+-- name: wal_end
+-- The end of the server's write-ahead log.
+select pg_current_wal_lsn()::text
+
+-- name: create_slot
+-- The slot: from its consistent point on, nothing is missed.
+select lsn::text from pg_create_logical_replication_slot(%(slot)s, %(plugin)s)
+
+-- name: drop_slot
+-- Let the server forget the slot and free its log.
+select pg_drop_replication_slot(slot_name) from pg_replication_slots
+where slot_name = %(slot)s and plugin = %(plugin)s and database = current_database()
+  and slot_type = 'logical'
+
+-- name: transactions_waited_for
+-- Whose transactions a new slot waits for.
+select coalesce('PID ' || a.pid || ' (' || coalesce(nullif(a.usename, ''), '?')
+         || coalesce(', ' || nullif(a.application_name, ''), '') || ', '
+         || a.state || ' for ' || date_trunc('second', now() - a.xact_start) || ')', '?')
+from pg_stat_activity a
+where a.backend_xid is not null and a.pid <> pg_backend_pid()
+union all
+select 'prepared transaction ' || quote_literal(gid) from pg_prepared_xacts
+order by 1
+
+-- name: oldest_transaction
+-- Seconds since the oldest running or prepared transaction began: it holds the slot's log.
+select extract(epoch from now() - min(started))::float
+from (select xact_start from pg_stat_activity where backend_xid is not null
+      union all select prepared from pg_prepared_xacts) as running (started)
+
+-- name: anchor
+-- A message of no content: the first thing that a new connection reads has a position.
+select pg_logical_emit_message(false, 'cdc_embed', '')
+
+-- name: publication
+-- The publication: which operations it carries, and its mark if setup made it.
+select p.oid, p.puballtables, p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate,
+       p.pubviaroot, obj_description(p.oid, 'pg_publication')
+from pg_publication p where p.pubname = %(publication)s
+
+-- name: publication_tables
+-- The publication's tables, their published columns and row filters.
+select c.oid::bigint, t.schemaname::text, t.tablename::text, t.attnames::text[], t.rowfilter
+from pg_publication_tables t
+join pg_namespace n on n.nspname = t.schemaname
+join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+where t.pubname = %(publication)s
+
+-- name: create_publication
+-- What the slot will carry: these tables, every operation.
+create publication {publication} for table {tables}
+with (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)
+
+-- name: alter_publication
+-- Make the publication carry exactly these tables.
+alter publication {publication} set table {tables}
+
+-- name: mark_publication
+-- Teardown drops only what carries this mark.
+comment on publication {publication} is {mark}
+
+-- name: drop_publication
+-- Remove the publication.
+drop publication if exists {publication}
+
+-- name: synchronous_walsender
+-- Whether our own walsender is one that commits wait for.
+select sync_state from pg_stat_replication where application_name = %(application_name)s

