@@ -95,7 +95,7 @@ class Service:
         self._store = store
         self._runner = runner
         self._patience = patience
-        self._telemetry = telemetry
+        self.telemetry = telemetry
         self._limits = limits
         self._abandon = abandon
         self._drain_timeout = drain_timeout
@@ -159,7 +159,7 @@ class Service:
             attempt = 0
         self._set_phase("reconnecting")
         reason = _reason(exc)
-        self._telemetry.metrics.reconnects.labels(reason).inc()
+        self.telemetry.metrics.reconnects.labels(reason).inc()
         log.warning("connection lost", reason=reason, problem=str(exc), attempt=attempt)
         self._stop.wait(delay(attempt, random.random()))
         return attempt + 1
@@ -265,7 +265,7 @@ class Service:
         return self._stop.is_set() and late
 
     def _build(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> Pipeline:
-        telemetry = self._telemetry
+        telemetry = self.telemetry
         covered = telemetry.metrics.changes_skipped
         return Pipeline(
             stream=stream,
@@ -291,7 +291,7 @@ class Service:
 
     def _set_phase(self, phase: str) -> None:
         self.phase = phase
-        metrics = self._telemetry.metrics
+        metrics = self.telemetry.metrics
         metrics.set_phase(phase)
         metrics.leader.labels(self._source.slot).set(phase == "streaming")
         metrics.replication_connected.set(phase == "streaming")

@@ -93,7 +93,7 @@ select default_version from pg_available_extensions where name = 'vector'
 
 -- name: create_vector_extension
 -- pgvector itself.
-create extension if not exists vector
+create extension if not exists vector with schema public
 
 -- name: drop_table
 -- Remove one vector table.

@@ -1,0 +1,62 @@
+"""``cdc-embed doctor``: every precondition, with the SQL that makes it true."""
+
+from typing import Annotated
+
+import typer
+
+from cdc_embed.cli.context import Context
+from cdc_embed.cli.embedder import make_embedder
+from cdc_embed.cli.output import print_findings, print_json
+from cdc_embed.errors import CdcEmbedError, PreflightError
+from cdc_embed.finding import Finding
+from cdc_embed.flow.connections import Connections, connections
+from cdc_embed.flow.preflight import check_model, survey_all, unreachable
+from cdc_embed.source.tables import SourceTable
+from cdc_embed.target.schema import applied_migrations
+
+
+def doctor(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check every precondition; exit 4 when one fails."""
+    context: Context = ctx.obj
+    with connections(context.load()) as both:
+        findings = examine(both)
+    if as_json:
+        print_json({"checks": [_row(finding) for finding in findings]})
+    else:
+        print_findings(findings)
+    if any(finding.failed for finding in findings):
+        raise typer.Exit(PreflightError.exit_code)
+
+
+def examine(both: Connections) -> list[Finding]:
+    """All findings; a side that cannot be asked is one of them."""
+    try:
+        survey = survey_all(both)
+    except CdcEmbedError as exc:
+        return [unreachable(exc)]
+    return [*survey.findings, *_model(both, survey.tables)]
+
+
+def _model(both: Connections, tables: list[SourceTable]) -> list[Finding]:
+    try:
+        embedder = make_embedder(both.config.embedder)
+    except CdcEmbedError as exc:
+        return [Finding(id="model", ok=False, message=str(exc), fix=exc.hint)]
+    try:
+        set_up = bool(applied_migrations(both.target, both.config.target.schema))
+        return check_model(both, embedder.describe(), tables if set_up else [])
+    finally:
+        embedder.close()
+
+
+def _row(finding: Finding) -> dict[str, object]:
+    return {
+        "id": finding.id,
+        "severity": finding.severity.value,
+        "ok": finding.ok,
+        "message": finding.message,
+        "fix": finding.fix,
+    }

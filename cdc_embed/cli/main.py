@@ -1,0 +1,75 @@
+"""The root command: options for all, errors to messages and exit codes.
+
+Data goes to stdout, everything else to stderr. An error is one sentence about what happened and
+where, and the next step; a traceback only with ``--debug``.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from cdc_embed import __version__
+from cdc_embed.cli import config as config_command
+from cdc_embed.cli import demo, doctor, run, setup, status, teardown
+from cdc_embed.cli.context import Context
+from cdc_embed.errors import CdcEmbedError
+
+app = typer.Typer(
+    name="cdc-embed",
+    no_args_is_help=True,
+    help="Keeps pgvector embeddings fresh from PostgreSQL's own change log.",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(setup.setup)
+app.command()(doctor.doctor)
+app.command()(run.run)
+app.command()(status.status)
+app.command()(teardown.teardown)
+app.add_typer(config_command.app, name="config")
+
+INTERRUPTED = 130
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    config: Annotated[
+        Path, typer.Option("-c", "--config", help="The configuration file.", show_default=True)
+    ] = Path("cdc_embed.toml"),
+    debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and debug logs.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Options of every command."""
+    ctx.obj = Context(config_path=config, debug=debug)
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """The console script."""
+    debug = "--debug" in sys.argv[1:]
+    try:
+        app(standalone_mode=True)
+    except CdcEmbedError as exc:
+        if debug:
+            raise
+        show(exc)
+        sys.exit(exc.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def show(error: CdcEmbedError) -> None:
+    """An error as a user reads it."""
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error:", style="bold red", end=" ")
+    console.print(str(error), markup=False)
+    for line in error.hint.splitlines():
+        console.print("next:", style="bold cyan", end="  ")
+        console.print(line, markup=False)

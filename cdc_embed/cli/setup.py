@@ -1,0 +1,83 @@
+"""``cdc-embed setup``: make publication, slot and tables, or show what would be made."""
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from cdc_embed.cli.context import Context
+from cdc_embed.cli.embedder import make_embedder
+from cdc_embed.cli.output import say
+from cdc_embed.config import Config
+from cdc_embed.embed.base import ModelCard
+from cdc_embed.flow.connections import Connections, connections
+from cdc_embed.flow.setup import SetupPlan, Where, plan_setup, run_setup
+
+
+def setup(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
+    ] = False,
+    as_sql: Annotated[
+        bool, typer.Option("--sql", help="Print the statements for a DBA, and do nothing.")
+    ] = False,
+) -> None:
+    """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
+    context: Context = ctx.obj
+    config = context.load()
+    embedder = make_embedder(config.embedder)
+    try:
+        card = embedder.describe()
+    finally:
+        embedder.close()
+    with connections(config) as both:
+        plan = plan_setup(both, card)
+        if as_sql:
+            typer.echo(_script(plan, config.target_is_source))
+        elif dry_run:
+            _show(plan)
+        else:
+            _run(both, plan, say)
+            for note in plan.notes:
+                say(f"note: {note}")
+            say("ready" if plan.steps else "nothing to do, everything is set up")
+            say("next: cdc-embed run")
+
+
+def set_up(config: Config, card: ModelCard, *, say: Callable[[str], None]) -> None:
+    """Do what ``setup`` does, for a model that is loaded already."""
+    with connections(config) as both:
+        _run(both, plan_setup(both, card), say)
+
+
+def _run(both: Connections, plan: SetupPlan, say: Callable[[str], None]) -> None:
+    run_setup(
+        both,
+        plan,
+        on_step=lambda step: say(f"{step.where.value}: {step.why}"),
+        on_wait=lambda holders: say(
+            "the slot waits for transactions to end: " + ", ".join(holders)
+        ),
+    )
+
+
+def _show(plan: SetupPlan) -> None:
+    for step in plan.steps:
+        typer.echo(f"-- {step.where.value}: {step.why}\n{step.statement};\n")
+    for note in plan.notes:
+        typer.echo(f"-- note: {note}")
+    if not plan.steps:
+        typer.echo("-- nothing to do, everything is set up")
+
+
+def _script(plan: SetupPlan, one_database: bool) -> str:
+    lines = ["-- Run as a role that may create publications, slots and schemas."]
+    for where in (Where.TARGET, Where.SOURCE):
+        steps = [step for step in plan.steps if step.where is where]
+        if steps and not one_database:
+            lines.append(f"\n-- in the {where.value} database")
+        for step in steps:
+            lines += [f"\n-- {step.why}", f"{step.statement.rstrip().rstrip(';')};"]
+    lines.append("\n-- Then run cdc-embed setup once more: it records where the slot stands.")
+    return "\n".join(lines)

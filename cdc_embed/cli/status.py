@@ -1,0 +1,94 @@
+"""``cdc-embed status``: how far behind, what waits, what was refused; the service up or down."""
+
+import time
+from typing import Annotated, Any
+
+import httpx2
+import typer
+from rich.console import Console
+
+from cdc_embed.cli.context import Context
+from cdc_embed.cli.output import print_json, print_pairs
+from cdc_embed.config import Config
+from cdc_embed.errors import PreflightError
+from cdc_embed.flow.connections import connections
+from cdc_embed.flow.watch import Facts, gather
+from cdc_embed.serve.status import status as build_status
+from cdc_embed.source.tables import find_tables
+from cdc_embed.target.schema import applied_migrations
+
+ASK_SECONDS = 2.0
+
+
+def status(
+    ctx: typer.Context,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every two seconds.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show lag, slot, backlog and dead letters; works with the service down."""
+    context: Context = ctx.obj
+    config = context.load()
+    while True:
+        found = look(config)
+        if as_json:
+            print_json(found)
+        else:
+            if watch:
+                Console().clear()
+            print_pairs(_pairs(found))
+        if not watch:
+            return
+        time.sleep(ASK_SECONDS)
+
+
+def look(config: Config) -> dict[str, Any]:
+    """The status of the running service from its own memory, or of a stopped one by SQL."""
+    return _ask(config) or _stopped(config)
+
+
+def _ask(config: Config) -> dict[str, Any] | None:
+    host = "127.0.0.1" if config.serve.host in {"0.0.0.0", "::"} else config.serve.host
+    try:
+        answer = httpx2.get(f"http://{host}:{config.serve.port}/status", timeout=ASK_SECONDS)
+        found: dict[str, Any] = answer.json()
+    except (httpx2.HTTPError, ValueError):
+        return None
+    ours = isinstance(found, dict) and found.get("slot", {}).get("name") == config.source.slot
+    return found if ours else None
+
+
+def _stopped(config: Config) -> dict[str, Any]:
+    with connections(config) as both:
+        if not applied_migrations(both.target, config.target.schema):
+            raise PreflightError(
+                where="target database",
+                problem=f"there is no schema {config.target.schema} of ours",
+                hint="run: cdc-embed setup",
+            )
+        tables, _ = find_tables(both.source, config.tables)
+        facts: Facts = gather(both, tables)
+    return build_status(facts, space=config.embedder.model, live=None)
+
+
+def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
+    slot, lsn = found["slot"], found["lsn"]
+    pairs = [
+        ("state", _text(found["state"])),
+        ("role", _text(found["role"])),
+        ("slot", f"{_text(slot['name'])}, {_text(slot['wal_status'])}"),
+        ("log kept for it", f"{_text(slot['retained_bytes'])} bytes"),
+        ("behind", f"{_text(found['lag_bytes'])} bytes"),
+        ("oldest pending change", f"{_text(found['oldest_pending_age_seconds'])} seconds"),
+        ("positions", ", ".join(f"{name} {_text(value)}" for name, value in lsn.items())),
+    ]
+    pairs += [("waiting for", f"{stage}: {why}") for stage, why in found["waiting"].items()]
+    for table in found["tables"]:
+        estimate = _text(table["rows_source_estimate"])
+        letters = f", {table['dead_letters']} dead letters" if table["dead_letters"] else ""
+        embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}"
+        pairs.append((table["name"], embedded))
+    return pairs
+
+
+def _text(value: object) -> str:
+    return "unknown" if value is None else str(value)

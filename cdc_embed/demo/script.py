@@ -1,0 +1,249 @@
+"""What the demo does to its database, and what it finds out: an application in miniature.
+
+It knows the service only from outside: it commits to the source, hears of commits in the target,
+and reads the tables. How the service was started is the command's business.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from statistics import quantiles
+from threading import Lock
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from cdc_embed.change.document import fingerprint
+from cdc_embed.demo.corpus import Page
+from cdc_embed.embed.base import Vectors
+from cdc_embed.flow.telemetry import Committed
+from cdc_embed.lsn import LSN
+
+CREATE_TABLE: Final = """
+create table documents (
+  id    bigint primary key,
+  title text not null,
+  body  text not null,
+  views integer not null default 0
+)
+"""
+LOAD_SIZE: Final = 50
+"""Documents in one of the application's own transactions."""
+EDITS: Final = 20
+"""Separate commits in a step whose latency is measured."""
+SETTLE_SECONDS: Final = 170.0
+
+QUESTIONS: Final = (
+    "how do I parse command line arguments",
+    "wait for several threads to finish",
+    "compare two text files and show what differs",
+)
+
+
+class Model(Protocol):
+    def embed_query(self, text: str) -> Vectors: ...
+
+
+@dataclass(slots=True)
+class Watched:
+    """What the service committed, as it tells its listeners."""
+
+    seconds: list[float] = field(default_factory=list)
+    written: int = 0
+    _lock: Lock = field(default_factory=Lock)
+
+    def listen(self, committed: Sequence[Committed]) -> None:
+        with self._lock:
+            self.written += len(committed)
+            self.seconds += [item.seconds for item in committed if item.op == "write"]
+
+    def take(self) -> list[float]:
+        """The latencies since the last call."""
+        with self._lock:
+            seconds, self.seconds = self.seconds, []
+        return seconds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What the script may ask of the running service."""
+
+    watched: Watched
+    durable: Callable[[], LSN]
+    embedded: Callable[[], int]
+    """Texts that the model has embedded so far."""
+    skipped: Callable[[], dict[str, int]]
+    """Changes that needed no embedding so far, by reason."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that the application did, and what it cost."""
+
+    title: str
+    changes: int
+    embedded: int
+    skipped: dict[str, int]
+    seconds: list[float]
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """The demo's findings; ``contract`` is their JSON form."""
+
+    documents: int = 0
+    documents_per_second: float = 0.0
+    steps: list[Step] = field(default_factory=list)
+    skipped: dict[str, int] = field(default_factory=dict)
+    searches: list[dict[str, Any]] = field(default_factory=list)
+    drift: int = 0
+
+    @property
+    def latencies(self) -> list[float]:
+        """Commit-to-vector seconds of the separate edits, sorted."""
+        return sorted(second for step in self.steps for second in step.seconds)
+
+    def contract(self) -> dict[str, Any]:
+        p50, p95 = percentiles(self.latencies)
+        return {
+            "documents": self.documents,
+            "documents_per_second": round(self.documents_per_second, 1),
+            "latency_seconds": {"p50": p50, "p95": p95},
+            "skipped": self.skipped,
+            "searches": self.searches,
+            "drift": self.drift,
+        }
+
+
+class Script:
+    """Plays the application against one database."""
+
+    def __init__(self, connect: Callable[[], Any], service: Service, model: Model) -> None:
+        self._connect = connect
+        self._service = service
+        self._model = model
+
+    def load(self, pages: Sequence[Page], on_progress: Callable[[int], None]) -> Report:
+        """Insert the corpus through the running stream; returns once every vector is there."""
+        report = Report(documents=len(pages))
+        began = time.perf_counter()
+        with self._cursor() as cursor:
+            for first in range(0, len(pages), LOAD_SIZE):
+                rows = pages[first : first + LOAD_SIZE]
+                values = [(first + n + 1, page.title, page.body) for n, page in enumerate(rows)]
+                marks = ", ".join(["(%s, %s, %s)"] * len(values))
+                cursor.execute(
+                    f"insert into documents (id, title, body) values {marks}",
+                    [value for row in values for value in row],
+                )
+        while self._service.watched.written < len(pages):
+            on_progress(self._service.watched.written)
+            self._check_time(began)
+            time.sleep(0.05)
+        on_progress(len(pages))
+        report.documents_per_second = len(pages) / (time.perf_counter() - began)
+        self._service.watched.take()
+        return report
+
+    def edit(self) -> Iterator[Step]:
+        """Edit the rows as an application would, one kind of change after the other."""
+        edit = "update documents set body = body || ' Edited.' where id = %s"
+        yield self._step("edit the text of 20 rows", [(edit, (n,)) for n in range(1, EDITS + 1)])
+        yield self._step("count a view of every row", [("update documents set views = 1", ())])
+        same = "update documents set body = body, title = title where id <= 100"
+        yield self._step("save 100 rows with the same text", [(same, ())])
+        yield self._step(
+            "change the key of 10 rows",
+            [("update documents set id = id + 1000000 where id between 101 and 110", ())],
+        )
+        yield self._step(
+            "delete 10 rows", [("delete from documents where id between 111 and 120", ())]
+        )
+        hot = "update documents set body = 'Version ' || %s || ' of a hot row.' where id = 1"
+        yield self._step(
+            "save one row 30 times", [(hot, (str(n),)) for n in range(30)], together=True
+        )
+
+    def finish(self, report: Report) -> None:
+        """Compare every row with what is stored, and search."""
+        with self._cursor() as cursor:
+            report.drift = _drift(cursor)
+            report.searches = [_search(cursor, self._model, question) for question in QUESTIONS]
+        report.skipped = self._service.skipped()
+
+    def _step(
+        self, title: str, statements: list[tuple[str, tuple[Any, ...]]], *, together: bool = False
+    ) -> Step:
+        """Commit each statement by itself; unless ``together``, wait for each to be reflected."""
+        embedded, skipped = self._service.embedded(), self._service.skipped()
+        changes = 0
+        with self._cursor() as cursor:
+            for statement, values in statements:
+                cursor.execute(statement, values)
+                changes += cursor.rowcount
+                if not together:
+                    self._settle(cursor)
+            self._settle(cursor)
+        now = self._service.skipped()
+        seconds = self._service.watched.take()
+        return Step(
+            title=title,
+            changes=changes,
+            embedded=self._service.embedded() - embedded,
+            skipped={r: n - skipped.get(r, 0) for r, n in now.items() if n > skipped.get(r, 0)},
+            seconds=seconds if len(statements) > 1 and not together else [],
+        )
+
+    def _settle(self, cursor: Any) -> None:
+        """Wait until everything that is committed now is reflected in the target."""
+        cursor.execute("select pg_current_wal_lsn()::text")
+        end = LSN.parse(cursor.fetchone()[0])
+        began = time.perf_counter()
+        while self._service.durable() < end:
+            self._check_time(began)
+            time.sleep(0.005)
+
+    @contextmanager
+    def _cursor(self) -> Iterator[Any]:
+        with closing(self._connect()) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    @staticmethod
+    def _check_time(began: float) -> None:
+        if time.perf_counter() - began > SETTLE_SECONDS:
+            raise TimeoutError("the service does not keep up with the demo")
+
+
+def percentiles(seconds: Sequence[float]) -> tuple[float | None, float | None]:
+    """The 50th and the 95th percentile, in seconds; None without data."""
+    if len(seconds) < 2:
+        return None, None
+    cuts = quantiles(seconds, n=20)
+    return round(cuts[9], 4), round(cuts[18], 4)
+
+
+def _drift(cursor: Any) -> int:
+    """Rows whose stored fingerprint is not that of their text, and stored rows without a row."""
+    cursor.execute(
+        "select s.title, s.body, t.document_hash from documents s "
+        "full join cdc_embed.documents_embedding t on t.id = s.id and t.chunk = 0"
+    )
+    return sum(
+        digest is None or title is None or bytes(digest) != fingerprint(f"{title}\n\n{body}")
+        for title, body, digest in cursor.fetchall()
+    )
+
+
+def _search(cursor: Any, model: Model, question: str) -> dict[str, Any]:
+    vector = model.embed_query(question)
+    cursor.execute(
+        "select s.title, t.embedding <=> %s::vector as distance "
+        "from cdc_embed.documents_embedding t join documents s on s.id = t.id "
+        "order by distance limit 1",
+        ("[" + ",".join(map(str, np.asarray(vector).tolist())) + "]",),
+    )
+    title, distance = cursor.fetchone()
+    return {"query": question, "title": title, "distance": round(distance, 3)}

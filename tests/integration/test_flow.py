@@ -1,0 +1,226 @@
+"""From a commit in the source to a vector in the target, through a real service."""
+
+import random
+import string
+
+import pytest
+
+from tests.site import EmbeddingServer, Site, columns
+
+
+def big(seed: int) -> str:
+    """A text that PostgreSQL stores out of line: an update of another column leaves it out."""
+    return "".join(random.Random(seed).choices(string.ascii_letters + " ", k=6000))
+
+
+@pytest.fixture
+def counted(each_site: Site, embedding_server: EmbeddingServer) -> tuple[Site, EmbeddingServer]:
+    """A site whose texts are counted outside of it."""
+    each_site.cli("teardown", "--yes")
+    each_site.configure(
+        embedder=embedding_server.configuration + "\ntokenizer = ''",
+        tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        "chunk = { max_tokens = 100000 }\n",
+    )
+    each_site.cli("setup")
+    embedding_server.reset()
+    return each_site, embedding_server
+
+
+def test_rows_are_embedded_changed_and_deleted(each_site: Site) -> None:
+    site = each_site
+    with site.service() as service:
+        site.sql("insert into documents select i, 't' || i, 'b' || i from generate_series(1,100) i")
+        service.settle()
+        assert site.drift() == []
+        site.sql("update documents set body = 'new ' || id where id <= 10")
+        site.sql("delete from documents where id > 90")
+        site.sql("update documents set title = null, body = '  ' where id = 50")
+        service.settle()
+        assert site.drift() == []
+        stored = columns(site.sql("select id from cdc_embed.documents_embedding order by id"))
+        assert stored == [i for i in range(1, 91) if i != 50]
+
+
+def test_only_text_that_changed_is_embedded(counted: tuple[Site, EmbeddingServer]) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1,1000) i")
+        service.settle()
+        assert server.texts() == 1000
+        server.reset()
+        for _ in range(10):
+            site.sql("update documents set views = views + 1")
+        service.settle()
+        assert server.texts() == 0, "10,000 updates of another column"
+        site.sql("update documents set body = body")
+        service.settle()
+        assert server.texts() == 0, "1,000 updates to the same text"
+        assert site.drift() == []
+        assert service.metric("cdc_embed_changes_skipped_total") >= 1000
+
+
+def test_hot_row_is_embedded_a_few_times(counted: tuple[Site, EmbeddingServer]) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.sql("insert into documents values (1, 't', 'first')")
+        service.settle()
+        server.reset()
+        server.faults(delay=0.2)
+        for number in range(20):
+            site.sql("update documents set body = %s where id = 1", f"version {number}")
+        service.settle()
+        assert 1 <= server.texts() <= 3
+        assert site.drift() == []
+
+
+def test_equal_texts_are_embedded_once(counted: tuple[Site, EmbeddingServer]) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.sql("insert into documents values (1, 't', 'same'), (2, 't', 'same')")
+        service.settle()
+        assert server.texts() == 1
+        site.sql("insert into documents values (3, 't', 'same')")
+        service.settle()
+        assert server.texts() == 1
+        assert site.drift() == []
+
+
+def test_key_changes_move_vectors(counted: tuple[Site, EmbeddingServer]) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.sql("insert into documents values (1, 'one', %s), (2, 'two', 'short')", big(1))
+        site.sql("insert into documents values (3, 'three', %s)", big(3))
+        service.settle()
+        server.reset()
+        site.sql("update documents set id = 10 where id = 1")
+        service.settle()
+        assert site.drift() == []
+        site.transaction(
+            "update documents set id = -2 where id = 2",
+            "update documents set id = 2 where id = 3",
+            "update documents set id = 3 where id = -2",
+        )
+        service.settle()
+        assert site.drift() == []
+        site.sql("update documents set id = -id")
+        service.settle()
+        assert site.drift() == []
+        assert server.texts() == 0
+
+
+def test_insert_and_delete_in_one_transaction_embed_nothing(
+    counted: tuple[Site, EmbeddingServer],
+) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.transaction(
+            "insert into documents values (1, 't', 'short life')",
+            "update documents set body = 'still short' where id = 1",
+            "delete from documents where id = 1",
+        )
+        service.settle()
+        assert server.texts() == 0
+        assert site.drift() == []
+
+
+def test_unchanged_toast_is_no_change_of_the_text(counted: tuple[Site, EmbeddingServer]) -> None:
+    site, server = counted
+    with site.service() as service:
+        site.sql("insert into documents values (1, 'one', %s)", big(1))
+        service.settle()
+        server.reset()
+        site.sql("update documents set views = 1")
+        service.settle()
+        assert server.texts() == 0
+        site.sql("update documents set title = 'another title'")
+        service.settle()
+        assert server.texts() == 1, "the title changed, the body had to be read again"
+        assert site.drift() == []
+
+
+def test_row_from_before_the_slot_is_read_again_when_it_changes(
+    counted: tuple[Site, EmbeddingServer],
+) -> None:
+    site, _ = counted
+    site.cli("teardown", "--yes")
+    site.sql("insert into documents values (1, 'one', %s)", big(1))
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("update documents set views = 1")
+        service.settle()
+        assert site.drift() == []
+
+
+def test_truncate_removes_everything_before_it_and_nothing_after(each_site: Site) -> None:
+    site = each_site
+    with site.service() as service:
+        site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1,50) i")
+        service.settle()
+        site.transaction(
+            "insert into documents values (100, 't', 'gone')",
+            "truncate documents",
+            "insert into documents values (1, 't', 'again'), (101, 't', 'new')",
+        )
+        service.settle()
+        assert site.drift() == []
+        assert site.value("select count(*) from cdc_embed.documents_embedding") == 2
+
+
+def test_text_over_the_window_becomes_a_dead_letter_and_is_not_cut(each_site: Site) -> None:
+    site = each_site
+    site.cli("teardown", "--yes")
+    site.configure(
+        tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        "chunk = { max_tokens = 10 }\n"
+    )
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("insert into documents values (1, 'short', 'text'), (2, 'long', %s)", "word " * 50)
+        service.settle()
+        (letter,) = site.sql("select key, class, error from cdc_embed.dead_letter")
+        assert letter == (
+            {"id": "2"},
+            "too_long",
+            "51 tokens, the model takes 10; nothing was cut off",
+        )
+        assert site.drift() == ["missing 2"]
+        site.sql("update documents set views = 1")
+        service.settle()
+        assert site.value("select count(*) from cdc_embed.dead_letter") == 1
+        site.sql("update documents set body = 'short now' where id = 2")
+        service.settle()
+        assert site.value("select count(*) from cdc_embed.dead_letter") == 0
+        assert site.drift() == []
+
+
+def test_composite_key_and_quoted_names(each_site: Site) -> None:
+    site = each_site
+    site.cli("teardown", "--yes")
+    site.sql(
+        'create table "we""ird; drop" ("Key A" uuid, "key-b" timestamptz, "Te""xt" text, '
+        'primary key ("Key A", "key-b"))'
+    )
+    site.configure(
+        tables='[[tables]]\nname = \'public."we""ird; drop"\'\ntext = [\'Te"xt\']\n'
+        "embedding_table = 'weird_embedding'\n"
+    )
+    site.cli("setup")
+    with site.service() as service:
+        site.sql(
+            'insert into "we""ird; drop" values (gen_random_uuid(), now(), %s), '
+            "(gen_random_uuid(), 'infinity', 'another')",
+            "emoji \U0001f600 and \u05e2\u05d1\u05e8\u05d9\u05ea and e\u0301",
+        )
+        service.settle()
+        matches = site.value(
+            'select count(*) from "we""ird; drop" s join cdc_embed.weird_embedding t '
+            'on t."Key A" = s."Key A" and t."key-b" = s."key-b" and t.chunk_text = s."Te""xt"'
+        )
+        assert matches == 2
+        site.sql('update "we""ird; drop" set "key-b" = \'2020-01-01\' where "key-b" = \'infinity\'')
+        site.sql('delete from "we""ird; drop" where "key-b" <> \'2020-01-01\'')
+        service.settle()
+        assert site.sql(
+            'select "key-b"::date::text, chunk_text from cdc_embed.weird_embedding'
+        ) == [("2020-01-01", "another")]

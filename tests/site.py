@@ -1,0 +1,337 @@
+"""What the integration and acceptance tests stand on: a real database, a real service process.
+
+A ``Site`` is one database with its configuration; a ``RunningService`` is the installed command in
+a process of its own, watched through its log and its ``/status``.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import numpy as np
+import psycopg2
+
+from cdc_embed.change.document import fingerprint
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from cdc_embed.lsn import LSN
+
+COMMAND = [sys.executable, "-m", "cdc_embed.cli"]
+PATIENCE = 30.0
+
+DOCUMENTS = """
+create table documents (
+  id bigint primary key, title text, body text, views integer not null default 0
+)
+"""
+
+
+def hash_vector(text: str, dimensions: int) -> Any:
+    """The public rule of the hash embedder, written down a second time."""
+    seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+    sample = np.random.default_rng(seed).standard_normal(dimensions).astype(np.float32)
+    return sample / np.linalg.norm(sample)
+
+
+def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
+    """The first truthy answer; fails the test when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = true()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds:.0f} s: {what}")
+        time.sleep(0.01)
+
+
+class Site:
+    """One source database (by default the target too), a slot name of its own, a config file."""
+
+    def __init__(
+        self, server: EmbeddedPostgres, name: str, folder: Path, target: "Site | None" = None
+    ) -> None:
+        self.server = server
+        self.name = name
+        self.folder = folder
+        self.target = target
+        self.environment: dict[str, str] = {}
+        admin = psycopg2.connect(server.dsn())
+        admin.autocommit = True
+        with admin.cursor() as cursor:
+            cursor.execute(f'create database "{name}"')
+        admin.close()
+        self._connection = self.connect()
+        self._connection.autocommit = True
+
+    @property
+    def dsn(self) -> str:
+        return self.server.dsn(self.name)
+
+    @property
+    def config_path(self) -> Path:
+        return self.folder / f"{self.name}.toml"
+
+    def connect(self) -> Any:
+        return psycopg2.connect(self.dsn)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own."""
+        if self._connection.closed:
+            self._connection = self.connect()
+            self._connection.autocommit = True
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, statement: str, *values: Any) -> Any:
+        return self.sql(statement, *values)[0][0]
+
+    def transaction(self, *statements: str) -> None:
+        """Run several statements in one transaction."""
+        connection = self.connect()
+        with connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+        connection.close()
+
+    def configure(
+        self,
+        *,
+        tables: str | None = None,
+        embedder: str = 'kind = "hash"',
+        source: str = "",
+        more: str = "",
+    ) -> None:
+        tables = tables or '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        target = f'[target]\ndsn = "{self.target.dsn}"\n' if self.target else ""
+        self.config_path.write_text(
+            f'[source]\ndsn = "{self.dsn}"\nslot = "{self.name}"\n{source}\n{target}'
+            f"[embedder]\n{embedder}\n[serve]\nport = 0\n{tables}{more}"
+        )
+
+    def cli(self, *arguments: str, expect: int | None = 0) -> "subprocess.CompletedProcess[str]":
+        done = subprocess.run(
+            [*COMMAND, "-c", str(self.config_path), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, **self.environment},
+            check=False,
+        )
+        if expect is not None:
+            assert done.returncode == expect, f"{arguments}: {done.stdout}\n{done.stderr}"
+        return done
+
+    @contextmanager
+    def service(self, *, wait: bool = True) -> Iterator["RunningService"]:
+        """``cdc-embed run`` in a process; stopped and checked at the end if it still runs."""
+        running = RunningService(self)
+        try:
+            if wait:
+                running.wait_for("streaming")
+            yield running
+        finally:
+            running.end()
+
+    def checkpoint(self) -> dict[str, Any]:
+        columns = "commit_lsn, ordinal, end_lsn, confirmed_lsn, batch_seq, epoch"
+        site = self.target or self
+        row = site.sql(f"select {columns} from cdc_embed.checkpoint where slot = %s", self.name)[0]
+        return dict(zip(columns.split(", "), row, strict=True))
+
+    def drift(self, table: str = "documents", embedding_table: str = "") -> list[str]:
+        """Every difference between the source's texts and the stored documents."""
+        embedding_table = embedding_table or f"{table}_embedding"
+        rows = self.sql(f"select id::text, title, body from {table}")
+        expected = {
+            key: "\n\n".join(part for part in (title, body) if part and not part.isspace())
+            for key, title, body in rows
+        }
+        expected = {key: text for key, text in expected.items() if text}
+        stored = {
+            key: (bytes(digest), np.fromstring(vector[1:-1], np.float32, sep=","))
+            for key, digest, vector in (self.target or self).sql(
+                f"select id::text, document_hash, embedding::text from cdc_embed.{embedding_table}"
+            )
+        }
+        problems = [f"missing {key}" for key in expected.keys() - stored.keys()]
+        problems += [f"orphan {key}" for key in stored.keys() - expected.keys()]
+        for key in expected.keys() & stored.keys():
+            digest, vector = stored[key]
+            if digest != fingerprint(expected[key]):
+                problems.append(f"stale {key}")
+            elif not np.allclose(vector, hash_vector(expected[key], len(vector)), atol=1e-5):
+                problems.append(f"wrong vector {key}")
+        return sorted(problems)
+
+
+class RunningService:
+    """The service in its own process."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.process = subprocess.Popen(
+            [*COMMAND, "-c", str(site.config_path), "run"],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **site.environment},
+        )
+        self.log: list[dict[str, Any]] = []
+        self.output: list[str] = []
+        self._events: Queue[dict[str, Any]] = Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.output.append(line)
+            if line.startswith("{"):
+                event = json.loads(line)
+                self.log.append(event)
+                self._events.put(event)
+
+    def wait_for(self, event: str, seconds: float = PATIENCE) -> dict[str, Any]:
+        """The next log entry of that name."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                entry = self._events.get(timeout=0.1)
+            except Empty:
+                assert self.process.poll() is None, "".join(self.output)
+                assert time.monotonic() < deadline, f"no {event!r}: {''.join(self.output)}"
+                continue
+            if entry["event"] == event:
+                return entry
+
+    @property
+    def port(self) -> int:
+        return int(next(e for e in self.log if e["event"] == "serving")["port"])
+
+    def get(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+            body: bytes = answer.read()
+        return body.decode()
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.get("/status"))
+        return found
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a metric's samples with these labels."""
+        wanted = [f'{key}="{value}"' for key, value in labels.items()]
+        total = 0.0
+        for line in self.get("/metrics").splitlines():
+            head, _, value = line.rpartition(" ")
+            if head.partition("{")[0] == name and all(want in head for want in wanted):
+                total += float(value)
+        return total
+
+    def settle(self, seconds: float = PATIENCE) -> None:
+        """Wait until everything that is committed now is reflected in the target."""
+        end = LSN.parse(self.site.value("select pg_current_wal_lsn()::text"))
+
+        def reached() -> bool:
+            durable = self.status()["lsn"]["durable"]
+            return durable is not None and LSN.parse(durable) >= end
+
+        wait_until(reached, f"durable {end}", seconds)
+
+    def kill(self) -> None:
+        """As the kernel's out-of-memory killer would."""
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        self._close()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        code = self.process.wait(PATIENCE)
+        self._close()
+        return code
+
+    def wait(self, seconds: float = PATIENCE) -> int:
+        """The exit code of a service that ends by itself."""
+        code = self.process.wait(seconds)
+        self._close()
+        return code
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(PATIENCE)
+        self._close()
+
+    def _close(self) -> None:
+        self._reader.join(PATIENCE)
+        for stream in (self.process.stderr, self.process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+class EmbeddingServer:
+    """The counting HTTP server, in its own process: counters inside cdc_embed are no evidence."""
+
+    def __init__(self, *options: str) -> None:
+        script = Path(__file__).parent / "embedding_server.py"
+        self._process = subprocess.Popen(
+            [sys.executable, str(script), "--port", "0", *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self.port = json.loads(self._process.stdout.readline())["port"]
+
+    def __enter__(self) -> "EmbeddingServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        self._process.wait(PATIENCE)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+    @property
+    def configuration(self) -> str:
+        return f'kind = "http"\nmodel = "test"\nurl = "http://127.0.0.1:{self.port}/v1/embeddings"'
+
+    def counts(self) -> dict[str, Any]:
+        counts: dict[str, Any] = self._ask("/counts")
+        return counts
+
+    def texts(self) -> int:
+        """Texts embedded since the last reset."""
+        return int(self.counts()["texts"])
+
+    def reset(self) -> None:
+        self._ask("/reset", {})
+
+    def faults(self, **faults: Any) -> None:
+        self._ask("/faults", faults)
+
+    def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.loads(answer.read() or b"null")
+
+
+def columns(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """The first column of some rows."""
+    return [row[0] for row in rows]
