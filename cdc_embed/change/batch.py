@@ -45,6 +45,8 @@ class Batch:
     images: dict[RowId, Image] = field(default_factory=dict)
     truncated: dict[Table, Change] = field(default_factory=dict)
     changes: int = 0
+    folded: dict[Table, int] = field(default_factory=dict)
+    """Changes that a newer one of the same row replaced inside the batch."""
     last: Position | None = None
     end_lsn: LSN = ZERO
     size: int = 0
@@ -67,6 +69,8 @@ class Batch:
         self.last = event.position
         if self.committed_at is None:
             self.committed_at = event.committed_at
+        if (event.table, event.key) in self.images:
+            self.folded[event.table] = self.folded.get(event.table, 0) + 1
         if event.op is Op.TRUNCATE:
             self._truncate(event)
         elif event.op is Op.DELETE:

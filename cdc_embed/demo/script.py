@@ -12,7 +12,7 @@ from statistics import quantiles
 from threading import Lock
 from typing import Any, Final, Protocol
 
-import numpy as np
+from pgvector import Vector
 
 from cdc_embed.change.document import fingerprint
 from cdc_embed.demo.corpus import Page
@@ -243,7 +243,7 @@ def _search(cursor: Any, model: Model, question: str) -> dict[str, Any]:
         "select s.title, t.embedding <=> %s::vector as distance "
         "from cdc_embed.documents_embedding t join documents s on s.id = t.id "
         "order by distance limit 1",
-        ("[" + ",".join(map(str, np.asarray(vector).tolist())) + "]",),
+        (Vector(vector).to_text(),),
     )
     title, distance = cursor.fetchone()
     return {"query": question, "title": title, "distance": round(distance, 3)}

@@ -52,6 +52,7 @@ class Frames(Protocol):
     """The part of the stream that the loop needs."""
 
     exposed: LSN
+    sentinel: Any
 
     @property
     def unguarded(self) -> bool: ...
@@ -59,6 +60,7 @@ class Frames(Protocol):
     def heard(self) -> LSN: ...
     def read(self) -> Any: ...
     def report(self, received: LSN, confirmed: LSN) -> None: ...
+    def check_sentinel(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -159,7 +161,7 @@ class Pipeline:
         self._draining = True
         while self._in_flight and not deadline():
             self._turn(connected=connected, reading=False)
-            self._wait(reading=False)
+            self._wait(reading=False, connected=connected)
         if self._in_flight:
             return False
         if connected:
@@ -347,9 +349,11 @@ class Pipeline:
 
     # -- wait ----------------------------------------------------------------------------------
 
-    def _wait(self, *, reading: bool) -> None:
+    def _wait(self, *, reading: bool, connected: bool = True) -> None:
         """Sleep until a frame, a worker or the clock wants something."""
         readers: list[Any] = [self._wake]
+        if connected:
+            readers.append(self._stream.sentinel)
         timeout = min(self._limits.report_interval, REPORT_SECONDS)
         if reading:
             readers.append(self._stream)
@@ -358,6 +362,8 @@ class Pipeline:
         if self._pending_since is not None:
             timeout = min(timeout, self._limits.linger)
         ready, _, _ = select.select(readers, [], [], timeout)
+        if connected and self._stream.sentinel in ready:
+            self._stream.check_sentinel()
         if self._wake in ready:
             while self._drain_wakes():
                 pass

@@ -181,8 +181,9 @@ class Service:
         try:
             source = stream.identify()
             history = stream.timeline_history(source.timeline)
-            stream.start(self._source.plugin.options)
+            # before the slot is taken: our own writes would already wait for ourselves
             self._source.catalogue.refuse_synchronous(stream.application_name)
+            stream.start(self._source.plugin.options)
             checkpoint = self._store.take_epoch()
             slot = self._usable_slot()
             confirmed = slot.confirmed_lsn or ZERO
@@ -239,15 +240,15 @@ class Service:
             self._set_phase("draining")
             self._finish(pipeline, connected=True)
         except (ReplicationError, SourceUnavailableError):
+            # a stopping server waits for its walsenders: let go of ours before anything else
+            stream.close()
             # batches in flight are whole and ours: losing the connection must not lose their work
             self._set_phase("reconnecting")
             self._finish(pipeline, connected=False)
             raise
-        except BaseException:
-            self._abandon.set()
-            raise
         finally:
             self._pipeline = None
+            self._abandon.set()
             pipeline.close()
             if not self._stop_now.is_set():
                 self._abandon.clear()

@@ -124,5 +124,8 @@ class Telemetry:
         return committed
 
     def _count_skipped(self, plan: Plan) -> None:
-        for table, reason in skipped(plan):
-            self.metrics.changes_skipped.labels(table, reason).inc()
+        counter = self.metrics.changes_skipped
+        for table, count in plan.batch.folded.items():
+            counter.labels(table.full_name, "superseded").inc(count)
+        for name, reason in skipped(plan):
+            counter.labels(name, reason).inc()

@@ -24,6 +24,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.source.publication import publication_findings, read_publication
 from cdc_embed.source.slot import Slot
+from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, estimate_rows
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
@@ -133,6 +134,7 @@ class Watch:
         self.facts = gather(self._both, self._tables)
         self._show(self.facts)
         self._check_publication()
+        self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 
     def _check_publication(self) -> None:

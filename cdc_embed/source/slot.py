@@ -129,9 +129,8 @@ class SlotCatalogue:
         self._row("anchor")
 
     def refuse_synchronous(self, application_name: str) -> None:
-        """Raise when commits on the source wait for our own stream."""
-        row = self._one("synchronous_walsender", {"application_name": application_name})
-        if row is not None and row[0] in {"sync", "quorum", "potential"}:
+        """Raise when commits on the source wait, or would wait, for our own stream."""
+        if self._one("synchronous_walsender", {"application_name": application_name})[0]:
             raise PreflightError(
                 where="synchronous_standby_names",
                 problem="it makes this service a synchronous standby: every commit of the "

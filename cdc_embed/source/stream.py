@@ -6,6 +6,11 @@ last message, and ``data_start`` neither grows steadily nor is always set. So tw
 connection are used, which keep these fields apart: one only reads and is never told an LSN, so
 that its own replies carry flush 0, which the server ignores; the other only reports, on our clock.
 
+A stopping server waits until its walsenders' clients have flushed everything, and keeps the
+connection open for it. We confirm only what is recorded, which the stopping server may not let us
+do any more, so both would wait for ever. It ends ordinary sessions at once, though: one of those
+is kept beside the stream as a ``sentinel``, and when it is ended, the stream is too.
+
 What remains is a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
 a transaction with an origin): after it the reading cursor forwards any keepalive. ``unguarded``
 says so, ``exposed`` up to where it may have happened; the loop reads on only when that is safe.
@@ -35,7 +40,14 @@ from cdc_embed.errors import (
     ReplicationError,
 )
 from cdc_embed.lsn import LSN, ZERO, Identity
-from cdc_embed.session import CONNECT_TIMEOUT, SOURCE, VALUE_SETTINGS, describe, translated
+from cdc_embed.session import (
+    CONNECT_TIMEOUT,
+    SOURCE,
+    VALUE_SETTINGS,
+    connect,
+    describe,
+    translated,
+)
 
 NEVER: Final = 10 * 365 * 24 * 3600
 """Seconds between reports of the reading cursor: it has nothing to report."""
@@ -79,13 +91,15 @@ class Stream:
 
     def __init__(self, dsn: str, slot: str) -> None:
         self._slot = slot
-        self.application_name = f"cdc_embed stream {slot}"
+        self.application_name = stream_name(slot)
         self._streaming = False
         self._silent_since: float | None = None
         self._unread = -1
         self.exposed = ZERO
         with self._translated():
-            self._connection = _connect(dsn, self.application_name)
+            self._connection = _connect_for_replication(dsn, self.application_name)
+            self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
+            self.sentinel.autocommit = True
         self._reader = self._connection.cursor()
         self._reporter = self._connection.cursor()
         self._data_start = ZERO
@@ -153,7 +167,14 @@ class Stream:
         with self._translated():
             self._reporter.send_feedback(write_lsn=received, flush_lsn=confirmed, force=True)
 
+    def check_sentinel(self) -> None:
+        """Raise when the server has ended the session beside the stream: it is stopping."""
+        readable, _, _ = select.select([self.sentinel], [], [], 0)
+        if readable:
+            raise ReplicationError(problem="the server ends its sessions, it may be stopping")
+
     def close(self) -> None:
+        self.sentinel.close()
         self._connection.close()
 
     def _watch_silence(self) -> None:
@@ -196,7 +217,12 @@ class Stream:
         return ReplicationError(problem=problem)
 
 
-def _connect(dsn: str, application_name: str) -> Any:
+def stream_name(slot: str) -> str:
+    """The ``application_name`` of a slot's stream."""
+    return f"cdc_embed stream {slot}"
+
+
+def _connect_for_replication(dsn: str, application_name: str) -> Any:
     given = parse_dsn(dsn)
     settings = " ".join(f"-c {name}={value}" for name, value in VALUE_SETTINGS.items())
     parameters = {

@@ -1,7 +1,6 @@
 """Rows to PostgreSQL's binary COPY format, without touching a float in Python.
 
-Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4, and pgvector's
-``vector_recv`` and ``halfvec_recv``: dimensions, an unused int16, the elements, all big-endian.
+Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
 """
 
 import struct
@@ -11,6 +10,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+from pgvector import HalfVector, Vector
 
 HEADER: Final = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 TRAILER: Final = struct.pack(">h", -1)
@@ -48,12 +48,8 @@ def timestamp(value: datetime | None) -> bytes:
 
 def vectors(values: Sequence[NDArray[np.float32]], *, half: bool) -> list[bytes]:
     """Vector (or halfvec) fields of float32 arrays (d,)."""
-    if not values:
-        return []
-    matrix = np.stack(values).astype(">f2" if half else ">f4")
-    dimensions = matrix.shape[1]
-    head = struct.pack(">ihh", 4 + dimensions * matrix.itemsize, dimensions, 0)
-    return [head + row.tobytes() for row in matrix]
+    kind = HalfVector if half else Vector
+    return [raw(kind(value).to_binary()) for value in values]
 
 
 def stream(rows: Iterable[Sequence[bytes]]) -> bytes:

@@ -99,5 +99,8 @@ comment on publication {publication} is {mark}
 drop publication if exists {publication}
 
 -- name: synchronous_walsender
--- Whether our own walsender is one that commits wait for.
-select sync_state from pg_stat_replication where application_name = %(application_name)s
+-- Whether commits wait, or would wait, for a walsender of this name.
+select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?\*"?([ ,)]|$)'
+       or position(lower(%(application_name)s) in lower(current_setting('synchronous_standby_names'))) > 0
+       or exists (select from pg_stat_replication
+                  where application_name = %(application_name)s and sync_state <> 'async')

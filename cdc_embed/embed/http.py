@@ -1,0 +1,378 @@
+"""An embedding service over HTTP: OpenAI's shape, as TEI, vLLM, Ollama and others speak it.
+
+One call is one POST. It keeps to the service's rate limits, sorts what comes back into transient,
+poison and fatal, and checks every number. Nothing is repeated here (that is ``flow``'s), and
+torch is never imported. No error holds a text or the key.
+
+Format: https://platform.openai.com/docs/api-reference/embeddings/create
+"""
+
+import base64
+import math
+import socket
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
+
+import httpx2
+import numpy as np
+import orjson
+from pydantic import SecretStr
+
+from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    TextRefusedError,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_UNKNOWN_WINDOW = 512  # tokens; what the smallest models in use take
+_BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose: the estimate errs on the long side
+_BURST_SECONDS = 1.0  # of a rate limit: services measure minutes in shorter pieces
+_MESSAGE_LENGTH = 200
+_QUOTE_LENGTH = 12  # characters in common that make a service's message a quotation
+
+_TRANSIENT = {408, 425, 429}
+_REFUSED = {400, 413, 422, 424}
+_UNAUTHORIZED = {401, 403}
+_KEY_HINT = (
+    "check the key in embedder.api_key_env or embedder.api_key_file, and that it may use the model"
+)
+_ADDRESS_HINT = (
+    "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
+    "name that the service knows"
+)
+
+
+class HttpEmbedder:
+    """A service at ``url`` that answers ``{"model", "input"}`` with a list of embeddings.
+
+    ``timeout`` is in seconds, for connecting and for each read. ``dimensions`` is sent along; 0
+    lets the service decide and asks it once, here. ``tokenizer`` is a folder with a tokenizer.json
+    or a name on the Hugging Face hub; without it a token is three bytes and the window 512 tokens,
+    unless ``window`` says more. Limits of 0 a minute are no limits.
+
+    Raises EmbedderError for arguments that cannot work, and whatever the one question raises.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        model: str,
+        revision: str = "",
+        api_key: SecretStr | None = None,
+        dimensions: int = 0,
+        document_prompt: str = "",
+        query_prompt: str = "",
+        tokenizer: str = "",
+        window: int | None = None,
+        timeout: float = 30.0,
+        concurrency: int = 4,
+        max_batch: int = 256,
+        requests_per_minute: int = 0,
+        tokens_per_minute: int = 0,
+    ) -> None:
+        self._url = _checked(url)
+        self._key = _checked_key(api_key)
+        self._body: dict[str, Any] = {"model": model, "encoding_format": "base64"}
+        if dimensions:
+            self._body["dimensions"] = dimensions
+        self._document_prompt = document_prompt
+        self._query_prompt = query_prompt
+        self._tokenizer = _load_tokenizer(tokenizer) if tokenizer else None
+        self._requests = Pace(requests_per_minute)
+        self._tokens = Pace(tokens_per_minute)
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._client = httpx2.Client(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
+            timeout=timeout,
+            limits=httpx2.Limits(
+                max_connections=concurrency, max_keepalive_connections=concurrency
+            ),
+        )
+        self._dimensions = dimensions
+        self._dimensions = dimensions or self._ask_dimensions()
+        self._card = ModelCard(
+            identity=f"http:{model}@{revision}" if revision else f"http:{model}",
+            dimensions=self._dimensions,
+            document_prompt=document_prompt,
+            query_prompt=query_prompt,
+            window=window or (None if tokenizer else _UNKNOWN_WINDOW),
+            count_tokens=self._count_tokens,
+            max_texts=max_batch,
+            concurrency=concurrency,
+            paid=not _is_private(self._url.host),
+        )
+
+    def describe(self) -> ModelCard:
+        """The model's card."""
+        return self._card
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Vectors of documents: float32 array (n, d), one row for each text, in order.
+
+        Waits first for its turn under the rate limits. Raises EmbedderUnavailableError,
+        TextRefusedError or EmbedderError.
+        """
+        if not texts:
+            return np.empty((0, self._dimensions), dtype=np.float32)
+        return self._call([self._document_prompt + text for text in texts])
+
+    def embed_query(self, text: str) -> Vectors:
+        """The vector of one search text: float32 array (d,); raises as ``embed`` does."""
+        vector: Vectors = self._call([self._query_prompt + text])[0]
+        return vector
+
+    def close(self) -> None:
+        """Close the connections; calls that wait, for a turn or for an answer, end at once."""
+        self._closed.set()
+        with self._lock:
+            for connection in self._sockets:
+                _shut(connection)
+        self._client.close()
+
+    def _call(self, inputs: list[str]) -> Vectors:
+        try:
+            body = orjson.dumps({**self._body, "input": inputs})
+        except orjson.JSONEncodeError as exc:
+            raise TextRefusedError(problem="it is not valid Unicode") from exc
+        self._wait_for_turn(inputs)
+        response = self._post(body)
+        if not response.is_success:
+            raise self._failure(response, inputs)
+        return decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
+
+    def _wait_for_turn(self, inputs: list[str]) -> None:
+        tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
+        with self._lock:
+            now = time.monotonic()
+            wait = max(self._requests.take(1, now), self._tokens.take(tokens, now))
+        if self._closed.wait(wait):
+            raise EmbedderUnavailableError(problem="the connection is closed")
+
+    def _post(self, body: bytes) -> httpx2.Response:
+        try:
+            return self._client.post(
+                self._url,
+                content=body,
+                headers={"Content-Type": "application/json"},
+                extensions={"trace": self._watch},
+            )
+        except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
+            problem = f"{_shown(self._url)}: {str(exc) or type(exc).__name__}"
+            raise EmbedderUnavailableError(problem=problem) from exc
+
+    def _watch(self, event: str, info: Mapping[str, Any]) -> None:
+        """Remember the sockets, because closing a client does not wake those who read from it."""
+        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            return
+        connection = info["return_value"].get_extra_info("socket")
+        with self._lock:
+            self._sockets.add(connection)
+            if self._closed.is_set():
+                _shut(connection)
+
+    def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
+        status = response.status_code
+        problem = f"{_shown(self._url)} answers {status}"
+        if status in _UNAUTHORIZED:  # such messages tend to quote the key
+            return EmbedderError(problem=problem, hint=_KEY_HINT)
+        secrets = [*inputs, self._key] if self._key else inputs
+        if message := server_message(response.content, secrets):
+            problem += f": {message}"
+        if status in _TRANSIENT or status >= 500:
+            wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
+            return EmbedderUnavailableError(problem=problem, retry_after=wait)
+        if status in _REFUSED:
+            return TextRefusedError(problem=problem)
+        if response.is_redirect:
+            problem += ", a redirect, which is not followed"
+        return EmbedderError(problem=problem, hint=_ADDRESS_HINT)
+
+    def _ask_dimensions(self) -> int:
+        try:
+            return int(self._call(["dimensions"]).shape[1])
+        except CdcEmbedError as exc:
+            self.close()
+            if not isinstance(exc, TextRefusedError):
+                raise
+            hint = f"{_ADDRESS_HINT}; or set embedder.dimensions"
+            raise EmbedderError(problem=exc.fields["problem"], hint=hint) from exc
+
+    def _count_tokens(self, texts: Sequence[str]) -> list[int]:
+        return self._tokens_of([self._document_prompt + text for text in texts])
+
+    def _tokens_of(self, inputs: list[str]) -> list[int]:
+        if self._tokenizer is None:
+            return [math.ceil(len(text.encode()) / _BYTES_PER_TOKEN) for text in inputs]
+        return [len(encoding) for encoding in self._tokenizer.encode_batch(inputs)]
+
+
+class Pace:
+    """A token bucket: so many units a minute, of which one second's worth may come at once.
+
+    More than that at once is let through and paid for by whoever comes next. 0 is no limit.
+    """
+
+    def __init__(self, per_minute: int) -> None:
+        self.limited = per_minute > 0
+        self._seconds_per_unit = 60.0 / per_minute if per_minute else 0.0
+        self._free_at = -math.inf
+
+    def take(self, units: int, now: float) -> float:
+        """Take units at the time ``now`` (seconds, any clock); how many seconds to wait first."""
+        wait = max(0.0, self._free_at - now)
+        begin = max(self._free_at, now - _BURST_SECONDS)
+        self._free_at = begin + units * self._seconds_per_unit
+        return wait
+
+
+def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
+    """The body of an answer as float32 array (count, d), in the order of the texts.
+
+    ``dimensions`` 0 takes any width. Raises TextRefusedError for any other body.
+    """
+    try:
+        data = orjson.loads(content)["data"]
+        vectors = {
+            int(item.get("index", place)): _vector(item["embedding"])
+            for place, item in enumerate(data)
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
+        raise TextRefusedError(problem="the answer is not a list of embeddings") from exc
+    if len(data) != count or vectors.keys() != set(range(count)):
+        raise TextRefusedError(problem=f"the answer does not hold one vector for each of {count}")
+    widths = {len(vector) for vector in vectors.values()}
+    if len(widths) != 1 or 0 in widths or (dimensions and widths != {dimensions}):
+        problem = (
+            f"the vectors have {sorted(widths)} dimensions, expected {dimensions or 'one width'}"
+        )
+        raise TextRefusedError(problem=problem)
+    stacked: Vectors = np.stack([vectors[index] for index in range(count)])
+    if not np.isfinite(stacked).all():
+        raise TextRefusedError(problem="the vector has numbers that are not finite")
+    return stacked
+
+
+def _vector(embedding: object) -> Vectors:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32)
+    with np.errstate(over="ignore"):
+        vector = np.asarray(embedding, dtype=np.float32)
+    if vector.ndim != 1:
+        raise ValueError
+    return vector
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """A Retry-After header, in seconds or as an HTTP date, as seconds from ``now``."""
+    try:
+        seconds = float(value or "nan")
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value or "") - now).total_seconds()
+        except (ValueError, TypeError):  # TypeError: a date without a zone
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def server_message(content: bytes, secrets: Sequence[str]) -> str:
+    """What a service says in an error's body, shortened; "" when it quotes one of ``secrets``."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    fields = error if isinstance(error, dict) else body
+    said = [fields.get(name) for name in ("type", "error_type", "message", "error", "detail")]
+    text = ": ".join(words for words in said if isinstance(words, str))
+    text = "".join(filter(str.isprintable, _plain(text)))[:_MESSAGE_LENGTH]
+    return "" if _quotes(text, secrets) else text
+
+
+def _quotes(message: str, secrets: Sequence[str]) -> bool:
+    message = message.casefold()
+    pieces = {
+        message[begin : begin + _QUOTE_LENGTH]
+        for begin in range(max(1, len(message) - _QUOTE_LENGTH + 1))
+    }
+    plain = [text for secret in secrets if (text := _plain(secret).casefold())]
+    joined = "\0".join(plain)
+    return any(text in message for text in plain) or any(piece in joined for piece in pieces)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _checked(url: str) -> httpx2.URL:
+    with suppress(httpx2.InvalidURL):
+        parsed = httpx2.URL(url)
+        if parsed.scheme in ("http", "https") and parsed.host and not parsed.userinfo:
+            return parsed
+    raise EmbedderError(
+        problem="embedder.url is not an address that begins with http:// or https://, "
+        "without a user or password",
+        hint=_ADDRESS_HINT,
+    )
+
+
+def _checked_key(api_key: SecretStr | None) -> str:
+    key = api_key.get_secret_value().strip() if api_key else ""
+    if not (key.isascii() and key.isprintable()):
+        problem = "the API key has characters that an HTTP header cannot carry"
+        raise EmbedderError(problem=problem, hint=_KEY_HINT)
+    return key
+
+
+def _shown(url: httpx2.URL) -> str:
+    return url.netloc.decode("ascii")
+
+
+def _shut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+
+def _is_private(host: str) -> bool:
+    """Whether the host is of this machine or network, by its address or by its name's form."""
+    try:
+        return not ip_address(host).is_global
+    except ValueError:
+        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
+
+
+def _load_tokenizer(name: str) -> "Tokenizer":
+    from tokenizers import Tokenizer
+
+    folder = Path(name)
+    try:
+        if folder.is_dir():
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        else:
+            tokenizer = Tokenizer.from_pretrained(name)
+    except Exception as exc:
+        reason = str(exc).partition("\n")[0]
+        raise EmbedderError(
+            problem=f"tokenizer {name} cannot be loaded: {reason}",
+            hint="set embedder.tokenizer to a folder with a tokenizer.json, or leave it empty",
+        ) from exc
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer

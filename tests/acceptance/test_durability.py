@@ -1,0 +1,304 @@
+"""Nothing is confirmed before it is committed, and nothing is lost when the process is killed."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg2
+import pytest
+
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from cdc_embed.lsn import LSN
+from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
+
+
+@contextmanager
+def watched(site: Site) -> Iterator[list[tuple[str, str]]]:
+    """Sample the invariant all the time; yields the violations, (confirmed, recorded)."""
+    violations: list[tuple[str, str]] = []
+    samples = 0
+    done = threading.Event()
+
+    def sample() -> None:
+        nonlocal samples
+        connection = site.connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not done.is_set():
+                # the slot first: what is recorded later cannot make it look ahead
+                cursor.execute(
+                    "select confirmed_flush_lsn::text from pg_replication_slots "
+                    "where slot_name = %s",
+                    (site.name,),
+                )
+                confirmed = cursor.fetchone()[0]
+                cursor.execute(
+                    "select greatest(end_lsn, confirmed_lsn)::text from cdc_embed.checkpoint "
+                    "where slot = %s",
+                    (site.name,),
+                )
+                recorded = cursor.fetchone()[0]
+                samples += 1
+                if LSN.parse(confirmed) > LSN.parse(recorded):
+                    violations.append((confirmed, recorded))
+                time.sleep(0.005)
+        connection.close()
+
+    thread = threading.Thread(target=sample)
+    thread.start()
+    try:
+        yield violations
+    finally:
+        done.set()
+        thread.join()
+    assert samples > 10
+
+
+@pytest.fixture
+def slow() -> Iterator[EmbeddingServer]:
+    with EmbeddingServer("--delay", "3") as server:
+        yield server
+
+
+def configure(site: Site, server: EmbeddingServer) -> None:
+    site.sql(DOCUMENTS)
+    site.configure(embedder=server.configuration)
+    site.cli("setup")
+    server.reset()
+
+
+@pytest.fixture
+def impatient(servers: Callable[[int], EmbeddedPostgres], version: int) -> EmbeddedPostgres:
+    server = servers(version)
+    connection = psycopg2.connect(server.dsn())
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("alter system set wal_sender_timeout = '4s'")
+        cursor.execute("select pg_reload_conf()")
+    connection.close()
+    return server
+
+
+@pytest.mark.usefixtures("impatient")
+def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
+    make_site: Callable[..., Site], version: int, slow: EmbeddingServer
+) -> None:
+    """A slow embedder, an interleaved long transaction, pings of the server, then kill -9."""
+    site = make_site(version)
+    configure(site, slow)
+    with watched(site) as violations:
+        with site.service() as service:
+            long = site.connect()
+            with long.cursor() as cursor:
+                cursor.execute(
+                    "insert into documents select i, 'long', 'long ' || i "
+                    "from generate_series(1000, 3000) i"
+                )
+                for number in range(1, 9):
+                    site.sql(
+                        "insert into documents values (%s, 'small', %s)", number, f"s {number}"
+                    )
+                    time.sleep(0.2)
+                wait_until(lambda: slow.texts() > 0, "the embedder is busy")
+                long.commit()
+                for number in range(9, 13):
+                    site.sql(
+                        "insert into documents values (%s, 'small', %s)", number, f"s {number}"
+                    )
+            long.close()
+            wait_until(
+                lambda: site.value("select count(*) from cdc_embed.documents_embedding") > 4,
+                "some batches are committed",
+            )
+            service.kill()
+        committed = site.value("select count(*) from cdc_embed.documents_embedding")
+        assert committed < 2013, "killed in the middle"
+        time_of_kill = slow.counts()["by_text"]
+        slow.reset()
+        with site.service() as service:
+            service.settle(120)
+            assert service.stop() == 0
+        stored = site.value("select count(distinct id) from cdc_embed.documents_embedding")
+        assert stored == 2013
+        assert violations == []
+    again = slow.counts()["by_text"]
+    assert len(again) == 2013 - committed, "embedded again only what was not committed"
+    assert max(again.values()) == 1
+    assert set(time_of_kill) | set(again) >= {f"small\n\ns {n}" for n in range(1, 13)}
+
+
+def test_clean_stop_confirms_everything_and_restart_embeds_nothing(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    site.cli("teardown", "--yes")
+    site.configure(embedder=embedding_server.configuration)
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1,200) i")
+        service.settle()
+        assert service.stop() == 0
+    confirmed = site.value(
+        "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s", site.name
+    )
+    checkpoint = site.checkpoint()
+    assert LSN.parse(confirmed) >= LSN.parse(checkpoint["end_lsn"])
+    embedding_server.reset()
+    with site.service() as service:
+        service.settle()
+        assert embedding_server.texts() == 0
+        assert site.drift() == []
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_kill_around_the_commit_replays_without_embedding_twice_what_is_stored(
+    site: Site, embedding_server: EmbeddingServer, when: str
+) -> None:
+    site.cli("teardown", "--yes")
+    site.configure(embedder=embedding_server.configuration)
+    site.cli("setup")
+    embedding_server.reset()
+    with site.service() as service:
+        if when == "before":
+            lock = site.connect()
+            with lock.cursor() as cursor:
+                cursor.execute("lock table cdc_embed.documents_embedding in share mode")
+            site.sql("insert into documents values (1, 't', 'text')")
+            wait_until(lambda: embedding_server.texts() == 1, "embedded")
+            service.kill()
+            lock.rollback()
+            lock.close()
+        else:
+            site.sql("insert into documents values (1, 't', 'text')")
+            wait_until(
+                lambda: site.value("select count(*) from cdc_embed.documents_embedding"), "stored"
+            )
+            service.kill()
+    embedding_server.reset()
+    with site.service() as service:
+        service.settle()
+        assert site.drift() == []
+    assert embedding_server.texts() == (1 if when == "before" else 0)
+
+
+def test_lost_connections_lose_nothing_and_repeat_no_finished_work(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    """The walsender is ended twice a second while rows change; every batch in flight survives."""
+    site.cli("teardown", "--yes")
+    site.configure(embedder=embedding_server.configuration)
+    site.cli("setup")
+    embedding_server.reset()
+    with watched(site) as violations, site.service() as service:
+        for number in range(1, 41):
+            site.sql("insert into documents values (%s, 't', %s)", number, f"text {number}")
+            if number % 4 == 0:
+                site.sql(
+                    "select pg_terminate_backend(active_pid) from pg_replication_slots "
+                    "where slot_name = %s and active_pid is not null",
+                    site.name,
+                )
+            time.sleep(0.1)
+        service.settle(60)
+        assert site.drift() == []
+        assert max(embedding_server.counts()["by_text"].values()) == 1
+        assert service.metric("cdc_embed_reconnects_total") > 0
+        assert service.stop() == 0
+    assert violations == []
+
+
+def test_source_restart_is_survived(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with EmbeddedPostgres(18, tcp=True) as server:
+        site = Site(server, "restarted", tmp_path_factory.mktemp("restarted"))
+        site.sql(DOCUMENTS)
+        site.configure()
+        site.cli("setup")
+        with site.service() as service:
+            for mode in ("fast", "immediate"):
+                site.sql("insert into documents values (%s, 't', %s)", len(mode), mode)
+                site.close()
+                server.restart(mode)
+                service.wait_for("streaming", 60)
+            site.sql("insert into documents values (1, 't', 'after')")
+            service.settle()
+            assert site.drift() == []
+            assert service.stop() == 0
+        site.close()
+
+
+def test_idle_restart_of_the_source_is_no_history_gap(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """A stopping server asks the reading cursor for a reply: it must not confirm what is new."""
+    with EmbeddedPostgres(18, tcp=True) as server:
+        site = Site(server, "idle", tmp_path_factory.mktemp("idle"))
+        site.sql(DOCUMENTS)
+        site.configure()
+        site.cli("setup")
+        site.sql("create table other (x int)")
+        with site.service() as service:
+            for _ in range(3):
+                site.sql("insert into other select generate_series(1, 100)")
+                site.close()
+                server.restart("fast")
+                service.wait_for("streaming", 60)
+            service.settle()
+            assert service.stop() == 0
+        with site.service() as service:
+            service.settle()
+            assert service.stop() == 0
+        site.close()
+
+
+def test_second_instance_takes_over_and_the_first_cannot_write(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    """The leader is paused; its slot is taken; when it wakes up its writes are fenced off."""
+    site.cli("teardown", "--yes")
+    site.configure(embedder=embedding_server.configuration)
+    site.cli("setup")
+    with site.service() as first, site.service(wait=False) as second:
+        second.wait_for("standby, the slot is in use")
+        site.sql("insert into documents values (1, 't', 'text 1')")
+        first.settle()
+        epoch = site.checkpoint()["epoch"]
+        first.process.send_signal(signal.SIGSTOP)
+        try:
+            site.sql(
+                "select pg_terminate_backend(active_pid) from pg_replication_slots "
+                "where slot_name = %s",
+                site.name,
+            )
+            second.wait_for("streaming")
+            assert site.checkpoint()["epoch"] == epoch + 1
+            site.sql("update documents set body = 'text 2'")
+            second.settle()
+        finally:
+            first.process.send_signal(signal.SIGCONT)
+        first.wait_for("standby, the slot is in use")
+        site.sql("update documents set body = 'text 3'")
+        second.settle()
+        assert site.drift() == []
+        assert site.checkpoint()["epoch"] == epoch + 1
+        assert (first.stop(), second.stop()) == (0, 0)
+
+
+def test_separate_target_database(make_site: Callable[..., Site]) -> None:
+    target = make_site(16)
+    source = make_site(18, target=target)
+    source.sql(DOCUMENTS)
+    source.configure()
+    source.cli("setup")
+    assert source.value("select to_regnamespace('cdc_embed') is null")
+    with source.service() as service:
+        source.sql(
+            "insert into documents select i, 't', 'text ' || i from generate_series(1,100) i"
+        )
+        source.sql("update documents set id = id + 1000 where id <= 50")
+        source.sql("delete from documents where id between 60 and 70")
+        service.settle()
+        assert source.drift() == []
+        assert service.stop() == 0
+    source.cli("teardown", "--yes")
+    assert target.value("select to_regnamespace('cdc_embed') is null")

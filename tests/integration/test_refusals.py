@@ -1,0 +1,229 @@
+"""What a user can get wrong: one clear sentence, the next step, the promised exit code."""
+
+from collections.abc import Callable
+
+import psycopg2
+import psycopg2.extras
+import pytest
+
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.site import DOCUMENTS, Site
+
+
+def table(name: str = "documents", text: str = 'text = ["title", "body"]') -> str:
+    return f'[[tables]]\nname = "{name}"\n{text}\n'
+
+
+@pytest.fixture
+def bare(make_site: Callable[..., Site]) -> Site:
+    """A database with the table, nothing set up."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.configure()
+    return site
+
+
+def test_wrong_dsn_is_told_with_the_next_step(bare: Site) -> None:
+    bare.config_path.write_text(
+        bare.config_path.read_text().replace(f"/{bare.name}", "/no_such_database")
+    )
+    done = bare.cli("setup", expect=4)
+    assert "no_such_database" in done.stderr
+    assert "next:" in done.stderr
+    bare.config_path.write_text(
+        '[source]\ndsn = "postgresql://u:s3cret@127.0.0.1:1/db"\n[embedder]\nkind = "hash"\n'
+        + table()
+    )
+    done = bare.cli("run", expect=75)
+    assert "source.dsn" in done.stderr
+    assert "s3cret" not in done.stderr + done.stdout
+
+
+def test_wal_level_replica_is_told_with_the_sql(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with EmbeddedPostgres(18, {"wal_level": "replica"}) as server:
+        site = Site(server, "plain", tmp_path_factory.mktemp("plain"))
+        site.sql(DOCUMENTS)
+        site.configure()
+        done = site.cli("setup", expect=4)
+        assert "wal_level is replica" in done.stderr
+        assert "alter system set wal_level = 'logical'" in done.stderr
+        assert site.value("select count(*) from pg_publication") == 0
+        site.close()
+
+
+@pytest.mark.parametrize(
+    ("ddl", "entry", "problem", "fix"),
+    [
+        ("select 1", table("missing"), "there is no such table", "tables.name"),
+        ("select 1", table(text='text = ["nope"]'), "it has no column nope", "body, id, title, views"),
+        (
+            "create table nokey (title text, body text)",
+            table("nokey"),
+            "it has no primary key",
+            "add primary key",
+        ),
+        (
+            "alter table documents replica identity nothing",
+            table(),
+            "its replica identity is nothing",
+            "replica identity default",
+        ),
+        (
+            "alter table documents alter views set not null; create unique index other on "
+            "documents (views); alter table documents replica identity using index other",
+            table(),
+            "its replica identity is (views), not the primary key",
+            "replica identity default",
+        ),
+        (
+            "create unlogged table fleeting (id int primary key, title text, body text)",
+            table("fleeting"),
+            "has no change log",
+            "set logged",
+        ),
+        (
+            "create view glance as select * from documents",
+            table("glance"),
+            "it is not a table",
+            "name the table itself",
+        ),
+        (
+            "alter table documents add made text generated always as (title || body) stored",
+            table(text='text = ["made"]'),
+            "column made is generated",
+            "tables.template",
+        ),
+        (
+            "create table clash (chunk int primary key, body text)",
+            table("clash", 'text = ["body"]'),
+            "key column chunk has the name of a column of ours",
+            "rename",
+        ),
+    ],
+)
+def test_unusable_table_is_named_with_what_mends_it(
+    bare: Site, ddl: str, entry: str, problem: str, fix: str
+) -> None:
+    bare.sql(ddl)
+    bare.configure(tables=entry)
+    done = bare.cli("setup", expect=4)
+    assert problem in done.stderr
+    assert fix in done.stderr
+    assert bare.value("select count(*) from pg_publication") == 0
+
+
+def test_run_before_setup_says_so(bare: Site) -> None:
+    done = bare.cli("run", expect=4)
+    assert "cdc-embed setup" in done.stderr
+
+
+def test_another_model_is_refused_with_rows_and_tokens(site: Site) -> None:
+    with site.service() as service:
+        site.sql(
+            "insert into documents select i, 't', 'some text ' || i from generate_series(1,9) i"
+        )
+        service.settle()
+        assert service.stop() == 0
+    site.configure(embedder='kind = "hash"\ndimensions = 100')
+    done = site.cli("run", expect=4)
+    assert "9 rows are stored in another vector space" in done.stderr
+    assert "dimensions 384, configured 100" in done.stderr
+    assert "tokens" in done.stderr
+    assert site.value("select count(*) from cdc_embed.documents_embedding") == 9
+
+
+def test_too_many_dimensions_for_the_index_names_the_way_out(bare: Site) -> None:
+    bare.configure(embedder='kind = "hash"\ndimensions = 3000')
+    done = bare.cli("setup", expect=4)
+    assert "at most 2000 dimensions" in done.stderr
+    assert "halfvec" in done.stderr
+    bare.configure(embedder='kind = "hash"\ndimensions = 3000', more='[index]\ntype = "halfvec"\n')
+    bare.cli("setup")
+    with bare.service() as service:
+        bare.sql("insert into documents values (1, 't', 'half')")
+        service.settle()
+        assert bare.value("select count(*) from cdc_embed.documents_embedding") == 1
+
+
+def test_missing_publication_is_refused_before_a_change_is_lost(site: Site) -> None:
+    site.sql("drop publication cdc_embed")
+    done = site.cli("run", expect=4)
+    assert "publication cdc_embed does not exist" in done.stderr
+    assert "cdc-embed setup" in done.stderr
+
+
+def test_table_that_leaves_the_publication_stops_the_service_loudly(site: Site) -> None:
+    with site.service() as service:
+        site.sql("alter table documents drop column body cascade")
+        assert service.wait() == 4
+        assert "documents" in "".join(service.output)
+
+
+def test_missing_slot_is_a_history_gap(site: Site) -> None:
+    site.sql("select pg_drop_replication_slot(%s)", site.name)
+    done = site.cli("run", expect=4)
+    assert f"slot {site.name} does not exist" in done.stderr
+    done = site.cli("setup", expect=5)
+    assert "a position is recorded for it" in done.stderr
+
+
+def test_slot_that_someone_moved_is_a_history_gap(site: Site) -> None:
+    site.sql("insert into documents values (1, 't', 'never seen')")
+    site.sql("select pg_replication_slot_advance(%s, pg_current_wal_lsn())", site.name)
+    done = site.cli("run", expect=5)
+    assert "beyond the recorded position" in done.stderr
+    assert "next:" in done.stderr
+
+
+def test_slot_of_another_database_is_named(site: Site, make_site: Callable[..., Site]) -> None:
+    other = make_site(18)
+    other.sql(DOCUMENTS)
+    other.configure()
+    text = other.config_path.read_text().replace(f'slot = "{other.name}"', f'slot = "{site.name}"')
+    other.config_path.write_text(text)
+    done = other.cli("setup", expect=4)
+    assert f"belongs to database {site.name}" in done.stderr
+
+
+def test_unknown_key_and_two_text_rules_are_configuration_errors(bare: Site) -> None:
+    bare.configure(source='sloot = "x"')
+    assert "sloot" in bare.cli("run", expect=3).stderr
+    bare.configure(tables=table(text='text = ["title"]\ntemplate = "{title}"'))
+    assert "exactly one of text and template" in bare.cli("run", expect=3).stderr
+
+
+def test_synchronous_standby_setting_that_catches_us_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with EmbeddedPostgres(18, {"synchronous_commit": "local"}) as server:
+        site = Site(server, "sync", tmp_path_factory.mktemp("sync"))
+        site.sql(DOCUMENTS)
+        site.configure()
+        site.cli("setup")
+        site.sql("alter system set synchronous_standby_names = '*'")
+        site.sql("select pg_reload_conf()")
+        done = site.cli("run", expect=4)
+        assert "synchronous_standby_names" in done.stderr
+        site.close()
+
+
+def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
+    connection = psycopg2.connect(
+        site.dsn,
+        connection_factory=psycopg2.extras.LogicalReplicationConnection,
+        application_name="somebody else",
+    )
+    cursor = connection.cursor()
+    cursor.start_replication_expert(
+        f'START_REPLICATION SLOT "{site.name}" LOGICAL 0/0 '
+        "(proto_version '1', publication_names 'cdc_embed')"
+    )
+    with site.service(wait=False) as service:
+        entry = service.wait_for("standby, the slot is in use")
+        assert "somebody else" in entry["holder"]
+        assert service.status()["role"] == "standby"
+        connection.close()
+        service.wait_for("streaming")
+        site.sql("insert into documents values (1, 't', 'text')")
+        service.settle()
+        assert site.drift() == []
