@@ -39,6 +39,9 @@ from cdc_embed.errors import ConfigError
 
 PREFIX: Final = "CDC_EMBED_"
 
+UNTOKENIZED_TOKENS: Final = 512
+"""Of a text for a service whose tokenizer is not known: nearly every model takes so many."""
+
 OUR_TABLES: Final = frozenset(
     {"checkpoint", "space", "dead_letter", "reconcile", "request", "embedding_table", "migration"}
 )
@@ -75,6 +78,11 @@ class Config(BaseSettings):
     def target_dsn(self) -> str:
         """The connection string of the vectors' database, a secret."""
         return self.target.resolved_dsn() or self.source.resolved_dsn()
+
+    def max_tokens(self, table: TableConfig) -> int:
+        """Tokens that one text of a table may have; 0: what the model's own window says."""
+        untokenized = self.embedder.kind == "http" and not self.embedder.tokenizer
+        return table.chunk.max_tokens or (UNTOKENIZED_TOKENS if untokenized else 0)
 
     @property
     def target_is_source(self) -> bool:

@@ -4,8 +4,11 @@
 still belong together. Both are pure: they take facts and give an answer.
 """
 
+import re
 from dataclasses import dataclass
 from typing import NamedTuple, Self
+
+_TEXT_FORM = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
 class LSN(int):
@@ -16,8 +19,10 @@ class LSN(int):
     @classmethod
     def parse(cls, text: str) -> Self:
         """The LSN of its text form, e.g. ``16/B374D848``; ValueError when it is none."""
-        high, _, low = text.partition("/")
-        return cls((int(high, 16) << 32) | int(low, 16))
+        match = _TEXT_FORM.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not an LSN: {text!r}")
+        return cls((int(match[1], 16) << 32) | int(match[2], 16))
 
     def __str__(self) -> str:
         return f"{self >> 32:X}/{self & 0xFFFFFFFF:X}"
@@ -81,6 +86,10 @@ class Progress:
     def confirmable(self) -> LSN:
         """The highest position the server may be told to forget the log up to."""
         return min(self.durable, self.recorded)
+
+    def is_recorded(self, lsn: LSN) -> bool:
+        """Whether the committed checkpoint row reaches ``lsn``."""
+        return lsn <= self.recorded
 
     def unrecorded_bytes(self) -> int:
         """Bytes of settled log that the checkpoint row does not cover yet."""

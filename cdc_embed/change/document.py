@@ -39,6 +39,8 @@ class Table:
     text_columns: tuple[str, ...]
     template: str | None
     embedding_table: str
+    max_tokens: int = 0
+    """Tokens that one text may have; 0: as many as the model takes."""
 
     @property
     def full_name(self) -> str:

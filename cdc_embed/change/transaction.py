@@ -172,12 +172,11 @@ class Assembler:
                 yield layout.change(message, position, begin, size + OVERHEAD)
 
     def _layout(self, oid: int) -> "_Layout | None":
-        try:
-            return self._layouts[oid]
-        except KeyError:
+        if oid not in self._layouts:
             raise HistoryGapError(
                 slot=self._checkpoint.slot, problem=f"a row of unannounced relation {oid} came"
-            ) from None
+            )
+        return self._layouts[oid]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,21 @@
 """The configured embedder, constructed. Heavy libraries are imported only by the kind that needs
 them."""
 
-from cdc_embed.config_sections import ChunkConfig, EmbedderConfig
+from cdc_embed.config_sections import EmbedderConfig
 from cdc_embed.embed.base import Embedder
 
-UNTOKENIZED_WINDOW = 512
-"""Tokens of a chunk when the service's tokenizer is not known: nearly every model takes them."""
 
+def make_embedder(config: EmbedderConfig, *, stored_dimensions: int = 0) -> Embedder:
+    """An embedder of the configured kind; ``EmbedderError`` when it cannot be had.
 
-def make_embedder(config: EmbedderConfig) -> Embedder:
-    """An embedder of the configured kind; ``EmbedderError`` when it cannot be had."""
+    ``stored_dimensions`` of the stored space, when known, save a service the question.
+    """
     if config.kind == "hash":
         from cdc_embed.embed.hash import HashEmbedder
 
         return HashEmbedder(dimensions=config.dimensions or 384)
     if config.kind == "http":
-        return _http(config)
+        return _http(config, stored_dimensions)
     from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder
 
     return SentenceTransformersEmbedder(
@@ -30,7 +30,7 @@ def make_embedder(config: EmbedderConfig) -> Embedder:
     )
 
 
-def _http(config: EmbedderConfig) -> Embedder:
+def _http(config: EmbedderConfig, stored_dimensions: int) -> Embedder:
     from pydantic import SecretStr
 
     from cdc_embed.embed.http import HttpEmbedder
@@ -42,19 +42,13 @@ def _http(config: EmbedderConfig) -> Embedder:
         revision=config.revision,
         api_key=SecretStr(key) if key else None,
         dimensions=config.dimensions,
+        expected_dimensions=stored_dimensions,
         document_prompt=config.document_prompt,
         query_prompt=config.query_prompt,
         tokenizer=config.tokenizer,
-        window=None if config.tokenizer else UNTOKENIZED_WINDOW,
         timeout=config.timeout,
         concurrency=config.concurrency,
         requests_per_minute=config.requests_per_minute,
         tokens_per_minute=config.tokens_per_minute,
         max_batch=config.max_batch,
     )
-
-
-def smallest_window(window: int | None, chunks: list[ChunkConfig]) -> int | None:
-    """The tokens that every table's texts may have: the model's, or a smaller configured one."""
-    limits = [limit for limit in (window, *(chunk.max_tokens for chunk in chunks)) if limit]
-    return min(limits, default=None)

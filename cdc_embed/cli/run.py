@@ -5,20 +5,19 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from typing import Any, Final
 
 import structlog
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.cli.embedder import make_embedder, smallest_window
+from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError, ConfigError
 from cdc_embed.finding import expect
-from cdc_embed.flow.connections import Connections, connections, open_store
+from cdc_embed.flow.connections import Connections, connections, open_store, stored_dimensions
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits
@@ -64,11 +63,11 @@ def running(
         both = stack.enter_context(connections(config))
         survey = survey_all(both)
         expect(survey.findings)
-        embedder = embedder or make_embedder(config.embedder)
+        if embedder is None:
+            dimensions = stored_dimensions(both, [source.table for source in survey.tables])
+            embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
         stack.callback(embedder.close)
         card = embedder.describe()
-        window = smallest_window(card.window, [table.chunk for table in config.tables])
-        card = replace(card, window=window)
         parts = _Parts(config, both, survey.tables, embedder, card, listeners)
         service = parts.build(stack)
         yield service

@@ -65,7 +65,7 @@ def _stopped(config: Config) -> dict[str, Any]:
                 problem=f"there is no schema {config.target.schema} of ours",
                 hint="run: cdc-embed setup",
             )
-        tables, _ = find_tables(both.source, config.tables)
+        tables, _ = find_tables(both.source, config)
         facts: Facts = gather(both, tables)
     return build_status(facts, space=config.embedder.model, live=None)
 

@@ -78,6 +78,7 @@ class HttpEmbedder:
         query_prompt: str = "",
         tokenizer: str = "",
         window: int | None = None,
+        expected_dimensions: int = 0,
         timeout: float = 30.0,
         concurrency: int = 4,
         max_batch: int = 256,
@@ -105,13 +106,13 @@ class HttpEmbedder:
             ),
         )
         self._dimensions = dimensions
-        self._dimensions = dimensions or self._ask_dimensions()
+        self._dimensions = dimensions or expected_dimensions or self._ask_dimensions()
         self._card = ModelCard(
             identity=f"http:{model}@{revision}" if revision else f"http:{model}",
             dimensions=self._dimensions,
             document_prompt=document_prompt,
             query_prompt=query_prompt,
-            window=window or (None if tokenizer else _UNKNOWN_WINDOW),
+            window=window,
             count_tokens=self._count_tokens,
             max_texts=max_batch,
             concurrency=concurrency,

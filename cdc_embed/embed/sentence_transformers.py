@@ -218,8 +218,10 @@ def _load(name: str, options: dict[str, Any]) -> "SentenceTransformer":
 
 
 def _way_out(name: str, exc: Exception, options: dict[str, Any]) -> str:
-    if isinstance(exc, ImportError):
-        return f"pip install 'sentence-transformers[{options['backend']}]', or change the model"
+    if isinstance(exc, ImportError) or "pip install" in str(exc):
+        if options["backend"] == "torch":
+            return "install the package that the model's own code asks for"
+        return f"pip install 'sentence-transformers[{options['backend']}]', or take another backend"
     if Path(name).is_dir():
         return "name a folder that sentence-transformers has saved, with its config.json"
     if name.startswith(("/", ".", "~")):

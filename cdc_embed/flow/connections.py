@@ -90,6 +90,13 @@ def open_store(
     )
 
 
+def stored_dimensions(both: Connections, tables: list[Table]) -> int:
+    """Dimensions of the stored vectors; 0 when nothing is set up yet."""
+    schema = both.config.target.schema
+    stored = (find_registered(both.target, schema, table) for table in tables)
+    return next((found.space.dimensions for found in stored if found is not None), 0)
+
+
 def _space_id(both: Connections, table: Table, card: ModelCard) -> int:
     schema = both.config.target.schema
     registered = find_registered(both.target, schema, table)

@@ -7,7 +7,7 @@ or it is the service that is ill and not the text.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,6 +29,8 @@ MOST_LETTERS_IN_A_ROW: Final = 25
 BATCH_SECONDS: Final = 0.5
 """What one batch should take to embed: long enough to be efficient, short enough to be fresh."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
+
+NO_LIMITS: Final[Mapping[bytes, int]] = {}
 
 Refusal = tuple[str, str]
 """(class, error) of a dead letter."""
@@ -81,13 +83,14 @@ class EmbeddingRunner:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._embedder.close()
 
-    def embed(self, texts: dict[bytes, str]) -> Embedded:
+    def embed(self, texts: dict[bytes, str], limits: Mapping[bytes, int] = NO_LIMITS) -> Embedded:
         """A vector or a refusal for each text, by its hash.
 
+        ``limits`` are tokens that some texts may have at most, below the model's own window.
         Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
         """
         result = Embedded()
-        self._refuse_long(texts, result)
+        self._refuse_long(texts, limits, result)
         wanted = [(digest, text) for digest, text in texts.items() if digest not in result.refused]
         if not wanted:
             return result
@@ -102,13 +105,16 @@ class EmbeddingRunner:
         self.rate.measured(characters, time.perf_counter() - began)
         return result
 
-    def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
+    def _refuse_long(
+        self, texts: dict[bytes, str], limits: Mapping[bytes, int], result: Embedded
+    ) -> None:
         counts = self._card.count_tokens(list(texts.values()))
         self._metrics.embed_tokens.inc(sum(counts))
-        window = self._card.window
         for digest, tokens in zip(texts, counts, strict=True):
-            if window is not None and tokens > window:
-                problem = f"{tokens} tokens, the model takes {window}; nothing was cut off"
+            bounds = (bound for bound in (self._card.window, limits.get(digest)) if bound)
+            window = min(bounds, default=tokens)
+            if tokens > window:
+                problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
                 result.refused[digest] = ("too_long", problem)
 
     def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], result: Embedded) -> None:

@@ -304,7 +304,7 @@ class Pipeline:
             return False
         begin = self._assembler.open_transaction
         if self._stream.unguarded and begin is not None:
-            return self._progress.recorded >= begin.final_lsn
+            return self._progress.is_recorded(begin.final_lsn)
         return True
 
     def _full(self) -> bool:
@@ -333,7 +333,7 @@ class Pipeline:
         if self._recording is not None:
             return
         progress = self._progress
-        exposed = self._stream.exposed > progress.recorded
+        exposed = not progress.is_recorded(self._stream.exposed)
         gated = self._stream.unguarded and self._assembler.open_transaction is not None
         unrecorded = progress.unrecorded_bytes()
         if unrecorded >= at_least or (unrecorded and (exposed or gated)):

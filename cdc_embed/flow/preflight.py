@@ -38,7 +38,7 @@ def survey_source(both: Connections) -> Survey:
     catalogue = both.catalogue
     survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
     survey.findings += check_server(catalogue.server(), survey.slot, catalogue.slot_count())
-    survey.tables, problems = find_tables(both.source, config.tables)
+    survey.tables, problems = find_tables(both.source, config)
     survey.findings += problems
     survey.publication = read_publication(both.source, config.source.publication)
     return survey

@@ -92,7 +92,10 @@ class Preparer:
             events, rest = events[:cut], events[cut:]
             planned, wanted = self._plan(work, events, rest, facts)
         texts = planned.texts()
-        embedded = self._runner.embed({digest: texts[table, digest] for table, digest in wanted})
+        embedded = self._runner.embed(
+            {digest: texts[table, digest] for table, digest in wanted},
+            {digest: table.max_tokens for table, digest in wanted if table.max_tokens},
+        )
         planned.refuse(embedded.refused)
         return Ready(
             plan=planned,

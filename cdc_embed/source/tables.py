@@ -1,11 +1,10 @@
 """The configured tables as the source's catalogue has them, and what is wrong with them."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from cdc_embed.change.document import KeyColumn, Table
-from cdc_embed.config import OUR_COLUMNS
+from cdc_embed.config import OUR_COLUMNS, Config
 from cdc_embed.config_notation import TableName
 from cdc_embed.config_sections import TableConfig
 from cdc_embed.finding import Finding
@@ -39,14 +38,12 @@ class SourceTable:
         return tuple(dict.fromkeys(names))
 
 
-def find_tables(
-    session: Session, configured: Iterable[TableConfig]
-) -> tuple[list[SourceTable], list[Finding]]:
+def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
     """The usable tables, and one finding for each table, good or bad."""
     tables, findings = [], []
-    for entry in configured:
+    for entry in config.tables:
         with session.transaction(entry.name) as cursor:
-            found, problems = _find(cursor, entry)
+            found, problems = _find(cursor, entry, config.max_tokens(entry))
         if found is not None and not problems:
             tables.append(found)
             key = ", ".join(column.name for column in found.table.key)
@@ -63,7 +60,9 @@ def estimate_rows(session: Session, table: Table) -> int | None:
     return rows
 
 
-def _find(cursor: Any, entry: TableConfig) -> tuple[SourceTable | None, list[Finding]]:
+def _find(
+    cursor: Any, entry: TableConfig, max_tokens: int
+) -> tuple[SourceTable | None, list[Finding]]:
     cursor.execute(queries("source/tables")["table"], {"schema": entry.schema, "name": entry.table})
     row = cursor.fetchone()
     if row is None:
@@ -88,7 +87,7 @@ def _find(cursor: Any, entry: TableConfig) -> tuple[SourceTable | None, list[Fin
         problems.append(
             _bad(entry, "it may not be read", f"grant select on {entry.name} to current_user;")
         )
-    return _source_table(entry, oid, identity, columns), problems
+    return _source_table(entry, oid, identity, columns, max_tokens), problems
 
 
 def _columns(cursor: Any, oid: int) -> list[_Column]:
@@ -107,7 +106,7 @@ def _columns(cursor: Any, oid: int) -> list[_Column]:
 
 
 def _source_table(
-    entry: TableConfig, oid: int, identity: str, columns: list[_Column]
+    entry: TableConfig, oid: int, identity: str, columns: list[_Column], max_tokens: int
 ) -> SourceTable:
     key = sorted((c for c in columns if c.in_key is not None), key=lambda c: c.in_key or 0)
     table = Table(
@@ -118,6 +117,7 @@ def _source_table(
         text_columns=entry.text_columns,
         template=entry.template or None,
         embedding_table=entry.embedding_table_name,
+        max_tokens=max_tokens,
     )
     return SourceTable(table=table, full_identity=identity == "f")
 

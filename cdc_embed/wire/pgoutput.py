@@ -94,8 +94,11 @@ class _Cursor:
         self.message = message
         self.at = 1
 
-    def fail(self, field: str, problem: str) -> DecodeError:
-        return DecodeError(message=self.message, problem=problem, field=field, offset=self.at)
+    def fail(self, field: str, problem: str, *, back: int = 0) -> DecodeError:
+        """The error for the bytes that begin ``back`` bytes before the cursor."""
+        return DecodeError(
+            message=self.message, problem=problem, field=field, offset=self.at - back
+        )
 
     def _number(self, layout: struct.Struct, field: str) -> int:
         end = self.at + layout.size
@@ -125,7 +128,8 @@ class _Cursor:
         try:
             return POSTGRES_EPOCH + timedelta(microseconds=microseconds)
         except OverflowError:
-            raise self.fail(field, f"{microseconds} µs is out of range") from None
+            problem = f"{microseconds} µs is out of range"
+            raise self.fail(field, problem, back=_SIGNED64.size) from None
 
     def take(self, size: int, field: str) -> bytes:
         end = self.at + size
@@ -184,7 +188,7 @@ def _relation(frame: _Cursor) -> Relation:
     try:
         replica_identity = ReplicaIdentity(identity.decode("latin-1"))
     except ValueError:
-        raise frame.fail("replica_identity", f"{identity!r} is none") from None
+        raise frame.fail("replica_identity", f"{identity!r} is none", back=1) from None
     columns = tuple(_column(frame) for _ in range(frame.int16("column_count")))
     return Relation(
         oid=oid,
@@ -235,7 +239,7 @@ def _delete(frame: _Cursor) -> Delete:
     kind = frame.take(1, "tuple kind")
     old_kind = _OLD_KINDS.get(kind)
     if old_kind is None:
-        raise frame.fail("tuple kind", f"b'K' or b'O' expected, not {kind!r}")
+        raise frame.fail("tuple kind", f"b'K' or b'O' expected, not {kind!r}", back=1)
     return Delete(relation_oid=oid, old_kind=old_kind, old=_tuple(frame, "old tuple"))
 
 
@@ -276,13 +280,13 @@ def _value(frame: _Cursor, field: str) -> Value:
     if kind == VALUE_UNCHANGED:
         return UNCHANGED
     if kind == VALUE_BINARY:
-        raise frame.fail(field, "a binary value, but START_REPLICATION asked for text")
-    raise frame.fail(field, f"value kind {kind!r} is none")
+        raise frame.fail(field, "a binary value, but START_REPLICATION asked for text", back=1)
+    raise frame.fail(field, f"value kind {kind!r} is none", back=1)
 
 
 def _expect_new_tuple(frame: _Cursor, kind: bytes) -> None:
     if kind != NEW_TUPLE:
-        raise frame.fail("tuple kind", f"{NEW_TUPLE!r} expected, not {kind!r}")
+        raise frame.fail("tuple kind", f"{NEW_TUPLE!r} expected, not {kind!r}", back=1)
 
 
 _OLD_KINDS: Final = {b"K": OldTuple.KEY, b"O": OldTuple.FULL}

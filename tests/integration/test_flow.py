@@ -18,7 +18,7 @@ def counted(each_site: Site, embedding_server: EmbeddingServer) -> tuple[Site, E
     """A site whose texts are counted outside of it."""
     each_site.cli("teardown", "--yes")
     each_site.configure(
-        embedder=embedding_server.configuration + "\ntokenizer = ''",
+        embedder=embedding_server.configuration,
         tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
         "chunk = { max_tokens = 100000 }\n",
     )
@@ -66,7 +66,7 @@ def test_hot_row_is_embedded_a_few_times(counted: tuple[Site, EmbeddingServer]) 
         site.sql("insert into documents values (1, 't', 'first')")
         service.settle()
         server.reset()
-        server.faults(delay=0.2)
+        server.faults(hang=0.2)
         for number in range(20):
             site.sql("update documents set body = %s where id = 1", f"version {number}")
         service.settle()
@@ -182,7 +182,7 @@ def test_text_over_the_window_becomes_a_dead_letter_and_is_not_cut(each_site: Si
         assert letter == (
             {"id": "2"},
             "too_long",
-            "51 tokens, the model takes 10; nothing was cut off",
+            "51 tokens, at most 10 are taken; nothing was cut off",
         )
         assert site.drift() == ["missing 2"]
         site.sql("update documents set views = 1")

@@ -55,7 +55,12 @@ def test_wal_level_replica_is_told_with_the_sql(tmp_path_factory: pytest.TempPat
     ("ddl", "entry", "problem", "fix"),
     [
         ("select 1", table("missing"), "there is no such table", "tables.name"),
-        ("select 1", table(text='text = ["nope"]'), "it has no column nope", "body, id, title, views"),
+        (
+            "select 1",
+            table(text='text = ["nope"]'),
+            "it has no column nope",
+            "body, id, title, views",
+        ),
         (
             "create table nokey (title text, body text)",
             table("nokey"),

@@ -34,7 +34,7 @@ from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress, find_gap
+from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Progress, find_gap
 from cdc_embed.metrics import Metrics
 from cdc_embed.session import RowRefusedError
 from cdc_embed.target.write import MissingDonorError, Vectors, actions_by_table
@@ -113,6 +113,14 @@ class Transaction(NamedTuple):
     end_lsn: LSN
 
 
+class Version(NamedTuple):
+    """What one change says of a row's text; ``new``: under this key it was another before."""
+
+    position: Position
+    text: str
+    new: bool
+
+
 Row = tuple[str | None, str | None]
 
 
@@ -123,14 +131,15 @@ class Source:
         self.rows: dict[Table, dict[str, Row]] = {t: {} for t in TABLES}
         self.log: list[Transaction] = []
         self.wal = LSN(1000)
-        self.versions: Counter[tuple[Table, str]] = Counter()
-        """How often a row came to have this text, by table and text."""
+        self.versions: list[Version] = []
         self._full = full
         self._messages: list[tuple[LSN, Message]] = []
+        self._versions: list[tuple[int, str, bool]] = []
+        self._ordinal = 0
 
     def commit(self, ops: Sequence[Op]) -> None:
         first = LSN(max(1000, self.wal - 250))  # it may have begun before others committed
-        self._messages = []
+        self._messages, self._versions, self._ordinal = [], [], 0
         for op in ops:
             getattr(self, f"_{op.kind}")(TABLES[op.table], op)
         if not self._messages:
@@ -141,6 +150,10 @@ class Source:
         end = Commit(flags=0, commit_lsn=commit_lsn, end_lsn=end_lsn, committed_at=NOW)
         messages = [(first, cast(Message, begin)), *self._messages, (end_lsn, cast(Message, end))]
         self.log.append(Transaction(messages, commit_lsn, end_lsn))
+        self.versions += [
+            Version(Position(commit_lsn, ordinal), text, new)
+            for ordinal, text, new in self._versions
+        ]
 
     def other_work(self, size: int) -> None:
         self.wal = LSN(self.wal + size)
@@ -150,6 +163,7 @@ class Source:
 
     def _emit(self, message: Message) -> None:
         self.wal = LSN(self.wal + 50)
+        self._ordinal += len(_relations(message))
         self._messages.append((self.wal, message))
 
     def _insert(self, source: Table, op: Op, *, filtered: bool = False) -> None:
@@ -158,9 +172,9 @@ class Source:
             self._update(source, key, key, (op.a, op.b))
             return
         rows[key] = (op.a, op.b)
-        self._count(source, rows[key])
         texts = [UNCHANGED if filtered and v in LARGE else v for v in rows[key]]
         self._emit(Insert(relation_oid=source.oid, new=(key, *texts)))
+        self._count(source, rows[key], new=True)
 
     def _appear(self, source: Table, op: Op) -> None:
         """A row filter turned an UPDATE into an INSERT."""
@@ -170,8 +184,6 @@ class Source:
         rows = self.rows[source]
         before = rows.pop(key)
         rows[new_key] = new
-        if key != new_key or before != new:
-            self._count(source, new)
         texts: list[Value] = [
             UNCHANGED if value == old and value in LARGE else value
             for value, old in zip(new, before, strict=True)
@@ -184,6 +196,7 @@ class Source:
         self._emit(
             Update(relation_oid=source.oid, old_kind=old_kind, old=old, new=(new_key, *texts))
         )
+        self._count(source, new, new=key != new_key or before != new)
 
     def _write_a(self, source: Table, op: Op) -> None:
         if row := self.rows[source].get(KEYS[op.key]):
@@ -241,10 +254,10 @@ class Source:
         oids = tuple(source.oid for source in sources)
         self._emit(Truncate(relation_oids=oids, cascade=False, restart_identity=False))
 
-    def _count(self, source: Table, row: Row) -> None:
+    def _count(self, source: Table, row: Row, *, new: bool) -> None:
         text = source.prepare(row)
         if text is not None:
-            self.versions[source, text] += 1
+            self._versions.append((self._ordinal, text, new))
 
     def relation(self, oid: int) -> Relation:
         identity = ReplicaIdentity.FULL if self._full else ReplicaIdentity.DEFAULT
@@ -535,8 +548,9 @@ class Model:
         self.least_texts = least_texts
         self.rate = SimpleNamespace(characters_per_batch=1)
         self.embedded: Counter[str] = Counter()
+        """Texts that it was given on this connection."""
 
-    def embed(self, texts: Mapping[bytes, str]) -> Embedded:
+    def embed(self, texts: Mapping[bytes, str], _limits: Mapping[bytes, int]) -> Embedded:
         result = Embedded()
         for digest, text in texts.items():
             assert digest == fingerprint(text)
@@ -566,8 +580,9 @@ class World:
         self.target = Target(self.source.wal)
         self.model = Model(setting.least_texts)
         self.clock = 0.0
-        self.restarts = 0
-        self.refetched: Counter[tuple[Table, str]] = Counter()
+        self.restarted = False
+        self.reread = 0
+        """Rows read again on this connection."""
         self._setting = setting
         self._interruptions = iter(setting.interruptions)
         self.target.interrupt = self._interrupt
@@ -598,7 +613,8 @@ class World:
 
     def crash(self, server_too: bool) -> None:
         """Everything but the two databases is lost; with the server, its slot's last steps too."""
-        self.restarts += 1
+        self._check_embeddings()
+        self.restarted = True
         self.pipeline.close()
         if server_too:
             self.slot.confirmed = self.slot.persisted
@@ -647,6 +663,9 @@ class World:
             history=[],
         )
         assert gap is None
+        self._checkpoint = checkpoint
+        self.reread = 0
+        self.model.embedded.clear()
         wire = Wire(self.source, self.slot, lambda: self.target.checkpoint.recorded)
         patient = Patience(Event(), lambda *_: None)
         self.wire = wire
@@ -670,9 +689,7 @@ class World:
 
     def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Texts | None]:
         found = self.source.read(source, wanted)
-        for texts in found.values():
-            if texts is not None and (text := source.prepare(texts)) is not None:
-                self.refetched[source, text] += 1
+        self.reread += len(found)
         self._interrupt()
         return found
 
@@ -684,6 +701,7 @@ class World:
     # -- what must be true -------------------------------------------------------------------------
 
     def check(self) -> None:
+        self._check_embeddings()
         wanted: dict[RowId, bytes] = {}
         refused: dict[RowId, bytes] = {}
         for source, rows in self.source.rows.items():
@@ -698,6 +716,21 @@ class World:
         for stored in chunks.values():
             assert stored.chunk_hash == stored.document_hash
             assert (stored.vector == vector(stored.document_hash)).all()
+
+    def _check_embeddings(self) -> None:
+        """Each version that the target does not have costs one embedding at most.
+
+        After a restart a change that says nothing new may have to stand for one that was left
+        out. A row that is read again may be ahead of the log, and be written to and fro once.
+        """
+        versions = Counter(
+            version.text
+            for version in self.source.versions
+            if (version.new or self.restarted) and not self._checkpoint.covers(version.position)
+        )
+        if not self.reread:
+            assert self.model.embedded <= versions
+        assert self.model.embedded.total() <= versions.total() + 2 * self.reread
 
 
 @contextmanager

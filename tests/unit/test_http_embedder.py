@@ -1,0 +1,634 @@
+"""Against real servers on a local port: the counting one, and one that follows a script."""
+
+import base64
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+
+from cdc_embed.embed.base import Embedder
+from cdc_embed.embed.http import (
+    HttpEmbedder,
+    Pace,
+    decode_vectors,
+    retry_after_seconds,
+    server_message,
+)
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    TextRefusedError,
+)
+from tests.embedding_server import vector_of
+from tests.site import EmbeddingServer
+
+NOW = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+KEY = "sk-very-secret-0123456789"
+SECRET_TEXT = "The diagnosis of Ms. Example is confidential."
+
+
+def embeddings(*vectors: list[float]) -> bytes:
+    data = [{"index": index, "embedding": vector} for index, vector in enumerate(vectors)]
+    return orjson.dumps({"data": data})
+
+
+class ScriptedServer(ThreadingHTTPServer):
+    """Gives every request the same answer and remembers what was asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ScriptedHandler)
+        self.status = 200
+        self.headers: dict[str, str] = {}
+        self.body = embeddings([1.0, 2.0])
+        self.asked: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.begun = threading.Event()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+
+    def answer(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
+        self.status, self.body, self.headers = status, body, headers or {}
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/embeddings"
+
+
+class _ScriptedHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: ScriptedServer
+
+    def do_POST(self) -> None:
+        server = self.server
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        server.asked.append((dict(self.headers), json.loads(content)))
+        server.begun.set()
+        server.may_answer.wait()
+        self.send_response(server.status)
+        for name, value in {**server.headers, "Content-Length": str(len(server.body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(server.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield server
+        server.may_answer.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmbeddingServer]:
+    with EmbeddingServer("--dimensions", "8") as running:
+        yield running
+
+
+@pytest.fixture
+def counting(running: EmbeddingServer) -> EmbeddingServer:
+    running.reset()
+    return running
+
+
+Make = Callable[..., HttpEmbedder]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[HttpEmbedder] = []
+
+    def make(server: ScriptedServer | EmbeddingServer | str, **arguments: Any) -> HttpEmbedder:
+        if isinstance(server, EmbeddingServer):
+            server = f"http://127.0.0.1:{server.port}/v1/embeddings"
+        url = server if isinstance(server, str) else server.url
+        made.append(HttpEmbedder(**{"url": url, "model": "m", "dimensions": 2} | arguments))
+        return made[-1]
+
+    yield make
+    for embedder in made:
+        embedder.close()
+
+
+def failure(embedder: Embedder, *texts: str) -> CdcEmbedError:
+    with pytest.raises(CdcEmbedError) as caught:
+        embedder.embed(texts or ["a text"])
+    return caught.value
+
+
+# --- what is asked and answered ------------------------------------------------------------------
+
+
+def test_vectors_come_in_the_order_of_the_texts(counting: EmbeddingServer, make: Make) -> None:
+    texts = [f"text {number}" for number in range(50)]
+    vectors = make(counting, dimensions=8).embed(texts)
+
+    assert vectors.dtype == np.float32
+    assert vectors == pytest.approx(np.stack([vector_of(text, 8) for text in texts]), abs=1e-6)
+    assert counting.counts() == {
+        "requests": 1,
+        "texts": 50,
+        "by_text": dict.fromkeys(texts, 1),
+    }
+
+
+def test_answers_are_put_in_order_by_their_index() -> None:
+    data = [{"index": 1, "embedding": [3, 4]}, {"index": 0, "embedding": [1, 2]}]
+
+    assert decode_vectors(orjson.dumps({"data": data}), count=2, dimensions=2).tolist() == [
+        [1, 2],
+        [3, 4],
+    ]
+
+
+def test_base64_and_plain_numbers_are_both_understood() -> None:
+    packed = base64.b64encode(struct.pack("<3f", 0.5, -1, 3e-5)).decode()
+
+    for embedding in (packed, [0.5, -1, 3e-5]):
+        body = orjson.dumps({"data": [{"embedding": embedding}]})
+        vectors = decode_vectors(body, count=1, dimensions=3)
+        assert vectors[0] == pytest.approx(np.array([0.5, -1, 3e-5], dtype=np.float32))
+
+
+def test_request_has_the_shape_of_openai(server: ScriptedServer, make: Make) -> None:
+    make(server, api_key=SecretStr(f"{KEY}\n")).embed(["a"])
+
+    headers, body = server.asked[0]
+    assert body == {"model": "m", "input": ["a"], "encoding_format": "base64", "dimensions": 2}
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert headers["Content-Type"] == "application/json"
+
+
+def test_without_dimensions_the_service_is_asked_once(
+    counting: EmbeddingServer, make: Make
+) -> None:
+    embedder = make(counting, dimensions=0)
+
+    assert embedder.describe().dimensions == 8
+    assert embedder.embed(["a"]).shape == (1, 8)
+    assert counting.counts()["requests"] == 2
+
+
+def test_prompts_are_put_before_documents_and_search_texts(
+    server: ScriptedServer, make: Make
+) -> None:
+    embedder = make(server, document_prompt="passage: ", query_prompt="query: ")
+    embedder.embed(["a"])
+
+    assert embedder.embed_query("b").tolist() == [1, 2]
+    assert [body["input"] for _, body in server.asked] == [["passage: a"], ["query: b"]]
+
+
+def test_no_texts_ask_nothing(server: ScriptedServer, make: Make) -> None:
+    assert make(server).embed([]).shape == (0, 2)
+    assert server.asked == []
+
+
+def test_calls_run_at_the_same_time(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8, concurrency=4)
+    texts = [f"text {number}" for number in range(40)]
+
+    with ThreadPoolExecutor(4) as executor:
+        vectors = np.concatenate(list(executor.map(lambda text: embedder.embed([text]), texts)))
+
+    assert vectors == pytest.approx(np.stack([vector_of(text, 8) for text in texts]), abs=1e-6)
+
+
+# --- the card ------------------------------------------------------------------------------------
+
+
+def test_card_names_the_model_and_what_is_pinned(server: ScriptedServer, make: Make) -> None:
+    card = make(server, revision="2024-01", concurrency=3, max_batch=7).describe()
+
+    assert card.identity == "http:m@2024-01"
+    assert (card.dimensions, card.concurrency, card.max_texts) == (2, 3, 7)
+    assert make(server).describe().identity == "http:m"
+
+
+def test_without_a_tokenizer_three_bytes_are_a_token(server: ScriptedServer, make: Make) -> None:
+    card = make(server, document_prompt="p:").describe()
+
+    assert card.count_tokens(["", "a", "ab", "äöü"]) == [1, 1, 2, 3]
+    assert card.window == 512
+    assert make(server, window=100).describe().window == 100
+
+
+def test_with_a_tokenizer_its_tokens_are_counted(
+    server: ScriptedServer, make: Make, tmp_path: Path
+) -> None:
+    words = Tokenizer(WordLevel({"the": 0, "quick": 1, "fox": 2, "?": 3}, unk_token="?"))
+    words.pre_tokenizer = Whitespace()
+    words.enable_truncation(10)
+    words.enable_padding(length=10)
+    words.save(str(tmp_path / "tokenizer.json"))
+    card = make(server, tokenizer=str(tmp_path), document_prompt="the ").describe()
+
+    assert card.count_tokens(["", "quick fox " * 400]) == [1, 801]
+    assert card.window is None
+
+
+def test_missing_tokenizer_is_named(server: ScriptedServer, tmp_path: Path) -> None:
+    with pytest.raises(EmbedderError, match=r"tokenizer .* cannot be loaded") as caught:
+        HttpEmbedder(url=server.url, model="m", tokenizer=str(tmp_path))
+    assert "tokenizer.json" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("host", "paid"),
+    [
+        ("127.0.0.1", False),
+        ("[::1]", False),
+        ("localhost", False),
+        ("10.1.2.3", False),
+        ("tei", False),
+        ("models.internal", False),
+        ("api.openai.com", True),
+        ("8.8.8.8", True),
+    ],
+)
+def test_only_hosts_outside_cost_money(make: Make, host: str, paid: bool) -> None:
+    assert make(f"http://{host}/v1/embeddings").describe().paid is paid
+
+
+@pytest.mark.parametrize("url", ["", "embeddings", "ftp://a/b", "http://", "http://user:pw@a/b"])
+def test_an_address_that_cannot_work_is_refused(url: str) -> None:
+    with pytest.raises(EmbedderError, match=r"embedder\.url") as caught:
+        HttpEmbedder(url=url, model="m")
+    assert "pw" not in str(caught.value)
+
+
+# --- transient -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])
+def test_overloaded_service_is_transient(
+    counting: EmbeddingServer, make: Make, status: int
+) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(fail_next=1, status=status)
+    error = failure(embedder)
+
+    assert isinstance(error, EmbedderUnavailableError)
+    assert str(status) in str(error)
+    assert error.retry_after is None
+    assert embedder.embed(["a text"]).shape == (1, 8)
+
+
+def test_rate_limited_call_says_when_to_come_back(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(fail_next=1, status=429, retry_after=7.5)
+    error = failure(embedder)
+
+    assert isinstance(error, EmbedderUnavailableError)
+    assert error.retry_after == 7.5
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        (None, None),
+        ("30", 30.0),
+        ("-5", 0.0),
+        (format_datetime(NOW + timedelta(seconds=90), usegmt=True), 90.0),
+        (format_datetime(NOW - timedelta(seconds=90), usegmt=True), 0.0),
+        ("Sun, 01 Mar 2026 12:00:10 -0000", None),
+        ("soon", None),
+        ("nan", None),
+        ("1e999", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+    assert retry_after_seconds(header, NOW) == seconds
+
+
+def test_dropped_connection_is_transient(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(drop_connection=1)
+
+    assert isinstance(failure(embedder), EmbedderUnavailableError)
+    assert embedder.embed(["a text"]).shape == (1, 8)
+
+
+def test_slow_answer_is_transient(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8, timeout=0.05)
+    counting.faults(hang=60)
+    error = failure(embedder)
+    counting.reset()
+
+    assert isinstance(error, EmbedderUnavailableError)
+    assert "timed out" in str(error)
+
+
+def test_nobody_listening_is_transient(make: Make) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        embedder = make(f"http://127.0.0.1:{unused.getsockname()[1]}/v1/embeddings")
+        error = failure(embedder)
+
+    assert isinstance(error, EmbedderUnavailableError)
+    assert "refused" in str(error)
+
+
+def test_service_that_is_down_at_the_start_is_transient(server: ScriptedServer) -> None:
+    server.answer(503)
+    with pytest.raises(EmbedderUnavailableError):
+        HttpEmbedder(url=server.url, model="m")
+
+
+# --- poison --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [400, 413, 422, 424])
+def test_refused_texts_are_poison(server: ScriptedServer, make: Make, status: int) -> None:
+    server.answer(status, b'{"error": {"message": "too long", "type": "validation"}}')
+    error = failure(make(server))
+
+    assert isinstance(error, TextRefusedError)
+    assert str(error).endswith(f"answers {status}: validation: too long")
+
+
+def test_one_refused_text_does_not_spoil_the_others(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(refuse=["poison"])
+
+    assert isinstance(failure(embedder, "good", "poisonous"), TextRefusedError)
+    assert embedder.embed(["good"]).shape == (1, 8)
+
+
+@pytest.mark.parametrize(
+    "faults", [{"nan": ["b"]}, {"wrong_dimensions": True}, {"garbage": True}], ids=str
+)
+def test_unusable_answer_is_poison(
+    counting: EmbeddingServer, make: Make, faults: dict[str, Any]
+) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(**faults)
+
+    assert isinstance(failure(embedder, "a", "b"), TextRefusedError)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b'{"error": {"message": "200 is a lie"}}',
+        b'{"data": {}}',
+        b'{"data": []}',
+        b'{"data": [7, 8]}',
+        b'{"data": [{"embedding": null}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"embedding": "????"}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"embedding": "AAA="}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"embedding": [[1, 2]]}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"embedding": [1, "x"]}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"index": [], "embedding": [1, 2]}, {"embedding": [1, 2]}]}',
+        b'{"data": [{"index": 1e300, "embedding": [1, 2]}, {"embedding": [1, 2]}]}',
+        embeddings([1, 2]),
+        embeddings([1, 2], [3, 4], [5, 6]),
+        embeddings([1, 2], [3, 4, 5]),
+        embeddings([1], [2]),
+        embeddings([1e300, 2], [3, 4]),
+        orjson.dumps({"data": [{"index": 0, "embedding": [1, 2]}] * 2}),
+        orjson.dumps({"data": [{"index": 9, "embedding": [1, 2]}] * 2}),
+    ],
+    ids=lambda body: body.decode(),
+)
+def test_every_malformed_answer_is_poison(body: bytes) -> None:
+    with pytest.raises(TextRefusedError):
+        decode_vectors(body, count=2, dimensions=2)
+
+
+def test_vectors_without_numbers_are_poison() -> None:
+    with pytest.raises(TextRefusedError):
+        decode_vectors(embeddings([]), count=1, dimensions=0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers(-9, 9) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"data": JSON | st.lists(st.fixed_dictionaries({"embedding": JSON, "index": JSON}))}
+    )
+    | JSON
+)
+def test_no_answer_breaks_the_decoder(body: Any) -> None:
+    try:
+        vectors = decode_vectors(json.dumps(body).encode(), count=1, dimensions=0)
+    except TextRefusedError:
+        return
+    assert vectors.shape[0] == 1
+    assert np.isfinite(vectors).all()
+
+
+def test_text_that_is_no_unicode_is_poison(server: ScriptedServer, make: Make) -> None:
+    assert isinstance(failure(make(server), "\ud800"), TextRefusedError)
+    assert server.asked == []
+
+
+# --- fatal ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "hint"),
+    [
+        (401, "embedder.api_key_env"),
+        (403, "embedder.api_key_env"),
+        (404, "embedder.url"),
+        (405, "embedder.url"),
+        (402, "embedder.url"),
+    ],
+)
+def test_wrong_configuration_is_fatal_and_says_where(
+    server: ScriptedServer, make: Make, status: int, hint: str
+) -> None:
+    server.answer(status)
+    error = failure(make(server))
+
+    assert isinstance(error, EmbedderError)
+    assert error.exit_code == 4
+    assert hint in error.hint
+
+
+def test_redirects_are_not_followed(server: ScriptedServer, make: Make) -> None:
+    server.answer(307, headers={"Location": server.url})
+    error = failure(make(server))
+
+    assert isinstance(error, EmbedderError)
+    assert "redirect" in str(error)
+    assert len(server.asked) == 1
+
+
+def test_garbage_instead_of_the_dimensions_is_fatal(server: ScriptedServer) -> None:
+    server.answer(200, b"<html>")
+    with pytest.raises(EmbedderError) as caught:
+        HttpEmbedder(url=server.url, model="m")
+    assert "embedder.dimensions" in caught.value.hint
+
+
+# --- secrets -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 400, 401, 404, 413, 429, 500])
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"cannot embed: {SECRET_TEXT}",
+        f"cannot embed: {SECRET_TEXT[4:30]} ...",
+        SECRET_TEXT.replace(" ", "\n").upper(),
+        f"Incorrect API key provided: {KEY}",
+        f"Incorrect API key provided: {KEY[:20]}...",
+    ],
+)
+def test_no_error_holds_a_text_or_the_key(
+    server: ScriptedServer, make: Make, status: int, message: str
+) -> None:
+    server.answer(status, orjson.dumps({"error": {"message": message}}))
+    embedder = make(server, api_key=SecretStr(KEY))
+    error = failure(embedder, "short", SECRET_TEXT)
+
+    shown = "".join(traceback.format_exception(error)) + error.hint + repr(embedder)
+    assert message[:30] not in shown
+    assert SECRET_TEXT[4:30].casefold() not in " ".join(shown.split()).casefold()
+    assert KEY[:12] not in shown
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b'{"error": {"message": "model overloaded", "type": "busy"}}', "busy: model overloaded"),
+        (
+            b'{"error": "input too large", "error_type": "Validation"}',
+            "Validation: input too large",
+        ),
+        (b'{"object": "error", "message": "no such model"}', "no such model"),
+        (b'{"detail": "Not Found"}', "Not Found"),
+        (b'{"detail": [{"input": "a text"}]}', ""),
+        (b'{"message": "\\u001b[31mred\\nalert"}', "[31mred alert"),
+        (b"<html>Bad Gateway</html>", ""),
+        (b"7", ""),
+        (b'{"message": "' + b"x" * 999 + b'"}', "x" * 200),
+    ],
+)
+def test_what_the_service_says_is_passed_on_in_short(body: bytes, message: str) -> None:
+    assert server_message(body, ["some text that is not quoted"]) == message
+
+
+def test_a_key_that_no_header_can_carry_is_refused_unseen() -> None:
+    with pytest.raises(EmbedderError) as caught:
+        HttpEmbedder(url="http://localhost/", model="m", api_key=SecretStr("geheim-\n-ß"))
+    assert "geheim" not in str(caught.value)
+
+
+# --- rate limits and closing ---------------------------------------------------------------------
+
+
+def test_limit_lets_one_second_through_at_once_and_then_spreads() -> None:
+    pace = Pace(120)
+
+    assert [pace.take(1, 0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
+    assert pace.take(1, 100.0) == 0.0
+
+
+def test_more_than_a_limit_allows_is_paid_for_afterwards() -> None:
+    pace = Pace(60)
+
+    assert pace.take(90, 0.0) == 0.0
+    assert pace.take(1, 0.0) == 89.0
+    assert pace.take(1, 90.0) == 0.0
+
+
+@given(st.integers(1, 600), st.lists(st.tuples(st.integers(1, 50), st.floats(0, 30)), max_size=60))
+def test_no_minute_has_more_than_its_limit(per_minute: int, calls: list[tuple[int, float]]) -> None:
+    pace, now, taken = Pace(per_minute), 0.0, []
+    for units, pause in calls:
+        now += pause
+        taken.append((now + pace.take(units, now), units))
+
+    for begin, _ in taken:
+        window = [units for at, units in taken if begin <= at < begin + 60]
+        burst = per_minute / 60
+        assert sum(window[:-1]) <= per_minute + burst + 1e-6
+
+
+def test_zero_is_no_limit() -> None:
+    assert [Pace(0).take(10**9, 0.0) for _ in range(3)] == [0.0] * 3
+
+
+@pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
+def test_closing_ends_the_wait_for_a_turn(server: ScriptedServer, make: Make, limit: str) -> None:
+    embedder = make(server, **{limit: 1})
+    embedder.embed(["a text of several tokens"])
+    with ThreadPoolExecutor(2) as executor:
+        calls = [executor.submit(embedder.embed, ["another"]) for _ in range(2)]
+        embedder.close()
+        errors = [call.exception(timeout=30) for call in calls]
+
+    assert [type(error) for error in errors] == [EmbedderUnavailableError] * 2
+    assert len(server.asked) == 1
+
+
+def test_closing_ends_the_wait_for_an_answer(server: ScriptedServer, make: Make) -> None:
+    server.may_answer.clear()
+    embedder = make(server, timeout=600)
+    with ThreadPoolExecutor(1) as executor:
+        call = executor.submit(embedder.embed, ["a text"])
+        server.begun.wait()
+        embedder.close()
+        error = call.exception(timeout=30)
+
+    assert isinstance(error, EmbedderUnavailableError)
+
+
+def test_closed_embedder_is_unavailable(server: ScriptedServer, make: Make) -> None:
+    embedder = make(server)
+    embedder.close()
+    embedder.close()
+
+    assert isinstance(failure(embedder), EmbedderUnavailableError)
+    assert server.asked == []
+
+
+def test_a_remote_model_needs_no_model_library(server: ScriptedServer) -> None:
+    script = (
+        "import sys; from cdc_embed.embed.http import HttpEmbedder; "
+        f"HttpEmbedder(url={server.url!r}, model='m').embed(['a']); "
+        "print({'torch', 'transformers', 'sentence_transformers'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout == "set()\n"
