@@ -57,6 +57,7 @@ class State:
         self.dimensions = dimensions
         self.delay = delay
         self._lock = threading.Lock()
+        self._in_flight = 0
         self.reset()
 
     def reset(self) -> None:
@@ -76,12 +77,17 @@ class State:
         """Count a request; the faults it meets and the signal that they are over."""
         with self._lock:
             self._requests += 1
+            self._in_flight += 1
             met = replace(self._faults)
             if met.drop_connection:
                 self._faults.drop_connection -= 1
             elif met.fail_next:
                 self._faults.fail_next -= 1
             return met, self._changed
+
+    def end(self) -> None:
+        with self._lock:
+            self._in_flight -= 1
 
     def answered(self, texts: list[str]) -> None:
         with self._lock:
@@ -90,7 +96,12 @@ class State:
     def counts(self) -> dict[str, Any]:
         with self._lock:
             texts = dict(self._texts)
-            return {"requests": self._requests, "texts": sum(texts.values()), "by_text": texts}
+            return {
+                "requests": self._requests,
+                "in_flight": self._in_flight,
+                "texts": sum(texts.values()),
+                "by_text": texts,
+            }
 
 
 class Server(ThreadingHTTPServer):
@@ -118,7 +129,12 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(content) if content else {}
         state = self.server.state
         if self.path == "/v1/embeddings":
-            self._embed(body)
+            faults, changed = state.begin()
+            try:
+                changed.wait(state.delay + faults.hang)
+                self._embed(body, faults)
+            finally:
+                state.end()
         elif self.path == "/faults":
             state.fail(Faults(**body))
             self._answer(200, {})
@@ -131,11 +147,9 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Quiet: stdout carries the port and nothing else."""
 
-    def _embed(self, body: dict[str, Any]) -> None:
+    def _embed(self, body: dict[str, Any], faults: Faults) -> None:
         state = self.server.state
         texts: list[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
-        faults, changed = state.begin()
-        changed.wait(state.delay + faults.hang)
         if faults.drop_connection:
             self.close_connection = True
         elif faults.fail_next:

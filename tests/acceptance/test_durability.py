@@ -115,6 +115,7 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
             service.kill()
         committed = site.value("select count(*) from cdc_embed.documents_embedding")
         assert committed < 2013, "killed in the middle"
+        wait_until(lambda: slow.counts()["in_flight"] == 0, "the killed process's requests end")
         time_of_kill = slow.counts()["by_text"]
         slow.reset()
         with site.service() as service:
