@@ -140,9 +140,7 @@ class _Parts:
                 registry=self.metrics.registry,
                 problem_alive=self._problem_alive,
                 problem_ready=lambda: self._problem_ready(service),
-                status=lambda: status(
-                    watch.facts, space=self.card.identity, live=self._live(service, reader)
-                ),
+                status=lambda: status(watch.facts, self._live(service, reader)),
             ),
             LOCAL_NAMES | {serve.host} | frozenset(serve.allowed_hosts),
         )

@@ -67,7 +67,7 @@ def _stopped(config: Config) -> dict[str, Any]:
             )
         tables, _ = find_tables(both.source, config)
         facts: Facts = gather(both, tables)
-    return build_status(facts, space=config.embedder.model, live=None)
+    return build_status(facts, live=None)
 
 
 def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -28,6 +28,7 @@ from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, estimate_rows
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
+from cdc_embed.target.schema import find_registered
 
 POLL_SECONDS: Final = 5.0
 """A table that leaves the publication loses changes from then on: soon enough to say which."""
@@ -49,6 +50,8 @@ class Facts:
 
     slot: Slot | None = None
     checkpoint: Checkpoint | None = None
+    space: str | None = None
+    """The stored space's model."""
     oldest_transaction_seconds: float | None = None
     tables: tuple[TableFacts, ...] = field(default=())
 
@@ -62,6 +65,7 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
+        space=_space(both, tables),
         oldest_transaction_seconds=both.catalogue.oldest_transaction_seconds(),
         tables=tuple(
             TableFacts(
@@ -73,6 +77,12 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
             for source in tables
         ),
     )
+
+
+def _space(both: Connections, tables: Sequence[SourceTable]) -> str | None:
+    schema = both.config.target.schema
+    stored = (find_registered(both.target, schema, source.table) for source in tables)
+    return next((found.space.model for found in stored if found is not None), None)
 
 
 def _letters(both: Connections) -> dict[str, int]:

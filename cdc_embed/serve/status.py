@@ -23,7 +23,7 @@ class Live:
     """Stage to problem: what is waited for right now."""
 
 
-def status(facts: Facts, *, space: str, live: Live | None) -> dict[str, Any]:
+def status(facts: Facts, live: Live | None) -> dict[str, Any]:
     """The status of a service; with ``live`` None it is stopped."""
     slot, checkpoint = facts.slot, facts.checkpoint
     recorded = checkpoint.recorded if checkpoint else None
@@ -33,7 +33,7 @@ def status(facts: Facts, *, space: str, live: Live | None) -> dict[str, Any]:
         "state": live.state if live else "stopped",
         "role": live.role if live else None,
         "epoch": checkpoint.epoch if checkpoint else None,
-        "space": space,
+        "space": facts.space,
         "slot": {
             "name": slot.name if slot else None,
             "active": slot.active if slot else False,

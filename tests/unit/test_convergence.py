@@ -685,7 +685,6 @@ class World:
             telemetry=TELEMETRY,
             limits=Limits(memory=self._setting.memory, report_interval=10.0),
         )
-        self.pipeline._take = self._setting.take
 
     def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Texts | None]:
         found = self.source.read(source, wanted)
@@ -734,12 +733,14 @@ class World:
 
 
 @contextmanager
-def simulated() -> Iterator[SimpleNamespace]:
+def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
     """A clock that only the schedule moves, workers that only the schedule runs, no waiting."""
     clock = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: 0.0)
     with (
         patch.object(pipeline, "ThreadPoolExecutor", Steered),
         patch.object(pipeline, "time", clock),
+        patch.object(pipeline, "FIRST_TAKE", setting.take),
+        patch.object(pipeline, "LARGEST_TAKE", 4 * setting.take),
         patch.object(patience, "delay", lambda *_: 0.0),
     ):
         yield clock
@@ -747,7 +748,7 @@ def simulated() -> Iterator[SimpleNamespace]:
 
 def run(setting: Setting, steps: Iterable[tuple[str, Any]]) -> World:
     """The world after ``steps``, at rest and checked."""
-    with simulated() as clock:
+    with simulated(setting) as clock:
         world = World(setting)
         clock.monotonic = lambda: world.clock
         try:

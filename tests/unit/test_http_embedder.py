@@ -156,6 +156,7 @@ def test_vectors_come_in_the_order_of_the_texts(counting: EmbeddingServer, make:
     assert vectors == pytest.approx(np.stack([vector_of(text, 8) for text in texts]), abs=1e-6)
     assert counting.counts() == {
         "requests": 1,
+        "in_flight": 0,
         "texts": 50,
         "by_text": dict.fromkeys(texts, 1),
     }

@@ -1,0 +1,223 @@
+"""The target's one transaction: all of it or nothing, and only from the one writer."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from cdc_embed.change.batch import Batch
+from cdc_embed.change.document import Document, KeyColumn, Table
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
+from cdc_embed.change.plan import Action, Delete, Forget, Move, Plan, Refuse, Write
+from cdc_embed.change.transaction import Change, Op
+from cdc_embed.errors import FencedError, HistoryGapError, TargetRefusedError
+from cdc_embed.lsn import LSN, Position
+from cdc_embed.target.statements import Statements
+from cdc_embed.target.store import Store
+from cdc_embed.target.write import MissingDonorError
+from tests.site import Site, hash_vector, wait_until
+
+TABLE = Table(
+    schema="public",
+    name="documents",
+    oid=1,
+    key=(KeyColumn("id", "bigint"),),
+    text_columns=("body",),
+    template=None,
+    embedding_table="documents_embedding",
+)
+
+
+def text(content: str) -> Write:
+    return Write(Document.whole(content))
+
+
+def plan(actions: dict[str, Action], *, at: int = 1, truncate: bool = False) -> Plan:
+    """A plan of one batch, with the images that its actions come from."""
+    changes = [
+        Change(
+            position=Position(LSN(0x1000 + at), place),
+            xid=1,
+            committed_at=datetime(2026, 1, 1, tzinfo=UTC),
+            table=TABLE,
+            op=Op.INSERT,
+            key=(key,),
+            texts=("x",),
+        )
+        for place, key in enumerate(actions)
+    ]
+    if truncate:
+        first = Change(
+            position=Position(LSN(0x1000 + at), 0),
+            xid=1,
+            committed_at=datetime(2026, 1, 1, tzinfo=UTC),
+            table=TABLE,
+            op=Op.TRUNCATE,
+        )
+        changes.insert(0, first)
+    return Plan(Batch.of(changes), {(TABLE, (key,)): a for key, a in actions.items()})
+
+
+def vectors(*contents: str) -> dict[bytes, np.ndarray]:  # type: ignore[type-arg]
+    return {Document.whole(c).fingerprint: hash_vector(c, 384) for c in contents}
+
+
+@pytest.fixture
+def make_store(site: Site) -> Iterator[Callable[[], Store]]:
+    stores: list[Store] = []
+
+    def make() -> Store:
+        statements = Statements(
+            "cdc_embed", TABLE, space=1, vector_type="public.vector(384)", store_text=True
+        )
+        store = Store(site.dsn, schema="cdc_embed", slot=site.name, tables=[statements], half=False)
+        stores.append(store)
+        store.take_epoch()
+        return store
+
+    yield make
+    for store in stores:
+        store.close()
+
+
+@pytest.fixture
+def store(make_store: Callable[[], Store]) -> Store:
+    return make_store()
+
+
+def stored(site: Site) -> dict[int, str]:
+    return dict(site.sql("select id, chunk_text from cdc_embed.documents_embedding"))
+
+
+def test_vectors_and_position_commit_together_or_not_at_all(site: Site, store: Store) -> None:
+    """With the position in a transaction of its own, a crash in between replays a key change."""
+    before = site.checkpoint()
+    site.sql(
+        "create function refuse() returns trigger language plpgsql as "
+        "$$ begin raise exception 'no' using errcode = '42501'; end $$"
+    )
+    site.sql(
+        "create trigger refuse before update on cdc_embed.checkpoint "
+        "for each row execute function refuse()"
+    )
+    with pytest.raises(TargetRefusedError):
+        store.write(plan({"1": text("a")}), vectors("a"), 1)
+    assert stored(site) == {}
+    site.sql("drop trigger refuse on cdc_embed.checkpoint")
+    assert site.checkpoint() == before
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    assert stored(site) == {1: "a"}
+    assert site.checkpoint()["batch_seq"] == 1
+
+
+def test_batch_whose_answer_was_lost_is_not_written_twice(site: Site, store: Store) -> None:
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    site.sql("update cdc_embed.documents_embedding set chunk_text = 'untouched'")
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    assert stored(site) == {1: "untouched"}
+
+
+def test_target_that_went_back_is_noticed(site: Site, store: Store) -> None:
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    site.sql("update cdc_embed.checkpoint set batch_seq = 0")
+    with pytest.raises(HistoryGapError, match="older state"):
+        store.write(plan({"2": text("b")}), vectors("b"), 2)
+
+
+def test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle(
+    site: Site, make_store: Callable[[], Store]
+) -> None:
+    old = make_store()
+    with ThreadPoolExecutor(1) as executor:
+        lock = site.connect()
+        with lock.cursor() as cursor:
+            cursor.execute("lock table cdc_embed.documents_embedding in share mode")
+        writing = executor.submit(old.write, plan({"1": text("late")}), vectors("late"), 1)
+        waiting = "select count(*) from pg_locks where not granted"
+        wait_until(lambda: site.value(waiting), "the old writer is past its first look")
+        new = make_store()
+        lock.rollback()
+        lock.close()
+        with pytest.raises(FencedError):
+            writing.result(20)
+    assert stored(site) == {}
+    new.write(plan({"1": text("new")}), vectors("new"), 1)
+    assert stored(site) == {1: "new"}
+    with pytest.raises(FencedError):
+        old.record(LSN(0x9000))
+
+
+def test_swapped_and_shifted_keys_keep_their_own_vectors(site: Site, store: Store) -> None:
+    store.write(plan({k: text(f"t{k}") for k in "123"}), vectors("t1", "t2", "t3"), 1)
+    moves: dict[str, Action] = {
+        "1": Move(("2",), Document.whole("t2").fingerprint),
+        "2": Move(("1",), Document.whole("t1").fingerprint),
+        "4": Move(("3",), Document.whole("t3").fingerprint),
+        "3": Delete(),
+    }
+    store.write(plan(moves, at=2), {}, 2)
+    assert stored(site) == {1: "t2", 2: "t1", 4: "t3"}
+
+
+def test_missing_donor_writes_nothing(site: Site, store: Store) -> None:
+    with pytest.raises(MissingDonorError):
+        store.write(plan({"1": text("nowhere")}), {}, 1)
+    with pytest.raises(MissingDonorError):
+        store.write(plan({"1": Move(("9",), b"x" * 16)}), {}, 1)
+    assert stored(site) == {}
+    assert site.checkpoint()["batch_seq"] == 0
+
+
+def test_equal_text_takes_the_stored_vector_even_from_a_row_that_goes(
+    site: Site, store: Store
+) -> None:
+    store.write(plan({"1": text("same")}), vectors("same"), 1)
+    store.write(plan({"1": Delete(), "2": text("same"), "3": text("same")}, at=2), {}, 2)
+    assert stored(site) == {2: "same", 3: "same"}
+
+
+def test_look_up_tells_known_refused_forgotten_and_absent_apart(store: Store) -> None:
+    digest = Document.whole("a").fingerprint
+    actions: dict[str, Action] = {
+        "1": text("a"),
+        "2": Refuse(b"f" * 16, "refused", "why"),
+        "3": text("a"),
+    }
+    store.write(plan(actions), vectors("a"), 1)
+    store.write(plan({"3": Forget()}, at=2), {}, 2)
+    rows = [(TABLE, (key,)) for key in "1234"]
+    assert list(store.look_up(rows).values()) == [
+        Known(digest),
+        Refused(b"f" * 16),
+        UNKNOWN,
+        ABSENT,
+    ]
+    assert store.find_donors([(TABLE, digest), (TABLE, b"n" * 16)]) == {(TABLE, digest)}
+
+
+def test_truncate_comes_before_what_the_batch_writes(site: Site, store: Store) -> None:
+    actions: dict[str, Action] = {"1": text("a"), "2": Refuse(b"f" * 16, "refused", "why")}
+    store.write(plan(actions), vectors("a"), 1)
+    store.write(plan({"3": text("a")}, at=2, truncate=True), {}, 2)
+    assert stored(site) == {3: "a"}
+    assert site.value("select count(*) from cdc_embed.dead_letter") == 0
+
+
+def test_row_that_the_database_refuses_is_named(store: Store) -> None:
+    bad = plan({"1": text("good"), "2": text("bad")})
+    broken = vectors("good", "bad")
+    broken[Document.whole("bad").fingerprint] = np.full(384, np.nan, np.float32)
+    refused = store.refused_rows(bad, broken)
+    assert list(refused) == [(TABLE, ("2",))]
+    assert "NaN" in refused[TABLE, ("2",)]
+
+
+def test_schema_is_exactly_what_all_migrations_make(site: Site) -> None:
+    made = site.sql(
+        "select table_name from information_schema.tables "
+        "where table_schema = 'cdc_embed' order by table_name"
+    )
+    names = ["checkpoint", "dead_letter", "documents_embedding", "embedding_table", "migration"]
+    assert [name for (name,) in made] == [*names, "space"]

@@ -1,0 +1,114 @@
+"""What psycopg2 really tells the server, seen from the server's side."""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cdc_embed.errors import ReplicationError
+from cdc_embed.lsn import LSN
+from cdc_embed.source.stream import Stream
+from tests.site import wait_until
+from tests.walsender import Walsender
+
+BEGIN = b"B" + struct.pack(">QqI", 0x5000, 0, 7)
+
+
+@contextmanager
+def streaming() -> Iterator[tuple[Walsender, Stream]]:
+    with Walsender() as server:
+        stream = Stream(server.dsn, "s")
+        try:
+            stream.start({"proto_version": "1"})
+            assert server.streaming.wait(5)
+            yield server, stream
+        finally:
+            stream.close()
+
+
+def read_all(stream: Stream, count: int) -> None:
+    """Read until ``count`` frames have come."""
+    seen = 0
+
+    def arrived() -> bool:
+        nonlocal seen
+        seen += stream.read() is not None
+        return seen == count
+
+    wait_until(arrived, f"{count} frames", 5)
+
+
+def reported(server: Walsender) -> int:
+    """The flush position of the next status update."""
+    return server.flushed.get(timeout=5)
+
+
+def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
+    """T1 a: Z is confirmed, A delivered but not written, B is older than both and being delivered.
+
+    With one cursor for both directions psycopg2 would forward the confirmed position to the
+    keepalive's: A would be lost.
+    """
+    confirmed, end_of_a = LSN(0x3000), LSN(0x4000)
+    with streaming() as (server, stream):
+        stream.report(confirmed, confirmed)
+        assert reported(server) == confirmed
+        server.send_frame(0x3F00, b"C" + bytes(25))  # A's Commit
+        server.send_frame(0x2000, BEGIN)  # B began before Z
+        server.send_keepalive(end_of_a, reply=True)
+        read_all(stream, 2)
+        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply", 5)
+        assert reported(server) <= confirmed
+
+
+def test_frame_without_a_position_is_told_so_that_reading_can_wait() -> None:
+    """T1 b: after a Relation message the reading cursor forwards even from nothing."""
+    with streaming() as (server, stream):
+        assert stream.unguarded, "nothing was read yet"
+        server.send_frame(0x2000, BEGIN)
+        read_all(stream, 1)
+        assert not stream.unguarded
+        server.send_frame(0, b"R" + bytes(4) + b"s\0t\0d\0\0")
+        read_all(stream, 1)
+        assert stream.unguarded
+        server.send_keepalive(0x4000, reply=True)
+        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply", 5)
+        assert reported(server) == 0x4000, "psycopg2 confirms behind our back here: so we wait"
+        assert stream.exposed == 0x4000
+
+
+def test_closed_stream_is_noticed() -> None:
+    with streaming() as (server, stream):
+        server.__exit__()
+
+        def noticed() -> bool:
+            try:
+                stream.read()
+            except ReplicationError:
+                return True
+            return False
+
+        wait_until(noticed, "the connection is dead", 15)
+
+
+def test_ended_sentinel_means_that_the_server_stops() -> None:
+    with streaming() as (server, stream):
+        stream.check_sentinel()
+        server.__exit__()
+
+        def noticed() -> bool:
+            try:
+                stream.check_sentinel()
+            except ReplicationError as exc:
+                return "stopping" in str(exc)
+            return False
+
+        wait_until(noticed, "the sentinel was ended", 5)
+
+
+def test_a_server_that_is_not_there_is_unavailable() -> None:
+    with Walsender() as server:
+        dsn = server.dsn
+    with pytest.raises(ReplicationError):
+        Stream(dsn, "s")

@@ -1,0 +1,148 @@
+"""Take each protection out once and see its test fail: ``python tests/mutations.py [NAME ...]``.
+
+Each mutation is one line of the code or the SQL, with the test that must notice. The file is
+patched, that test is run, a failure is expected, and the file is restored, whatever happens.
+"""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Mutation:
+    """A protection, taken out: in ``file``, ``line`` becomes ``mutated``; ``test`` must fail."""
+
+    name: str
+    file: str
+    line: str
+    mutated: str
+    test: str
+
+
+MUTATIONS = (
+    Mutation(
+        "confirm what was received",
+        "cdc_embed/lsn.py",
+        "return min(self.durable, self.recorded)",
+        "return self.received",
+        "tests/acceptance/test_durability.py::"
+        "test_lost_connections_lose_nothing_and_repeat_no_finished_work",
+    ),
+    Mutation(
+        "position in a transaction of its own",
+        "cdc_embed/target/store.py",
+        "            self._record_batch(cursor, plan.batch, batch_seq)",
+        "            cursor.connection.commit(); self._record_batch(cursor, plan.batch, batch_seq)",
+        "tests/integration/test_store.py::test_vectors_and_position_commit_together_or_not_at_all",
+    ),
+    Mutation(
+        "ignore the fingerprint",
+        "cdc_embed/change/plan.py",
+        "stored.fingerprint == document.fingerprint:",
+        "stored.fingerprint is None:",
+        "tests/integration/test_flow.py::test_only_text_that_changed_is_embedded[18]",
+    ),
+    Mutation(
+        "u as NULL",
+        "cdc_embed/wire/pgoutput.py",
+        "        return UNCHANGED",
+        "        return None",
+        "tests/integration/test_flow.py::test_unchanged_toast_is_no_change_of_the_text[18]",
+    ),
+    Mutation(
+        "u as proof without known",
+        "cdc_embed/change/plan.py",
+        "    if not isinstance(before, Known):\n        return None",
+        "    if not isinstance(before, Known):\n        return Skip('toast', before)",
+        "tests/integration/test_flow.py::"
+        "test_row_from_before_the_slot_is_read_again_when_it_changes[18]",
+    ),
+    Mutation(
+        "no delete on key change",
+        "cdc_embed/change/batch.py",
+        "                self.images[change.table, change.old_key] = gone",
+        "                del gone",
+        "tests/integration/test_flow.py::test_key_changes_move_vectors[18]",
+    ),
+    Mutation(
+        "one cursor instead of two",
+        "cdc_embed/source/stream.py",
+        "        self._reporter = self._connection.cursor()",
+        "        self._reporter = self._reader",
+        "tests/integration/test_stream.py::"
+        "test_keepalive_inside_an_older_transaction_confirms_nothing_new",
+    ),
+    Mutation(
+        "no wait after a data_start of 0",
+        "cdc_embed/flow/pipeline.py",
+        "            return self._progress.is_recorded(begin.final_lsn)",
+        "            return True",
+        "tests/integration/test_gate.py::"
+        "test_keepalive_after_a_relation_message_confirms_nothing_that_is_not_recorded",
+    ),
+    Mutation(
+        "no visibility check in refetch",
+        "cdc_embed/source/rows.py",
+        "        return unseen is None",
+        "        return True",
+        "tests/integration/test_refetch.py::test_text_is_not_read_before_its_commit_is_visible",
+    ),
+    Mutation(
+        "no epoch check",
+        "sql/target/store.sql",
+        "    batch_seq = %(batch_seq)s, updated_at = now()\n"
+        "where slot = %(slot)s and epoch = %(epoch)s",
+        "    batch_seq = %(batch_seq)s, updated_at = now()\nwhere slot = %(slot)s",
+        "tests/integration/test_store.py::"
+        "test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle",
+    ),
+    Mutation(
+        "LRU updated before the commit",
+        "cdc_embed/change/knowledge.py",
+        "        self._in_flight.append(outcome)",
+        "        self._in_flight.append(outcome); self._committed.update(outcome.states)",
+        "tests/unit/test_knowledge.py::test_nothing_enters_the_cache_before_its_batch_is_committed",
+    ),
+)
+
+
+def survives(mutation: Mutation) -> bool:
+    """Whether the named test passes without the protection."""
+    path = ROOT / mutation.file
+    original = path.read_text(encoding="utf-8")
+    if original.count(mutation.line) != 1:
+        raise SystemExit(f"{mutation.name}: its line is not once in {mutation.file}")
+    try:
+        path.write_text(original.replace(mutation.line, mutation.mutated), encoding="utf-8")
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", "-q", "-x", mutation.test],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    finally:
+        path.write_text(original, encoding="utf-8")
+    if run.returncode not in {0, 1}:
+        raise SystemExit(f"{mutation.name}: the test did not run\n{run.stdout}{run.stderr}")
+    return run.returncode == 0
+
+
+def main(names: list[str]) -> int:
+    chosen = [m for m in MUTATIONS if not names or m.name in names]
+    survivors = 0
+    for mutation in chosen:
+        survived = survives(mutation)
+        survivors += survived
+        verdict = "SURVIVED" if survived else "killed"
+        sys.stdout.write(f"{verdict:9} {mutation.name}  ({mutation.test.rpartition('::')[2]})\n")
+        sys.stdout.flush()
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
