@@ -83,7 +83,7 @@ class EmbeddedPostgres:
         self._server: subprocess.Popen[bytes] | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
         self._as_account: dict[str, Any] = {}
-        self._binaries = Path()
+        self.binaries = Path()
 
     def __enter__(self) -> Self:
         try:
@@ -177,7 +177,7 @@ class EmbeddedPostgres:
         folder = self._folder = self._start_keeper(_base(account))
         if account is not None and not self._may_run(binaries):
             binaries = _copy_binaries(package, binaries, folder, account)
-        self._binaries = binaries
+        self.binaries = binaries
         if self._ask_keeper(str(binaries)) != "0":
             said = (folder / "initdb.log").read_text(errors="replace")
             raise self._error(f"initdb failed:\n{said}")
@@ -215,7 +215,7 @@ class EmbeddedPostgres:
         before = len(self.log_text())
         data = self.socket_dir / "data"
         command = [
-            str(self._binaries / "postgres"),
+            str(self.binaries / "postgres"),
             f"-D{data}",
             f"--unix_socket_directories={self.socket_dir}",
             f"--listen_addresses={'127.0.0.1' if self._tcp else ''}",

@@ -49,8 +49,8 @@ from cdc_embed.session import (
     translated,
 )
 
-NEVER: Final = 10 * 365 * 24 * 3600
-"""Seconds between reports of the reading cursor: it has nothing to report."""
+NEVER: Final = 200 * 365 * 24 * 3600
+"""Seconds between reports of the reading cursor, counted from 1970: it has nothing to report."""
 
 SILENCE_LIMIT: Final = 10.0
 """Seconds that a readable connection may yield nothing before it is called dead."""

