@@ -49,8 +49,9 @@ from cdc_embed.session import (
     translated,
 )
 
-NEVER: Final = 200 * 365 * 24 * 3600
-"""Seconds between reports of the reading cursor, counted from 1970: it has nothing to report."""
+NEVER: Final = 2**31 - 1
+"""Seconds between reports of the reading cursor, counted from 1970 and held in a C int: it has
+nothing to report, and what it would report is 0."""
 
 SILENCE_LIMIT: Final = 10.0
 """Seconds that a readable connection may yield nothing before it is called dead."""
