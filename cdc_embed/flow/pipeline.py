@@ -5,8 +5,8 @@ decide, embed) while another writes the one before. Batches are prepared and wri
 of the log, one at a time each, so a plan always knows the outcome of every batch before it.
 
     settle finished work -> progress
-    dispatch when a worker is free
     read frames unless full, or unless reading on could confirm too much
+    dispatch when a worker is free
     record progress that no batch recorded
     report -- the one line that confirms
 """
@@ -188,9 +188,9 @@ class Pipeline:
     def _turn(self, *, connected: bool = True, reading: bool = True) -> None:
         now = time.monotonic()
         self._settle()
-        self._dispatch(now)
         if reading:
             self._read()
+        self._dispatch(now)
         if connected:
             self._settle_idle()
             self._record(at_least=RECORD_STEP)
