@@ -15,6 +15,9 @@ from cdc_embed.source.publication import read_publication
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import applied_migrations, compose
 
+_SERVICE_TABLES: Final = ("dead_letter", "embedding_table", "space", "checkpoint", "migration")
+"""In the order in which they can be dropped."""
+
 
 def plan_teardown(both: Connections) -> SetupPlan:
     """What would be dropped, and what is left alone though it has our names."""
@@ -76,40 +79,42 @@ def _plan_publication(both: Connections, steps: list[Step], notes: list[str]) ->
 
 def _plan_target(both: Connections, steps: list[Step], notes: list[str]) -> None:
     schema = both.config.target.schema
-    slot = both.config.source.slot
     if not applied_migrations(both.target, schema):
         return
-    identifier = sql.Identifier(schema)
     with both.target.transaction("schema") as cursor:
-        cursor.execute(compose("registered_tables", schema=identifier))
-        tables = [row[1] for row in cursor.fetchall()]
-        shared = sql.SQL(queries("target/store")["other_checkpoints"]).format(schema=identifier)
-        cursor.execute(shared, {"slot": slot})
-        others: int = cursor.fetchone()[0]
+        others = _other_slots(cursor, schema, both.config.source.slot)
         if others:
             notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
-            forget = sql.SQL(queries("target/store")["delete_checkpoint"]).format(schema=identifier)
-            text = cursor.mogrify(forget, {"slot": slot}).decode()
-            steps.append(Step(Where.TARGET, f"forget the position of slot {slot}", text))
+            steps.append(_forget_position(cursor, schema, both.config.source.slot))
             return
+        cursor.execute(compose("registered_tables", schema=sql.Identifier(schema)))
+        tables = [row[1] for row in cursor.fetchall()]
         foreign = _foreign(cursor, schema, tables)
+        steps += [_drop_table(cursor, schema, table) for table in tables]
         if foreign:
             notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
-        for table in tables:
-            drop = compose("drop_table", table=sql.Identifier(schema, table))
-            steps.append(
-                Step(Where.TARGET, f"drop the vectors in {schema}.{table}", drop.as_string(cursor))
-            )
-        ours = _SERVICE_TABLES if foreign else ()
-        for table in ours:
-            drop = compose("drop_table", table=sql.Identifier(schema, table))
-            steps.append(Step(Where.TARGET, f"drop {schema}.{table}", drop.as_string(cursor)))
-        if not foreign:
-            drop = compose("drop_schema", schema=identifier)
-            steps.append(Step(Where.TARGET, f"drop schema {schema}", drop.as_string(cursor)))
+            steps += [_drop_table(cursor, schema, table) for table in _SERVICE_TABLES]
+        else:
+            drop = compose("drop_schema", schema=sql.Identifier(schema)).as_string(cursor)
+            steps.append(Step(Where.TARGET, f"drop schema {schema}", drop))
 
 
-_SERVICE_TABLES: Final = ("dead_letter", "embedding_table", "space", "checkpoint", "migration")
+def _other_slots(cursor: Any, schema: str, slot: str) -> int:
+    statement = sql.SQL(queries("target/store")["other_checkpoints"])
+    cursor.execute(statement.format(schema=sql.Identifier(schema)), {"slot": slot})
+    others: int = cursor.fetchone()[0]
+    return others
+
+
+def _forget_position(cursor: Any, schema: str, slot: str) -> Step:
+    statement = sql.SQL(queries("target/store")["delete_checkpoint"])
+    text = cursor.mogrify(statement.format(schema=sql.Identifier(schema)), {"slot": slot}).decode()
+    return Step(Where.TARGET, f"forget the position of slot {slot}", text)
+
+
+def _drop_table(cursor: Any, schema: str, table: str) -> Step:
+    drop = compose("drop_table", table=sql.Identifier(schema, table))
+    return Step(Where.TARGET, f"drop {schema}.{table}", drop.as_string(cursor))
 
 
 def _foreign(cursor: Any, schema: str, tables: list[str]) -> list[str]:

@@ -37,7 +37,9 @@ def test_demo_embeds_a_real_corpus_skips_what_is_unchanged_and_leaves_nothing() 
     assert len(result["searches"]) == 3
     new = {path for path in left_behind() - before if "pytest" not in path}
     assert not {path for path in new if "cdc" in path or "postgres" in path.lower()}
-    servers = subprocess.run(["pgrep", "-f", "cdc-pg-"], capture_output=True, text=True, check=False)
+    servers = subprocess.run(
+        ["pgrep", "-f", "cdc-pg-"], capture_output=True, text=True, check=False
+    )
     ours = {line for line in servers.stdout.split() if "demo" in _command_of(line)}
     assert not ours
 

@@ -148,8 +148,7 @@ def test_row_from_before_the_slot_is_read_again_when_it_changes(
     site.cli("teardown", "--yes")
     site.configure(
         embedder=server.configuration,
-        tables='[[tables]]\nname = "documents"\ntext = ["body"]\n'
-        "chunk = { max_tokens = 100000 }\n",
+        tables='[[tables]]\nname = "documents"\ntext = ["body"]\nchunk = { max_tokens = 100000 }\n',
     )
     site.sql("insert into documents values (1, null, %s)", big(1))
     site.cli("setup")

@@ -1,0 +1,285 @@
+"""Folding a range of the log into one final image for each key, exactly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_embed.change.batch import Batch, Image
+from cdc_embed.change.document import Key, KeyColumn, Table
+from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
+from cdc_embed.lsn import LSN, ZERO, Position
+from cdc_embed.wire.messages import UNCHANGED, Value
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+U = UNCHANGED
+
+
+def table(name: str) -> Table:
+    return Table(
+        schema="public",
+        name=name,
+        oid=1,
+        key=(KeyColumn("id", "bigint"),),
+        text_columns=("a", "b"),
+        template=None,
+        embedding_table=f"{name}_embedding",
+    )
+
+
+TABLE, OTHER = table("t"), table("other")
+
+
+def change(op: Op, key: Key = (), *texts: Value, old_key: Key | None = None) -> Change:
+    return Change(
+        position=Position(LSN(1), 1),
+        xid=1,
+        committed_at=NOW,
+        table=TABLE,
+        op=op,
+        key=key,
+        old_key=old_key,
+        texts=texts,
+        size=10,
+    )
+
+
+def insert(key: str, a: Value, b: Value = None) -> Change:
+    return change(Op.INSERT, (key,), a, b)
+
+
+def update(key: str, a: Value, b: Value = None, *, old: str | None = None) -> Change:
+    return change(Op.UPDATE, (key,), a, b, old_key=(old,) if old is not None else None)
+
+
+def delete(key: str) -> Change:
+    return change(Op.DELETE, (key,))
+
+
+TRUNCATE = change(Op.TRUNCATE)
+
+
+def folded(*events: Event) -> dict[str, tuple[tuple[Value, ...] | None, str | None]]:
+    """(texts, origin) of each key of TABLE."""
+    return {
+        key[0]: (image.texts, image.origin[0] if image.origin is not None else None)
+        for (_, key), image in Batch.of(events).images.items()
+    }
+
+
+def test_an_insert_stands_by_itself() -> None:
+    assert folded(insert("1", "a", "b")) == {"1": (("a", "b"), None)}
+
+
+def test_an_update_may_rest_on_the_version_before_the_batch() -> None:
+    assert folded(update("1", "a", U)) == {"1": (("a", U), "1")}
+
+
+def test_a_deleted_row_is_gone() -> None:
+    assert folded(insert("1", "a"), delete("1")) == {"1": (None, None)}
+
+
+def test_a_row_that_came_back_says_nothing_of_the_one_before() -> None:
+    assert folded(delete("1"), insert("1", "new", None)) == {"1": (("new", None), None)}
+
+
+def test_unchanged_values_are_filled_from_the_pending_version() -> None:
+    events = (insert("1", "a", "b"), update("1", "c", U), update("1", U, U))
+    assert folded(*events) == {"1": (("c", "b"), None)}
+
+
+def test_values_that_stay_unchanged_keep_their_origin() -> None:
+    assert folded(update("1", "x", U), update("1", U, U)) == {"1": (("x", U), "1")}
+
+
+def test_key_change_deletes_the_old_key() -> None:
+    images = folded(update("2", "a", "b", old="1"))
+    assert images["1"] == (None, None)
+    assert images["2"] == (("a", "b"), "1")
+
+
+def test_an_unchanged_text_follows_its_row_over_several_keys() -> None:
+    images = folded(update("2", U, U, old="1"), update("3", "x", U, old="2"))
+    assert images == {"1": (None, None), "2": (None, None), "3": (("x", U), "1")}
+
+
+def test_two_keys_that_are_swapped_swap_their_origins() -> None:
+    images = folded(
+        update("9", U, U, old="1"), update("1", U, U, old="2"), update("2", U, U, old="9")
+    )
+    assert images == {"1": ((U, U), "2"), "2": ((U, U), "1"), "9": (None, None)}
+
+
+def test_keys_that_are_shifted_by_one_take_each_its_neighbour() -> None:
+    images = folded(
+        update("4", U, U, old="3"), update("3", U, U, old="2"), update("2", U, U, old="1")
+    )
+    assert images == {
+        "1": (None, None),
+        "2": ((U, U), "1"),
+        "3": ((U, U), "2"),
+        "4": ((U, U), "3"),
+    }
+
+
+def test_a_truncate_ends_every_image_of_its_table_and_of_no_other() -> None:
+    elsewhere = Change(
+        position=Position(LSN(1), 1),
+        xid=1,
+        committed_at=NOW,
+        table=OTHER,
+        op=Op.INSERT,
+        key=("1",),
+        texts=("a", "b"),
+    )
+    batch = Batch.of([insert("1", "a"), elsewhere, TRUNCATE])
+    assert list(batch.images) == [(OTHER, ("1",))]
+    assert batch.truncated == {TABLE: TRUNCATE}
+
+
+def test_after_a_truncate_nothing_rests_on_a_version_before_the_batch() -> None:
+    assert folded(TRUNCATE, update("1", U, "b")) == {"1": ((U, "b"), None)}
+    assert folded(TRUNCATE, insert("1", "a", "b"), update("1", U, U)) == {"1": (("a", "b"), None)}
+
+
+def test_an_image_is_complete_when_nothing_must_be_looked_up() -> None:
+    row = insert("1", "a")
+    assert Image(texts=("a", None), origin=None, change=row).complete
+    assert Image(texts=None, origin=None, change=row).complete
+    assert not Image(texts=("a", U), origin=("1",), change=row).complete
+
+
+def test_an_image_names_the_last_change_of_its_key() -> None:
+    last = update("1", "b")
+    assert Batch.of([insert("1", "a"), last, insert("2", "c")]).images[TABLE, ("1",)].change is last
+
+
+def placed(commit: int, ordinal: int) -> Change:
+    return Change(
+        position=Position(LSN(commit), ordinal),
+        xid=commit,
+        committed_at=NOW + timedelta(seconds=commit),
+        table=TABLE,
+        op=Op.INSERT,
+        key=(f"{commit}.{ordinal}",),
+        texts=("a", "b"),
+        size=100,
+    )
+
+
+def test_a_range_cut_inside_a_transaction_ends_with_the_one_before() -> None:
+    end = TransactionEnd(end_lsn=LSN(0x11), committed_at=NOW, size=7)
+    batch = Batch.of([placed(0x10, 1), end, placed(0x20, 1), placed(0x20, 2)])
+    assert batch.end_lsn == LSN(0x11)
+    assert batch.last == Position(LSN(0x20), 2)
+    assert batch.changes == 3
+    assert batch.size == 307
+    assert batch.committed_at == NOW + timedelta(seconds=0x10)
+
+
+def test_a_range_that_completes_no_transaction_has_no_end() -> None:
+    batch = Batch.of([placed(0x20, 1)])
+    assert (batch.end_lsn, batch.last) == (ZERO, Position(LSN(0x20), 1))
+
+
+def test_a_range_of_transaction_ends_only_changes_nothing() -> None:
+    ends = [TransactionEnd(end_lsn=LSN(at), committed_at=NOW) for at in (0x11, 0x21)]
+    batch = Batch.of(ends)
+    assert (batch.end_lsn, batch.last, batch.changes, batch.images) == (LSN(0x21), None, 0, {})
+
+
+def test_changes_that_a_newer_one_of_their_row_replaced_are_counted() -> None:
+    batch = Batch.of(
+        [insert("1", "a"), update("1", "b"), delete("1"), insert("2", "c"), update("3", "d")]
+    )
+    assert batch.folded == {TABLE: 2}
+    assert batch.changes == 5
+
+
+# -- against a table that is simulated --------------------------------------------------------
+
+Rows = dict[Key, tuple[str | None, ...]]
+KEYS = tuple((str(number),) for number in range(4))
+VALUES = (None, "a", "b", "c")
+
+
+@dataclass
+class History:
+    """A table's changes as its log would carry them, and its rows before and after each."""
+
+    rows: Rows = field(default_factory=dict)
+    states: list[Rows] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+
+    def append(self, entry: Change) -> None:
+        self.states.append(dict(self.rows))
+        self.changes.append(entry)
+        if entry.op is Op.TRUNCATE:
+            self.rows.clear()
+        elif entry.op is Op.DELETE:
+            del self.rows[entry.key]
+
+
+def step(history: History, draw: st.DrawFn) -> None:
+    """One random statement of one row."""
+    rows = history.rows
+    if draw(st.integers(0, 11)) == 0:
+        history.append(TRUNCATE)
+        return
+    key = draw(st.sampled_from(KEYS))
+    if key not in rows:
+        texts = tuple(draw(st.sampled_from(VALUES)) for _ in range(2))
+        history.append(change(Op.INSERT, key, *texts))
+        rows[key] = texts
+        return
+    if draw(st.integers(0, 3)) == 0:
+        history.append(change(Op.DELETE, key))
+        return
+    new = tuple(draw(st.sampled_from((old, *VALUES))) for old in rows[key])
+    carried = tuple(
+        UNCHANGED if value == old and draw(st.booleans()) else value
+        for old, value in zip(rows[key], new, strict=True)
+    )
+    free = [other for other in KEYS if other not in rows]
+    target = draw(st.sampled_from([key, key, *free]))
+    history.append(
+        change(Op.UPDATE, target, *carried, old_key=key if target != key else None),
+    )
+    del rows[key]
+    rows[target] = new
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> History:
+    history = History()
+    for _ in range(draw(st.integers(0, 25))):
+        step(history, draw)
+    history.states.append(dict(history.rows))
+    return history
+
+
+def resolved(image: Image, before: Rows) -> Sequence[Value] | None:
+    """What the image says the row is, given the rows before the batch."""
+    if image.texts is None:
+        return None
+    origin = before[image.origin] if image.origin is not None else (UNCHANGED,) * 2
+    return tuple(
+        old if value is UNCHANGED else value for value, old in zip(image.texts, origin, strict=True)
+    )
+
+
+@given(histories(), st.data())
+def test_any_range_folds_to_what_its_changes_make_one_by_one(
+    history: History, data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, len(history.changes)))
+    last = data.draw(st.integers(first, len(history.changes)))
+    before, after = history.states[first], history.states[last]
+    batch = Batch.of(history.changes[first:last])
+    for (_, key), image in batch.images.items():
+        assert resolved(image, before) == after.get(key)
+    for key in set(KEYS) - {key for _, key in batch.images}:
+        assert after.get(key) == (None if batch.truncated else before.get(key))
+    assert batch.changes == last - first
