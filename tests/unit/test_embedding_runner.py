@@ -1,0 +1,300 @@
+"""Which texts get a vector, which a refusal, and what is waited out instead."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event
+
+import numpy as np
+import pytest
+
+from cdc_embed.change.document import fingerprint
+from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    TextRefusedError,
+)
+from cdc_embed.flow import patience
+from cdc_embed.flow.embedding import MOST_LETTERS_IN_A_ROW, PROBE, EmbeddingRunner
+from cdc_embed.flow.patience import AbandonedError, Patience
+from cdc_embed.metrics import Metrics
+
+DIMENSIONS = 3
+Answer = Callable[[Sequence[str]], Vectors]
+
+
+def good(texts: Sequence[str]) -> Vectors:
+    """One vector for each text, that tells its length."""
+    return np.array([[len(text)] * DIMENSIONS for text in texts], np.float32).reshape(-1, 3)
+
+
+class Fake:
+    """Answers as it is told to, and keeps what it was asked."""
+
+    def __init__(self, answer: Answer = good, window: int | None = None) -> None:
+        self.answer = answer
+        self.window = window
+        self.calls: list[list[str]] = []
+
+    def describe(self) -> ModelCard:
+        return ModelCard(
+            identity="fake",
+            dimensions=DIMENSIONS,
+            window=self.window,
+            count_tokens=lambda texts: [len(text.split()) for text in texts],
+        )
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.calls.append(list(texts))
+        return self.answer(texts)
+
+    def embed_query(self, text: str) -> Vectors:
+        return good([text]).reshape(-1)
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_DELAY", 0.0001)
+    monkeypatch.setattr(patience, "LONGEST_DELAY", 0.001)
+
+
+@contextmanager
+def running(
+    fake: Fake, abandon: Event | None = None, errors: list[CdcEmbedError] | None = None
+) -> Iterator[EmbeddingRunner]:
+    heard = errors if errors is not None else []
+    patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error))
+    metrics = Metrics(slot="s", tables=["public.t"], model="fake")
+    runner = EmbeddingRunner(fake, fake.describe(), patient, metrics)
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+def hashed(*texts: str) -> dict[bytes, str]:
+    return {fingerprint(text): text for text in texts}
+
+
+def refusing(poison: Callable[[str], bool]) -> Answer:
+    """An answer that refuses every call with a poisonous text."""
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if any(poison(text) for text in texts):
+            raise TextRefusedError(problem="poison")
+        return good(texts)
+
+    return answer
+
+
+def failing(times: int, error: CdcEmbedError, then: Answer = good) -> Answer:
+    left = [error] * times
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if left:
+            raise left.pop()
+        return then(texts)
+
+    return answer
+
+
+def away(retry_after: float | None = None) -> EmbedderUnavailableError:
+    return EmbedderUnavailableError(problem="away", retry_after=retry_after)
+
+
+# -- vectors ----------------------------------------------------------------------------------
+
+
+def test_each_text_gets_its_own_vector() -> None:
+    texts = hashed("a", "four", "sixsix", "ab")
+    with running(Fake()) as runner:
+        result = runner.embed(texts)
+    assert {texts[digest]: vector[0] for digest, vector in result.vectors.items()} == {
+        text: len(text) for text in texts.values()
+    }
+    assert result.refused == {}
+
+
+def test_nothing_to_embed_calls_nothing() -> None:
+    fake = Fake()
+    with running(fake) as runner:
+        assert runner.embed({}).vectors == {}
+    assert fake.calls == []
+
+
+# -- what passes ------------------------------------------------------------------------------
+
+
+def test_a_transient_failure_is_retried_and_never_a_refusal() -> None:
+    heard: list[CdcEmbedError] = []
+    fake = Fake(failing(40, away()))
+    with running(fake, errors=heard) as runner:
+        result = runner.embed(hashed("a", "b"))
+    assert set(result.vectors) == set(hashed("a", "b"))
+    assert result.refused == {}
+    assert len(heard) == 40
+    assert len(fake.calls) == 41
+
+
+def test_retry_after_is_the_least_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    abandon, waited = Event(), list[float | None]()
+    monkeypatch.setattr(abandon, "wait", lambda timeout=None: waited.append(timeout))
+    with running(Fake(failing(1, away(7.5))), abandon) as runner:
+        runner.embed(hashed("a"))
+    assert waited == [7.5]
+
+
+def test_a_stop_ends_the_wait_for_the_embedder() -> None:
+    abandon = Event()
+
+    def answer(_texts: Sequence[str]) -> Vectors:
+        abandon.set()
+        raise away(3600.0)
+
+    with running(Fake(answer), abandon) as runner, pytest.raises(AbandonedError):
+        runner.embed(hashed("a"))
+
+
+def test_a_fatal_error_is_raised() -> None:
+    fake = Fake(failing(1, EmbedderError(problem="wrong key")))
+    with running(fake) as runner, pytest.raises(EmbedderError, match="wrong key"):
+        runner.embed(hashed("a"))
+
+
+# -- what is poison ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("poison", [{"a0"}, {"a6"}, {"a1", "a2"}, {"a0", "a3", "a6"}])
+def test_exactly_the_poisonous_texts_are_refused(poison: set[str]) -> None:
+    texts = hashed(*(f"a{number}" for number in range(7)))
+    with running(Fake(refusing(lambda text: text in poison))) as runner:
+        result = runner.embed(texts)
+    assert {texts[digest] for digest in result.refused} == poison
+    assert {texts[digest] for digest in result.vectors} == set(texts.values()) - poison
+    assert {reason for reason, _ in result.refused.values()} == {"refused"}
+
+
+def test_a_known_good_text_must_succeed_before_the_first_letter_of_an_episode() -> None:
+    fake = Fake(refusing(lambda text: text.startswith("bad")))
+    with running(fake) as runner:
+        runner.embed(hashed("bad"))
+        assert fake.calls == [["bad"], [PROBE]]
+        runner.embed(hashed("bad again"))
+        assert fake.calls.count([PROBE]) == 1, "the episode goes on"
+        runner.embed(hashed("good"))
+        runner.embed(hashed("bad for the third time"))
+        assert fake.calls.count([PROBE]) == 2, "a success ends an episode"
+
+
+def test_nothing_is_blamed_while_even_the_known_good_text_is_refused() -> None:
+    heard: list[CdcEmbedError] = []
+    well = 5
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if texts[0] != PROBE or len(heard) < well:
+            raise TextRefusedError(problem="no")
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, errors=heard) as runner:
+        result = runner.embed(hashed("bad"))
+    assert [type(error) for error in heard] == [EmbedderUnavailableError] * well
+    assert fake.calls.count([PROBE]) > well
+    assert set(result.refused) == set(hashed("bad"))
+
+
+@pytest.mark.xfail(
+    strict=True, reason="a text refused while the service was ill is not tried again"
+)
+def test_a_good_text_is_not_blamed_for_a_service_that_was_ill() -> None:
+    ill = TextRefusedError(problem="every call is refused")
+    with running(Fake(failing(3, ill))) as runner:
+        result = runner.embed(hashed("good"))
+    assert result.refused == {}
+    assert set(result.vectors) == set(hashed("good"))
+
+
+@pytest.mark.xfail(strict=True, reason="a probe that failed in passing is not repeated")
+def test_a_transient_failure_of_the_known_good_text_is_no_proof() -> None:
+    probes = [away()]
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if texts[0] == PROBE and probes:
+            raise probes.pop()
+        if texts[0] != PROBE:
+            raise TextRefusedError(problem="no")
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake) as runner:
+        result = runner.embed(hashed("bad"))
+    assert fake.calls.count([PROBE]) >= 2
+    assert set(result.refused) == set(hashed("bad"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "value"),
+    [((1, DIMENSIONS + 1), 1.0), ((5, DIMENSIONS), 1.0), ((DIMENSIONS,), 1.0)]
+    + [((1, DIMENSIONS), bad) for bad in (np.nan, np.inf, -np.inf)],
+)
+def test_an_array_that_cannot_be_stored_is_a_refusal(shape: tuple[int, ...], value: float) -> None:
+    def answer(texts: Sequence[str]) -> Vectors:
+        return np.full(shape, value, np.float32) if "bad" in texts else good(texts)
+
+    with running(Fake(answer)) as runner:
+        result = runner.embed(hashed("bad", "good"))
+    assert set(result.refused) == set(hashed("bad"))
+    assert set(result.vectors) == set(hashed("good"))
+
+
+def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:
+    texts = [f"bad {number}" for number in range(MOST_LETTERS_IN_A_ROW + 1)]
+    fake = Fake(refusing(lambda text: text.startswith("bad")))
+    with running(fake) as runner:
+        result = runner.embed(hashed(*texts[:-1]))
+        assert len(result.refused) == MOST_LETTERS_IN_A_ROW == 25
+        with pytest.raises(EmbedderError, match="26 texts in a row"):
+            runner.embed(hashed(texts[-1]))
+
+
+def test_a_success_in_between_starts_the_count_again() -> None:
+    fake = Fake(refusing(lambda text: text.startswith("bad")))
+    with running(fake) as runner:
+        for episode in range(2):
+            texts = [f"bad {episode} {number}" for number in range(MOST_LETTERS_IN_A_ROW)]
+            assert len(runner.embed(hashed(*texts)).refused) == MOST_LETTERS_IN_A_ROW
+            runner.embed(hashed(f"good {episode}"))
+
+
+# -- what is too long -------------------------------------------------------------------------
+
+
+def test_a_text_beyond_the_window_is_refused_and_never_sent() -> None:
+    fake = Fake(window=2)
+    with running(fake) as runner:
+        result = runner.embed(hashed("one two three", "one two"))
+    reason, error = result.refused[fingerprint("one two three")]
+    assert reason == "too_long"
+    assert error.startswith("3 tokens, at most 2")
+    assert fake.calls == [["one two"]]
+
+
+def test_a_text_may_have_a_limit_of_its_own_below_the_window() -> None:
+    fake = Fake(window=3)
+    texts = hashed("a b", "c d", "e f g h")
+    with running(fake) as runner:
+        result = runner.embed(texts, {fingerprint("a b"): 1, fingerprint("e f g h"): 9})
+    assert set(result.refused) == set(hashed("a b", "e f g h"))
+    assert fake.calls == [["c d"]]
+
+
+def test_a_text_has_its_own_limit_where_the_model_has_none() -> None:
+    fake = Fake()
+    with running(fake) as runner:
+        result = runner.embed(hashed("a b", "c d"), {fingerprint("a b"): 1})
+    assert set(result.refused) == set(hashed("a b"))
+    assert fake.calls == [["c d"]]

@@ -1,0 +1,167 @@
+"""Waiting: how long before the next attempt, and that nothing holds up a stop."""
+
+from threading import Event, Thread
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+    TextRefusedError,
+)
+from cdc_embed.flow import patience
+from cdc_embed.flow.patience import FIRST_DELAY, LONGEST_DELAY, AbandonedError, Patience, delay
+
+
+class Waits(Event):
+    """An event that notes how long it is waited for, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[float | None] = []
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.seconds.append(timeout)
+        return self.is_set()
+
+
+class Attempts:
+    """Fails with each of ``errors`` in turn, then succeeds."""
+
+    def __init__(self, *errors: CdcEmbedError) -> None:
+        self.errors = list(errors)
+        self.made = 0
+
+    def __call__(self) -> str:
+        self.made += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        return "done"
+
+
+def ignore(_stage: str, _error: CdcEmbedError) -> None:
+    pass
+
+
+def away(retry_after: float | None = None) -> EmbedderUnavailableError:
+    return EmbedderUnavailableError(problem="away", retry_after=retry_after)
+
+
+def test_the_delay_doubles_until_it_is_the_longest() -> None:
+    delays = [delay(attempt, 0.5) for attempt in range(40)]
+    assert delays[0] == pytest.approx(FIRST_DELAY * 0.75)
+    assert delays[1:5] == pytest.approx([2 * before for before in delays[:4]])
+    assert delays == sorted(delays)
+    assert delays[-1] == pytest.approx(LONGEST_DELAY * 0.75)
+
+
+@given(st.integers(0, 10_000), st.floats(0, 1, exclude_max=True))
+def test_chance_moves_the_delay_between_half_and_whole(attempt: int, chance: float) -> None:
+    least, drawn = delay(attempt, 0.0), delay(attempt, chance)
+    assert 0 < least <= drawn <= 2 * least
+    assert drawn <= LONGEST_DELAY
+
+
+@given(st.integers(0, 50), st.floats(0, 1, exclude_max=True), st.floats(0, 1000))
+def test_what_the_other_side_asked_for_is_the_least(
+    attempt: int, chance: float, asked: float
+) -> None:
+    assert delay(attempt, chance, asked) == max(asked, delay(attempt, chance))
+
+
+def test_a_first_success_waits_for_nothing() -> None:
+    waits = Waits()
+    assert Patience(waits, ignore).keep_trying("embed", Attempts()) == "done"
+    assert waits.seconds == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [away(), SourceUnavailableError(problem="away"), TargetUnavailableError(problem="away")],
+)
+def test_a_passing_error_is_waited_out(error: CdcEmbedError) -> None:
+    waits, heard = Waits(), list[tuple[str, CdcEmbedError]]()
+    attempts = Attempts(error, error, error)
+    patient = Patience(waits, lambda stage, exc: heard.append((stage, exc)))
+    assert patient.keep_trying("stage", attempts) == "done"
+    assert attempts.made == 4
+    assert len(waits.seconds) == 3
+    assert heard == [("stage", error)] * 3
+
+
+@pytest.mark.parametrize("error", [EmbedderError(problem="key"), TextRefusedError(problem="text")])
+def test_any_other_error_is_raised_at_once(error: CdcEmbedError) -> None:
+    waits, attempts = Waits(), Attempts(error)
+    with pytest.raises(type(error)):
+        Patience(waits, ignore).keep_trying("embed", attempts)
+    assert (attempts.made, waits.seconds) == (1, [])
+
+
+def test_a_wait_is_never_shorter_than_retry_after() -> None:
+    waits = Waits()
+    Patience(waits, ignore).keep_trying("embed", Attempts(away(100.0), away()))
+    first, second = waits.seconds
+    assert first == 100.0
+    assert second is not None
+    assert second <= 2 * FIRST_DELAY
+
+
+def test_trouble_shows_while_it_lasts_and_since_when() -> None:
+    patient = Patience(Waits(), ignore)
+    seen: list[float] = []
+
+    def attempt() -> None:
+        seen.extend(trouble.since for trouble in patient.troubles.values())
+        if len(seen) < 2:
+            raise away()
+
+    patient.keep_trying("embed", attempt)
+    assert seen[0] == seen[1]
+    assert patient.troubles == {}
+
+
+def test_trouble_keeps_the_first_problem() -> None:
+    abandon = Waits()
+
+    def stop_at_third(_stage: str, _error: CdcEmbedError) -> None:
+        if len(abandon.seconds) == 2:
+            abandon.set()
+
+    patient = Patience(abandon, stop_at_third)
+    with pytest.raises(AbandonedError):
+        patient.keep_trying("embed", Attempts(away(), *[away(1.0)] * 5))
+    assert patient.troubles["embed"].problem == "embedder: away"
+
+
+def test_nothing_is_tried_once_the_service_stops() -> None:
+    abandon, attempts = Event(), Attempts()
+    abandon.set()
+    patient = Patience(abandon, ignore)
+    with pytest.raises(AbandonedError):
+        patient.keep_trying("embed", attempts)
+    assert attempts.made == 0
+    assert patient.abandoned
+
+
+def test_a_stop_ends_a_long_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_DELAY", 3600.0)
+    monkeypatch.setattr(patience, "LONGEST_DELAY", 3600.0)
+    abandon, failed, ended = Event(), Event(), Event()
+    patient = Patience(abandon, lambda _stage, _error: failed.set())
+
+    def keep_trying() -> None:
+        with pytest.raises(AbandonedError):
+            patient.keep_trying("embed", Attempts(away()))
+        ended.set()
+
+    worker = Thread(target=keep_trying, daemon=True)
+    worker.start()
+    assert failed.wait(10)
+    abandon.set()
+    assert ended.wait(10)
+    worker.join(10)

@@ -1,0 +1,349 @@
+"""The loop on a scripted stream: what is read, what is recorded, what is confirmed."""
+
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from threading import Event, Lock, Thread
+from typing import Any, NamedTuple
+
+import pytest
+
+from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.knowledge import State
+from cdc_embed.change.plan import Plan
+from cdc_embed.change.transaction import Assembler
+from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.embed.hash import HashEmbedder
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.pipeline import RECORD_STEP, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.writing import Writer
+from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
+from cdc_embed.metrics import Metrics
+from cdc_embed.source.stream import Frame
+from cdc_embed.wire import pgoutput
+from tests.site import wait_until
+
+TABLE = Table(
+    schema="public", name="t", oid=5, key=(KeyColumn("id", "bigint"),), text_columns=("body",),
+    template=None, embedding_table="t_embedding",
+)  # fmt: skip
+HERE = Identity(system_identifier="1", database="d", timeline=1)
+RECORDED = LSN(0x1000)
+CHECKPOINT = Checkpoint(
+    slot="s", source=HERE, target=HERE, position=START, end_lsn=ZERO, confirmed_lsn=RECORDED,
+    batch_seq=0, epoch=1,
+)  # fmt: skip
+SOON = 10.0
+RELATION = (
+    b"R" + struct.pack(">I", 5) + b"public\0t\0d" + struct.pack(">H", 2)
+    + b"\x01id\0" + struct.pack(">Ii", 20, -1)
+    + b"\x00body\0" + struct.pack(">Ii", 25, -1)
+)  # fmt: skip
+
+
+def row(kind: bytes, key: int, body: str) -> bytes:
+    values = b"".join(b"t" + struct.pack(">I", len(v)) + v.encode() for v in (str(key), body))
+    return kind + struct.pack(">I", 5) + b"N" + struct.pack(">H", 2) + values
+
+
+class Report(NamedTuple):
+    received: LSN
+    confirmed: LSN
+    recorded: LSN
+    """What the target had recorded when it was reported."""
+
+
+class Target:
+    """A target that commits when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.may_commit = Event()
+        self.may_commit.set()
+        self.recorded = RECORDED
+        self.keys: list[str] = []
+
+    def look_up(self, _: Any) -> dict[Any, State]:
+        return {}
+
+    def find_donors(self, _: Any) -> set[Any]:
+        return set()
+
+    def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
+        assert self.may_commit.wait(SOON)
+        self.keys += [key[0] for _, key in plan.actions]
+        self.record(plan.batch.end_lsn)
+
+    def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
+        return {}
+
+    def record(self, lsn: LSN) -> None:
+        self.recorded = max(self.recorded, lsn)
+
+
+class Model:
+    """An embedder that answers when it is allowed to."""
+
+    def __init__(self) -> None:
+        self._hash = HashEmbedder(dimensions=4)
+        self.may_answer = Event()
+        self.may_answer.set()
+        self.asked = Event()
+        self.texts: list[str] = []
+
+    def describe(self) -> ModelCard:
+        return self._hash.describe()
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        self.asked.set()
+        assert self.may_answer.wait(SOON)
+        self.texts += texts
+        return self._hash.embed(texts)
+
+    def embed_query(self, text: str) -> Vectors:
+        return self._hash.embed_query(text)
+
+    def close(self) -> None:
+        pass
+
+
+class Script:
+    """A stream whose frames the test queues and whose reports it reads."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self.frames: deque[tuple[bytes, LSN]] = deque()
+        self._lock = Lock()
+        self._readable, self._feed = socket.socketpair()
+        self.sentinel, self._other_end = socket.socketpair()
+        for end in (self._readable, self._feed):
+            end.setblocking(False)
+        self.exposed = ZERO
+        self.unguarded = False
+        self.heard = RECORDED
+        self.read_frames = 0
+        self.reports: list[Report] = []
+
+    def fileno(self) -> int:
+        return self._readable.fileno()
+
+    def queue(self, payload: bytes, heard: int) -> None:
+        with self._lock:
+            self.frames.append((payload, LSN(heard)))
+        self._stir()
+
+    def hear(self, lsn: LSN) -> None:
+        """The server sent something up to ``lsn``, with or without a frame."""
+        with self._lock:
+            self.heard = max(self.heard, lsn)
+        self._stir()
+
+    def _stir(self) -> None:
+        with suppress(BlockingIOError):  # full, so it is readable anyway
+            self._feed.send(b"\0")
+
+    def transaction(self, at: int, *rows: bytes) -> LSN:
+        """Queue a whole transaction that commits at ``at``; its end."""
+        self.queue(b"B" + struct.pack(">QqI", at, 0, 7), at)
+        for payload in rows:
+            self.queue(payload, at)
+        self.queue(b"C" + struct.pack(">BQQq", 0, at, at + 8, 0), at + 8)
+        return LSN(at + 8)
+
+    def read(self) -> Frame | None:
+        with self._lock:
+            if not self.frames:
+                with suppress(BlockingIOError):
+                    self._readable.recv(4096)
+                return None
+            payload, heard = self.frames.popleft()
+        self.hear(heard)
+        self.read_frames += 1
+        return Frame(payload, heard)
+
+    def report(self, received: LSN, confirmed: LSN) -> None:
+        self.reports.append(Report(received, confirmed, self._target.recorded))
+
+    def check_sentinel(self) -> None:
+        raise AssertionError("the sentinel is never readable here")
+
+    @property
+    def last(self) -> Report:
+        return self.reports[-1] if self.reports else Report(ZERO, ZERO, ZERO)
+
+    def close(self) -> None:
+        for end in (self._readable, self._feed, self.sentinel, self._other_end):
+            end.close()
+
+
+class Rig:
+    """A pipeline between a script, a model and a target, with its loop in a thread."""
+
+    def __init__(self, memory: int = 1 << 20) -> None:
+        self.target, self.model = Target(), Model()
+        self.stream = Script(self.target)
+        metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
+        patience = Patience(Event(), lambda _stage, _error: None)
+        self.runner = EmbeddingRunner(self.model, self.model.describe(), patience, metrics)
+        self.pipeline = Pipeline(
+            stream=self.stream,
+            decode=pgoutput.decode,
+            assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
+            preparer=Preparer(
+                look_up=self.target.look_up,
+                find_donors=self.target.find_donors,
+                read_rows=lambda _table, _keys: {},
+                runner=self.runner,
+                patience=patience,
+            ),
+            writer=Writer(self.target, patience, 0),
+            progress=Progress(RECORDED),
+            telemetry=Telemetry(metrics),
+            limits=Limits(memory=memory, report_interval=0.01),
+        )
+        self._stop = Event()
+        self._loop = Thread(target=self.pipeline.run, args=(self._stop,), daemon=True)
+        self.stream.queue(RELATION, RECORDED)
+        self._loop.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.pipeline.wake()
+        self._loop.join(SOON)
+        assert not self._loop.is_alive()
+
+    def wait_for_confirmed(self, lsn: LSN) -> None:
+        wait_until(lambda: self.stream.last.confirmed >= lsn, f"{lsn} is confirmed", SOON)
+
+    def wait_for_reports(self, more: int) -> list[Report]:
+        """The next ``more`` reports."""
+        seen = len(self.stream.reports)
+        wait_until(lambda: len(self.stream.reports) >= seen + more, "reports go on", SOON)
+        return self.stream.reports[seen:]
+
+    def wait_until_all_is_read(self) -> None:
+        wait_until(lambda: not self.stream.frames, "every frame is read", SOON)
+        self.wait_for_reports(2)
+
+    def close(self) -> None:
+        self.target.may_commit.set()
+        self.model.may_answer.set()
+        self.stop()
+        self.pipeline.close()
+        self.runner.close()
+        self.stream.close()
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    built = Rig()
+    yield built
+    built.close()
+
+
+@pytest.fixture
+def small_rig() -> Iterator[Rig]:
+    """One that may hold 20,000 bytes of pending changes."""
+    built = Rig(memory=20_000)
+    yield built
+    built.close()
+
+
+def test_nothing_is_reported_above_what_is_recorded(rig: Rig) -> None:
+    rig.target.may_commit.clear()
+    ends = [rig.stream.transaction(0x2000 + 0x100 * n, row(b"I", n, f"{n}")) for n in range(30)]
+    rig.wait_until_all_is_read()
+    assert {report.confirmed for report in rig.stream.reports} == {RECORDED}
+    assert max(report.received for report in rig.stream.reports) == ends[-1]
+    rig.target.may_commit.set()
+    rig.wait_for_confirmed(ends[-1])
+    assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
+    confirmed = [report.confirmed for report in rig.stream.reports]
+    assert confirmed == sorted(confirmed)
+    assert sorted(rig.target.keys, key=int) == [str(number) for number in range(30)]
+
+
+def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None:
+    rig.stream.queue(b"B" + struct.pack(">QqI", 0x2000, 0, 7), 0x2000)
+    rig.stream.queue(row(b"I", 1, "written early"), 0x2000)
+    wait_until(lambda: rig.target.keys, "the row is written", SOON)
+    assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
+    rig.stream.queue(b"C" + struct.pack(">BQQq", 0, 0x2000, 0x2008, 0), 0x2000 + RECORD_STEP)
+    rig.wait_for_confirmed(LSN(0x2008))
+    assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
+
+
+def test_idle_progress_is_recorded_in_steps_and_reported_only_then(rig: Rig) -> None:
+    below = LSN(RECORDED + RECORD_STEP - 1)
+    rig.stream.hear(below)
+    wait_until(lambda: rig.stream.last.received == below, "it is heard", SOON)
+    assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
+    assert rig.target.recorded == RECORDED
+    rig.stream.hear(LSN(below + 1))
+    rig.wait_for_confirmed(LSN(below + 1))
+    assert rig.target.recorded == below + 1
+    assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
+
+
+def test_pending_bytes_bound_what_is_read_and_reports_go_on(small_rig: Rig) -> None:
+    rig = small_rig
+    rig.model.may_answer.clear()
+    end = rig.stream.transaction(0x2000, *(row(b"I", n, f"{n}") for n in range(200)))
+    wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", SOON)
+    reports = rig.wait_for_reports(5)
+    assert {report.confirmed for report in reports} == {RECORDED}
+    assert rig.stream.read_frames <= 2 + 20_000 // 1024 + 1
+    rig.model.may_answer.set()
+    rig.wait_for_confirmed(end)
+    assert len(rig.target.keys) == 200
+
+
+def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig: Rig) -> None:
+    rig.model.may_answer.clear()
+    first = rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
+    assert rig.model.asked.wait(SOON)
+    last = rig.stream.transaction(0x3000, row(b"I", 2, "pending"))
+    rig.wait_until_all_is_read()
+    rig.stop()
+    rig.model.may_answer.set()
+    deadline = time.monotonic() + SOON
+    assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
+    assert rig.target.keys == ["1"]
+    assert rig.stream.last == Report(last, first, first)
+
+
+def test_a_drain_past_its_deadline_says_so_and_confirms_nothing(rig: Rig) -> None:
+    rig.model.may_answer.clear()
+    rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
+    assert rig.model.asked.wait(SOON)
+    rig.stop()
+    assert not rig.pipeline.drain(lambda: True)
+    assert {report.confirmed for report in rig.stream.reports} == {RECORDED}
+
+
+def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
+    rig.stream.hear(LSN(RECORDED + 16))
+    wait_until(lambda: rig.stream.last.received > RECORDED, "it is heard", SOON)
+    rig.stop()
+    deadline = time.monotonic() + SOON
+    assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
+    assert rig.stream.last == Report(*[LSN(RECORDED + 16)] * 3)
+
+
+def test_quick_updates_of_one_row_cost_at_most_two_embeddings(rig: Rig) -> None:
+    rig.model.may_answer.clear()
+    rig.stream.transaction(0x2000, row(b"I", 1, "version 0"))
+    assert rig.model.asked.wait(SOON)
+    for version in range(1, 21):
+        end = rig.stream.transaction(0x2000 + 0x100 * version, row(b"U", 1, f"version {version}"))
+    rig.wait_until_all_is_read()
+    rig.model.may_answer.set()
+    rig.wait_for_confirmed(end)
+    assert rig.model.texts[0] == "version 0"
+    assert rig.model.texts[-1] == "version 20"
+    assert len(rig.model.texts) <= 1 + 2

@@ -1,0 +1,349 @@
+"""Messages to changes: numbered in their transaction, in their table's terms, none twice."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.transaction import OVERHEAD, Assembler, Change, Event, Op, TransactionEnd
+from cdc_embed.errors import HistoryGapError, TableChangedError
+from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position
+from cdc_embed.wire.messages import (
+    UNCHANGED,
+    Begin,
+    Column,
+    Commit,
+    Delete,
+    Insert,
+    LogicalMessage,
+    Message,
+    OldTuple,
+    Relation,
+    ReplicaIdentity,
+    Truncate,
+    Update,
+    Value,
+)
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+HERE = Identity(system_identifier="1", database="d", timeline=1)
+
+
+def table(name: str, oid: int) -> Table:
+    return Table(
+        schema="public",
+        name=name,
+        oid=oid,
+        key=(KeyColumn("id", "bigint"),),
+        text_columns=("title", "body"),
+        template=None,
+        embedding_table=f"{name}_embedding",
+    )
+
+
+FIRST, SECOND = table("first", 1), table("second", 2)
+
+
+def checkpoint(position: Position = START, end_lsn: LSN = ZERO) -> Checkpoint:
+    return Checkpoint(
+        slot="s",
+        source=HERE,
+        target=HERE,
+        position=position,
+        end_lsn=end_lsn,
+        confirmed_lsn=ZERO,
+        batch_seq=0,
+        epoch=1,
+    )
+
+
+def begin(commit_lsn: int = 0x100) -> Begin:
+    return Begin(final_lsn=LSN(commit_lsn), committed_at=NOW, xid=7)
+
+
+def commit(commit_lsn: int = 0x100) -> Commit:
+    at = LSN(commit_lsn)
+    return Commit(flags=0, commit_lsn=at, end_lsn=LSN(commit_lsn + 8), committed_at=NOW)
+
+
+def relation(
+    *names: str,
+    name: str = "first",
+    oid: int = 1,
+    identity: ReplicaIdentity = ReplicaIdentity.DEFAULT,
+    key: tuple[str, ...] = ("id",),
+) -> Relation:
+    columns = tuple(
+        Column(name=column, type_oid=25, type_modifier=-1, part_of_key=column in key)
+        for column in names or ("id", "title", "body")
+    )
+    return Relation(
+        oid=oid, namespace="public", name=name, replica_identity=identity, columns=columns
+    )
+
+
+def insert(*values: Value, oid: int = 1) -> Insert:
+    return Insert(relation_oid=oid, new=values)
+
+
+def update(
+    *new: Value, key: tuple[Value, ...] | None = None, full: tuple[Value, ...] | None = None
+) -> Update:
+    kind = OldTuple.KEY if key is not None else OldTuple.FULL if full is not None else None
+    return Update(relation_oid=1, old_kind=kind, old=key if key is not None else full, new=new)
+
+
+def truncate(*oids: int) -> Truncate:
+    return Truncate(relation_oids=oids, cascade=False, restart_identity=False)
+
+
+def streaming(*messages: Message) -> Assembler:
+    """An assembler of both tables from the log's start, fed with ``messages``."""
+    assembler = Assembler([FIRST, SECOND], checkpoint(), ZERO)
+    for message in messages:
+        assembler.feed(message, 0)
+    return assembler
+
+
+def events(assembler: Assembler, *messages: Message) -> list[Event]:
+    return [event for message in messages for event in assembler.feed(message, 10)]
+
+
+def only(assembler: Assembler, message: Message) -> Change:
+    (change,) = assembler.feed(message, 10)
+    assert isinstance(change, Change)
+    return change
+
+
+def ordinals(found: list[Event]) -> list[int]:
+    return [event.position.ordinal for event in found if isinstance(event, Change)]
+
+
+# -- order ------------------------------------------------------------------------------------
+
+
+def test_changes_are_numbered_inside_their_transaction() -> None:
+    assembler = streaming(relation())
+    found = events(
+        assembler,
+        begin(0x100),
+        insert("1", "a", None),
+        insert("2", "b", None),
+        commit(0x100),
+        begin(0x200),
+        insert("3", "c", None),
+    )
+    positions = [event.position for event in found if isinstance(event, Change)]
+    assert positions == [
+        Position(LSN(0x100), 1),
+        Position(LSN(0x100), 2),
+        Position(LSN(0x200), 1),
+    ]
+
+
+def test_a_change_carries_its_transactions_facts_and_its_size() -> None:
+    change = only(streaming(relation(), begin()), insert("1", "a", None))
+    assert (change.xid, change.committed_at, change.table) == (7, NOW, FIRST)
+    assert (change.op, change.key, change.old_key) == (Op.INSERT, ("1",), None)
+    assert change.texts == ("a", None)
+    assert change.size == 10 + OVERHEAD
+
+
+def test_a_commit_ends_its_transaction() -> None:
+    assembler = streaming(begin())
+    assert assembler.open_transaction == begin()
+    assert assembler.feed(commit(), 10) == [
+        TransactionEnd(end_lsn=LSN(0x108), committed_at=NOW, size=10 + OVERHEAD)
+    ]
+    assert assembler.open_transaction is None
+
+
+def test_rows_of_tables_that_are_not_configured_count_and_are_left_out() -> None:
+    assembler = streaming(relation(), relation("x", name="stranger", oid=3, key=()), begin())
+    found = events(assembler, insert("any", oid=3), insert("1", "a", None))
+    assert ordinals(found) == [2]
+
+
+def test_other_messages_are_no_changes() -> None:
+    notice = LogicalMessage(transactional=True, lsn=LSN(1), prefix="p", content=b"")
+    found = events(streaming(relation(), begin()), notice, insert("1", "a", None))
+    assert ordinals(found) == [1]
+
+
+# -- what the target has already --------------------------------------------------------------
+
+
+def test_exactly_the_changes_that_the_recorded_position_covers_are_left_out() -> None:
+    covered: list[Table] = []
+    recorded = checkpoint(Position(LSN(0x200), 2), LSN(0x108))
+    assembler = Assembler([FIRST], recorded, ZERO, covered.append)
+    found = events(
+        assembler,
+        relation(),
+        begin(0x100),
+        insert("1", "a", None),
+        commit(0x100),
+        begin(0x200),
+        insert("2", "a", None),
+        insert("3", "a", None),
+        insert("4", "a", None),
+        commit(0x200),
+    )
+    changes = [event for event in found if isinstance(event, Change)]
+    assert [change.key for change in changes] == [("4",)]
+    assert changes[0].position == Position(LSN(0x200), 3)
+    assert covered == [FIRST] * 3
+    assert sum(isinstance(event, TransactionEnd) for event in found) == 2
+
+
+def test_a_replay_without_the_recorded_commit_is_a_gap() -> None:
+    assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(0x100))
+    assembler.feed(begin(0x150), 1)
+    assembler.feed(commit(0x150), 1)
+    with pytest.raises(HistoryGapError, match="0/208"):
+        assembler.feed(commit(0x300), 1)
+
+
+def test_a_replay_with_the_recorded_commit_goes_on() -> None:
+    assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(0x100))
+    assert len(events(assembler, commit(0x200), commit(0x300))) == 2
+
+
+@pytest.mark.parametrize("replay_from", [0x208, 0x250])
+def test_a_stream_from_the_recorded_end_on_need_not_repeat_its_commit(replay_from: int) -> None:
+    assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(replay_from))
+    assert len(events(assembler, commit(0x300))) == 1
+
+
+def test_a_position_that_was_never_recorded_misses_no_commit() -> None:
+    assert len(events(Assembler([FIRST], checkpoint(), ZERO), commit(0x300))) == 1
+
+
+# -- tables -----------------------------------------------------------------------------------
+
+
+def test_columns_are_found_by_name_at_each_relation() -> None:
+    assembler = streaming(relation(), begin())
+    assert only(assembler, insert("1", "a", "b")).texts == ("a", "b")
+    assembler.feed(relation("extra", "body", "id", "title"), 1)
+    change = only(assembler, insert("x", "b", "2", "a"))
+    assert (change.key, change.texts) == (("2",), ("a", "b"))
+
+
+@pytest.mark.parametrize("left", [("id", "title"), ("title", "body")])
+def test_a_column_that_is_gone_stops_the_table(left: tuple[str, ...]) -> None:
+    with pytest.raises(TableChangedError, match=r"public\.first: column (body|id) is not in"):
+        streaming(relation(*left))
+
+
+def test_a_renamed_table_stops_rather_than_being_ignored() -> None:
+    with pytest.raises(TableChangedError, match=r"public\.first: it is now named public\.archive"):
+        streaming(relation(name="archive"))
+
+
+@pytest.mark.parametrize("key", [(), ("title",), ("id", "title")])
+def test_an_identity_that_is_not_the_primary_key_any_more_stops_the_table(
+    key: tuple[str, ...],
+) -> None:
+    with pytest.raises(TableChangedError, match="replica identity"):
+        streaming(relation(key=key))
+
+
+def test_a_full_identity_always_holds_the_primary_key() -> None:
+    full = relation(identity=ReplicaIdentity.FULL, key=("id", "title", "body"))
+    assert only(streaming(full, begin()), insert("1", "a", None)).key == ("1",)
+
+
+def test_a_row_of_an_unannounced_relation_is_a_gap() -> None:
+    with pytest.raises(HistoryGapError, match="unannounced relation 99"):
+        streaming(begin()).feed(insert("1", oid=99), 1)
+
+
+def test_a_row_outside_a_transaction_is_a_gap() -> None:
+    with pytest.raises(HistoryGapError, match="outside a transaction"):
+        streaming(relation()).feed(insert("1", "a", None), 1)
+    with pytest.raises(HistoryGapError, match="outside a transaction"):
+        streaming(relation(), begin(), commit()).feed(insert("1", "a", None), 1)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        insert("1", "a"),
+        update("1", "a", "b", "c"),
+        update("1", "a", "b", key=("1",)),
+        Delete(relation_oid=1, old_kind=OldTuple.KEY, old=("1",)),
+    ],
+)
+def test_a_row_of_another_width_than_announced_stops_the_table(message: Message) -> None:
+    with pytest.raises(TableChangedError, match="3 were announced"):
+        streaming(relation(), begin()).feed(message, 1)
+
+
+@pytest.mark.parametrize(
+    "message", [insert(None, "a", "b"), update(UNCHANGED, "a", "b"), update(None, "a", "b")]
+)
+def test_a_row_without_its_key_stops_the_table(message: Message) -> None:
+    with pytest.raises(TableChangedError, match="without its primary key"):
+        streaming(relation(), begin()).feed(message, 1)
+
+
+# -- tuples -----------------------------------------------------------------------------------
+
+
+def test_an_update_says_what_the_log_carries() -> None:
+    change = only(streaming(relation(), begin()), update("1", "a", UNCHANGED))
+    assert (change.op, change.key, change.old_key) == (Op.UPDATE, ("1",), None)
+    assert change.texts == ("a", UNCHANGED)
+    assert not change.complete
+
+
+def test_a_complete_old_tuple_fills_in_what_is_unchanged() -> None:
+    message = update("1", "new", UNCHANGED, full=("1", "old", "long"))
+    change = only(streaming(relation(), begin()), message)
+    assert (change.texts, change.old_key) == (("new", "long"), None)
+    assert change.complete
+
+
+def test_an_old_tuple_of_the_key_fills_in_no_text() -> None:
+    message = update("1", "a", UNCHANGED, key=("1", None, None))
+    assert only(streaming(relation(), begin()), message).texts == ("a", UNCHANGED)
+
+
+@pytest.mark.parametrize("kind", ["key", "full"])
+def test_a_key_change_names_the_old_key(kind: str) -> None:
+    old: tuple[Value, ...] = ("1", None, None)
+    message = update("2", "a", "b", key=old) if kind == "key" else update("2", "a", "b", full=old)
+    change = only(streaming(relation(), begin()), message)
+    assert (change.key, change.old_key) == (("2",), ("1",))
+
+
+@pytest.mark.parametrize("kind", ["key", "full"])
+def test_an_unchanged_key_is_taken_from_the_old_tuple(kind: str) -> None:
+    old: tuple[Value, ...] = ("1", None, None)
+    new: tuple[Value, ...] = (UNCHANGED, "a", "b")
+    message = update(*new, key=old) if kind == "key" else update(*new, full=old)
+    change = only(streaming(relation(), begin()), message)
+    assert (change.key, change.old_key) == (("1",), None)
+
+
+def test_a_delete_has_a_key_and_no_text() -> None:
+    message = Delete(relation_oid=1, old_kind=OldTuple.KEY, old=("1", None, None))
+    change = only(streaming(relation(), begin()), message)
+    assert (change.op, change.key, change.texts) == (Op.DELETE, ("1",), ())
+
+
+def test_a_truncate_is_one_change_for_each_configured_table() -> None:
+    assembler = streaming(
+        relation(),
+        relation(name="second", oid=2),
+        relation("x", name="stranger", oid=3, key=()),
+        begin(),
+    )
+    found = events(assembler, truncate(1, 3, 2))
+    changes = [event for event in found if isinstance(event, Change)]
+    assert [(change.op, change.table, change.key) for change in changes] == [
+        (Op.TRUNCATE, FIRST, ()),
+        (Op.TRUNCATE, SECOND, ()),
+    ]
+    assert ordinals(found) == [1, 3]
