@@ -156,6 +156,8 @@ def redact_dsn(dsn: str) -> str:
     ValueError when it has neither of libpq's two forms: libpq's own message would quote it.
     """
     if uri := _URI.fullmatch(dsn):
+        if re.search(r"%(?![0-9A-Fa-f]{2})", dsn):
+            raise ValueError("in a URI's password % is written %25")
         pairs = re.findall(r"(\w+)=([^&]*)", uri["query"] or "")
         query = "&".join(f"{key}={value}" for key, value in pairs if key in _SHOWN)
         user = f"{uri['user']}@" if uri["user"] is not None else ""

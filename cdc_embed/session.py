@@ -7,12 +7,13 @@ need a person is said here once, by SQLSTATE class
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg2
 from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
 
 from cdc_embed.errors import (
     AuthenticationError,
@@ -31,10 +32,20 @@ VALUE_SETTINGS: Final = {
     "row_security": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
+    "idle_session_timeout": "0",
 }
 """How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
 
 CONNECT_TIMEOUT: Final = 10
+
+DEAD_PEER_OPTIONS: Final = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "30000",
+}
+"""A peer that vanished is noticed within half a minute, unless the DSN says otherwise."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
@@ -91,16 +102,19 @@ class Session:
         """Counts the connections: what lives as long as a session is tied to it."""
 
     @contextmanager
-    def transaction(self, table: str = "database", *, keep: bool = True) -> Iterator[Any]:
+    def transaction(
+        self, table: str = "database", *, keep: bool = True, rows: bool = False
+    ) -> Iterator[Any]:
         """A cursor in a transaction that commits at the end; ``table`` is named in errors.
 
-        With ``keep`` false it is rolled back instead: a rehearsal.
+        With ``keep`` false it is rolled back instead: a rehearsal. With ``rows`` the database may
+        refuse the data of a row, which the caller then looks for.
 
-        Raises the side's ``unavailable`` or ``refused`` error, ``AuthenticationError`` or
-        ``RowRefusedError``. After an ``unavailable`` from the commit itself, whether it took
-        effect is unknown.
+        Raises the side's ``unavailable`` or ``refused`` error or ``AuthenticationError``, and with
+        ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, whether it
+        took effect is unknown.
         """
-        with translated(self.side, table):
+        with translated(self.side, table, rows=rows):
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
@@ -123,7 +137,8 @@ class Session:
         """Make a statement that another thread waits for fail."""
         connection = self._connection
         if connection is not None:
-            connection.cancel()
+            with suppress(psycopg2.Error):  # it is gone, and so is what it waited for
+                connection.cancel()
 
     def _open(self) -> Any:
         if self._connection is None or self._connection.closed:
@@ -143,9 +158,8 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
 
     Driver errors are the caller's to translate.
     """
-    connection = psycopg2.connect(
-        dsn, application_name=application_name, connect_timeout=CONNECT_TIMEOUT
-    )
+    parameters = {**DEAD_PEER_OPTIONS, "connect_timeout": str(CONNECT_TIMEOUT), **parse_dsn(dsn)}
+    connection = psycopg2.connect(**{**parameters, "application_name": application_name})
     try:
         connection.set_client_encoding("UTF8")
         with connection.cursor() as cursor:
@@ -163,7 +177,7 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
 
 
 @contextmanager
-def translated(side: Side, table: str) -> Iterator[None]:
+def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
     """Driver errors inside become ours."""
     try:
         yield
@@ -172,7 +186,7 @@ def translated(side: Side, table: str) -> Iterator[None]:
         problem = describe(exc)
         if state.startswith(AUTHENTICATION) or _refuses_login(exc):
             raise AuthenticationError(where=side.name, problem=problem) from exc
-        if state[:2] in ROW_DATA:
+        if rows and state[:2] in ROW_DATA:
             raise RowRefusedError(problem) from exc
         if state[:2] in PASSING or (
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
@@ -193,6 +207,8 @@ _LOGIN_PROBLEMS = (
     "no pg_hba.conf entry",
     "does not exist",
     "authentication failed",
+    "is not permitted to log in",
+    "permission denied",
 )
 
 

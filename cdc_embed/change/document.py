@@ -22,7 +22,9 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 class KeyColumn(NamedTuple):
     name: str
     type: str
-    """As ``format_type`` names it, e.g. ``bigint`` or ``character varying(20)``."""
+    """In the table of vectors, as ``format_type`` names it, e.g. ``character varying(20)``."""
+    source_type: str = ""
+    """In the source, where it differs: a type that another database may not have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -26,6 +26,18 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Reread:
+    """Chunks of this text are stored, but it was read from the source, not from the log.
+
+    The read may have been ahead of the log, so the text may belong to a later version, or to
+    another row that took the key since. It can be compared with, but it proves nothing about the
+    version that a later change calls unchanged.
+    """
+
+    fingerprint: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Refused:
     """The document with this fingerprint is a dead letter; no chunk is stored."""
 
@@ -40,7 +52,7 @@ class Nothing(Enum):
 ABSENT = Nothing.ABSENT
 UNKNOWN = Nothing.UNKNOWN
 
-State = Known | Refused | Nothing
+State = Known | Reread | Refused | Nothing
 States = Mapping[RowId, State]
 
 

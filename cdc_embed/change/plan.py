@@ -8,7 +8,7 @@ Two rules carry the correctness:
 
 - a complete text is compared with the *stored* fingerprint: that needs no history;
 - an unchanged (TOASTed) text proves only that this row version equals the version before it, so
-  it counts only where the version before is *known* to be what is stored.
+  it counts only where the version before is *known*, from the log, to be what is stored.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 
 from cdc_embed.change.batch import Batch, Image, RowId
 from cdc_embed.change.document import Document, Key, Table
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Outcome, Refused, State, States
+from cdc_embed.change.knowledge import (
+    ABSENT,
+    UNKNOWN,
+    Known,
+    Outcome,
+    Refused,
+    Reread,
+    State,
+    States,
+)
 from cdc_embed.wire.messages import UNCHANGED
 
 Texts = tuple[str | None, ...]
@@ -32,6 +41,8 @@ class Write:
     """The row's chunks become exactly these."""
 
     document: Document
+    reread: bool = False
+    """The text was read from the source: possibly ahead of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,19 @@ def plan(
 
 
 def _found(table: Table, values: Texts | None, stored: State) -> Action:
-    return Forget() if values is None else _compare(table, values, stored)
+    """The action for a row that was read again: its text may be newer than the log's position.
+
+    An equal text that is known from the log is written again (its vector is there), because from
+    here on it is known only from the read.
+    """
+    if values is None:
+        return Forget()
+    action = _compare(table, values, stored)
+    if isinstance(action, Write):
+        return Write(action.document, reread=True)
+    if isinstance(action, Skip) and isinstance(stored, Known):
+        return Write(Document.whole(table.prepare(values) or ""), reread=True)
+    return action
 
 
 def _compare(table: Table, values: Texts, stored: State) -> Action:
@@ -175,7 +198,7 @@ def _compare(table: Table, values: Texts, stored: State) -> Action:
     if text is None:
         return Delete()
     document = Document.whole(text)
-    if isinstance(stored, Known | Refused) and stored.fingerprint == document.fingerprint:
+    if isinstance(stored, Known | Reread | Refused) and stored.fingerprint == document.fingerprint:
         return Skip("unchanged", stored)
     return Write(document)
 
@@ -199,8 +222,8 @@ def _values(image: Image) -> Texts:
 
 def _state_after(action: Action) -> State | None:
     match action:
-        case Write(document):
-            return Known(document.fingerprint)
+        case Write(document, reread):
+            return Reread(document.fingerprint) if reread else Known(document.fingerprint)
         case Refuse(fingerprint):
             return Refused(fingerprint)
         case Move(_, fingerprint):

@@ -106,6 +106,12 @@ class Assembler:
         """The transaction being delivered: its Begin, without a Commit yet."""
         return self._begin
 
+    @property
+    def verified(self) -> bool:
+        """Whether the stream continues the recorded position: a replay that is due has shown the
+        recorded commit. Before that nothing may be confirmed."""
+        return self._recorded_commit_seen
+
     def feed(self, message: Message, size: int) -> list[Event]:
         """The events of one message whose frame had ``size`` bytes."""
         if isinstance(message, Begin):

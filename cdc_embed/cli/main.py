@@ -63,6 +63,11 @@ def main() -> None:
         sys.exit(exc.exit_code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except OSError as exc:
+        if debug:
+            raise
+        sys.stderr.write(f"error: {exc.strerror or exc}\n")
+        sys.exit(CdcEmbedError.exit_code)
 
 
 def show(error: CdcEmbedError) -> None:

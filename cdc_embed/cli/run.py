@@ -66,7 +66,6 @@ def running(
         if embedder is None:
             dimensions = stored_dimensions(both, [source.table for source in survey.tables])
             embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
-        stack.callback(embedder.close)
         card = embedder.describe()
         parts = _Parts(config, both, survey.tables, embedder, card, listeners)
         service = parts.build(stack)
@@ -106,6 +105,8 @@ class _Parts:
         rows = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed rows {config.source.slot}")
         stack.callback(rows.close)
         reader = RowReader(rows, self.abandon)
+        runner = EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics)
+        stack.callback(runner.close)
         service = Service(
             source=Source(
                 dsn=config.source.resolved_dsn(),
@@ -116,7 +117,7 @@ class _Parts:
                 tables=tables,
             ),
             store=store,
-            runner=EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics),
+            runner=runner,
             patience=self.patience,
             telemetry=self.telemetry,
             limits=Limits(

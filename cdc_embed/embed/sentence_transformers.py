@@ -9,8 +9,8 @@ gathering texts into calls to ``flow``.
 import hashlib
 import importlib
 import os
-import threading
 from collections.abc import Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -73,8 +73,10 @@ class SentenceTransformersEmbedder:
             "trust_remote_code": trust_remote_code,
             "truncate_dim": dimensions or None,
         }
-        self._lock = threading.Lock()
-        loaded = _load(model, options)
+        # one thread for all that the model computes: OpenMP keeps a team of threads for each
+        # thread that calls it, and slows every one of them down once they outnumber the cores
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        loaded = self._thread.submit(_load, model, options).result()
         self._model: SentenceTransformer | None = loaded
         self._tokenizer = _own_tokenizer(loaded, model)
         self._document_prompt = document_prompt or _own_prompt(loaded, "document", "passage")
@@ -115,8 +117,8 @@ class SentenceTransformersEmbedder:
 
     def close(self) -> None:
         """Let go of the model; later calls raise EmbedderUnavailableError."""
-        with self._lock:
-            self._model = None
+        self._model = None
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _measure(self, name: str, wanted: int) -> int:
         """How wide the model's vectors are, from the first one it makes."""
@@ -133,19 +135,27 @@ class SentenceTransformersEmbedder:
         return [len(encoding) for encoding in self._tokenizer.encode_batch(prompted)]
 
     def _encode(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
-        """One call of the model; the lock lets a search in between two calls of one batch."""
-        with self._lock:
-            if self._model is None:
-                raise EmbedderUnavailableError(problem="the model is closed")
-            encode = self._model.encode_query if query else self._model.encode_document
-            prompt = self._query_prompt if query else self._document_prompt
-            try:
-                raw: Any = encode(
-                    list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
-                )
-            except Exception as exc:
-                problem = f"the model fails with {type(exc).__name__}"
-                raise TextRefusedError(problem=problem) from exc
+        """One call of the model, in its thread; a search goes in between two calls of one batch."""
+        if self._model is None:
+            raise EmbedderUnavailableError(problem="the model is closed")
+        try:
+            return self._thread.submit(self._call, texts, query).result()
+        except CancelledError:
+            raise EmbedderUnavailableError(problem="the model is closed") from None
+
+    def _call(self, texts: Sequence[str], query: bool) -> Vectors:
+        model = self._model
+        if model is None:
+            raise EmbedderUnavailableError(problem="the model is closed")
+        encode = model.encode_query if query else model.encode_document
+        prompt = self._query_prompt if query else self._document_prompt
+        try:
+            raw: Any = encode(
+                list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
+            )
+        except Exception as exc:
+            problem = f"the model fails with {type(exc).__name__}"
+            raise TextRefusedError(problem=problem) from exc
         vectors: Vectors = np.asarray(raw, dtype=np.float32)
         if not np.isfinite(vectors).all():
             raise TextRefusedError(problem="the vector has numbers that are not finite")

@@ -72,6 +72,7 @@ class EmbeddingRunner:
         self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
         self._lock = Lock()
         self._letters_in_a_row = 0
+        self._probed = False
         self.rate = Rate()
 
     @property
@@ -120,23 +121,51 @@ class EmbeddingRunner:
     def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], result: Embedded) -> None:
         texts = [text for _, text in wanted]
         try:
-            vectors = self._patience.keep_trying("embed", lambda: self._call(texts))
+            vectors = self._patience.keep_trying("embed", partial(self._attempt, texts))
         except TextRefusedError as exc:
             if len(wanted) > 1:
                 middle = len(wanted) // 2
                 self._embed_slice(wanted[:middle], result)
                 self._embed_slice(wanted[middle:], result)
             else:
-                self._patience.keep_trying("embed", partial(self._blame, exc))
+                self._count_letter(exc)
                 result.refused[wanted[0][0]] = ("refused", str(exc))
             return
         with self._lock:
             self._letters_in_a_row = 0
+            self._probed = False
         for (digest, _), vector in zip(wanted, vectors, strict=True):
             result.vectors[digest] = vector
 
-    def _blame(self, refusal: TextRefusedError) -> None:
-        """Make sure that it is the text: a known-good one must succeed at the episode's start."""
+    def _attempt(self, texts: list[str]) -> Vectors:
+        """One attempt; a text that stands alone is blamed only by a service that is well.
+
+        When it is not, that is a passing failure. Once it is, the text gets another chance: the
+        service may have recovered between the two.
+        """
+        try:
+            return self._call(texts)
+        except TextRefusedError:
+            if len(texts) > 1 or not self._probe():
+                raise
+        return self._call(texts)
+
+    def _probe(self) -> bool:
+        """At the start of an episode of refusals, a known-good text must succeed; whether it was
+        asked for just now."""
+        with self._lock:
+            if self._probed:
+                return False
+            try:
+                self._call([PROBE])
+            except TextRefusedError as exc:
+                raise EmbedderUnavailableError(
+                    problem=f"it refuses even a text that is known to be good: {exc}"
+                ) from exc
+            self._probed = True
+            return True
+
+    def _count_letter(self, refusal: TextRefusedError) -> None:
         with self._lock:
             self._letters_in_a_row += 1
             letters = self._letters_in_a_row
@@ -144,15 +173,6 @@ class EmbeddingRunner:
             raise EmbedderError(
                 problem=f"it refused {letters} texts in a row, the last one so: {refusal}"
             ) from refusal
-        if letters == 1:
-            try:
-                self._call([PROBE])
-            except TextRefusedError as exc:
-                with self._lock:
-                    self._letters_in_a_row = 0
-                raise EmbedderUnavailableError(
-                    problem=f"it refuses even a text that is known to be good: {exc}"
-                ) from exc
 
     def _call(self, texts: list[str]) -> Vectors:
         """One attempt, measured and checked."""

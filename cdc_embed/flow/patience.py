@@ -61,20 +61,19 @@ class Patience:
         Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0
-        while True:
-            if self._abandon.is_set():
-                raise AbandonedError
-            try:
-                result = attempt()
-            except PASSING as exc:
-                self._on_error(stage, exc)
-                self.troubles.setdefault(stage, Trouble(str(exc), time.monotonic()))
-                asked = getattr(exc, "retry_after", None)
-                self._abandon.wait(delay(tries, random.random(), asked))
-                tries += 1
-            else:
-                self.troubles.pop(stage, None)
-                return result
+        try:
+            while not self._abandon.is_set():
+                try:
+                    return attempt()
+                except PASSING as exc:
+                    self._on_error(stage, exc)
+                    self.troubles.setdefault(stage, Trouble(str(exc), time.monotonic()))
+                    asked = getattr(exc, "retry_after", None)
+                    self._abandon.wait(delay(tries, random.random(), asked))
+                    tries += 1
+            raise AbandonedError
+        finally:
+            self.troubles.pop(stage, None)
 
     @property
     def abandoned(self) -> bool:

@@ -16,7 +16,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
@@ -30,7 +30,7 @@ from cdc_embed.change.transaction import Assembler, Change
 from cdc_embed.flow.prepare import Preparer, Range, Ready, rows_of
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer, Written
-from cdc_embed.lsn import LSN, Progress
+from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.wire.messages import Message
 
 RECORD_STEP: Final = 1 << 20
@@ -165,13 +165,25 @@ class Pipeline:
         if self._in_flight:
             return False
         if connected:
+            self._finish_recording(deadline)
             self._settle_idle()
             self._record(at_least=1)
-            while self._recording is not None and not deadline():
-                self._settle_recording()
-                self._wait(reading=False)
+            self._finish_recording(deadline)
             self._report(time.monotonic(), now_or_never=True)
         return True
+
+    def _finish_recording(self, deadline: Callable[[], bool]) -> None:
+        while self._recording is not None and not deadline():
+            self._settle_recording()
+            if self._recording is not None:
+                self._wait(reading=False)
+
+    def at_rest(self, seconds: float) -> bool:
+        """Whether the workers have ended what they do, after waiting so long at the most."""
+        futures: list[Future[Any]] = [flight.preparing for flight in self._in_flight]
+        futures += [flight.writing for flight in self._in_flight if flight.writing is not None]
+        futures += [self._recording] if self._recording is not None else []
+        return not wait(futures, seconds).not_done
 
     def close(self) -> None:
         """Wait for the workers to end what they do, then let go of them."""
@@ -239,7 +251,7 @@ class Pipeline:
 
     def _settle_idle(self) -> None:
         """With nothing open, pending or in flight, all that was heard needs nothing more."""
-        if self._pending or self._in_flight:
+        if self._pending or self._in_flight or not self._assembler.verified:
             return
         begin = self._assembler.open_transaction
         if begin is None:
@@ -330,7 +342,7 @@ class Pipeline:
 
     def _record(self, *, at_least: int) -> None:
         """Record progress that no batch recorded: in steps, or when reading depends on it."""
-        if self._recording is not None:
+        if self._recording is not None or not self._assembler.verified:
             return
         progress = self._progress
         exposed = not progress.is_recorded(self._stream.exposed)
@@ -340,7 +352,8 @@ class Pipeline:
             self._recording = self._submit(self._write, self._writer.record, progress.durable)
 
     def _report(self, now: float, *, now_or_never: bool = False) -> None:
-        positions = (self._progress.received, self._progress.confirmable())
+        confirmable = self._progress.confirmable() if self._assembler.verified else ZERO
+        positions = (self._progress.received, confirmable)
         age = now - self._reported_at
         news = positions != self._reported and age >= REPORT_SECONDS
         if news or now_or_never or age >= self._limits.report_interval:

@@ -9,7 +9,12 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.flow.connections import Connections, space_of
-from cdc_embed.source.checks import check_reader, check_server, check_slot
+from cdc_embed.source.checks import (
+    check_reader,
+    check_server,
+    check_slot,
+    check_version_features,
+)
 from cdc_embed.source.publication import (
     Publication,
     publication_findings,
@@ -36,8 +41,16 @@ def survey_source(both: Connections) -> Survey:
     """The source's server and tables: what ``setup`` needs to be right."""
     config = both.config
     catalogue = both.catalogue
+    server = catalogue.server()
+    if server.in_recovery:  # it has no log of its own to ask about
+        raise PreflightError(
+            where="source database",
+            problem="it is a standby",
+            hint="name the primary in source.dsn",
+        )
     survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
-    survey.findings += check_server(catalogue.server(), survey.slot, catalogue.slot_count())
+    survey.findings += check_server(server, survey.slot, catalogue.slot_count())
+    survey.findings += check_version_features(config.source)
     survey.tables, problems = find_tables(both.source, config)
     survey.findings += problems
     survey.publication = read_publication(both.source, config.source.publication)

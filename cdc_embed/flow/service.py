@@ -9,7 +9,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -24,6 +25,7 @@ from cdc_embed.errors import (
     ReplicationError,
     SlotBusyError,
     SourceUnavailableError,
+    TableChangedError,
     TargetUnavailableError,
 )
 from cdc_embed.flow.embedding import EmbeddingRunner
@@ -42,6 +44,8 @@ from cdc_embed.wire.messages import Message
 
 STANDBY_POLL_SECONDS: Final = 1.0
 LONGEST_REPORT_SECONDS: Final = 10.0
+CANCEL_SECONDS: Final = 0.5
+"""Between two looks at whether a stop still waits for the target."""
 REPORTS_PER_TIMEOUT: Final = 4
 
 COMES_BACK: Final = (
@@ -68,7 +72,7 @@ class Plugin:
 class Source:
     """The source side's parts."""
 
-    dsn: str
+    dsn: str = field(repr=False)
     slot: str
     plugin: Plugin
     catalogue: SlotCatalogue
@@ -102,6 +106,7 @@ class Service:
         self._stop = threading.Event()
         self._stop_now = threading.Event()
         self._stopped_at = 0.0
+        self._attempt = 0
         self._pipeline: Pipeline | None = None
         self.phase = "starting"
         self.holder = ""
@@ -137,16 +142,14 @@ class Service:
 
     def run(self) -> None:
         """Lead and follow until stopped; raises what only a person can mend."""
-        attempt = 0
         try:
             while not self._stop.is_set():
                 try:
                     self._lead()
-                    attempt = 0
                 except SlotIsActiveError:
                     self._stand_by()
                 except COMES_BACK as exc:
-                    attempt = self._come_back(exc, attempt)
+                    self._come_back(exc)
                 except AbandonedError:
                     break
             if self.failure is not None:
@@ -154,18 +157,18 @@ class Service:
         finally:
             self._set_phase("stopped")
 
-    def _come_back(self, exc: Exception, attempt: int) -> int:
-        if self.phase == "streaming":
-            attempt = 0
+    def _come_back(self, exc: Exception) -> None:
         self._set_phase("reconnecting")
         reason = _reason(exc)
         self.telemetry.metrics.reconnects.labels(reason).inc()
-        log.warning("connection lost", reason=reason, problem=str(exc), attempt=attempt)
-        self._stop.wait(delay(attempt, random.random()))
-        return attempt + 1
+        log.warning("connection lost", reason=reason, problem=str(exc), attempt=self._attempt)
+        self._stop.wait(delay(self._attempt, random.random()))
+        self._attempt += 1
 
     def _stand_by(self) -> None:
-        slot = self._source.catalogue.slot()
+        slot = None
+        with suppress(SourceUnavailableError):  # the next attempt to lead meets it and waits
+            slot = self._source.catalogue.slot()
         if slot is not None and slot.active_pid is not None:
             holder = f"PID {slot.active_pid} ({slot.owner})"
             if holder != self.holder:
@@ -222,6 +225,10 @@ class Service:
         target = self._store.identity()
         if source.timeline == checkpoint.source.timeline and target == checkpoint.target:
             return
+        if target.system_identifier != checkpoint.target.system_identifier:
+            raise HistoryGapError(
+                slot=checkpoint.slot, problem="the target is another cluster than it was"
+            )
         log.warning("servers changed", source=str(source), target=str(target))
         self._store.adopt(source, target)
 
@@ -229,6 +236,7 @@ class Service:
         pipeline = self._build(stream, checkpoint, confirmed)
         self._pipeline = pipeline
         self._set_phase("streaming")
+        self._attempt = 0
         log.info(
             "streaming",
             slot=self._source.slot,
@@ -246,9 +254,16 @@ class Service:
             self._set_phase("reconnecting")
             self._finish(pipeline, connected=False)
             raise
+        except TableChangedError:
+            # what came before the table changed is settled and need not be met again
+            self._finish(pipeline, connected=True)
+            raise
         finally:
             self._pipeline = None
             self._abandon.set()
+            while not pipeline.at_rest(CANCEL_SECONDS):
+                if self._is_overdue():  # a lock or a standby that never comes must not hold us
+                    self._store.cancel()
             pipeline.close()
             if not self._stop_now.is_set():
                 self._abandon.clear()

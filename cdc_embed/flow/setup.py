@@ -183,8 +183,8 @@ def _source_steps(both: Connections, survey: Survey) -> list[Step]:
         publication_sql(survey.publication, config.source.publication, survey.tables, lists=lists)
     )
     if survey.slot is None:
-        create = sql.SQL("select pg_create_logical_replication_slot({}, {})").format(
-            sql.Literal(config.source.slot), sql.Literal(config.source.plugin)
+        create = sql.SQL(queries("source/slot")["create_slot"]).format(
+            slot=sql.Literal(config.source.slot), plugin=sql.Literal(config.source.plugin)
         )
         found.append(("make the replication slot", create))
     return [_step(both, Where.SOURCE, why, statement) for why, statement in found]

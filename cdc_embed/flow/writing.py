@@ -24,7 +24,7 @@ class Target(Protocol):
 
     def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None: ...
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]: ...
-    def record(self, lsn: LSN) -> None: ...
+    def record(self, lsn: LSN, batch_seq: int) -> None: ...
 
 
 REFUSED_BY_DATABASE: Final = "database"
@@ -58,7 +58,7 @@ class Writer:
 
     def record(self, lsn: LSN) -> LSN:
         """Commit progress that no batch recorded."""
-        self._patience.keep_trying("target", lambda: self._target.record(lsn))
+        self._patience.keep_trying("target", lambda: self._target.record(lsn, self._batch_seq))
         return lsn
 
     def _attempt(self, ready: Ready) -> None:

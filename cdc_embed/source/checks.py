@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from cdc_embed.config_sections import SourceConfig
 from cdc_embed.finding import Finding, Severity
 from cdc_embed.source.slot import Server, Slot
 
@@ -25,12 +26,6 @@ def check_server(server: Server, slot: Slot | None, slots: int) -> list[Finding]
             fix=""
             if server.wal_level == "logical"
             else "alter system set wal_level = 'logical';  -- then restart PostgreSQL",
-        ),
-        Finding(
-            id="primary",
-            ok=not server.in_recovery,
-            message="the server is a standby" if server.in_recovery else "the server is a primary",
-            fix="name the primary in source.dsn" if server.in_recovery else "",
         ),
         Finding(
             id="replication_role",
@@ -67,6 +62,24 @@ def check_server(server: Server, slot: Slot | None, slots: int) -> list[Finding]
             if server.max_slot_wal_keep_size == "-1"
             else "",
         ),
+    ]
+
+
+def check_version_features(source: SourceConfig) -> list[Finding]:
+    """Settings of the contract that this version cannot follow yet: refused, never ignored."""
+    later = [
+        ("source.plugin", source.plugin != "pgoutput", '"pgoutput"'),
+        ("source.on_history_gap", source.on_history_gap != "stop", '"stop"'),
+    ]
+    return [
+        Finding(
+            id="configuration",
+            ok=False,
+            message=f"this value of {key} comes with a later version",
+            fix=f"set {key} = {value}",
+        )
+        for key, wrong, value in later
+        if wrong
     ]
 
 

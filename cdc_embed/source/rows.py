@@ -6,7 +6,7 @@ transaction that asked for it. And a snapshot from before a TRUNCATE or a rewrit
 shows an empty table, so the table's files must be the same before and after.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from threading import Event
 from typing import Any, Final
 
@@ -75,7 +75,7 @@ class RowReader:
             cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
             return cursor.fetchone()[0]
 
-    def _sees(self, cursor: Any, xids: Sequence[int] | Any) -> bool:
+    def _sees(self, cursor: Any, xids: Iterable[int]) -> bool:
         cursor.execute(queries("source/tables")["snapshot"])
         snapshot, xmax = cursor.fetchone()
         wide = [str(widen(xid, xmax)) for xid in set(xids)]
@@ -104,7 +104,11 @@ def _read_rows(table: Table) -> sql.Composed:
         key_matches=sql.SQL(" and ").join(
             sql.SQL("{} = {}::{}").format(column, sql.Identifier("k", f"k{place}"), sql.SQL(kind))
             for place, (column, kind) in enumerate(
-                zip(columns, (column.type for column in table.key), strict=True)
+                zip(
+                    columns,
+                    (column.source_type or column.type for column in table.key),
+                    strict=True,
+                )
             )
         ),
     )

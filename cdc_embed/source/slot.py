@@ -105,9 +105,6 @@ class SlotCatalogue:
         count: int = self._row("slot_count")[0]
         return count
 
-    def wal_end(self) -> LSN:
-        return LSN.parse(self._row("wal_end")[0])
-
     def wal_sender_timeout(self) -> float:
         """Seconds of our silence after which the server ends the connection; 0: never."""
         timeout: float = self._row("wal_sender_timeout")[0]

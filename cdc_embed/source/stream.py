@@ -42,6 +42,7 @@ from cdc_embed.errors import (
 from cdc_embed.lsn import LSN, ZERO, Identity
 from cdc_embed.session import (
     CONNECT_TIMEOUT,
+    DEAD_PEER_OPTIONS,
     SOURCE,
     VALUE_SETTINGS,
     connect,
@@ -56,19 +57,10 @@ nothing to report, and what it would report is 0."""
 SILENCE_LIMIT: Final = 10.0
 """Seconds that a readable connection may yield nothing before it is called dead."""
 
-DEAD_PEER_OPTIONS: Final = {
-    "keepalives": "1",
-    "keepalives_idle": "10",
-    "keepalives_interval": "5",
-    "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
-}
-"""A peer that vanished is noticed within half a minute, unless the DSN says otherwise."""
-
 SLOT_BUSY: Final = "55006"
 UNDEFINED_OBJECT: Final = "42704"
-LOST_SLOT_STATES: Final = frozenset({"55000", "58P01", "58P02"})
-"""The slot was invalidated, or its WAL is gone."""
+MISSING_FILE: Final = "58P01"
+LOST_SLOT_WORDS: Final = ("can no longer", "exceeded the maximum", "invalidated")
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,11 +201,12 @@ class Stream:
         state, problem = exc.pgcode, describe(exc)
         if state == SLOT_BUSY:
             return SlotIsActiveError(problem)
-        if state in LOST_SLOT_STATES or "can no longer" in problem:
+        lost = state == MISSING_FILE and self._streaming
+        if lost or any(words in problem for words in LOST_SLOT_WORDS):
             return HistoryGapError(slot=self._slot, problem=problem)
         if state == UNDEFINED_OBJECT and not self._streaming:
             return HistoryGapError(slot=self._slot, problem=problem)
-        if state is not None and state[:2] in {"42", "22", "0A"}:
+        if state is not None and (state[:2] in {"42", "22", "0A"} or state == "55000"):
             return PreflightError(where=f"slot {self._slot}", problem=problem)
         return ReplicationError(problem=problem)
 

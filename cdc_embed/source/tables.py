@@ -5,7 +5,6 @@ from typing import Any
 
 from cdc_embed.change.document import KeyColumn, Table
 from cdc_embed.config import OUR_COLUMNS, Config
-from cdc_embed.config_notation import TableName
 from cdc_embed.config_sections import TableConfig
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
@@ -67,7 +66,7 @@ def _find(
     row = cursor.fetchone()
     if row is None:
         return None, [_bad(entry, "there is no such table", "correct tables.name")]
-    oid, kind, identity, persistence, has_key, readable = row
+    oid, kind, identity, persistence, immediate_key, readable, role = row
     if kind not in {"r", "p"}:
         return None, [_bad(entry, "it is not a table", "name the table itself")]
     if persistence != "p":
@@ -80,12 +79,12 @@ def _find(
         ]
     columns = _columns(cursor, oid)
     problems = [
-        *_identity_problems(entry, identity, has_key, columns),
+        *_identity_problems(entry, identity, immediate_key, columns),
         *_column_problems(entry, columns),
     ]
     if not readable:
         problems.append(
-            _bad(entry, "it may not be read", f"grant select on {entry.name} to current_user;")
+            _bad(entry, "it may not be read", f"grant select on {entry.name} to {role};")
         )
     return _source_table(entry, oid, identity, columns, max_tokens), problems
 
@@ -113,7 +112,10 @@ def _source_table(
         schema=entry.schema,
         name=entry.table,
         oid=oid,
-        key=tuple(KeyColumn(c.name, "text" if c.own_type else c.type) for c in key),
+        key=tuple(
+            KeyColumn(c.name, "text", c.type) if c.own_type else KeyColumn(c.name, c.type)
+            for c in key
+        ),
         text_columns=entry.text_columns,
         template=entry.template or None,
         embedding_table=entry.embedding_table_name,
@@ -123,9 +125,17 @@ def _source_table(
 
 
 def _identity_problems(
-    entry: TableConfig, identity: str, has_key: bool, columns: list[_Column]
+    entry: TableConfig, identity: str, immediate_key: bool | None, columns: list[_Column]
 ) -> list[Finding]:
-    if not has_key:
+    if immediate_key is False:
+        return [
+            _bad(
+                entry,
+                "its primary key is deferrable, so a key can stand for two rows for a while",
+                f"alter table {entry.name} drop constraint ..., add primary key (...);",
+            )
+        ]
+    if immediate_key is None:
         return [
             _bad(
                 entry,
@@ -175,8 +185,3 @@ def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding
 
 def _bad(entry: TableConfig, problem: str, fix: str) -> Finding:
     return Finding(id="table", ok=False, message=f"table {entry.name}: {problem}", fix=fix)
-
-
-def quoted_name(table: Table) -> str:
-    """The table's name as SQL writes it."""
-    return str(TableName(table.schema, table.name))

@@ -34,8 +34,10 @@ def int4(value: int) -> bytes:
     return struct.pack(">ii", 4, value)
 
 
-def int8(value: int) -> bytes:
+def int8(value: int | None) -> bytes:
     """A bigint, or a pg_lsn."""
+    if value is None:
+        return NULL
     return struct.pack(">iq", 8, value)
 
 

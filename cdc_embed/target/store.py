@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Table
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
 from cdc_embed.change.plan import Plan, Write
 from cdc_embed.errors import (
     FencedError,
@@ -109,10 +109,19 @@ class Store:
             cursor.execute(self._sql["take_epoch"], values)
             return cursor.fetchone()
 
-    def record(self, lsn: LSN) -> None:
-        """Commit that everything up to ``lsn`` is reflected, where no batch says so."""
+    def record(self, lsn: LSN, batch_seq: int) -> None:
+        """Commit that everything up to ``lsn`` is reflected, where no batch says so.
+
+        ``batch_seq`` is the last batch's: a target that lost it must not be said to be complete.
+        """
         with self._writer.transaction("checkpoint") as cursor:
-            values = {"confirmed_lsn": str(lsn), "slot": self._slot, "epoch": self.epoch}
+            self._is_committed(cursor, batch_seq)
+            values = {
+                "confirmed_lsn": str(lsn),
+                "slot": self._slot,
+                "epoch": self.epoch,
+                "batch_seq": batch_seq,
+            }
             cursor.execute(self._sql["record_progress"], values)
             self._expect_epoch(cursor)
 
@@ -143,8 +152,8 @@ class Store:
             statements = self._statements[table]
             with self._reader.transaction(table.embedding_table) as cursor:
                 cursor.execute(statements["look_up"], statements.keys(keys))
-                for place, document_hash, letter in cursor.fetchall():
-                    found[table, keys[place - 1]] = _state(document_hash, letter)
+                for place, document_hash, from_log, letter in cursor.fetchall():
+                    found[table, keys[place - 1]] = _state(document_hash, from_log, letter)
         return found
 
     def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
@@ -168,7 +177,7 @@ class Store:
         ``TargetUnavailableError`` when it may be tried again: an attempt whose commit took effect
         after all, though its answer was lost, is recognised by ``batch_seq`` and not repeated.
         """
-        with self._writer.transaction() as cursor:
+        with self._writer.transaction(rows=True) as cursor:
             if self._is_committed(cursor, batch_seq):
                 return
             staged = self._write_rows(cursor, plan, vectors)
@@ -182,7 +191,9 @@ class Store:
             if isinstance(action, Write):
                 alone = Plan(Batch({row: plan.batch.images[row]}), {row: action})
                 try:
-                    with self._writer.transaction(row[0].embedding_table, keep=False) as cursor:
+                    with self._writer.transaction(
+                        row[0].embedding_table, keep=False, rows=True
+                    ) as cursor:
                         self._write_rows(cursor, alone, vectors)
                 except RowRefusedError as exc:
                     refused[row] = str(exc)
@@ -216,12 +227,14 @@ class Store:
         self._expect_epoch(cursor)
 
 
-def _state(document_hash: Any, letter: Any) -> State:
+def _state(document_hash: Any, from_log: bool, letter: Any) -> State:
     if letter is not None:
         return Refused(bytes(letter))
     if document_hash is None:
         return ABSENT
-    return Known(bytes(document_hash)) if len(document_hash) else UNKNOWN
+    if not len(document_hash):
+        return UNKNOWN
+    return Known(bytes(document_hash)) if from_log else Reread(bytes(document_hash))
 
 
 def _by_table(pairs: Iterable[tuple[Table, _T]]) -> dict[Table, list[_T]]:

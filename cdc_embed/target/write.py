@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.document import Document, Key, Table
+from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Action, Forget, Move, Plan, Refuse, Skip, Supersede, Write
 from cdc_embed.change.transaction import Change
 from cdc_embed.target import copy
@@ -55,7 +55,7 @@ class TableWriter:
         self._half = half
 
     def write(self, actions: Actions, *, truncated: bool) -> None:
-        writes = {key: a.document for key, a in actions.items() if isinstance(a, Write)}
+        writes = {key: a for key, a in actions.items() if isinstance(a, Write)}
         moves = {key: a for key, a in actions.items() if isinstance(a, Move)}
         letters = {key: a for key, a in actions.items() if isinstance(a, Refuse)}
         forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
@@ -79,7 +79,7 @@ class TableWriter:
         if letters:
             self._insert_letters(letters)
 
-    def _stage(self, writes: Mapping[Key, Document]) -> None:
+    def _stage(self, writes: Mapping[Key, Write]) -> None:
         rows, reused = self._rows(writes)
         statement = self._statements["copy_stage"]
         self._cursor.copy_expert(statement, io.BytesIO(copy.stream(rows)))
@@ -89,12 +89,15 @@ class TableWriter:
             if self._cursor.fetchone()[0]:
                 raise MissingDonorError
 
-    def _rows(self, writes: Mapping[Key, Document]) -> tuple[list[list[bytes]], bool]:
-        """The staged rows in binary COPY fields, and whether some of them need a donor."""
+    def _rows(self, writes: Mapping[Key, Write]) -> tuple[list[list[bytes]], bool]:
+        """The staged rows in binary COPY fields, and whether some of them need a donor.
+
+        A text that was read again has no commit LSN: it is not from the log.
+        """
         chunks = [
-            (key, document.fingerprint, place, chunk)
-            for key, document in writes.items()
-            for place, chunk in enumerate(document.chunks)
+            (key, write, place, chunk)
+            for key, write in writes.items()
+            for place, chunk in enumerate(write.document.chunks)
         ]
         in_hand = {c.hash: self._vectors[c.hash] for *_, c in chunks if c.hash in self._vectors}
         encoded = dict(
@@ -102,8 +105,9 @@ class TableWriter:
         )
         store_text = self._statements.store_text
         rows = []
-        for key, fingerprint, place, chunk in chunks:
+        for key, write, place, chunk in chunks:
             change = self._changes[key]
+            commit_lsn = None if write.reread else change.position.commit_lsn
             rows.append(
                 [
                     *(copy.text(value) for value in key),
@@ -112,9 +116,9 @@ class TableWriter:
                     copy.text(chunk.text if store_text else None),
                     copy.int4(chunk.start),
                     copy.int4(chunk.end),
-                    copy.raw(fingerprint),
+                    copy.raw(write.document.fingerprint),
                     copy.raw(chunk.hash),
-                    copy.int8(change.position.commit_lsn),
+                    copy.int8(commit_lsn),
                     copy.timestamp(change.committed_at),
                 ]
             )

@@ -22,9 +22,7 @@ select setting::float / 1000 from pg_settings where name = 'wal_sender_timeout'
 select s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid,
        s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,
-       s.slot_type, a.application_name, a.usename::text,
-       case when pg_is_in_recovery() then pg_last_wal_replay_lsn()
-            else pg_current_wal_lsn() end::text
+       s.slot_type, a.application_name, a.usename::text, pg_current_wal_lsn()::text
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %(slot)s
 
@@ -32,13 +30,9 @@ where s.slot_name = %(slot)s
 -- How many slots the server has.
 select count(*) from pg_replication_slots
 
--- name: wal_end
--- The end of the server's write-ahead log.
-select pg_current_wal_lsn()::text
-
 -- name: create_slot
 -- The slot: from its consistent point on, nothing is missed.
-select lsn::text from pg_create_logical_replication_slot(%(slot)s, %(plugin)s)
+select lsn from pg_create_logical_replication_slot({slot}, {plugin})
 
 -- name: drop_slot
 -- Let the server forget the slot and free its log.
@@ -103,4 +97,4 @@ drop publication if exists {publication}
 select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?\*"?([ ,)]|$)'
        or position(lower(%(application_name)s) in lower(current_setting('synchronous_standby_names'))) > 0
        or exists (select from pg_stat_replication
-                  where application_name = %(application_name)s and sync_state <> 'async')
+                  where application_name = left(%(application_name)s, 63) and sync_state <> 'async')

@@ -1,7 +1,7 @@
 -- name: table
 -- One table by name: what it is, and how its rows are identified in the change log.
-select c.oid::bigint, c.relkind::text, c.relreplident::text, c.relpersistence::text, i.indrelid is not null,
-       has_table_privilege(c.oid, 'select')
+select c.oid::bigint, c.relkind::text, c.relreplident::text, c.relpersistence::text, i.indimmediate,
+       has_table_privilege(c.oid, 'select'), quote_ident(current_user)
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
 left join pg_index i on i.indrelid = c.oid and i.indisprimary

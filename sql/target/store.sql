@@ -47,7 +47,7 @@ where slot = %(slot)s and epoch = %(epoch)s
 -- End the sessions of an older writer that still hold the checkpoint row.
 select pg_terminate_backend(pid)
 from pg_stat_activity
-where application_name = %(application_name)s and datname = current_database()
+where application_name = left(%(application_name)s, 63) and datname = current_database()
   and usename = current_user and pid <> pg_backend_pid()
 
 -- name: check_epoch
@@ -66,11 +66,11 @@ where slot = %(slot)s and epoch = %(epoch)s
 -- Progress without anything to write; no row when the epoch is lost.
 update {schema}.checkpoint
 set confirmed_lsn = greatest(confirmed_lsn, %(confirmed_lsn)s::pg_lsn), updated_at = now()
-where slot = %(slot)s and epoch = %(epoch)s
+where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 
 -- name: look_up
--- What is stored of some rows: the document's hash, a dead letter's fingerprint.
-select k.place, t.document_hash, l.fingerprint
+-- What is stored of some rows: the document's hash and whether it is the log's, a dead letter.
+select k.place, t.document_hash, t.commit_lsn is not null, l.fingerprint
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and t.chunk = 0 and t.space = %(space)s
 left join {schema}.dead_letter l

@@ -285,6 +285,23 @@ def test_second_instance_takes_over_and_the_first_cannot_write(
         assert (first.stop(), second.stop()) == (0, 0)
 
 
+def test_stop_ends_in_time_even_when_the_target_waits_for_ever(site: Site) -> None:
+    site.configure(more='[limits]\ndrain_timeout = "1s"\n')
+    with site.service() as service:
+        lock = site.connect()
+        with lock.cursor() as cursor:
+            cursor.execute("lock table cdc_embed.documents_embedding in access exclusive mode")
+        site.sql("insert into documents values (1, 't', 'text')")
+        waiting = "select count(*) from pg_locks where not granted"
+        wait_until(lambda: site.value(waiting), "the service waits for the lock")
+        assert service.stop() == 0
+        lock.rollback()
+        lock.close()
+    with site.service() as service:
+        service.settle()
+        assert site.drift() == []
+
+
 def test_separate_target_database(make_site: Callable[..., Site]) -> None:
     target = make_site(16)
     source = make_site(18, target=target)

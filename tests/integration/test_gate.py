@@ -75,7 +75,7 @@ class Target:
     def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
         return {}
 
-    def record(self, lsn: LSN) -> None:
+    def record(self, lsn: LSN, _batch_seq: int) -> None:
         self.recorded = max(self.recorded, lsn)
 
 

@@ -87,6 +87,12 @@ def test_wal_level_replica_is_told_with_the_sql(tmp_path_factory: pytest.TempPat
             "set logged",
         ),
         (
+            "create table later (id int primary key deferrable, title text, body text)",
+            table("later"),
+            "its primary key is deferrable",
+            "add primary key",
+        ),
+        (
             "create view glance as select * from documents",
             table("glance"),
             "it is not a table",

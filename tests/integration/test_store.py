@@ -60,7 +60,7 @@ def plan(actions: dict[str, Action], *, at: int = 1, truncate: bool = False) -> 
     return Plan(Batch.of(changes), {(TABLE, (key,)): a for key, a in actions.items()})
 
 
-def vectors(*contents: str) -> dict[bytes, np.ndarray]:  # type: ignore[type-arg]
+def vectors(*contents: str) -> dict[bytes, np.ndarray]:
     return {Document.whole(c).fingerprint: hash_vector(c, 384) for c in contents}
 
 
@@ -146,7 +146,7 @@ def test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle(
     new.write(plan({"1": text("new")}), vectors("new"), 1)
     assert stored(site) == {1: "new"}
     with pytest.raises(FencedError):
-        old.record(LSN(0x9000))
+        old.record(LSN(0x9000), 0)
 
 
 def test_swapped_and_shifted_keys_keep_their_own_vectors(site: Site, store: Store) -> None:

@@ -127,15 +127,18 @@ def test_trouble_shows_while_it_lasts_and_since_when() -> None:
 
 def test_trouble_keeps_the_first_problem() -> None:
     abandon = Waits()
+    seen: list[str] = []
 
     def stop_at_third(_stage: str, _error: CdcEmbedError) -> None:
+        seen.extend(trouble.problem for trouble in patient.troubles.values())
         if len(abandon.seconds) == 2:
             abandon.set()
 
     patient = Patience(abandon, stop_at_third)
     with pytest.raises(AbandonedError):
         patient.keep_trying("embed", Attempts(away(), *[away(1.0)] * 5))
-    assert patient.troubles["embed"].problem == "embedder: away"
+    assert seen == ["embedder: away"] * 2
+    assert patient.troubles == {}, "nothing is waited for any more"
 
 
 def test_nothing_is_tried_once_the_service_stops() -> None:

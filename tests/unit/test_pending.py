@@ -202,6 +202,15 @@ def test_what_is_put_back_is_later_than_the_batch_that_was_cut() -> None:
     assert says(pending.later, "1") == "nothing"
 
 
+def test_a_newer_mark_stays_when_an_older_one_is_put_back_and_taken_again() -> None:
+    pending = Pending()
+    pending.add(change(Op.UPDATE, "1"))
+    pending.add(change(Op.DELETE, "1"))
+    pending.put_back(pending.take(1))
+    pending.take(1)
+    assert says(pending.later, "1") == "replaced"
+
+
 # -- whatever is taken and put back -----------------------------------------------------------
 
 KEYS = ("1", "2", "3")

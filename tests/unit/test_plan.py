@@ -6,7 +6,7 @@ import pytest
 
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, KeyColumn, Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
 from cdc_embed.change.plan import (
     Action,
     Delete,
@@ -174,7 +174,8 @@ def test_a_row_that_was_read_again_is_decided_by_what_was_found(
     elif found == (None, ""):
         expected = Delete()
     else:
-        expected = Skip("unchanged", stored) if stored == SAME_LETTER else WRITE
+        reread = Write(WRITE.document, reread=True)
+        expected = Skip("unchanged", stored) if stored == SAME_LETTER else reread
     assert (planned.actions, planned.refetch) == ({ROW: expected}, [])
 
 
@@ -275,3 +276,17 @@ def test_what_was_skipped_is_counted_with_its_reason() -> None:
         {ROW: Skip("toast", SAME), MOVED: Supersede(), (TABLE, ("3",)): WRITE},
     )
     assert list(skipped(planned)) == [("public.t", "toast"), ("public.t", "superseded")]
+
+
+def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unchanged() -> None:
+    """The read was ahead of the log: it may be another row's text, so a key change must not carry
+    it along, and even an equal text is marked as known from the read alone."""
+    known = Known(WRITE.document.fingerprint)
+    planned = plan(updated(PART_U), {ROW: known}, refetched={ROW: ("a", "b")})
+    assert planned.actions[ROW] == Write(WRITE.document, reread=True)
+    state = planned.outcome().states[ROW]
+    assert state == Reread(WRITE.document.fingerprint)
+    again = plan(updated(ALL_U), {ROW: state})
+    assert again.refetch == [ROW]
+    complete = plan(updated(("a", "b")), {ROW: state})
+    assert complete.actions[ROW] == Skip("unchanged", state)
