@@ -6,14 +6,15 @@ keep its log from that moment on. Every statement can be run again.
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Final
 
 from psycopg2 import sql
 
+from cdc_embed.change.document import KeyColumn
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import Finding, expect
@@ -164,9 +165,11 @@ def _target_steps(both: Connections, card: ModelCard, tables: list[SourceTable])
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
 
 
-def _check_key(both: Connections, embedding_table: str, key: Any, name: str) -> None:
+def _check_key(
+    both: Connections, embedding_table: str, key: Sequence[KeyColumn], name: str
+) -> None:
     stored = key_columns(both.target, both.config.target.schema, embedding_table)[: len(key)]
-    if stored != [tuple(column) for column in key]:
+    if stored != [(column.name, column.type) for column in key]:
         was = ", ".join(f"{column} {kind}" for column, kind in stored)
         now = ", ".join(f"{column.name} {column.type}" for column in key)
         raise PreflightError(

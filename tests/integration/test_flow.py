@@ -235,3 +235,24 @@ def test_composite_key_and_quoted_names(each_site: Site) -> None:
         assert site.sql(
             'select "key-b"::date::text, chunk_text from cdc_embed.weird_embedding'
         ) == [("2020-01-01", "another")]
+
+
+def test_key_of_an_own_type_can_be_read_again(each_site: Site) -> None:
+    site = each_site
+    site.cli("teardown", "--yes")
+    site.sql("create type mood as enum ('glad', 'sad')")
+    site.sql("create table moods (id mood primary key, title text, body text)")
+    site.sql("alter table moods alter body set storage external")
+    site.configure(
+        embedder='kind = "hash"',
+        tables='[[tables]]\nname = "moods"\ntext = ["title", "body"]\n',
+    )
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("insert into moods values ('glad', 'one', %s)", big(1))
+        site.sql("update moods set title = 'two'")
+        service.settle()
+        assert site.drift("moods") == []
+        site.sql("update moods set id = 'sad'")
+        service.settle()
+        assert site.drift("moods") == []
