@@ -31,6 +31,7 @@ SCRIPT = """
 import os, pwd, signal, sys
 from cdc_embed.demo import postgres
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a background job
 for name in sys.argv[1:]:
     postgres._find_binaries(18)
     user = pwd.getpwnam(name)
