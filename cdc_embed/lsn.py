@@ -136,6 +136,10 @@ class Checkpoint:
         """Whether a replay that passes ``commit_end`` skipped the commit that we recorded."""
         return not seen and commit_end > self.end_lsn > ZERO
 
+    def is_before(self, commit_lsn: LSN) -> bool:
+        """Whether a commit at ``commit_lsn`` comes after the last one that we recorded."""
+        return commit_lsn >= self.end_lsn > ZERO
+
 
 def find_gap(
     checkpoint: Checkpoint,

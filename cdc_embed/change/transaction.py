@@ -115,6 +115,8 @@ class Assembler:
     def feed(self, message: Message, size: int) -> list[Event]:
         """The events of one message whose frame had ``size`` bytes."""
         if isinstance(message, Begin):
+            if not self.verified and self._checkpoint.is_before(message.final_lsn):
+                raise self._rolled_back()
             self._begin = message
             self._ordinal = 0
         elif isinstance(message, Commit):
@@ -137,12 +139,15 @@ class Assembler:
         if commit.end_lsn == self._checkpoint.end_lsn:
             self._recorded_commit_seen = True
         if self._checkpoint.missing_commit(commit.end_lsn, self._recorded_commit_seen):
-            raise HistoryGapError(
-                slot=self._checkpoint.slot,
-                problem=f"the log no longer holds the transaction that ended at "
-                f"{self._checkpoint.end_lsn}, which the target has; "
-                f"the source was rolled back to an older state",
-            )
+            raise self._rolled_back()
+
+    def _rolled_back(self) -> HistoryGapError:
+        return HistoryGapError(
+            slot=self._checkpoint.slot,
+            problem=f"the log no longer holds the transaction that ended at "
+            f"{self._checkpoint.end_lsn}, which the target has; "
+            f"the source was rolled back to an older state",
+        )
 
     def _resolve(self, relation: Relation) -> "_Layout | None":
         table = self._tables.get((relation.namespace, relation.name))

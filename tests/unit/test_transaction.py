@@ -204,6 +204,14 @@ def test_a_replay_without_the_recorded_commit_is_a_gap() -> None:
         assembler.feed(commit(0x300), 1)
 
 
+def test_a_gap_is_told_before_a_change_beyond_it_is_taken() -> None:
+    """Nothing is recorded before the recorded commit is seen, so nothing may wait for a record."""
+    assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(0x100))
+    assert not assembler.verified
+    with pytest.raises(HistoryGapError, match="rolled back"):
+        assembler.feed(begin(0x208), 1)
+
+
 def test_a_replay_with_the_recorded_commit_goes_on() -> None:
     assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(0x100))
     assert len(events(assembler, commit(0x200), commit(0x300))) == 2
