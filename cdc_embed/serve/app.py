@@ -5,6 +5,7 @@ answers only names it was told, so that no page in a browser can ask in another'
 """
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,6 +86,9 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
         target=server.run, kwargs={"sockets": [listener]}, name="web", daemon=True
     )
     thread.start()
+    deadline = time.monotonic() + START_SECONDS
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.005)  # uvicorn tells of its start by a flag only
     try:
         yield listener.getsockname()[1]
     finally:
