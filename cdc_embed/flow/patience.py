@@ -74,7 +74,3 @@ class Patience:
             raise AbandonedError
         finally:
             self.troubles.pop(stage, None)
-
-    @property
-    def abandoned(self) -> bool:
-        return self._abandon.is_set()

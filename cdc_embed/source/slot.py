@@ -18,10 +18,8 @@ class Server:
     version_text: str
     wal_level: str
     max_replication_slots: int
-    max_wal_senders: int
     in_recovery: bool
     may_replicate: bool
-    synchronous_standby_names: str
     encoding: str
     max_slot_wal_keep_size: str
     user: str
@@ -71,13 +69,11 @@ class SlotCatalogue:
             version_text=row[1],
             wal_level=row[2],
             max_replication_slots=row[3],
-            max_wal_senders=row[4],
-            in_recovery=row[5],
-            may_replicate=row[6],
-            synchronous_standby_names=row[7],
-            encoding=row[8],
-            max_slot_wal_keep_size=row[9],
-            user=row[10],
+            in_recovery=row[4],
+            may_replicate=row[5],
+            encoding=row[6],
+            max_slot_wal_keep_size=row[7],
+            user=row[8],
         )
 
     def slot(self) -> Slot | None:

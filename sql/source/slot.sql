@@ -8,9 +8,9 @@ from pg_control_system() s
 -- The settings that decide whether the change log can be read.
 select current_setting('server_version_num')::int, current_setting('server_version'),
        current_setting('wal_level'), current_setting('max_replication_slots')::int,
-       current_setting('max_wal_senders')::int, pg_is_in_recovery(),
+       pg_is_in_recovery(),
        (select rolreplication or rolsuper from pg_roles where rolname = current_user),
-       current_setting('synchronous_standby_names'), current_setting('server_encoding'),
+       current_setting('server_encoding'),
        current_setting('max_slot_wal_keep_size'), current_user::text
 
 -- name: wal_sender_timeout

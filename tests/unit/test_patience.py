@@ -148,7 +148,6 @@ def test_nothing_is_tried_once_the_service_stops() -> None:
     with pytest.raises(AbandonedError):
         patient.keep_trying("embed", attempts)
     assert attempts.made == 0
-    assert patient.abandoned
 
 
 def test_a_stop_ends_a_long_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
