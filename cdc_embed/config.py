@@ -47,12 +47,6 @@ OUR_TABLES: Final = frozenset(
 )
 """Names in the target's schema that are for our own tables: no embedding table can have one."""
 
-OUR_COLUMNS: Final = frozenset(
-    {"chunk", "embedding", "chunk_text", "start_offset", "end_offset", "document_hash"}
-    | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
-)
-"""Columns of every embedding table: no key column can have one of these names."""
-
 
 class Config(BaseSettings):
     """Everything that can be configured."""

@@ -8,7 +8,7 @@ it names are read. ``config`` looks at the whole; no section asks a database.
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -34,6 +34,13 @@ from cdc_embed.config_notation import (
     redact_dsn,
     template_columns,
 )
+
+OUR_COLUMNS: Final = frozenset(
+    {"chunk", "embedding", "chunk_text", "start_offset", "end_offset", "document_hash"}
+    | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
+    | {"text"}
+)
+"""Columns of every embedding table and its view: no column of the source's can have these names."""
 
 
 class Section(BaseModel):
@@ -187,8 +194,8 @@ class TableConfig(Section):
     """Columns whose values make the text: the present ones, joined by a blank line."""
     template: str = ""
     """Or a text with {column} in it, NULL being empty; {{ and }} are braces. Never both."""
-    metadata: tuple[str, ...] = ()
-    """Columns copied beside the vectors. Comes with a later version."""
+    metadata: tuple[Column, ...] = ()
+    """Columns copied beside the vectors, to filter searches by: a change of them embeds nothing."""
     embedding_table: OptionalName = ""
     """Empty: <table>_embedding, and <schema>_<table>_embedding outside public."""
     chunk: ChunkConfig = ChunkConfig()
@@ -201,7 +208,7 @@ class TableConfig(Section):
     def _canonical(cls, name: str) -> str:
         return str(TableName.parse(name))
 
-    @field_validator("text")
+    @field_validator("text", "metadata")
     @classmethod
     def _distinct(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(columns)) < len(columns):
@@ -215,17 +222,13 @@ class TableConfig(Section):
             raise ValueError("a template needs at least one {column}")
         return template
 
-    @field_validator("metadata")
-    @classmethod
-    def _not_yet(cls, columns: tuple[str, ...]) -> tuple[str, ...]:
-        if columns:
-            raise ValueError("metadata columns come with a later version; remove this key")
-        return columns
-
     @model_validator(mode="after")
     def _has_one_text(self) -> Self:
         if bool(self.text) == bool(self.template):
             raise ValueError("give exactly one of text and template")
+        clashes = sorted(OUR_COLUMNS.intersection(self.metadata))
+        if clashes:
+            raise ValueError(f"metadata: {', '.join(clashes)} is the name of a column of ours")
         for name in (self.embedding_table_name, self.search_view_name):
             if len(name.encode()) > 63:
                 raise ValueError(f"the name {name} is longer than PostgreSQL's 63 bytes")

@@ -55,8 +55,8 @@ class SpaceMismatchError(CdcEmbedError):
 
     exit_code = 4
     default_hint = (
-        "put the old setting back, or embed those rows again (about {tokens} tokens) after: "
-        "cdc-embed teardown && cdc-embed setup"
+        "put the old setting back, or embed those rows again (about {tokens} tokens): "
+        "cdc-embed setup --rebuild && cdc-embed run"
     )
 
 
@@ -97,8 +97,15 @@ class HistoryGapError(CdcEmbedError):
 
     exit_code = 5
     default_hint = (
-        "changes may be missing; make a new slot with: cdc-embed teardown && cdc-embed setup"
+        "changes may be missing; make a new slot and compare every row: cdc-embed setup --rebuild"
     )
+
+
+class RequestFailedError(CdcEmbedError):
+    """{kind}: {problem}"""
+
+    exit_code = 4
+    default_hint = "see how the service is: cdc-embed status"
 
 
 # --- the outside systems -----------------------------------------------------------------------

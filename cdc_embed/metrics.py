@@ -27,7 +27,9 @@ PHASES: Final = ("starting", "standby", "streaming", "reconnecting", "draining",
 WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
 OPS: Final = ("insert", "update", "delete", "truncate")
 SKIP_REASONS: Final = ("unchanged", "toast", "superseded", "filtered")
-WRITE_OPS: Final = ("write", "delete", "move", "dead_letter", "truncate")
+WRITE_OPS: Final = ("write", "delete", "move", "metadata", "dead_letter", "truncate")
+VERDICTS: Final = ("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter")
+DRIFT_KINDS: Final = ("missing", "stale", "metadata_stale", "orphan")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
@@ -45,6 +47,7 @@ class Metrics:
         self._declare_embedding()
         self._declare_target()
         self._declare_failures()
+        self._declare_reconcile()
         self._start_at_zero(list(tables))
 
     def set_phase(self, phase: str) -> None:
@@ -148,6 +151,20 @@ class Metrics:
             "confirmed_beyond_durable", "Slot seen beyond the recorded position: never."
         )
 
+    def _declare_reconcile(self) -> None:
+        self.reconcile_rows = self._counter(
+            "reconcile_rows", "Rows compared with what is stored.", "table", "result"
+        )
+        self.reconcile_running = self._gauge(
+            "reconcile_running", "1 while a table is compared with its vectors.", "table"
+        )
+        self.drift_rows = self._gauge(
+            "drift_rows", "Drift that the last verify found.", "table", "kind"
+        )
+        self.verify_last_success = self._gauge(
+            "verify_last_success_timestamp_seconds", "When a verify last found no drift."
+        )
+
     def _start_at_zero(self, tables: list[str]) -> None:
         self.leader.labels(self._slot).set(0)
         for gauge in (self.slot_active, self.slot_retained_wal, self.slot_safe_wal):
@@ -162,15 +179,19 @@ class Metrics:
             self.embed_requests.labels(outcome)
         for source in ("model", "reused"):
             self.embed_texts.labels(source)
-        for stage in ("loop", "embed", "write"):
+        for stage in ("loop", "embed", "write", "reconcile"):
             self.heartbeat.labels(stage)
         for table in tables:
             self.end_to_end_latency.labels(table)
             self.dead_letters_pending.labels(table)
+            self.reconcile_running.labels(table)
+            for kind in DRIFT_KINDS:
+                self.drift_rows.labels(table, kind)
             for counter, values in (
                 (self.changes_received, OPS),
                 (self.changes_skipped, SKIP_REASONS),
                 (self.rows_written, WRITE_OPS),
+                (self.reconcile_rows, VERDICTS),
                 (self.dead_letters, ("too_long", "refused", "database")),
             ):
                 for value in values:

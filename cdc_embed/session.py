@@ -127,6 +127,19 @@ class Session:
                 self._roll_back()
                 raise
 
+    @contextmanager
+    def autocommit(self, table: str) -> Iterator[Any]:
+        """A cursor outside any transaction, for statements that make their own."""
+        with translated(self.side, table):
+            connection = self._open()
+            connection.autocommit = True
+            try:
+                with connection.cursor() as cursor:
+                    yield cursor
+            finally:
+                if not connection.closed:
+                    connection.autocommit = False
+
     def close(self) -> None:
         """End the connection; the next transaction opens another."""
         connection, self._connection = self._connection, None

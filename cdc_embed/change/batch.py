@@ -23,6 +23,8 @@ class Image:
 
     texts: tuple[Value, ...] | None
     """The text columns' values, None when the row is gone."""
+    metadata: tuple[Value, ...] = ()
+    """The metadata columns' values."""
     origin: Key | None
     """Whose version before the batch the unchanged values come from; None: there is none."""
     change: Change
@@ -30,7 +32,7 @@ class Image:
 
     @property
     def complete(self) -> bool:
-        return self.texts is None or UNCHANGED not in self.texts
+        return self.texts is None or not (UNCHANGED in self.texts or UNCHANGED in self.metadata)
 
 
 @dataclass(slots=True)
@@ -83,24 +85,24 @@ class Batch:
         self.truncated[change.table] = change
 
     def _write(self, change: Change) -> None:
-        texts, origin = change.texts, None
-        if change.op is Op.UPDATE:
-            source = change.old_key if change.old_key is not None else change.key
-            texts, origin = self._chain(change, source)
-            if change.old_key is not None:
-                gone = Image(texts=None, origin=None, change=change)
-                self.images[change.table, change.old_key] = gone
-        self.images[change.table, change.key] = Image(texts=texts, origin=origin, change=change)
-
-    def _chain(self, change: Change, source: Key) -> tuple[tuple[Value, ...], Key | None]:
-        """The update's values, unchanged ones filled from the pending image that it follows."""
-        before = self.images.get((change.table, source))
-        if before is None:
-            return change.texts, None if change.table in self.truncated else source
-        if before.texts is None:
-            return change.texts, None
-        filled = tuple(
-            old if new is UNCHANGED else new
-            for old, new in zip(before.texts, change.texts, strict=True)
+        source = change.key
+        if change.old_key is not None:
+            source = change.old_key
+        before = self.images.get((change.table, source)) if change.op is Op.UPDATE else None
+        texts, metadata, origin = change.texts, change.metadata, None
+        if before is not None and before.texts is not None:
+            texts, metadata = _fill(texts, before.texts), _fill(metadata, before.metadata)
+            origin = before.origin
+        elif change.op is Op.UPDATE and before is None and change.table not in self.truncated:
+            origin = source
+        if change.old_key is not None:
+            gone = Image(texts=None, origin=None, change=change)
+            self.images[change.table, change.old_key] = gone
+        self.images[change.table, change.key] = Image(
+            texts=texts, metadata=metadata, origin=origin, change=change
         )
-        return filled, before.origin
+
+
+def _fill(values: tuple[Value, ...], before: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The values, unchanged ones taken from the pending image that they follow."""
+    return tuple(old if new is UNCHANGED else new for old, new in zip(before, values, strict=True))

@@ -1,7 +1,7 @@
-"""What the text of a row is: tables, documents, fingerprints.
+"""What the text of a row is, and what is kept beside it: tables, documents, fingerprints.
 
-Takes column values as the log carries them and gives the prepared text. It does not know where
-the values came from, and it never talks to a database.
+Takes column values as the log carries them and gives the prepared text and the metadata's hash.
+It does not know where the values came from, and it never talks to a database.
 """
 
 import re
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
+
+from cdc_embed.wire.messages import UNCHANGED, Value
 
 Key = tuple[str, ...]
 """A row's primary key: the text form of each key column, in the key's own order."""
@@ -19,7 +21,13 @@ PREPARATION_VERSION: Final = 1
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
-class KeyColumn(NamedTuple):
+COLUMNS_BYTES: Final = 4
+VALUE_BYTES: Final = 8
+"""Of a metadata hash: which columns it is of, then each value's own, so that a value which the
+log did not carry keeps its part."""
+
+
+class TableColumn(NamedTuple):
     name: str
     type: str
     """In the table of vectors, as ``format_type`` names it, e.g. ``character varying(20)``."""
@@ -37,12 +45,17 @@ class Table:
     schema: str
     name: str
     oid: int
-    key: tuple[KeyColumn, ...]
+    key: tuple[TableColumn, ...]
     text_columns: tuple[str, ...]
     template: str | None
     embedding_table: str
+    search_view: str = ""
+    metadata: tuple[TableColumn, ...] = ()
+    """Columns copied beside the vectors, in the order of their names."""
     max_tokens: int = 0
-    """Tokens that one text may have; 0: as many as the model takes."""
+    """Tokens that a chunk may have; 0: as many as the model takes."""
+    store_text: bool = True
+    """Each chunk's text is kept beside its vector."""
 
     @property
     def full_name(self) -> str:
@@ -50,7 +63,7 @@ class Table:
 
     @property
     def preparation(self) -> str:
-        """How column values become text, for the space: a change of it changes every vector."""
+        """How column values become text: a part of the space's preparation."""
         rule = self.template if self.template is not None else " + ".join(self.text_columns)
         kind = "template" if self.template is not None else "columns"
         return f"v{PREPARATION_VERSION} {kind} {rule}"
@@ -68,6 +81,26 @@ class Table:
             return "\n\n".join(present)
         return fill_template(self.template, dict(zip(self.text_columns, values, strict=True)))
 
+    def hash_metadata(self, values: Sequence[Value], before: bytes | None = None) -> bytes | None:
+        """The hash of metadata values; None when it cannot be known.
+
+        An unchanged value keeps its part of ``before``, the hash of the version that it is
+        unchanged from.
+        """
+        columns = _columns_hash(self.metadata)
+        if before is not None and not before.startswith(columns):
+            before = None  # of other columns
+        parts = [columns]
+        for place, value in enumerate(values):
+            if value is not UNCHANGED:
+                parts.append(_value_hash(value))
+            elif before is not None:
+                start = len(columns) + place * VALUE_BYTES
+                parts.append(before[start : start + VALUE_BYTES])
+            else:
+                return None
+        return b"".join(parts)
+
     def key_object(self, key: Key) -> dict[str, str | int]:
         """The key as users read it: an object of column names, integers as numbers."""
         return {
@@ -79,16 +112,36 @@ class Table:
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 
-def fill_template(template: str, values: dict[str, str | None]) -> str:
-    """The template with ``{column}`` replaced, NULL by nothing; ``{{`` and ``}}`` are braces."""
+def _columns_hash(columns: tuple[TableColumn, ...]) -> bytes:
+    """Which columns a metadata hash is of; nothing for none."""
+    names = "\0".join(f"{column.name} {column.type}" for column in columns)
+    return blake2b(names.encode(), digest_size=COLUMNS_BYTES).digest() if columns else b""
 
-    def replacement(match: re.Match[str]) -> str:
+
+def _value_hash(value: str | None) -> bytes:
+    if value is None:
+        return bytes(VALUE_BYTES)
+    return blake2b(value.encode(), digest_size=VALUE_BYTES).digest()
+
+
+def template_parts(template: str) -> list[tuple[str, bool]]:
+    """The template's texts and column names (true) in order; ``{{`` and ``}}`` are braces."""
+    parts: list[tuple[str, bool]] = []
+    end = 0
+    for match in _PLACEHOLDER.finditer(template):
+        parts.append((template[end : match.start()], False))
         column = match.group(1)
-        if column is None:
-            return match.group(0)[0]
-        return values[column] or ""
+        parts.append((match.group(0)[0], False) if column is None else (column, True))
+        end = match.end()
+    parts.append((template[end:], False))
+    return [part for part in parts if part[0]]
 
-    return _PLACEHOLDER.sub(replacement, template)
+
+def fill_template(template: str, values: dict[str, str | None]) -> str:
+    """The template with ``{column}`` replaced, NULL by nothing."""
+    return "".join(
+        (values[part] or "") if is_column else part for part, is_column in template_parts(template)
+    )
 
 
 def fingerprint(text: str) -> bytes:

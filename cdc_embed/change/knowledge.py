@@ -20,9 +20,10 @@ CACHED_ROWS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Chunks of the document with this fingerprint are stored."""
+    """Chunks of the document with this fingerprint are stored, and metadata with this hash."""
 
     fingerprint: bytes
+    metadata: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class Reread:
     """
 
     fingerprint: bytes
+    metadata: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,10 @@ class Knowledge:
         """Chunks that batches in flight will have stored before the next batch is written."""
         return frozenset().union(*(outcome.hashes for outcome in self._in_flight))
 
+    def in_flight(self, rows: Iterable[RowId]) -> dict[RowId, State]:
+        """What batches in flight make of those rows that they touch."""
+        return {row: s for row in rows if (s := self._find_in_flight(row)) is not None}
+
     def planned(self, outcome: Outcome) -> None:
         """A batch with this outcome is on its way, after all others."""
         self._in_flight.append(outcome)
@@ -111,9 +117,13 @@ class Knowledge:
         self._in_flight.clear()
 
     def _find(self, row: RowId) -> State | None:
+        found = self._find_in_flight(row)
+        return self._committed.get(row) if found is None else found
+
+    def _find_in_flight(self, row: RowId) -> State | None:
         for outcome in reversed(self._in_flight):
             if row in outcome.states:
                 return outcome.states[row]
             if row[0] in outcome.truncated:
                 return ABSENT
-        return self._committed.get(row)
+        return None

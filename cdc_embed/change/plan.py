@@ -11,11 +11,12 @@ Two rules carry the correctness:
   it counts only where the version before is *known*, from the log, to be what is stored.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from cdc_embed.change.batch import Batch, Image, RowId
-from cdc_embed.change.document import Document, Key, Table
+from cdc_embed.change.document import Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import (
     ABSENT,
     UNKNOWN,
@@ -26,9 +27,31 @@ from cdc_embed.change.knowledge import (
     State,
     States,
 )
-from cdc_embed.wire.messages import UNCHANGED
+from cdc_embed.wire.messages import UNCHANGED, Value
 
 Texts = tuple[str | None, ...]
+Cut = Callable[[Table, str], Document]
+"""A prepared text to its document, in pieces that fit the model."""
+
+
+class Row(NamedTuple):
+    """A row's values as they were read from the source."""
+
+    texts: Texts
+    metadata: Texts = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What is copied beside a document's vectors."""
+
+    values: tuple[Value, ...] = ()
+    hash: bytes = b""
+    origin: Key | None = None
+    """Whose stored values stand for the unchanged ones; None: there are none."""
+
+
+NO_METADATA = Metadata()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +64,7 @@ class Write:
     """The row's chunks become exactly these."""
 
     document: Document
+    metadata: Metadata = NO_METADATA
     reread: bool = False
     """The text was read from the source: possibly ahead of the log."""
 
@@ -60,6 +84,16 @@ class Move:
 
     origin: Key
     fingerprint: bytes
+    metadata: Metadata = NO_METADATA
+
+
+@dataclass(frozen=True, slots=True)
+class Annotate:
+    """The row's text is stored, its metadata changed: its chunks stay, what is beside changes."""
+
+    metadata: Metadata
+    state: Known | Reread
+    """What is known afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +114,7 @@ class Supersede:
     """A later change, already received, replaces all that this batch says of the row."""
 
 
-Action = Delete | Write | Refuse | Move | Forget | Skip | Supersede
+Action = Delete | Write | Refuse | Move | Annotate | Forget | Skip | Supersede
 
 
 @dataclass(slots=True)
@@ -144,17 +178,23 @@ def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowI
     return list(rows)
 
 
+def one_chunk(_: Table, text: str) -> Document:
+    """The document of a text that the model takes whole."""
+    return Document.whole(text)
+
+
 def plan(
     batch: Batch,
     states: States,
     *,
+    cut: Cut = one_chunk,
     left_out: Collection[RowId] = (),
-    refetched: Mapping[RowId, Texts | None] | None = None,
+    refetched: Mapping[RowId, Row | None] | None = None,
 ) -> Plan:
     """The batch's plan, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
 
     ``left_out`` are rows that a later change replaces. ``refetched`` holds what a first plan
-    asked for: the text columns' values read from the source, or None where no row was found.
+    asked for: the row as it was read from the source, or None where there was none.
     """
     result = Plan(batch)
     for row, image in batch.images.items():
@@ -162,72 +202,120 @@ def plan(
             result.actions[row] = Supersede()
             continue
         stored = ABSENT if row[0] in batch.truncated else states.get(row, ABSENT)
+        action: Action | None
         if image.texts is None:
-            result.actions[row] = Delete()
+            action = Delete()
         elif refetched is not None and row in refetched:
-            result.actions[row] = _found(row[0], refetched[row], stored)
-        elif image.complete:
-            result.actions[row] = _compare(row[0], _values(image), stored)
+            action = _found(row[0], refetched[row], stored, cut)
         else:
-            action = _unchanged(row, image, states)
-            if action is None:
-                result.refetch.append(row)
-            else:
-                result.actions[row] = action
+            action = _logged(row, image, _proof(row[0], image, states), stored, cut)
+        if action is None:
+            result.refetch.append(row)
+        else:
+            result.actions[row] = action
     return result
 
 
-def _found(table: Table, values: Texts | None, stored: State) -> Action:
+def _proof(table: Table, image: Image, states: States) -> Known | None:
+    """The stored version that the image's unchanged values are unchanged from, if the log says
+    that it is stored."""
+    if image.origin is None:
+        return None
+    before = states.get((table, image.origin), ABSENT)
+    return before if isinstance(before, Known) else None
+
+
+def _logged(
+    row: RowId, image: Image, before: Known | None, stored: State, cut: Cut
+) -> Action | None:
+    """The action for what the log says; None when the log is not enough."""
+    table, key = row
+    texts = image.texts or ()
+    unchanged = texts.count(UNCHANGED)
+    if unchanged not in {0, len(texts)} or (unchanged and before is None):
+        return None
+    digest = table.hash_metadata(image.metadata, before.metadata if before else None)
+    kept = image.origin if UNCHANGED in image.metadata else None
+    metadata = None if digest is None else Metadata(image.metadata, digest, kept)
+    if unchanged == 0:
+        return _compare(row, _values(texts), metadata, stored, cut)
+    if before is None or metadata is None or image.origin is None:
+        return None
+    if image.origin != key:
+        return Move(image.origin, before.fingerprint, metadata)
+    if metadata.hash == before.metadata:
+        return Skip("toast", before)
+    return Annotate(metadata, Known(before.fingerprint, metadata.hash))
+
+
+def _compare(
+    row: RowId, texts: Texts, metadata: Metadata | None, stored: State, cut: Cut
+) -> Action | None:
+    """The action for a complete text; None when its metadata is not known."""
+    table, key = row
+    text = table.prepare(texts)
+    if text is None:
+        return Delete()
+    digest = fingerprint(text)
+    if stored == Refused(digest):
+        return Skip("unchanged", stored)
+    if metadata is None:
+        return None
+    if isinstance(stored, Known | Reread) and stored.fingerprint == digest:
+        # the log itself says that this text is the row's: from here on it is known
+        after = Known(digest, metadata.hash)
+        if stored.metadata == metadata.hash:
+            return Skip("unchanged", after)
+        if metadata.origin in {None, key}:
+            return Annotate(metadata, after)
+    return Write(cut(table, text), metadata)
+
+
+def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
     """The action for a row that was read again: its text may be newer than the log's position.
 
     An equal text that is known from the log is written again (its vector is there), because from
     here on it is known only from the read.
     """
-    if values is None:
+    if row is None:
         return Forget()
-    action = _compare(table, values, stored)
-    if isinstance(action, Write):
-        return Write(action.document, reread=True)
-    if isinstance(action, Skip) and isinstance(stored, Known):
-        return Write(Document.whole(table.prepare(values) or ""), reread=True)
-    return action
+    if isinstance(stored, Known):
+        stored = UNKNOWN
+    return read_again(table, row, stored, cut)
 
 
-def _compare(table: Table, values: Texts, stored: State) -> Action:
-    text = table.prepare(values)
+def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
+    """The action that makes what is stored equal to a row as it was read from the source."""
+    text = table.prepare(row.texts)
     if text is None:
         return Delete()
-    document = Document.whole(text)
-    if isinstance(stored, Known | Reread | Refused) and stored.fingerprint == document.fingerprint:
+    digest, hashed = fingerprint(text), table.hash_metadata(row.metadata)
+    assert hashed is not None, "what is read is complete"
+    if stored == Refused(digest):
         return Skip("unchanged", stored)
-    return Write(document)
+    metadata = Metadata(row.metadata, hashed)
+    if isinstance(stored, Known | Reread) and stored.fingerprint == digest:
+        if stored.metadata == hashed:
+            return Skip("unchanged", stored)
+        return Annotate(metadata, Reread(digest, hashed))
+    return Write(cut(table, text), metadata, reread=True)
 
 
-def _unchanged(row: RowId, image: Image, states: States) -> Action | None:
-    """The action for an image with unchanged values, None when the log is not enough."""
-    table, key = row
-    if image.origin is None or any(value is not UNCHANGED for value in image.texts or ()):
-        return None
-    before = states.get((table, image.origin), ABSENT)
-    if not isinstance(before, Known):
-        return None
-    if image.origin == key:
-        return Skip("toast", before)
-    return Move(image.origin, before.fingerprint)
-
-
-def _values(image: Image) -> Texts:
-    return tuple(value for value in image.texts or () if value is not UNCHANGED)
+def _values(texts: tuple[Value, ...]) -> Texts:
+    return tuple(value for value in texts if value is not UNCHANGED)
 
 
 def _state_after(action: Action) -> State | None:
     match action:
-        case Write(document, reread):
-            return Reread(document.fingerprint) if reread else Known(document.fingerprint)
-        case Refuse(fingerprint):
-            return Refused(fingerprint)
-        case Move(_, fingerprint):
-            return Known(fingerprint)
+        case Write(document, metadata, reread):
+            stored = Reread if reread else Known
+            return stored(document.fingerprint, metadata.hash)
+        case Refuse(digest):
+            return Refused(digest)
+        case Move(_, digest, metadata):
+            return Known(digest, metadata.hash)
+        case Annotate(_, state):
+            return state
         case Delete():
             return ABSENT
         case Forget():

@@ -55,13 +55,15 @@ class Change:
     """The key before this update, when the update changed it."""
     texts: tuple[Value, ...] = ()
     """The text columns' values after this change; empty for a delete or truncate."""
+    metadata: tuple[Value, ...] = ()
+    """The metadata columns' values after this change."""
     size: int = 0
     """Bytes of the frame that carried it: the unit of backpressure."""
 
     @property
     def complete(self) -> bool:
         """Whether it says everything of its row by itself, with nothing to look up."""
-        return UNCHANGED not in self.texts
+        return UNCHANGED not in self.texts and UNCHANGED not in self.metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +82,10 @@ class Assembler:
     """Follows one replication connection, from START_REPLICATION on.
 
     ``tables`` are the configured ones; ``checkpoint`` is where the target stands, ``replay_from``
-    where the slot stood when streaming began. A relation that is not configured is ignored, one
-    that was and changed beyond use is an error. ``on_covered`` hears of each replayed change that
-    the target has already.
+    where the slot stood when streaming began. A relation is a configured table when its oid is:
+    the log keeps the names of its time. One that is not configured is ignored; one that changed
+    beyond use is an error as soon as a change of it would count. ``on_covered`` hears of each
+    replayed change that the target has already.
     """
 
     def __init__(
@@ -92,10 +95,9 @@ class Assembler:
         replay_from: LSN,
         on_covered: Callable[[Table], None] = lambda _: None,
     ) -> None:
-        self._tables = {(table.schema, table.name): table for table in tables}
-        self._names = {table.oid: table for table in tables}
+        self._tables = {table.oid: table for table in tables}
         self._checkpoint = checkpoint
-        self._layouts: dict[int, _Layout | None] = {}
+        self._layouts: dict[int, _Layout | TableChangedError | None] = {}
         self._begin: Begin | None = None
         self._ordinal = 0
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
@@ -149,16 +151,13 @@ class Assembler:
             f"the source was rolled back to an older state",
         )
 
-    def _resolve(self, relation: Relation) -> "_Layout | None":
-        table = self._tables.get((relation.namespace, relation.name))
+    def _resolve(self, relation: Relation) -> "_Layout | TableChangedError | None":
+        table = self._tables.get(relation.oid)
         if table is None:
-            renamed = self._names.get(relation.oid)
-            if renamed is not None:
-                raise TableChangedError(
-                    table=renamed.full_name,
-                    problem=f"it is now named {relation.namespace}.{relation.name}",
-                )
             return None
+        problem = _problem(table, relation)
+        if problem is not None:
+            return TableChangedError(table=table.full_name, problem=problem)
         return _Layout.of(table, relation)
 
     def _changes(self, message: Insert | Update | Delete | Truncate, size: int) -> Iterator[Change]:
@@ -178,11 +177,13 @@ class Assembler:
             if layout is None:
                 continue
             if self._checkpoint.covers(position):
-                self._on_covered(layout.table)
+                self._on_covered(self._tables[oid])
+            elif isinstance(layout, TableChangedError):
+                raise layout
             else:
                 yield layout.change(message, position, begin, size + OVERHEAD)
 
-    def _layout(self, oid: int) -> "_Layout | None":
+    def _layout(self, oid: int) -> "_Layout | TableChangedError | None":
         if oid not in self._layouts:
             raise HistoryGapError(
                 slot=self._checkpoint.slot, problem=f"a row of unannounced relation {oid} came"
@@ -192,36 +193,24 @@ class Assembler:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a table's key and text are in its tuples, as the latest Relation says."""
+    """Where a table's columns are in its tuples, as the latest Relation says."""
 
     table: Table
     width: int
     key: tuple[int, ...]
     text: tuple[int, ...]
+    metadata: tuple[int | None, ...]
+    """None: the log did not carry the column yet."""
 
     @classmethod
     def of(cls, table: Table, relation: Relation) -> "_Layout":
         places = {column.name: place for place, column in enumerate(relation.columns)}
-        key = tuple(column.name for column in table.key)
-        for name in (*key, *table.text_columns):
-            if name not in places:
-                raise TableChangedError(
-                    table=table.full_name,
-                    problem=f"column {name} is not in the change log any more "
-                    f"(dropped, renamed, or not published)",
-                )
-        identity = {column.name for column in relation.columns if column.part_of_key}
-        if relation.replica_identity is not ReplicaIdentity.FULL and identity != set(key):
-            raise TableChangedError(
-                table=table.full_name,
-                problem=f"its replica identity ({', '.join(sorted(identity)) or 'nothing'}) "
-                f"is not its primary key ({', '.join(key)}) any more",
-            )
         return cls(
             table,
             len(relation.columns),
-            tuple(places[name] for name in key),
+            tuple(places[column.name] for column in table.key),
             tuple(places[name] for name in table.text_columns),
+            tuple(places.get(column.name) for column in table.metadata),
         )
 
     def change(
@@ -231,7 +220,14 @@ class _Layout:
         begin: Begin,
         size: int,
     ) -> Change:
-        op, key, old_key, texts = self._parts(message)
+        op, row, old = _parts(message)
+        key: Key = ()
+        old_key: Key | None = None
+        if op is not Op.TRUNCATE:
+            key = self._key(row if row is not None else old, old)
+        if op is Op.UPDATE and old is not None:
+            old_key = self._key(old)
+        full = old if isinstance(message, Update) and message.old_kind is OldTuple.FULL else None
         return Change(
             position=position,
             xid=begin.xid,
@@ -239,31 +235,17 @@ class _Layout:
             table=self.table,
             op=op,
             key=key,
-            old_key=old_key,
-            texts=texts,
+            old_key=old_key if old_key != key else None,
+            texts=_pick(self.text, row, full) if row is not None else (),
+            metadata=_pick(self.metadata, row, full) if row is not None else (),
             size=size,
         )
 
-    def _parts(
-        self, message: Insert | Update | Delete | Truncate
-    ) -> tuple[Op, Key, Key | None, tuple[Value, ...]]:
-        if isinstance(message, Insert):
-            return Op.INSERT, self._key(message.new), None, self._texts(message.new)
-        if isinstance(message, Update):
-            old_key = self._key(message.old) if message.old is not None else None
-            key = self._key(message.new, message.old)
-            full = message.old if message.old_kind is OldTuple.FULL else None
-            moved_from = old_key if old_key != key else None
-            return Op.UPDATE, key, moved_from, self._texts(message.new, full)
-        if isinstance(message, Delete):
-            return Op.DELETE, self._key(message.old), None, ()
-        return Op.TRUNCATE, (), None, ()
-
-    def _key(self, row: TupleData, old: TupleData | None = None) -> Key:
-        if len(row) != self.width:
+    def _key(self, row: TupleData | None, old: TupleData | None = None) -> Key:
+        if row is None or len(row) != self.width:
             raise TableChangedError(
                 table=self.table.full_name,
-                problem=f"a row of {len(row)} columns came, {self.width} were announced",
+                problem=f"a row of {len(row or ())} columns came, {self.width} were announced",
             )
         values = []
         for place in self.key:
@@ -277,8 +259,48 @@ class _Layout:
             values.append(value)
         return tuple(values)
 
-    def _texts(self, row: TupleData, old: TupleData | None = None) -> tuple[Value, ...]:
-        """Text values; what is unchanged is filled from a complete old tuple."""
-        if old is None:
-            return tuple([row[place] for place in self.text])
-        return tuple([old[place] if row[place] is UNCHANGED else row[place] for place in self.text])
+
+def _problem(table: Table, relation: Relation) -> str | None:
+    """Why the rows of a relation cannot be used any more."""
+    names = {column.name for column in relation.columns}
+    key = tuple(column.name for column in table.key)
+    for name in (*key, *table.text_columns):
+        if name not in names:
+            return (
+                f"column {name} is not in the change log any more "
+                f"(dropped, renamed, or not published)"
+            )
+    identity = {column.name for column in relation.columns if column.part_of_key}
+    if relation.replica_identity is not ReplicaIdentity.FULL and identity != set(key):
+        return (
+            f"its replica identity ({', '.join(sorted(identity)) or 'nothing'}) "
+            f"is not its primary key ({', '.join(key)}) any more"
+        )
+    return None
+
+
+def _parts(
+    message: Insert | Update | Delete | Truncate,
+) -> tuple[Op, TupleData | None, TupleData | None]:
+    """(operation, new row, old row or key)."""
+    if isinstance(message, Insert):
+        return Op.INSERT, message.new, None
+    if isinstance(message, Update):
+        return Op.UPDATE, message.new, message.old
+    if isinstance(message, Delete):
+        return Op.DELETE, None, message.old
+    return Op.TRUNCATE, None, None
+
+
+def _pick(places: Sequence[int | None], row: TupleData, old: TupleData | None) -> tuple[Value, ...]:
+    """The values at some places; what is unchanged is filled from a complete old tuple."""
+    return tuple(
+        [
+            UNCHANGED
+            if place is None
+            else old[place]
+            if old is not None and row[place] is UNCHANGED
+            else row[place]
+            for place in places
+        ]
+    )

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 from cdc_embed import __version__
+from cdc_embed.cli import backfill, demo, doctor, run, search, setup, status, teardown, verify
 from cdc_embed.cli import config as config_command
-from cdc_embed.cli import demo, doctor, run, setup, status, teardown
 from cdc_embed.cli.context import Context
 from cdc_embed.errors import CdcEmbedError
 
@@ -29,6 +29,9 @@ app.command()(setup.setup)
 app.command()(doctor.doctor)
 app.command()(run.run)
 app.command()(status.status)
+app.command()(backfill.backfill)
+app.command()(verify.verify)
+app.command()(search.search)
 app.command()(teardown.teardown)
 app.add_typer(config_command.app, name="config")
 

@@ -1,10 +1,12 @@
 """How commands print: JSON for scripts, tables for people."""
 
-from typing import Any
+import time
+from typing import Any, Final, Self
 
 import orjson
 import typer
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from cdc_embed.finding import Finding, Severity
@@ -42,3 +44,54 @@ def print_pairs(pairs: list[tuple[str, str]]) -> None:
     for name, value in pairs:
         table.add_row(name, value)
     Console(highlight=False).print(table)
+
+
+LINE_SECONDS: Final = 5.0
+
+
+class TableProgress:
+    """How far each table is: bars on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, title: str, done: str) -> None:
+        self._title = title
+        self._done = done
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        self._bars = Progress(*columns, console=self._console)
+        self._tasks: dict[str, Any] = {}
+        self._said_at = time.monotonic()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def show(self, progress: dict[str, Any]) -> None:
+        """``progress`` as the service leaves it beside the request."""
+        tables = progress.get("tables", [])
+        if self._console.is_terminal:
+            for table in tables:
+                self._bar(table)
+        elif tables and time.monotonic() - self._said_at > LINE_SECONDS:
+            self._said_at = time.monotonic()
+            parts = [f"{table['name']} {table[self._done]}" for table in tables]
+            self._console.print(f"{self._title}: {', '.join(parts)} rows", markup=False)
+
+    def _bar(self, table: dict[str, Any]) -> None:
+        name = table["name"]
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(name, total=None)
+        total = table.get("estimate")
+        done = table[self._done]
+        self._bars.update(
+            self._tasks[name], completed=done, total=max(total, done) if total else None
+        )

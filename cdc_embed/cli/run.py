@@ -3,13 +3,14 @@
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 import structlog
 import typer
 
+from cdc_embed.change.document import Table
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
@@ -17,21 +18,38 @@ from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError, ConfigError
 from cdc_embed.finding import expect
-from cdc_embed.flow.connections import Connections, connections, open_store, stored_dimensions
+from cdc_embed.flow.comparer import Comparer, Scope
+from cdc_embed.flow.connections import (
+    Connections,
+    connections,
+    cutter,
+    expect_set_up,
+    open_store,
+    stored_dimensions,
+)
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.indexing import Indexer
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.preflight import survey_all
+from cdc_embed.flow.reconcile import Reconciler
+from cdc_embed.flow.requests import Desk, Size
 from cdc_embed.flow.service import Plugin, Service, Source, report_interval
 from cdc_embed.flow.telemetry import Listener, Telemetry
+from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.watch import Watch
 from cdc_embed.metrics import Metrics
 from cdc_embed.serve.app import LOCAL_NAMES, Answers, make_app, serving
 from cdc_embed.serve.status import Live, status
-from cdc_embed.session import SOURCE, Session
+from cdc_embed.session import SOURCE, TARGET, Session, Side
 from cdc_embed.source.rows import RowReader
-from cdc_embed.source.tables import SourceTable
+from cdc_embed.source.slot import SlotCatalogue
+from cdc_embed.source.tables import SourceTable, estimate_rows, text_bytes
 from cdc_embed.target.checks import vector_extension
+from cdc_embed.target.index import ensure_index
+from cdc_embed.target.reconcile import Ledger
+from cdc_embed.target.store import Store
 from cdc_embed.wire import pgoutput
 
 DEAD_LOOP_SECONDS: Final = 60.0
@@ -53,9 +71,13 @@ def run(ctx: typer.Context) -> None:
 
 @contextmanager
 def running(
-    config: Config, *, embedder: Embedder | None = None, listeners: Sequence[Listener] = ()
+    config: Config,
+    *,
+    embedder: Embedder | None = None,
+    listeners: Sequence[Listener] = (),
+    serve: bool = True,
 ) -> Iterator[Service]:
-    """A service that is ready to run, with its watcher and its web side.
+    """A service that is ready to run, with its watcher and, with ``serve``, its web side.
 
     Raises every failed precondition before anything is started.
     """
@@ -67,12 +89,13 @@ def running(
             dimensions = stored_dimensions(both, [source.table for source in survey.tables])
             embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
         card = embedder.describe()
-        parts = _Parts(config, both, survey.tables, embedder, card, listeners)
+        parts = Parts(config, both, survey.tables, embedder, card, listeners)
         service = parts.build(stack)
+        parts.watch(stack, service, serve=serve)
         yield service
 
 
-class _Parts:
+class Parts:
     """The construction of one service, part by part."""
 
     def __init__(
@@ -86,37 +109,41 @@ class _Parts:
     ) -> None:
         self.config = config
         self.both = both
-        self.tables = tables
+        self.sources = tables
+        self.tables = [source.table for source in tables]
         self.embedder = embedder
         self.card = card
-        names = [source.table.full_name for source in tables]
+        names = [table.full_name for table in self.tables]
         self.metrics = Metrics(slot=config.source.slot, tables=names, model=card.identity)
         self.telemetry = Telemetry(self.metrics, listeners)
         self.abandon = threading.Event()
         self.patience = Patience(self.abandon, self._count_error)
+        extension = vector_extension(both.target)
+        assert extension is not None, "the preflight found pgvector"
+        self.extension_schema = extension[1]
+        self.reader = RowReader(self._session(SOURCE, "rows"), self.abandon)
 
     def build(self, stack: ExitStack) -> Service:
         config = self.config
-        extension = vector_extension(self.both.target)
-        assert extension is not None, "the preflight found pgvector"
-        tables = [source.table for source in self.tables]
-        store = open_store(self.both, tables, self.card, extension[1])
+        store = open_store(self.both, self.tables, self.card, self.extension_schema)
         stack.callback(store.close)
-        rows = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed rows {config.source.slot}")
-        stack.callback(rows.close)
-        reader = RowReader(rows, self.abandon)
+        stack.callback(self.reader.close)
         runner = EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics)
         stack.callback(runner.close)
+        reconciling = self._reconciling(stack, store)
         service = Service(
             source=Source(
                 dsn=config.source.resolved_dsn(),
                 slot=config.source.slot,
                 plugin=make_plugin(config),
                 catalogue=self.both.catalogue,
-                rows=reader,
-                tables=tables,
+                rows=self.reader,
+                tables=self.tables,
             ),
             store=store,
+            cut=cutter(self.card, self.tables),
+            recheck=self._recheck,
+            reconciling=lambda lane, epoch, ended: reconciling(lane, epoch, ended, service.fail),
             runner=runner,
             patience=self.patience,
             telemetry=self.telemetry,
@@ -128,25 +155,102 @@ class _Parts:
             abandon=self.abandon,
             drain_timeout=config.limits.drain_timeout,
         )
-        self._serve(stack, service, reader)
         return service
 
-    def _serve(self, stack: ExitStack, service: Service, reader: RowReader) -> None:
+    def _recheck(self) -> None:
+        for table in self.tables:
+            expect_set_up(self.both, table, self.card)
+
+    def _reconciling(self, stack: ExitStack, store: Store) -> Callable[..., Reconciler]:
+        """What compares rows beside each connection, in sessions of its own."""
+        config, schema = self.config, self.config.target.schema
+        scan = self._session(SOURCE, "reconcile")
+        notes = self._session(TARGET, "reconcile")
+        stack.callback(scan.close)
+        stack.callback(notes.close)
+        indexer = Indexer(self._session(TARGET, "index"), self._ensure_index)
+        stack.callback(indexer.close)
+        scopes = [Scope(table=table, space=store.space(table)) for table in self.tables]
+
+        def on_compared(table: Table, done: bool) -> None:
+            store.trust(table, done)
+            if done:
+                indexer.filled(table)
+
+        def make(
+            lane: Lane,
+            epoch: int,
+            ended: threading.Event,
+            on_failure: Callable[[CdcEmbedError], None],
+        ) -> Reconciler:
+            ledger = Ledger(notes, schema, config.source.slot)
+            comparer = Comparer(
+                lane=lane,
+                rows=RowReader(scan, ended),
+                ledger=ledger,
+                stop=ended,
+                rows_per_second=config.backfill.rows_per_second,
+            )
+            return Reconciler(
+                comparer=comparer,
+                scopes=scopes,
+                desk=Desk(
+                    ledger=ledger,
+                    scopes=scopes,
+                    backfill=config.backfill,
+                    paid=self.card.paid,
+                    measure=lambda table: self._measure(scan, table),
+                ),
+                verifier=Verifier(
+                    comparer=comparer,
+                    scopes=scopes,
+                    wal_end=SlotCatalogue(scan, config.source.slot).wal_end,
+                    metrics=self.metrics,
+                ),
+                on_compared=on_compared,
+                on_failure=on_failure,
+                epoch=epoch,
+                metrics=self.metrics,
+                stop=ended,
+            )
+
+        return make
+
+    def _measure(self, session: Session, table: Table) -> Size:
+        if not self.card.paid:
+            return Size(rows=estimate_rows(session, table), bytes=0)
+        rows, size = text_bytes(session, table)
+        return Size(rows=rows, bytes=size)
+
+    def _ensure_index(self, session: Session, table: Table) -> bool:
+        return ensure_index(
+            session, self.config.target.schema, table, self.config.index, self.extension_schema
+        )
+
+    def _session(self, side: Side, name: str) -> Session:
+        source = self.config.source
+        dsn = source.resolved_dsn() if side is SOURCE else self.config.target_dsn()
+        return Session(side, dsn, f"cdc_embed {name} {source.slot}")
+
+    def watch(self, stack: ExitStack, service: Service, *, serve: bool) -> None:
+        """Look after both databases and, with ``serve``, answer over HTTP."""
         watching = stack.enter_context(connections(self.config))
-        watch = Watch(watching, self.tables, self.telemetry, service.fail)
+        watch = Watch(watching, self.sources, self.telemetry, service.fail)
         stack.enter_context(watch)
-        serve = self.config.serve
+        if not serve:
+            return
+        settings = self.config.serve
         app = make_app(
             Answers(
                 registry=self.metrics.registry,
                 problem_alive=self._problem_alive,
                 problem_ready=lambda: self._problem_ready(service),
-                status=lambda: status(watch.facts, self._live(service, reader)),
+                status=lambda: status(watch.facts, self._live(service, self.reader)),
             ),
-            LOCAL_NAMES | {serve.host} | frozenset(serve.allowed_hosts),
+            LOCAL_NAMES | {settings.host} | frozenset(settings.allowed_hosts),
         )
-        port = stack.enter_context(serving(app, serve.host, serve.port))
-        log.info("serving", host=serve.host, port=port)
+        port = stack.enter_context(serving(app, settings.host, settings.port))
+        log.info("serving", host=settings.host, port=port)
 
     def _count_error(self, stage: str, error: CdcEmbedError) -> None:
         self.metrics.errors.labels(stage, type(error).__name__).inc()
@@ -172,6 +276,8 @@ class _Parts:
             waiting["source"] = f"transaction {reader.waiting_for} is committed but not visible yet"
         if service.phase == "standby":
             waiting["slot"] = service.holder
+        if service.reconcile_waits_for:
+            waiting["reconcile"] = f"the end of {service.reconcile_waits_for}"
         return Live(
             state=service.phase,
             role="leader" if service.leading else "standby",

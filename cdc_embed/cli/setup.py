@@ -22,6 +22,14 @@ def setup(
     as_sql: Annotated[
         bool, typer.Option("--sql", help="Print the statements for a DBA, and do nothing.")
     ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Make a lost slot anew, and let the configured space replace the stored one; "
+            "the service then compares every row.",
+        ),
+    ] = False,
 ) -> None:
     """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
     context: Context = ctx.obj
@@ -32,7 +40,7 @@ def setup(
     finally:
         embedder.close()
     with connections(config) as both:
-        plan = plan_setup(both, card)
+        plan = plan_setup(both, card, rebuild=rebuild)
         if as_sql:
             typer.echo(_script(plan, config.target_is_source))
         elif dry_run:

@@ -4,19 +4,23 @@
 look at the catalogue; this is where they are put together.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from cdc_embed.change.document import Table
+from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker
+from cdc_embed.change.document import Document, Table, fingerprint
+from cdc_embed.change.plan import Cut
 from cdc_embed.config import Config
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.session import SOURCE, TARGET, Session
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.schema import (
+    Registered,
     Space,
-    find_registered,
+    comparable_spaces,
+    registered_tables,
     stored_size,
     vector_type,
 )
@@ -55,13 +59,30 @@ def connections(config: Config) -> Iterator[Connections]:
 
 def space_of(card: ModelCard, table: Table) -> Space:
     """The vector space that a table's documents get with a model."""
+    window = window_of(card, table)
+    chunks = "whole" if window is None else f"chunks v{CHUNKER_VERSION} of {window} tokens"
     return Space(
         model=card.identity,
         dimensions=card.dimensions,
         document_prompt=card.document_prompt,
         query_prompt=card.query_prompt,
-        preparation=table.preparation,
+        preparation=f"{table.preparation}; {chunks}",
     )
+
+
+def window_of(card: ModelCard, table: Table) -> int | None:
+    """Tokens that a chunk may have; None: as many as there are."""
+    return min((bound for bound in (card.window, table.max_tokens) if bound), default=None)
+
+
+def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
+    """How texts of these tables become documents."""
+    chunkers = {table: Chunker(card.count_tokens, window_of(card, table)) for table in tables}
+
+    def cut(table: Table, text: str) -> Document:
+        return Document(fingerprint(text), chunkers[table].split(text))
+
+    return cut
 
 
 def open_store(
@@ -70,17 +91,19 @@ def open_store(
     """The store of the configured tables; raises when ``setup`` is missing or the space differs."""
     config = both.config
     schema = config.target.schema
-    text_kept = {table.embedding_table_name: table.store_text for table in config.tables}
-    statements = [
-        Statements(
-            schema,
-            table,
-            space=_space_id(both, table, card),
-            vector_type=vector_type(config.index, card.dimensions, extension_schema),
-            store_text=text_kept[table.embedding_table],
+    statements = []
+    for table in tables:
+        registered = expect_set_up(both, table, card)
+        donors = comparable_spaces(both.target, schema, registered.space)
+        statements.append(
+            Statements(
+                schema,
+                table,
+                space=registered.space_id,
+                vector_type=vector_type(config.index, card.dimensions, extension_schema),
+                donor_spaces=donors,
+            )
         )
-        for table in tables
-    ]
     return Store(
         config.target_dsn(),
         schema=schema,
@@ -92,14 +115,15 @@ def open_store(
 
 def stored_dimensions(both: Connections, tables: list[Table]) -> int:
     """Dimensions of the stored vectors; 0 when nothing is set up yet."""
-    schema = both.config.target.schema
-    stored = (find_registered(both.target, schema, table) for table in tables)
-    return next((found.space.dimensions for found in stored if found is not None), 0)
+    known = registered_tables(both.target, both.config.target.schema)
+    names = {table.full_name for table in tables}
+    return next((f.space.dimensions for name, f in known.items() if name in names), 0)
 
 
-def _space_id(both: Connections, table: Table, card: ModelCard) -> int:
+def expect_set_up(both: Connections, table: Table, card: ModelCard) -> Registered:
+    """What ``setup`` made for a table; raises when it must be run again, and says why."""
     schema = both.config.target.schema
-    registered = find_registered(both.target, schema, table)
+    registered = registered_tables(both.target, schema).get(table.full_name)
     if registered is None:
         raise PreflightError(
             where=f"table {table.full_name}",
@@ -115,4 +139,11 @@ def _space_id(both: Connections, table: Table, card: ModelCard) -> int:
             difference=f"stored: {difference}",
             tokens=characters // CHARACTERS_PER_TOKEN,
         )
-    return registered.space_id
+    if set(registered.metadata) != {column.name for column in table.metadata}:
+        raise PreflightError(
+            where=f"table {table.full_name}",
+            problem=f"its vectors carry the metadata ({', '.join(registered.metadata)}), "
+            f"configured is ({', '.join(column.name for column in table.metadata)})",
+            hint="run: cdc-embed setup",
+        )
+    return registered

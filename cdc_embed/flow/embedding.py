@@ -7,7 +7,7 @@ or it is the service that is ill and not the text.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -29,8 +29,6 @@ MOST_LETTERS_IN_A_ROW: Final = 25
 BATCH_SECONDS: Final = 0.5
 """What one batch should take to embed: long enough to be efficient, short enough to be fresh."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
-
-NO_LIMITS: Final[Mapping[bytes, int]] = {}
 
 Refusal = tuple[str, str]
 """(class, error) of a dead letter."""
@@ -84,14 +82,13 @@ class EmbeddingRunner:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._embedder.close()
 
-    def embed(self, texts: dict[bytes, str], limits: Mapping[bytes, int] = NO_LIMITS) -> Embedded:
+    def embed(self, texts: dict[bytes, str]) -> Embedded:
         """A vector or a refusal for each text, by its hash.
 
-        ``limits`` are tokens that some texts may have at most, below the model's own window.
         Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
         """
         result = Embedded()
-        self._refuse_long(texts, limits, result)
+        self._refuse_long(texts, result)
         wanted = [(digest, text) for digest, text in texts.items() if digest not in result.refused]
         if not wanted:
             return result
@@ -106,14 +103,12 @@ class EmbeddingRunner:
         self.rate.measured(characters, time.perf_counter() - began)
         return result
 
-    def _refuse_long(
-        self, texts: dict[bytes, str], limits: Mapping[bytes, int], result: Embedded
-    ) -> None:
+    def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
+        """Texts were cut to fit; what does not fit all the same must not be cut by the model."""
         counts = self._card.count_tokens(list(texts.values()))
         self._metrics.embed_tokens.inc(sum(counts))
         for digest, tokens in zip(texts, counts, strict=True):
-            bounds = (bound for bound in (self._card.window, limits.get(digest)) if bound)
-            window = min(bounds, default=tokens)
+            window = self._card.window or tokens
             if tokens > window:
                 problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
                 result.refused[digest] = ("too_long", problem)

@@ -27,7 +27,8 @@ from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Supersede
 from cdc_embed.change.transaction import Assembler, Change
-from cdc_embed.flow.prepare import Preparer, Range, Ready, rows_of
+from cdc_embed.flow.lane import Lane, Offer
+from cdc_embed.flow.prepare import Extract, Preparer, Range, Ready, rows_of
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer, Written
 from cdc_embed.lsn import LSN, ZERO, Progress
@@ -42,6 +43,8 @@ READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
 FIRST_TAKE: Final = 64
 LARGEST_TAKE: Final = 4096
+NEAR_THE_END: Final = 256
+"""Pending changes with which the stream still counts as near the end of the log."""
 WRITE_QUEUE: Final = 2
 """Prepared batches that may wait for the writer."""
 LEFT_OUT_SECONDS: Final = 2.0
@@ -80,9 +83,11 @@ class _InFlight:
     """A batch between its dispatch and its commit."""
 
     preparing: Future[Ready]
-    work: Range
     size: int
-    oldest: float
+    oldest: float | None
+    """Unix time of its oldest commit; None for rows that were read."""
+    offer: Offer | None = None
+    """The slice that it is made of; None for a range of the log."""
     writing: Future[Written] | None = None
     ready: Ready | None = None
 
@@ -118,7 +123,9 @@ class Pipeline:
         progress: Progress,
         telemetry: Telemetry,
         limits: Limits,
+        lane: Lane,
     ) -> None:
+        self._lane = lane
         self._stream = stream
         self._decode = decode
         self._assembler = assembler
@@ -132,6 +139,7 @@ class Pipeline:
         self._in_flight: deque[_InFlight] = deque()
         self._hot = _HotRows()
         self._take = FIRST_TAKE
+        self._logs_turn = False
         self._pending_since: float | None = None
         self._draining = False
         self._buffered = True
@@ -207,6 +215,7 @@ class Pipeline:
             self._settle_idle()
             self._record(at_least=RECORD_STEP)
             self._report(now)
+        self._lane.durable = self._progress.durable
         self._telemetry.tick(self._pending, self._progress, self._oldest(), self._full())
 
     # -- settle --------------------------------------------------------------------------------
@@ -220,25 +229,33 @@ class Pipeline:
             writing = self._in_flight[0].writing
             if writing is None or not writing.done():
                 break
-            self._written(writing.result())
+            self._written(self._in_flight.popleft(), writing.result())
         self._settle_recording()
 
     def _prepared(self, flight: _InFlight, ready: Ready) -> None:
         flight.ready = ready
+        if flight.offer is None:
+            self._adapt(ready)
+            flight.size = ready.plan.batch.size
+        self._knowledge.planned(ready.plan.outcome())
+        flight.writing = self._submit(self._write, self._writer.write, ready)
+
+    def _adapt(self, ready: Ready) -> None:
+        """Take in how much of a range was worth a batch, and which rows it left out."""
         if ready.rest:
             self._pending.put_back(ready.rest)
             self._take = max(FIRST_TAKE, 2 * ready.plan.batch.changes)
         else:
             self._take = min(LARGEST_TAKE, max(self._take, 2 * ready.plan.batch.changes))
         self._hot.note(ready, time.monotonic())
-        self._knowledge.planned(ready.plan.outcome())
-        flight.size = ready.plan.batch.size
-        flight.writing = self._submit(self._write, self._writer.write, ready)
 
-    def _written(self, written: Written) -> None:
+    def _written(self, flight: _InFlight, written: Written) -> None:
         plan = written.ready.plan
-        self._in_flight.popleft()
         self._knowledge.committed(plan.outcome())
+        if flight.offer is not None and written.ready.examined is not None:
+            self._telemetry.examined(flight.offer.slice.table, written)
+            flight.offer.answer.set_result(written.ready.examined)
+            return
         self._progress.settle(plan.batch.end_lsn)
         if plan.writes:
             self._progress.record(plan.batch.end_lsn)
@@ -251,7 +268,8 @@ class Pipeline:
 
     def _settle_idle(self) -> None:
         """With nothing open, pending or in flight, all that was heard needs nothing more."""
-        if self._pending or self._in_flight or not self._assembler.verified:
+        in_flight = any(flight.offer is None for flight in self._in_flight)
+        if self._pending or in_flight or not self._assembler.verified:
             return
         begin = self._assembler.open_transaction
         if begin is None:
@@ -265,14 +283,43 @@ class Pipeline:
 
     def _dispatch(self, now: float) -> None:
         busy = self._is_preparing() or len(self._in_flight) > WRITE_QUEUE
-        if self._draining or busy or not self._pending:
+        if self._draining or busy:
             return
+        if self._may_examine():
+            self._examine()
+        elif self._pending:
+            self._dispatch_range(now)
+
+    def _may_examine(self) -> bool:
+        """Rows that were read come after the log's, and only when little of it is waiting."""
+        if not self._lane.waiting or self._must_hurry():
+            return False
+        return not self._pending or (not self._logs_turn and self._pending.changes < NEAR_THE_END)
+
+    def _examine(self) -> None:
+        taken = self._lane.take()
+        if taken is None:
+            return
+        self._logs_turn = True
+        offer, hidden = taken
+        part = offer.slice
+        work = Extract(
+            slice=part,
+            hidden=hidden,
+            states=self._knowledge.in_flight((part.table, key) for key in part.rows),
+            arriving=self._knowledge.arriving(),
+        )
+        preparing = self._submit(self._embed, self._preparer.examine, work)
+        self._in_flight.append(_InFlight(preparing=preparing, size=0, oldest=None, offer=offer))
+
+    def _dispatch_range(self, now: float) -> None:
         if self._limits.linger and not self._must_hurry():
             since = self._pending_since if self._pending_since is not None else now
             self._pending_since = since
             if now - since < self._limits.linger:
                 return
         self._pending_since = None
+        self._logs_turn = False
         oldest = self._pending.oldest
         events = self._pending.take(self._take)
         rows = rows_of(events)
@@ -287,7 +334,6 @@ class Pipeline:
         )
         flight = _InFlight(
             preparing=self._submit(self._embed, self._preparer.prepare, work),
-            work=work,
             size=sum(event.size for event in events),
             oldest=oldest.timestamp() if oldest is not None else time.time(),
         )
@@ -336,6 +382,7 @@ class Pipeline:
             for event in self._assembler.feed(self._decode(frame.payload), len(frame.payload)):
                 self._pending.add(event)
                 if isinstance(event, Change):
+                    self._lane.note(event)
                     self._telemetry.change(event)
 
     # -- record and report ---------------------------------------------------------------------
@@ -389,7 +436,8 @@ class Pipeline:
 
     def _oldest(self) -> float | None:
         """Unix time of the oldest commit that is not reflected; None when there is none."""
-        if self._in_flight:
-            return self._in_flight[0].oldest
+        for flight in self._in_flight:
+            if flight.oldest is not None:
+                return flight.oldest
         oldest = self._pending.oldest
         return oldest.timestamp() if oldest is not None else None

@@ -23,7 +23,7 @@ from cdc_embed.source.publication import (
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables
 from cdc_embed.target.checks import check_migrations, check_vector_extension
-from cdc_embed.target.schema import find_registered, refuse_unindexable
+from cdc_embed.target.schema import refuse_unindexable, registered_tables
 
 
 @dataclass(slots=True)
@@ -81,8 +81,9 @@ def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -
         refuse_unindexable(config.index, card.dimensions)
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
+    known = registered_tables(both.target, config.target.schema) if tables else {}
     for source_table in tables:
-        registered = find_registered(both.target, config.target.schema, source_table.table)
+        registered = known.get(source_table.table.full_name)
         if registered is None:
             continue
         difference = space_of(card, source_table.table).difference(registered.space)
@@ -93,9 +94,7 @@ def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -
                 message=f"{source_table.table.full_name} is stored in another space: {difference}"
                 if difference
                 else f"{source_table.table.full_name} is stored in this space",
-                fix="put the old setting back, or: cdc-embed teardown && cdc-embed setup"
-                if difference
-                else "",
+                fix="put the old setting back, or: cdc-embed setup --rebuild" if difference else "",
             )
         )
     return findings

@@ -16,6 +16,7 @@ from typing import Final
 import structlog
 
 from cdc_embed.change.document import Table
+from cdc_embed.change.plan import Cut
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -29,9 +30,11 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, Patience, delay
 from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
@@ -80,6 +83,10 @@ class Source:
     tables: Iterable[Table]
 
 
+Reconciling = Callable[[Lane, int, threading.Event], Reconciler]
+"""Makes what reconciles beside one connection: of its lane, its epoch and the event of its end."""
+
+
 class Service:
     """Keeps the target fresh until it is told to stop."""
 
@@ -88,6 +95,9 @@ class Service:
         *,
         source: Source,
         store: Store,
+        cut: Cut,
+        recheck: Callable[[], None],
+        reconciling: Reconciling,
         runner: EmbeddingRunner,
         patience: Patience,
         telemetry: Telemetry,
@@ -97,6 +107,10 @@ class Service:
     ) -> None:
         self._source = source
         self._store = store
+        self._cut = cut
+        self._recheck = recheck
+        self._reconciling = reconciling
+        self._reconciler: Reconciler | None = None
         self._runner = runner
         self._patience = patience
         self.telemetry = telemetry
@@ -133,6 +147,12 @@ class Service:
         """Stop because of something that a watcher found."""
         self.failure = error
         self.stop()
+
+    @property
+    def reconcile_waits_for(self) -> str:
+        """Whose transaction must end before rows can be compared; empty when none."""
+        reconciler = self._reconciler
+        return reconciler.waiting_for if reconciler is not None else ""
 
     @property
     def leading(self) -> bool:
@@ -188,6 +208,8 @@ class Service:
             self._source.catalogue.refuse_synchronous(stream.application_name)
             stream.start(self._source.plugin.options)
             checkpoint = self._store.take_epoch()
+            # a standby may have waited through a change of the space
+            self._recheck()
             slot = self._usable_slot()
             confirmed = slot.confirmed_lsn or ZERO
             gap = find_gap(
@@ -233,8 +255,12 @@ class Service:
         self._store.adopt(source, target)
 
     def _follow(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> None:
-        pipeline = self._build(stream, checkpoint, confirmed)
+        lane = Lane()
+        pipeline = self._build(stream, checkpoint, confirmed, lane)
+        ended = threading.Event()
+        reconciler = self._reconciling(lane, checkpoint.epoch, ended)
         self._pipeline = pipeline
+        self._reconciler = reconciler
         self._set_phase("streaming")
         self._attempt = 0
         log.info(
@@ -244,6 +270,7 @@ class Service:
             recorded=str(checkpoint.recorded),
         )
         try:
+            reconciler.start()
             pipeline.run(self._stop)
             self._set_phase("draining")
             self._finish(pipeline, connected=True)
@@ -260,11 +287,15 @@ class Service:
             raise
         finally:
             self._pipeline = None
+            self._reconciler = None
+            ended.set()
+            lane.close()
             self._abandon.set()
             while not pipeline.at_rest(CANCEL_SECONDS):
                 if self._is_overdue():  # a lock or a standby that never comes must not hold us
                     self._store.cancel()
             pipeline.close()
+            reconciler.join()
             if not self._stop_now.is_set():
                 self._abandon.clear()
 
@@ -280,7 +311,9 @@ class Service:
         late = time.monotonic() > self._stopped_at + self._drain_timeout
         return self._stop.is_set() and late
 
-    def _build(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> Pipeline:
+    def _build(
+        self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN, lane: Lane
+    ) -> Pipeline:
         telemetry = self.telemetry
         covered = telemetry.metrics.changes_skipped
         return Pipeline(
@@ -293,9 +326,9 @@ class Service:
                 lambda table: covered.labels(table.full_name, "filtered").inc(),
             ),
             preparer=Preparer(
-                look_up=self._store.look_up,
-                find_donors=self._store.find_donors,
+                stock=self._store,
                 read_rows=self._source.rows.read,
+                cut=self._cut,
                 runner=self._runner,
                 patience=self._patience,
             ),
@@ -303,6 +336,7 @@ class Service:
             progress=Progress(checkpoint.recorded),
             telemetry=telemetry,
             limits=self._limits,
+            lane=lane,
         )
 
     def _set_phase(self, phase: str) -> None:

@@ -6,36 +6,32 @@ keep its log from that moment on. Every statement can be run again.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import KeyColumn
 from cdc_embed.embed.base import ModelCard
-from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
-from cdc_embed.finding import Finding, expect
-from cdc_embed.flow.connections import Connections, connections, space_of
+from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError, SlotBusyError
+from cdc_embed.finding import expect
+from cdc_embed.flow.connections import Connections, connections
 from cdc_embed.flow.preflight import Survey, check_model, survey_source
+from cdc_embed.flow.setup_tables import TablePlanner
+from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import check_slot
 from cdc_embed.source.publication import publication_sql
-from cdc_embed.source.tables import SourceTable
+from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, read_checkpoint, server_identity
-from cdc_embed.target.schema import (
-    applied_migrations,
-    find_registered,
-    key_columns,
-    migration_steps,
-    space_step,
-    table_steps,
-)
+from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
 
 WAIT_NOTICE_SECONDS: Final = 1.0
+REGISTRY_MIGRATION: Final = 2
+"""The migration that describes the registered tables as they are read here."""
 
 
 class Where(Enum):
@@ -50,6 +46,8 @@ class Step:
     where: Where
     why: str
     statement: str
+    waits: bool = False
+    """For every transaction that is running: it may take as long as they do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,42 +59,86 @@ class SetupPlan:
     """What the user should know beside it."""
 
 
-def plan_setup(both: Connections, card: ModelCard) -> SetupPlan:
-    """The missing steps; raises ``PreflightError`` with every obstacle."""
+def plan_setup(both: Connections, card: ModelCard, *, rebuild: bool = False) -> SetupPlan:
+    """The missing steps; raises ``PreflightError`` with every obstacle.
+
+    With ``rebuild`` a slot whose log is lost is made again and a stored space gives way to the
+    configured one: every row is compared afterwards, and what differs is embedded.
+    """
     config = both.config
     survey = survey_source(both)
-    findings = [*survey.findings, *check_model_if_stored(both, card, survey.tables)]
+    findings = [*survey.findings, *check_model(both, card, [])]
     extension = check_vector_extension(both.target)
-    if "not on the target" in extension.message:
+    if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
-    if survey.slot is not None:
+    gap = _gap(both, survey)
+    if survey.slot is not None and not (gap and rebuild):
         findings.append(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
         )
     expect(findings)
-    _refuse_forgotten_slot(both, survey)
-    steps = [*_target_steps(both, card, survey.tables), *_source_steps(both, survey)]
+    if gap and not rebuild:
+        raise HistoryGapError(slot=config.source.slot, problem=gap)
+    steps = [
+        *_target_steps(both, card, survey, rebuild=rebuild),
+        *(_forget_slot(both, survey) if gap else []),
+        *_source_steps(both, survey, new_slot=bool(gap)),
+    ]
     return SetupPlan(steps, _notes(both, survey))
 
 
-def _refuse_forgotten_slot(both: Connections, survey: Survey) -> None:
-    """A recorded position without its slot: a new slot would hide that changes were missed."""
-    schema = both.config.target.schema
-    if survey.slot is not None or not applied_migrations(both.target, schema):
-        return
-    if read_checkpoint(both.target, schema, both.config.source.slot) is not None:
-        raise HistoryGapError(
-            slot=both.config.source.slot,
-            problem="a position is recorded for it, but the slot does not exist any more",
+def _gap(both: Connections, survey: Survey) -> str | None:
+    """Why the slot cannot continue the recorded position; a new slot would hide missed changes."""
+    schema, slot = both.config.target.schema, survey.slot
+    if not applied_migrations(both.target, schema):
+        return None
+    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
+    if checkpoint is None:
+        return None
+    if slot is None:
+        return "a position is recorded for it, but the slot does not exist any more"
+    if slot.lost:
+        return "the server gave its log up"
+    source = both.catalogue.identity()
+    return find_gap(
+        checkpoint,
+        source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
+        slot_confirmed=slot.confirmed_lsn or ZERO,
+        wal_end=slot.wal_end,
+        history=[],
+    )
+
+
+def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
+    """Drop what is left of the slot, and the position with which nothing can go on."""
+    config = both.config
+    schema = sql.Identifier(config.target.schema)
+    steps = []
+    if survey.slot is not None:
+        expect_idle(survey.slot, "cdc-embed setup --rebuild")
+        drop = sql.SQL(queries("source/slot")["drop_slot"])
+        values = {"slot": config.source.slot, "plugin": survey.slot.plugin}
+        steps.append(_step(both, Where.SOURCE, f"drop slot {config.source.slot}", drop, values))
+    forget = sql.SQL(queries("target/schema")["forget_position"]).format(
+        schema=schema, slot=sql.Literal(config.source.slot)
+    )
+    again = sql.SQL(queries("target/schema")["compare_all_again"]).format(schema=schema)
+    return [
+        *steps,
+        _step(both, Where.TARGET, "forget the position", forget),
+        _step(both, Where.TARGET, "compare every row of every table", again),
+    ]
+
+
+def expect_idle(slot: Slot, command: str) -> None:
+    """Raise ``SlotBusyError`` when someone reads the slot."""
+    if slot.active and slot.active_pid is not None:
+        raise SlotBusyError(
+            slot=slot.name,
+            pid=slot.active_pid,
+            owner=slot.owner,
+            hint=f"stop the service that reads it, then run: {command}",
         )
-
-
-def check_model_if_stored(
-    both: Connections, card: ModelCard, tables: list[SourceTable]
-) -> list[Finding]:
-    """The model's findings; the stored spaces can be compared only after the first setup."""
-    ready = bool(applied_migrations(both.target, both.config.target.schema))
-    return check_model(both, card, tables if ready else [])
 
 
 def run_setup(
@@ -119,7 +161,7 @@ class _watching:  # noqa: N801  reads as a verb where it is used
     """While a slot is being created, say at intervals whom it waits for."""
 
     def __init__(self, both: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
-        self._needed = "create_logical_replication_slot" in step.statement
+        self._needed = step.waits
         self._both = both
         self._on_wait = on_wait
         self._done = threading.Event()
@@ -143,9 +185,10 @@ class _watching:  # noqa: N801  reads as a verb where it is used
                     self._on_wait(holders)
 
 
-def _target_steps(both: Connections, card: ModelCard, tables: list[SourceTable]) -> list[Step]:
-    config = both.config
-    schema = config.target.schema
+def _target_steps(
+    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool
+) -> list[Step]:
+    schema = both.config.target.schema
     found: list[tuple[str, sql.Composable]] = []
     installed = vector_extension(both.target)
     if installed is None:
@@ -154,43 +197,54 @@ def _target_steps(both: Connections, card: ModelCard, tables: list[SourceTable])
         )
     applied = applied_migrations(both.target, schema)
     found += migration_steps(schema, applied)
-    for table in (source.table for source in tables):
-        if applied and find_registered(both.target, schema, table) is not None:
-            _check_key(both, table.embedding_table, table.key, table.full_name)
-            continue
-        space = space_of(card, table)
-        found.append(space_step(schema, space))
-        extension_schema = installed[1] if installed else "public"
-        found += table_steps(schema, table, space, config.index, extension_schema)
+    planner = TablePlanner(
+        both,
+        card,
+        extension_schema=installed[1] if installed else "public",
+        known=registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {},
+        rebuild=rebuild,
+    )
+    found += planner.steps(source.table for source in survey.tables)
+    if planner.emptied and survey.slot is not None:
+        expect_idle(survey.slot, "cdc-embed setup --rebuild")
+    found += _returned_tables(both, survey, applied)
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
 
 
-def _check_key(
-    both: Connections, embedding_table: str, key: Sequence[KeyColumn], name: str
-) -> None:
-    stored = key_columns(both.target, both.config.target.schema, embedding_table)[: len(key)]
-    if stored != [(column.name, column.type) for column in key]:
-        was = ", ".join(f"{column} {kind}" for column, kind in stored)
-        now = ", ".join(f"{column.name} {column.type}" for column in key)
-        raise PreflightError(
-            where=f"table {name}",
-            problem=f"its primary key is ({now}), its vectors are stored by ({was})",
-            hint="put the key back, or start over: cdc-embed teardown && cdc-embed setup",
+def _returned_tables(
+    both: Connections, survey: Survey, applied: dict[int, str]
+) -> list[tuple[str, sql.Composable]]:
+    """Tables whose changes were not published for a while: every row is compared again."""
+    if REGISTRY_MIGRATION not in applied or survey.publication is None:
+        return []
+    again = sql.SQL(queries("target/schema")["compare_again"])
+    return [
+        (
+            f"compare every row of {source.table.full_name}",
+            again.format(
+                schema=sql.Identifier(both.config.target.schema),
+                source_table=sql.Literal(source.table.full_name),
+            ),
         )
+        for source in survey.tables
+        if not survey.publication.all_tables and source.table.oid not in survey.publication.tables
+    ]
 
 
-def _source_steps(both: Connections, survey: Survey) -> list[Step]:
+def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
     config = both.config
     lists = config.source.publish == "columns"
-    found: list[tuple[str, sql.Composable]] = list(
-        publication_sql(survey.publication, config.source.publication, survey.tables, lists=lists)
+    published = publication_sql(
+        survey.publication, config.source.publication, survey.tables, lists=lists
     )
-    if survey.slot is None:
+    steps = [_step(both, Where.SOURCE, why, statement) for why, statement in published]
+    if survey.slot is None or new_slot:
         create = sql.SQL(queries("source/slot")["create_slot"]).format(
             slot=sql.Literal(config.source.slot), plugin=sql.Literal(config.source.plugin)
         )
-        found.append(("make the replication slot", create))
-    return [_step(both, Where.SOURCE, why, statement) for why, statement in found]
+        step = _step(both, Where.SOURCE, "make the replication slot", create)
+        steps.append(replace(step, waits=True))
+    return steps
 
 
 def _notes(both: Connections, survey: Survey) -> list[str]:
@@ -227,7 +281,14 @@ def _create_checkpoint(both: Connections) -> None:
     )
 
 
-def _step(both: Connections, where: Where, why: str, statement: sql.Composable) -> Step:
+def _step(
+    both: Connections,
+    where: Where,
+    why: str,
+    statement: sql.Composable,
+    values: Mapping[str, Any] | None = None,
+) -> Step:
     session = both.source if where is Where.SOURCE else both.target
     with session.transaction(why) as cursor:
-        return Step(where, why, statement.as_string(cursor))
+        text = cursor.mogrify(statement, values) if values else statement.as_string(cursor)
+        return Step(where, why, text.decode() if isinstance(text, bytes) else text)

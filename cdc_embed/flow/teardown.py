@@ -8,14 +8,17 @@ from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.errors import SlotBusyError
 from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.setup import SetupPlan, Step, Where
+from cdc_embed.flow.setup import REGISTRY_MIGRATION, SetupPlan, Step, Where, expect_idle
 from cdc_embed.source.publication import read_publication
 from cdc_embed.sql import queries
-from cdc_embed.target.schema import applied_migrations, compose
+from cdc_embed.target.schema import applied_migrations, compose, registered_tables
+from cdc_embed.target.view import drop_view_step
 
-_SERVICE_TABLES: Final = ("dead_letter", "embedding_table", "space", "checkpoint", "migration")
+_SERVICE_TABLES: Final = (
+    *("request", "reconcile", "dead_letter", "embedding_table", "space", "checkpoint"),
+    "migration",
+)
 """In the order in which they can be dropped."""
 
 
@@ -41,13 +44,7 @@ def _plan_slot(both: Connections, steps: list[Step], notes: list[str]) -> None:
     slot = both.catalogue.slot()
     if slot is None:
         return
-    if slot.active and slot.active_pid is not None:
-        raise SlotBusyError(
-            slot=slot.name,
-            pid=slot.active_pid,
-            owner=slot.owner,
-            hint="stop the service that reads it, then run: cdc-embed teardown",
-        )
+    expect_idle(slot, "cdc-embed teardown")
     database = both.catalogue.identity().database
     if slot.plugin != config.plugin or slot.database != database:
         notes.append(
@@ -79,17 +76,20 @@ def _plan_publication(both: Connections, steps: list[Step], notes: list[str]) ->
 
 def _plan_target(both: Connections, steps: list[Step], notes: list[str]) -> None:
     schema = both.config.target.schema
-    if not applied_migrations(both.target, schema):
+    applied = applied_migrations(both.target, schema)
+    if not applied:
         return
+    known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
+    tables = [registered.embedding_table for registered in known.values()]
+    views = [registered.search_view for registered in known.values() if registered.search_view]
     with both.target.transaction("schema") as cursor:
         others = _other_slots(cursor, schema, both.config.source.slot)
         if others:
             notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
             steps.append(_forget_position(cursor, schema, both.config.source.slot))
             return
-        cursor.execute(compose("registered_tables", schema=sql.Identifier(schema)))
-        tables = [row[1] for row in cursor.fetchall()]
-        foreign = _foreign(cursor, schema, tables)
+        foreign = _foreign(cursor, schema, [*tables, *views])
+        steps += [_drop_view(cursor, schema, view) for view in views]
         steps += [_drop_table(cursor, schema, table) for table in tables]
         if foreign:
             notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
@@ -115,6 +115,11 @@ def _forget_position(cursor: Any, schema: str, slot: str) -> Step:
 def _drop_table(cursor: Any, schema: str, table: str) -> Step:
     drop = compose("drop_table", table=sql.Identifier(schema, table))
     return Step(Where.TARGET, f"drop {schema}.{table}", drop.as_string(cursor))
+
+
+def _drop_view(cursor: Any, schema: str, view: str) -> Step:
+    why, drop = drop_view_step(schema, view)
+    return Step(Where.TARGET, why, drop.as_string(cursor))
 
 
 def _foreign(cursor: Any, schema: str, tables: list[str]) -> list[str]:

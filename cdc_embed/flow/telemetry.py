@@ -11,7 +11,7 @@ from typing import Final
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.pending import Pending
-from cdc_embed.change.plan import Delete, Forget, Move, Plan, Refuse, Write, skipped
+from cdc_embed.change.plan import Annotate, Delete, Forget, Move, Plan, Refuse, Write, skipped
 from cdc_embed.change.transaction import Change
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
@@ -21,6 +21,7 @@ _OPS: Final[dict[type, str]] = {
     Write: "write",
     Delete: "delete",
     Move: "move",
+    Annotate: "metadata",
     Refuse: "dead_letter",
     Forget: "write",
 }
@@ -91,6 +92,27 @@ class Telemetry:
     def change(self, change: Change) -> None:
         self.metrics.changes_received.labels(change.table.full_name, change.op.value).inc()
 
+    def examined(self, table: Table, written: Written) -> None:
+        """A slice of rows was compared with what is stored, and repaired where that was asked."""
+        ready = written.ready
+        self.metrics.heartbeat.labels("reconcile").set_to_current_time()
+        if ready.examined is not None:
+            for verdict in ready.examined.verdicts.values():
+                self.metrics.reconcile_rows.labels(table.full_name, verdict.value).inc()
+        if not ready.plan.writes:
+            return
+        self.metrics.write_duration.observe(written.seconds)
+        self.metrics.embed_texts.labels("reused").inc(ready.reused)
+        self._count_written(ready.plan)
+
+    def _count_written(self, plan: Plan) -> None:
+        for (table, _), action in plan.actions.items():
+            op = _OPS.get(type(action))
+            if op is not None:
+                self.metrics.rows_written.labels(table.full_name, op).inc()
+            if isinstance(action, Refuse):
+                self.metrics.dead_letters.labels(table.full_name, action.reason).inc()
+
     def written(self, written: Written) -> None:
         """A batch is durable: count it, and tell the listeners what was committed."""
         plan = written.ready.plan
@@ -103,6 +125,7 @@ class Telemetry:
         self.metrics.embed_texts.labels("reused").inc(written.ready.reused)
         for table in plan.batch.truncated:
             self.metrics.rows_written.labels(table.full_name, "truncate").inc()
+        self._count_written(plan)
         committed = list(self._committed(plan, written.committed_at))
         for item in committed:
             self.metrics.end_to_end_latency.labels(item.table.full_name).observe(item.seconds)
@@ -115,9 +138,6 @@ class Telemetry:
             op = _OPS.get(type(action))
             if op is None:
                 continue
-            self.metrics.rows_written.labels(table.full_name, op).inc()
-            if isinstance(action, Refuse):
-                self.metrics.dead_letters.labels(table.full_name, action.reason).inc()
             change = plan.batch.images[table, key].change
             seconds = max(0.0, now - change.committed_at.timestamp())
             committed.append(Committed(table, key, op, change.position.commit_lsn, seconds))

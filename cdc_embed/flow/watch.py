@@ -28,7 +28,8 @@ from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, estimate_rows
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import find_registered
+from cdc_embed.target.reconcile import Comparison, Ledger
+from cdc_embed.target.schema import registered_tables
 
 POLL_SECONDS: Final = 5.0
 """A table that leaves the publication loses changes from then on: soon enough to say which."""
@@ -41,6 +42,8 @@ class TableFacts:
     name: str
     rows_embedded: int
     rows_source_estimate: int | None
+    backfill_state: str | None
+    backfill_done: int
     dead_letters: int
 
 
@@ -62,6 +65,7 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
     slot = both.catalogue.slot()
     checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
     letters = _letters(both)
+    compared = Ledger(both.target, schema, both.config.source.slot).comparisons()
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
@@ -72,6 +76,8 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
                 name=source.table.full_name,
                 rows_embedded=_documents(both, source.table.embedding_table),
                 rows_source_estimate=estimate_rows(both.source, source.table),
+                backfill_state=_state(compared.get(source.table.full_name)),
+                backfill_done=_done(compared.get(source.table.full_name)),
                 dead_letters=letters.get(source.table.full_name, 0),
             )
             for source in tables
@@ -79,9 +85,17 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
     )
 
 
+def _state(comparison: Comparison | None) -> str | None:
+    return comparison.state if comparison is not None else None
+
+
+def _done(comparison: Comparison | None) -> int:
+    return comparison.checked if comparison is not None else 0
+
+
 def _space(both: Connections, tables: Sequence[SourceTable]) -> str | None:
-    schema = both.config.target.schema
-    stored = (find_registered(both.target, schema, source.table) for source in tables)
+    known = registered_tables(both.target, both.config.target.schema)
+    stored = (known.get(source.table.full_name) for source in tables)
     return next((found.space.model for found in stored if found is not None), None)
 
 

@@ -56,7 +56,8 @@ def status(facts: Facts, live: Live | None) -> dict[str, Any]:
                 "name": table.name,
                 "rows_embedded": table.rows_embedded,
                 "rows_source_estimate": table.rows_source_estimate,
-                "backfill_state": None,
+                "backfill_state": table.backfill_state,
+                "backfill_done": table.backfill_done,
                 "dead_letters": table.dead_letters,
             }
             for table in facts.tables

@@ -90,6 +90,8 @@ def publication_findings(
 def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
     if published is None:
         return "is not in it"
+    if published.name != table.table.full_name:
+        return f"is now named {published.name}"
     if published.filtered:
         return "has a row filter"
     missing = set(table.published_columns) - published.columns

@@ -1,38 +1,52 @@
-"""Reading rows again by key, when the change log did not carry their text.
+"""Reading rows: again by key, when the change log did not carry their text, or one after another.
 
 Two facts make a plain SELECT unsound here. A transaction can be decoded before a SELECT sees it
 (its commit still waits for a synchronous standby), so the read's own snapshot must see the
-transaction that asked for it. And a snapshot from before a TRUNCATE or a rewrite of the table
-shows an empty table, so the table's files must be the same before and after.
+transaction that asked for it, or whoever asked must be told what it saw. And a snapshot from
+before a TRUNCATE or a rewrite of the table shows an empty table, so the table's files must be the
+same before and after.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from threading import Event
 from typing import Any, Final
 
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Texts
+from cdc_embed.change.plan import Row
+from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
 """Between two looks at whether a transaction has become visible."""
+FIRST_FETCH: Final = 4
+"""Rows fetched before it is known how long they are."""
+
+_COMMA = sql.SQL(", ")
+_OUTPUT = sql.SQL("case when {0} is not null then format('%%s', {0}) end")
+"""A column in its output function's own form: a cast to text would trim ``character(n)``."""
 
 
-def widen(xid: int, xmax: int) -> int:
-    """The 64-bit form of a 32-bit transaction id near ``xmax``, a 64-bit one.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """Rows as one snapshot shows them."""
 
-    Ids in use lie within 2^31 of each other, so the signed distance decides the epoch.
-    """
-    distance = (xid - xmax) & 0xFFFFFFFF
-    return xmax + (distance - 0x1_0000_0000 if distance >= 0x8000_0000 else distance)
+    rows: dict[Key, Row | None]
+    """None stands for a row that was asked for and is not there."""
+    snapshot: Snapshot
+    more: bool = False
+    """The table goes on after these rows."""
 
 
 class RowReader:
-    """Reads current texts by key. Not for two threads at once."""
+    """Reads current rows. Not for two threads at once.
+
+    Every method raises ``SourceUnavailableError`` when the connection fails.
+    """
 
     def __init__(self, session: Session, stop: Event) -> None:
         self._session = session
@@ -40,79 +54,136 @@ class RowReader:
         self.waiting_for: int | None = None
         """The transaction whose visibility is waited for; for ``status``."""
 
-    def read(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Texts | None]:
-        """The text columns' values of the rows ``wanted`` (key to the xid that must be visible).
+    def close(self) -> None:
+        self._session.close()
+
+    def read(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
+        """The values of the rows ``wanted`` (key to the xid that must be visible).
 
         None stands for a row that is not there. Waits until every xid is visible; raises
-        ``SourceUnavailableError`` when the connection fails or the service stops.
+        ``SourceUnavailableError`` too when the service stops meanwhile.
         """
         try:
             while True:
-                found = self._try(table, wanted)
+                found = self._read(table, lambda c: _by_key(c, table, wanted), wanted.values())
                 if found is not None:
-                    return {key: found.get(key) for key in wanted}
+                    return {key: found.rows.get(key) for key in wanted}
                 if self._stop.wait(POLL_SECONDS):
                     raise SourceUnavailableError(problem="stopped while waiting for a commit")
         finally:
             self.waiting_for = None
 
-    def _try(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Texts] | None:
+    def look(self, table: Table, keys: Collection[Key]) -> Scan | None:
+        """The rows with these keys; None when the table was rewritten meanwhile."""
+        found = self._read(table, lambda cursor: _by_key(cursor, table, keys))
+        if found is None:
+            return None
+        return Scan(rows={key: found.rows.get(key) for key in keys}, snapshot=found.snapshot)
+
+    def scan(self, table: Table, after: Key | None, rows: int, characters: int) -> Scan | None:
+        """The rows that follow ``after`` in the order of the key, at most so many and so long.
+
+        At least one row, where there is one; None when the table was rewritten meanwhile.
+        """
+        return self._read(table, lambda cursor: _in_order(cursor, table, after, rows, characters))
+
+    def snapshot(self) -> Snapshot:
+        """What a transaction sees that begins now."""
+        with self._session.transaction("snapshot") as cursor:
+            return _snapshot(cursor)
+
+    def running_before(self, xid: int) -> list[str]:
+        """Who runs a transaction that began to write before ``xid``, a 64-bit id."""
+        with self._session.transaction("snapshot") as cursor:
+            cursor.execute(queries("source/tables")["running"])
+            return [who for running, who in cursor.fetchall() if widen(running, xid) < xid]
+
+    def _read(
+        self,
+        table: Table,
+        fetch: Callable[[Any], tuple[dict[Key, Row], bool]],
+        xids: Iterable[int] = (),
+    ) -> Scan | None:
+        """What ``fetch`` gets in one snapshot; None when it does not see the ``xids``, or the
+        table had other files before it than after it."""
         files = self._files(table)
         with self._session.transaction(table.full_name) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
-            if not self._sees(cursor, wanted.values()):
+            snapshot = _snapshot(cursor)
+            self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)
+            if self.waiting_for is not None:
                 return None
-            cursor.execute(_read_rows(table), _arrays(list(wanted), len(table.key)))
-            rows = cursor.fetchall()
+            rows, more = fetch(cursor)
             cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
             if cursor.fetchone()[0] != files:
                 return None
-        width = len(table.key)
-        return {tuple(row[:width]): tuple(row[width:]) for row in rows}
+        return Scan(rows=dict(rows), snapshot=snapshot, more=more)
 
     def _files(self, table: Table) -> Any:
         with self._session.transaction(table.full_name) as cursor:
             cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
             return cursor.fetchone()[0]
 
-    def _sees(self, cursor: Any, xids: Iterable[int]) -> bool:
-        cursor.execute(queries("source/tables")["snapshot"])
-        snapshot, xmax = cursor.fetchone()
-        wide = [str(widen(xid, xmax)) for xid in set(xids)]
-        cursor.execute(queries("source/tables")["visible"], {"xids": wide, "snapshot": snapshot})
-        unseen = cursor.fetchone()
-        self.waiting_for = None if unseen is None else int(unseen[0])
-        return unseen is None
+
+def _snapshot(cursor: Any) -> Snapshot:
+    cursor.execute(queries("source/tables")["snapshot"])
+    return Snapshot.parse(cursor.fetchone()[0])
 
 
-def _read_rows(table: Table) -> sql.Composed:
-    """Columns in their output functions' own form: a cast to text would trim ``character(n)``."""
-    output = sql.SQL("case when {0} is not null then format('%%s', {0}) end")
+def _by_key(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
+    arrays = {f"k{place}": [key[place] for key in keys] for place in range(len(table.key))}
+    cursor.execute(_compose("read_rows", table), arrays)
+    return _rows(table, cursor.fetchall()), False
+
+
+def _in_order(
+    cursor: Any, table: Table, after: Key | None, most: int, characters: int
+) -> tuple[dict[Key, Row], bool]:
+    """A few rows first: how long they are says how many more are fetched at once."""
+    found: dict[Key, Row] = {}
+    spent = 0
+    with cursor.connection.cursor(name="scan") as named:
+        values = {f"k{place}": value for place, value in enumerate(after or ())}
+        named.execute(_compose("scan_rows" if after else "scan_first_rows", table), values)
+        size = FIRST_FETCH
+        while len(found) < most and spent < characters:
+            fetched = _rows(table, named.fetchmany(min(size, most - len(found))))
+            if not fetched:
+                return found, False
+            found |= fetched
+            spent += sum(len(text or "") for row in fetched.values() for text in row.texts)
+            size = max(1, (characters - spent) * len(found) // max(spent, 1))
+    return found, True
+
+
+def _rows(table: Table, fetched: Iterable[tuple[str | None, ...]]) -> dict[Key, Row]:
+    key, text = len(table.key), len(table.key) + len(table.text_columns)
+    return {
+        tuple(str(value) for value in row[:key]): Row(tuple(row[key:text]), tuple(row[text:]))
+        for row in fetched
+    }
+
+
+def _compose(query: str, table: Table) -> sql.Composed:
+    names = [sql.Identifier(f"k{place}") for place in range(len(table.key))]
     columns = [sql.Identifier("t", column.name) for column in table.key]
-    names = [sql.Identifier(f"k{place}") for place in range(len(columns))]
-    return sql.SQL(queries("source/tables")["read_rows"]).format(
-        keys=sql.SQL(", ").join(output.format(column) for column in columns),
-        texts=sql.SQL(", ").join(
-            output.format(sql.Identifier("t", name)) for name in table.text_columns
-        ),
+    types = [sql.SQL(column.source_type or column.type) for column in table.key]
+    values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
+    return sql.SQL(queries("source/tables")[query]).format(
         table=sql.Identifier(table.schema, table.name),
-        key_arrays=sql.SQL(", ").join(
-            sql.SQL("{}::text[]").format(sql.Placeholder(f"k{place}"))
-            for place in range(len(columns))
+        keys=_COMMA.join(_OUTPUT.format(column) for column in columns),
+        values=sql.SQL("").join(
+            sql.SQL(", {}").format(_OUTPUT.format(sql.Identifier("t", name)))
+            for name in (*table.text_columns, *(column.name for column in table.metadata))
         ),
-        key_names=sql.SQL(", ").join(names),
+        order=_COMMA.join(columns),
+        after=_COMMA.join(
+            sql.SQL("{}::{}").format(value, kind) for value, kind in zip(values, types, strict=True)
+        ),
+        key_names=_COMMA.join(names),
+        key_arrays=_COMMA.join(sql.SQL("{}::text[]").format(value) for value in values),
         key_matches=sql.SQL(" and ").join(
-            sql.SQL("{} = {}::{}").format(column, sql.Identifier("k", f"k{place}"), sql.SQL(kind))
-            for place, (column, kind) in enumerate(
-                zip(
-                    columns,
-                    (column.source_type or column.type for column in table.key),
-                    strict=True,
-                )
-            )
+            sql.SQL("{} = {}::{}").format(column, sql.SQL("k.{}").format(name), kind)
+            for column, name, kind in zip(columns, names, types, strict=True)
         ),
     )
-
-
-def _arrays(keys: list[Key], width: int) -> dict[str, list[str]]:
-    return {f"k{place}": [key[place] for key in keys] for place in range(width)}

@@ -1,12 +1,16 @@
 """The slot and its server, read with SQL: who holds it, how far it is, what it costs."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from cdc_embed.errors import PreflightError
 from cdc_embed.lsn import LSN, Identity
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
+
+WAL_PAGE: Final = 8192
+WAL_HEADERS: Final = frozenset({24, 40})
+"""Bytes of a page's header, and of the first one of a segment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +100,15 @@ class SlotCatalogue:
             owner=row[11] or row[12] or "unknown",
             wal_end=LSN.parse(row[13]),
         )
+
+    def wal_end(self) -> LSN:
+        """Everything that is committed now ends at or before it.
+
+        An insert position right behind a page's header is the page's start: nothing is there yet.
+        """
+        position = LSN.parse(self._row("wal_end")[0])
+        behind = position % WAL_PAGE
+        return LSN(position - behind) if behind in WAL_HEADERS else position
 
     def slot_count(self) -> int:
         count: int = self._row("slot_count")[0]

@@ -143,8 +143,12 @@ class Stream:
 
     def read(self) -> Frame | None:
         """The next frame, or None when there is none at the moment. Never waits."""
+        unguarded = self.unguarded
+        if unguarded:
+            # a stopping server asks for a reply, which would forward its position; it ends the
+            # sentinel before
+            self.check_sentinel()
         with self._translated():
-            unguarded = self.unguarded
             message = self._reader.read_message()
         if unguarded:
             self.exposed = max(self.exposed, self.heard)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-from cdc_embed.change.document import KeyColumn, Table
-from cdc_embed.config import OUR_COLUMNS, Config
-from cdc_embed.config_sections import TableConfig
+from psycopg2 import sql
+
+from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.config import Config
+from cdc_embed.config_sections import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
@@ -32,9 +34,10 @@ class SourceTable:
 
     @property
     def published_columns(self) -> tuple[str, ...]:
-        """What a column list names: the key, then the text."""
-        names = [*(column.name for column in self.table.key), *self.table.text_columns]
-        return tuple(dict.fromkeys(names))
+        """What a column list names: the key, then the text and the metadata."""
+        table = self.table
+        columns = [column.name for column in (*table.key, *table.metadata)]
+        return tuple(dict.fromkeys([*columns, *table.text_columns]))
 
 
 def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
@@ -57,6 +60,21 @@ def estimate_rows(session: Session, table: Table) -> int | None:
         cursor.execute(queries("source/tables")["estimate"], {"oid": table.oid})
         rows: int | None = cursor.fetchone()[0]
     return rows
+
+
+def text_bytes(session: Session, table: Table) -> tuple[int, int]:
+    """(rows, bytes of text); reads the whole table, but no value that lies out of line."""
+    lengths = sql.SQL(" + ").join(
+        sql.SQL("coalesce(octet_length(t.{}::text), 0)").format(sql.Identifier(name))
+        for name in table.text_columns
+    )
+    statement = sql.SQL(queries("source/tables")["text_size"]).format(
+        bytes=lengths, table=sql.Identifier(table.schema, table.name)
+    )
+    with session.transaction(table.full_name) as cursor:
+        cursor.execute(statement)
+        rows, size = cursor.fetchone()
+    return rows, size
 
 
 def _find(
@@ -112,16 +130,27 @@ def _source_table(
         schema=entry.schema,
         name=entry.table,
         oid=oid,
-        key=tuple(
-            KeyColumn(c.name, "text", c.type) if c.own_type else KeyColumn(c.name, c.type)
-            for c in key
-        ),
+        key=tuple(_table_column(c) for c in key),
         text_columns=entry.text_columns,
         template=entry.template or None,
         embedding_table=entry.embedding_table_name,
+        search_view=entry.search_view_name,
+        metadata=tuple(
+            _table_column(c)
+            for c in sorted(columns, key=lambda c: c.name)
+            if c.name in entry.metadata
+        ),
         max_tokens=max_tokens,
+        store_text=entry.store_text,
     )
     return SourceTable(table=table, full_identity=identity == "f")
+
+
+def _table_column(column: _Column) -> TableColumn:
+    """As the target keeps it: a type that only the source has is kept as text."""
+    if column.own_type:
+        return TableColumn(column.name, "text", column.type)
+    return TableColumn(column.name, column.type)
 
 
 def _identity_problems(
@@ -161,20 +190,29 @@ def _identity_problems(
 def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding]:
     names = {column.name: column for column in columns}
     problems = []
-    for text in entry.text_columns:
-        if text not in names:
+    wanted = [(name, "tables.text") for name in entry.text_columns]
+    wanted += [(name, "tables.metadata") for name in entry.metadata]
+    for name, setting in wanted:
+        if name not in names:
             known = ", ".join(sorted(names))
             problems.append(
-                _bad(entry, f"it has no column {text}", f"correct tables.text; it has: {known}")
+                _bad(entry, f"it has no column {name}", f"correct {setting}; it has: {known}")
             )
-        elif names[text].generated:
+        elif names[name].generated:
             problems.append(
                 _bad(
                     entry,
-                    f"column {text} is generated, the change log does not carry it",
-                    "use the columns it is made of, with tables.template",
+                    f"column {name} is generated, the change log does not carry it",
+                    "use the columns it is made of, with tables.template"
+                    if setting == "tables.text"
+                    else f"remove it from {setting}",
                 )
             )
+    problems += [
+        _bad(entry, f"{c.name} is in the key, which is always kept", "remove it from metadata")
+        for c in columns
+        if c.in_key is not None and c.name in entry.metadata
+    ]
     clashes = sorted(c.name for c in columns if c.in_key is not None and c.name in OUR_COLUMNS)
     problems += [
         _bad(entry, f"key column {name} has the name of a column of ours", "rename the column")

@@ -37,7 +37,7 @@ def check_vector_extension(session: Session) -> Finding:
         available = cursor.fetchone()
     if available is None:
         return Finding(
-            id="pgvector",
+            id="pgvector_available",
             ok=False,
             message="pgvector is not on the target's server",
             fix="install pgvector (https://github.com/pgvector/pgvector), then: cdc-embed setup",

@@ -5,12 +5,13 @@ as a script or run. Nothing is run here but reads.
 """
 
 import hashlib
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.config_sections import IndexConfig
 from cdc_embed.errors import PreflightError
 from cdc_embed.session import Session
@@ -33,6 +34,10 @@ class Space:
     query_prompt: str
     preparation: str
 
+    def is_comparable(self, other: "Space") -> bool:
+        """Whether vectors of both may be compared: they differ in how the text is made, at most."""
+        return replace(other, preparation=self.preparation) == self
+
     def difference(self, other: "Space") -> str:
         """In words, what of ``other`` differs; empty when they are equal."""
         names = ("model", "dimensions", "document_prompt", "query_prompt", "preparation")
@@ -47,7 +52,11 @@ class Space:
 class Registered:
     """A table of vectors as it is remembered."""
 
+    source_table: str
     embedding_table: str
+    source_oid: int | None
+    metadata: tuple[str, ...]
+    search_view: str | None
     space_id: int
     space: Space
 
@@ -104,25 +113,39 @@ def _check_unchanged(title: str, applied: str, ours: str) -> None:
         )
 
 
-def find_registered(session: Session, schema: str, table: Table) -> Registered | None:
+def registered_tables(session: Session, schema: str) -> dict[str, Registered]:
+    """Every table of vectors, by its source table."""
     with session.transaction("embedding_table") as cursor:
-        cursor.execute(
-            compose("registered_table", schema=sql.Identifier(schema)),
-            {"source_table": table.full_name},
+        cursor.execute(compose("registered_tables", schema=sql.Identifier(schema)))
+        rows = cursor.fetchall()
+    return {
+        row[0]: Registered(
+            source_table=row[0],
+            embedding_table=row[1],
+            source_oid=row[2],
+            metadata=tuple(row[3]),
+            search_view=row[4],
+            space_id=row[5],
+            space=_space(row[6:]),
         )
-        row = cursor.fetchone()
-    if row is None:
-        return None
-    return Registered(
-        embedding_table=row[0],
-        space_id=row[1],
-        space=Space(
-            model=row[2],
-            dimensions=row[3],
-            document_prompt=row[4],
-            query_prompt=row[5],
-            preparation=row[6],
-        ),
+        for row in rows
+    }
+
+
+def comparable_spaces(session: Session, schema: str, space: Space) -> list[int]:
+    """The spaces whose vectors are the same for the same text."""
+    with session.transaction("space") as cursor:
+        cursor.execute(compose("spaces", schema=sql.Identifier(schema)))
+        return [row[0] for row in cursor.fetchall() if space.is_comparable(_space(row[1:]))]
+
+
+def _space(row: Sequence[Any]) -> Space:
+    return Space(
+        model=row[0],
+        dimensions=row[1],
+        document_prompt=row[2],
+        query_prompt=row[3],
+        preparation=row[4],
     )
 
 
@@ -161,70 +184,91 @@ def space_step(schema: str, space: Space) -> Step:
     return f"the space of {space.model} ({space.dimensions} dimensions)", statement
 
 
-def table_steps(
+def create_steps(
     schema: str, table: Table, space: Space, index: IndexConfig, extension_schema: str
 ) -> list[Step]:
-    """The table of vectors of one source table, its indexes and its registration."""
+    """The table of vectors of one source table; its HNSW index is made once it is filled."""
     name = sql.Identifier(schema, table.embedding_table)
     title = f"{schema}.{table.embedding_table}"
-    key = sql.SQL(", ").join(sql.Identifier(column.name) for column in table.key)
     create = compose(
         "create_embedding_table",
         schema=sql.Identifier(schema),
         table=name,
-        key=key,
-        key_definitions=sql.SQL(", ").join(
-            sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type))
-            for column in table.key
+        key=sql.SQL(", ").join(sql.Identifier(column.name) for column in table.key),
+        key_definitions=sql.SQL(", ").join(_definition(column) for column in table.key),
+        metadata_definitions=sql.SQL("").join(
+            sql.SQL(",\n  {}").format(_definition(column)) for column in table.metadata
         ),
         vector_type=sql.SQL(vector_type(index, space.dimensions, extension_schema)),
     )
-    register = compose(
+    find = compose("create_hash_index", index=sql.Identifier(index_name(table, "hash")), table=name)
+    return [(f"vectors of {table.full_name}", create), (f"find equal texts in {title}", find)]
+
+
+def register_step(schema: str, table: Table, space: Space) -> Step:
+    statement = compose(
         "register_table",
         schema=sql.Identifier(schema),
         source_table=sql.Literal(table.full_name),
         embedding_table=sql.Literal(table.embedding_table),
+        source_oid=sql.Literal(table.oid),
+        metadata=sql.SQL("{}::text[]").format(
+            sql.Literal([column.name for column in table.metadata])
+        ),
+        search_view=sql.Literal(table.search_view),
         space=_values(space),
     )
-    return [
-        (f"vectors of {table.full_name}", create),
-        (f"find equal texts in {title}", _index(table, "hash", "create_hash_index", name)),
-        *_search_index(table, index, name, extension_schema),
-        (f"remember {title}", register),
-    ]
+    return f"remember {schema}.{table.embedding_table}", statement
 
 
-def _search_index(
-    table: Table, index: IndexConfig, name: sql.Identifier, extension_schema: str
+def column_steps(
+    schema: str, table: Table, existing: Mapping[str, str], former: Sequence[str]
 ) -> list[Step]:
-    if index.kind == "none":
-        return []
-    statement = _index(
-        table,
-        "hnsw",
-        "create_hnsw_index",
-        name,
-        operators=sql.SQL(f"{extension_schema}.{index.type}_{OPERATORS[index.distance]}"),
-        m=sql.Literal(index.m),
-        ef_construction=sql.Literal(index.ef_construction),
-    )
-    return [(f"search in {table.embedding_table}", statement)]
+    """Metadata columns that came, and ``former`` ones that went."""
+    name = sql.Identifier(schema, table.embedding_table)
+    wanted = {column.name: column for column in table.metadata}
+    steps: list[Step] = [
+        (
+            f"{column} is no metadata of {table.full_name} any more",
+            compose("drop_column", table=name, column=sql.Identifier(column)),
+        )
+        for column in former
+        if column not in wanted and column in existing
+    ]
+    if "metadata_hash" not in existing:
+        wanted["metadata_hash"] = TableColumn("metadata_hash", "bytea")
+    steps += [
+        (
+            f"{column.name} beside the vectors of {table.full_name}",
+            compose(
+                "add_column",
+                table=name,
+                column=sql.Identifier(column.name),
+                type=sql.SQL(column.type),
+            ),
+        )
+        for column in wanted.values()
+        if column.name not in existing
+    ]
+    return steps
 
 
-def _index(
-    table: Table, kind: str, query: str, name: sql.Identifier, **parts: sql.Composable
-) -> sql.Composed:
+def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:
+    """Name to type of every column of a table, in order; empty when there is none."""
+    with session.transaction(relation) as cursor:
+        quoted = sql.Identifier(schema, relation).as_string(cursor)
+        cursor.execute(queries("target/schema")["column_types"], {"table": quoted})
+        return dict(cursor.fetchall())
+
+
+def index_name(table: Table, kind: str) -> str:
+    """The name of an index of a table of vectors, within PostgreSQL's 63 bytes."""
     suffix = f"_{kind}"
-    stem = table.embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore")
-    return compose(query, index=sql.Identifier(stem + suffix), table=name, **parts)
+    return table.embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
 
 
-def key_columns(session: Session, schema: str, embedding_table: str) -> list[tuple[str, str]]:
-    """(name, type) of every column of an existing table; empty when there is none."""
-    quoted = '"{}"."{}"'.format(schema.replace('"', '""'), embedding_table.replace('"', '""'))
-    with session.transaction(embedding_table) as cursor:
-        cursor.execute(queries("target/schema")["key_types"], {"table": quoted})
-        return list(cursor.fetchall())
+def _definition(column: TableColumn) -> sql.Composed:
+    return sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type))
 
 
 def compose(query: str, **parts: sql.Composable) -> sql.Composed:

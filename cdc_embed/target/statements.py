@@ -4,13 +4,15 @@ Keys travel as text and are cast to the source's own types by the database, so o
 serves every key type. In every statement ``k`` is the list of keys, ``t`` the vector table.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Key, Table
+from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.plan import Metadata
 from cdc_embed.sql import queries
+from cdc_embed.wire.messages import UNCHANGED
 
 _COMMA = sql.SQL(", ")
 _AND = sql.SQL(" and ")
@@ -37,11 +39,23 @@ class Statements:
     """One table's statements, by name, and the values that they share."""
 
     def __init__(
-        self, schema: str, table: Table, *, space: int, vector_type: str, store_text: bool
+        self,
+        schema: str,
+        table: Table,
+        *,
+        space: int,
+        vector_type: str,
+        donor_spaces: Iterable[int] = (),
     ) -> None:
         self.table = table
-        self.store_text = store_text
-        self.values = {"space": space, "table_name": table.full_name}
+        self.space = space
+        self.trusted = True
+        """Whether a stored row that came from the log may prove what the log left out."""
+        self.values = {
+            "space": space,
+            "donor_spaces": [space, *donor_spaces],
+            "table_name": table.full_name,
+        }
         self._names = [f"k{place}" for place in range(1, len(table.key) + 1)]
         self._origins = [f"o{place}" for place in range(1, len(table.key) + 1)]
         self._composed = _Composed(self._parts(schema, vector_type))
@@ -57,6 +71,15 @@ class Statements:
     def origins(self, keys: Iterable[Key]) -> dict[str, Any]:
         """The values of a list of keys that rows had before."""
         return _arrays(self._origins, keys)
+
+    def metadata(self, listed: Sequence[Metadata]) -> dict[str, Any]:
+        """The values of some rows' metadata, with a flag for each that is kept as it is stored."""
+        values: dict[str, Any] = {"metadata_hashes": [metadata.hash for metadata in listed]}
+        for place in range(len(self.table.metadata)):
+            column = [metadata.values[place] for metadata in listed]
+            values[f"v{place + 1}"] = [None if v is UNCHANGED else v for v in column]
+            values[f"u{place + 1}"] = [v is UNCHANGED for v in column]
+        return values
 
     def _parts(self, schema: str, vector_type: str) -> dict[str, sql.Composable]:
         table = self.table
@@ -90,7 +113,43 @@ class Statements:
             "origin_arrays": _COMMA.join(_array(name) for name in self._origins),
             "origin_matches": _matches("t", columns, "m", origins, types),
             "stage_matches": _AND.join(sql.SQL("s.{0} = k.{0}").format(name) for name in names),
+            "staged_matches": _AND.join(sql.SQL("s.{0} = m.{0}").format(name) for name in names),
+            "annotated_matches": _matches("t", columns, "m", names, types),
+            **_metadata_parts(table.metadata),
         }
+
+
+def _metadata_parts(columns: Sequence[TableColumn]) -> dict[str, sql.Composable]:
+    """Lists of metadata columns, each with a comma before it: there may be none.
+
+    A value ``v`` travels as text; ``u`` says that it is unchanged and stays as it is stored.
+    """
+    return {
+        name: sql.SQL("").join(
+            sql.SQL(", " + form).format(
+                column=sql.Identifier(column.name),
+                type=sql.SQL(column.type),
+                v=sql.Identifier(f"v{place}"),
+                u=sql.Identifier(f"u{place}"),
+                values=sql.Placeholder(f"v{place}"),
+                flags=sql.Placeholder(f"u{place}"),
+            )
+            for place, column in enumerate(columns, start=1)
+        )
+        for name, form in _METADATA_FORMS.items()
+    }
+
+
+_METADATA_FORMS = {
+    "metadata": "{column}",
+    "stage_metadata_definitions": "{v} text",
+    "typed_metadata": "{v}::{type}",
+    "metadata_arrays": "{values}::text[], {flags}::boolean[]",
+    "metadata_names": "{v}, {u}",
+    "moved_metadata": "case when m.{u} then t.{column}::text else m.{v} end",
+    "kept_metadata": "{v} = case when m.{u} then t.{column}::text else m.{v} end",
+    "annotated_metadata": "{column} = case when m.{u} then t.{column} else m.{v}::{type} end",
+}
 
 
 def _array(name: str) -> sql.Composed:

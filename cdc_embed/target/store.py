@@ -11,8 +11,12 @@ a lost connection means, is the flow's business.
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.document import Table
+from cdc_embed.change.compare import Stored
+from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
 from cdc_embed.change.plan import Plan, Write
 from cdc_embed.errors import (
@@ -28,6 +32,9 @@ from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
 
 TAKEOVER_LOCK_TIMEOUT = "5s"
+
+StoredVector = tuple[bytes, NDArray[np.float32]]
+"""(chunk hash, float32 array (d,))."""
 
 _T = TypeVar("_T")
 
@@ -152,9 +159,43 @@ class Store:
             statements = self._statements[table]
             with self._reader.transaction(table.embedding_table) as cursor:
                 cursor.execute(statements["look_up"], statements.keys(keys))
-                for place, document_hash, from_log, letter in cursor.fetchall():
-                    found[table, keys[place - 1]] = _state(document_hash, from_log, letter)
+                for place, *stored in cursor.fetchall():
+                    found[table, keys[place - 1]] = _state(*stored, trusted=statements.trusted)
         return found
+
+    def look_up_whole(self, rows: Sequence[RowId]) -> dict[RowId, Stored]:
+        """What is stored of ``rows`` with all their chunks, as of the last commit."""
+        found: dict[RowId, Stored] = {}
+        for table, keys in _by_table(rows).items():
+            statements = self._statements[table]
+            with self._reader.transaction(table.embedding_table) as cursor:
+                cursor.execute(statements["look_up_whole"], statements.keys(keys))
+                for place, *stored, whole, end in cursor.fetchall():
+                    state = _state(*stored, trusted=statements.trusted)
+                    found[table, keys[place - 1]] = Stored(state, bool(whole), end or 0)
+        return found
+
+    def vectors(self, table: Table, keys: Sequence[Key]) -> dict[tuple[Key, int], StoredVector]:
+        """The stored vectors of some documents, by key and chunk."""
+        statements = self._statements[table]
+        with self._reader.transaction(table.embedding_table) as cursor:
+            cursor.execute(statements["stored_vectors"], statements.keys(keys))
+            return {
+                (keys[place - 1], chunk): (bytes(digest), _vector(text))
+                for place, chunk, digest, text in cursor.fetchall()
+            }
+
+    def space(self, table: Table) -> int:
+        """The number of the space that a table's vectors are in."""
+        return self._statements[table].space
+
+    def trust(self, table: Table, trusted: bool) -> None:
+        """Whether stored rows of a table may prove what the log leaves out.
+
+        Not while it is being reconciled: what is stored may have been made from other columns, or
+        have missed changes.
+        """
+        self._statements[table].trusted = trusted
 
     def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
         """Those chunks (by table and hash) that are stored already."""
@@ -189,7 +230,8 @@ class Store:
         refused = {}
         for row, action in plan.actions.items():
             if isinstance(action, Write):
-                alone = Plan(Batch({row: plan.batch.images[row]}), {row: action})
+                images = {r: image for r, image in plan.batch.images.items() if r == row}
+                alone = Plan(Batch(images), {row: action})
                 try:
                     with self._writer.transaction(
                         row[0].embedding_table, keep=False, rows=True
@@ -208,33 +250,41 @@ class Store:
             if table not in staged:
                 cursor.execute(statements["create_stage"])
                 staged |= {table}
-            changes = {key: plan.batch.images[table, key].change for key in actions}
+            images = plan.batch.images
+            changes = {key: images[table, key].change for key in actions if (table, key) in images}
             writer = TableWriter(cursor, changes, statements, vectors, half=self._half)
             writer.write(actions, truncated=table in plan.batch.truncated)
         return staged
 
     def _record_batch(self, cursor: Any, batch: Batch, batch_seq: int) -> None:
-        assert batch.last is not None, "a batch that writes has a last change"
-        values = {
-            "commit_lsn": str(batch.last.commit_lsn),
-            "ordinal": batch.last.ordinal,
-            "end_lsn": str(batch.end_lsn),
-            "batch_seq": batch_seq,
-            "slot": self._slot,
-            "epoch": self.epoch,
-        }
-        cursor.execute(self._sql["record_batch"], values)
+        values: dict[str, Any] = {"batch_seq": batch_seq, "slot": self._slot, "epoch": self.epoch}
+        if batch.last is None:
+            cursor.execute(self._sql["record_reconciled"], values)
+        else:
+            values |= {
+                "commit_lsn": str(batch.last.commit_lsn),
+                "ordinal": batch.last.ordinal,
+                "end_lsn": str(batch.end_lsn),
+            }
+            cursor.execute(self._sql["record_batch"], values)
         self._expect_epoch(cursor)
 
 
-def _state(document_hash: Any, from_log: bool, letter: Any) -> State:
+def _state(
+    document_hash: Any, metadata_hash: Any, from_log: bool, letter: Any, *, trusted: bool
+) -> State:
     if letter is not None:
         return Refused(bytes(letter))
     if document_hash is None:
         return ABSENT
     if not len(document_hash):
         return UNKNOWN
-    return Known(bytes(document_hash)) if from_log else Reread(bytes(document_hash))
+    kind = Known if from_log and trusted else Reread
+    return kind(bytes(document_hash), bytes(metadata_hash or b""))
+
+
+def _vector(text: str) -> NDArray[np.float32]:
+    return np.fromstring(text[1:-1], np.float32, sep=",")
 
 
 def _by_table(pairs: Iterable[tuple[Table, _T]]) -> dict[Table, list[_T]]:

@@ -12,10 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Action, Forget, Move, Plan, Refuse, Skip, Supersede, Write
+from cdc_embed.change.knowledge import Reread
+from cdc_embed.change.plan import (
+    Action,
+    Annotate,
+    Forget,
+    Move,
+    Plan,
+    Refuse,
+    Skip,
+    Supersede,
+    Write,
+)
 from cdc_embed.change.transaction import Change
 from cdc_embed.target import copy
 from cdc_embed.target.statements import Statements
+from cdc_embed.wire.messages import UNCHANGED
 
 Vectors = Mapping[bytes, NDArray[np.float32]]
 """Vectors in hand, by chunk hash: float32 arrays (d,)."""
@@ -37,7 +49,10 @@ def actions_by_table(plan: Plan) -> dict[Table, Actions]:
 
 
 class TableWriter:
-    """Writes the actions of one table through an open transaction's cursor."""
+    """Writes the actions of one table through an open transaction's cursor.
+
+    ``changes`` are those of the log that the actions come from; a row without one was read.
+    """
 
     def __init__(
         self,
@@ -57,23 +72,25 @@ class TableWriter:
     def write(self, actions: Actions, *, truncated: bool) -> None:
         writes = {key: a for key, a in actions.items() if isinstance(a, Write)}
         moves = {key: a for key, a in actions.items() if isinstance(a, Move)}
+        notes = {key: a for key, a in actions.items() if isinstance(a, Annotate)}
         letters = {key: a for key, a in actions.items() if isinstance(a, Refuse)}
         forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
         if writes:
             self._stage(writes)
         if moves:
             self._stage_moves(moves)
+        replaced = [key for key, a in actions.items() if not isinstance(a, Forget | Annotate)]
         if truncated:
             self._execute("delete_all_chunks", {})
             self._execute("delete_all_letters", self._statements.values)
-        elif len(forgotten) < len(actions):
-            touched = self._statements.keys(
-                key for key, a in actions.items() if not isinstance(a, Forget)
-            )
+        elif replaced:
+            touched = self._statements.keys(replaced)
             self._execute("delete_chunks", touched)
             self._execute("delete_letters", touched)
         if writes or moves:
             self._execute("insert_chunks", self._statements.values)
+        if notes:
+            self._annotate(notes)
         if forgotten:
             self._execute("forget_documents", self._statements.keys(forgotten))
         if letters:
@@ -85,9 +102,42 @@ class TableWriter:
         self._cursor.copy_expert(statement, io.BytesIO(copy.stream(rows)))
         if reused:
             self._execute("fill_from_donors", self._statements.values)
-            self._execute("missing_donors", {})
-            if self._cursor.fetchone()[0]:
-                raise MissingDonorError
+            self._expect_none("missing_donors")
+        keeping = {key: write for key, write in writes.items() if write.metadata.origin is not None}
+        if keeping:
+            self._keep_metadata(keeping)
+
+    def _keep_metadata(self, writes: Mapping[Key, Write]) -> None:
+        listed = [write.metadata for write in writes.values()]
+        values = {
+            **self._statements.keys(writes),
+            **self._statements.origins(m.origin for m in listed if m.origin is not None),
+            **self._statements.metadata(listed),
+        }
+        self._execute("keep_metadata", values)
+        self._expect_none("missing_metadata")
+
+    def _expect_none(self, name: str) -> None:
+        """A staged row that found no stored one to take from means that the plan is out of date."""
+        self._execute(name, {})
+        if self._cursor.fetchone()[0]:
+            raise MissingDonorError
+
+    def _annotate(self, notes: Mapping[Key, Annotate]) -> None:
+        values = {
+            **self._statements.keys(notes),
+            **self._statements.metadata([note.metadata for note in notes.values()]),
+            **self._provenance({k: isinstance(n.state, Reread) for k, n in notes.items()}),
+        }
+        self._execute("annotate", values)
+
+    def _provenance(self, reread: Mapping[Key, bool]) -> dict[str, list[str | None]]:
+        """Where in the log each row comes from; nothing for what was read."""
+        changes = [None if was else self._changes.get(key) for key, was in reread.items()]
+        return {
+            "commit_lsns": [str(c.position.commit_lsn) if c else None for c in changes],
+            "committed_ats": [c.committed_at.isoformat() if c else None for c in changes],
+        }
 
     def _rows(self, writes: Mapping[Key, Write]) -> tuple[list[list[bytes]], bool]:
         """The staged rows in binary COPY fields, and whether some of them need a donor.
@@ -103,11 +153,11 @@ class TableWriter:
         encoded = dict(
             zip(in_hand, copy.vectors(list(in_hand.values()), half=self._half), strict=True)
         )
-        store_text = self._statements.store_text
+        store_text = self._statements.table.store_text
         rows = []
         for key, write, place, chunk in chunks:
-            change = self._changes[key]
-            commit_lsn = None if write.reread else change.position.commit_lsn
+            change = self._changes.get(key)
+            metadata = write.metadata
             rows.append(
                 [
                     *(copy.text(value) for value in key),
@@ -118,20 +168,21 @@ class TableWriter:
                     copy.int4(chunk.end),
                     copy.raw(write.document.fingerprint),
                     copy.raw(chunk.hash),
-                    copy.int8(commit_lsn),
-                    copy.timestamp(change.committed_at),
+                    copy.int8(change.position.commit_lsn if change and not write.reread else None),
+                    copy.timestamp(change.committed_at if change else None),
+                    copy.NULL if metadata.origin is not None else copy.raw(metadata.hash),
+                    *(copy.text(None if v is UNCHANGED else v) for v in metadata.values),
                 ]
             )
         return rows, any(chunk.hash not in encoded for *_, chunk in chunks)
 
     def _stage_moves(self, moves: Mapping[Key, Move]) -> None:
-        changes = [self._changes[key] for key in moves]
         values = {
             **self._statements.keys(moves),
             **self._statements.origins(move.origin for move in moves.values()),
+            **self._statements.metadata([move.metadata for move in moves.values()]),
+            **self._provenance(dict.fromkeys(moves, False)),
             "fingerprints": [move.fingerprint for move in moves.values()],
-            "commit_lsns": [str(change.position.commit_lsn) for change in changes],
-            "committed_ats": [change.committed_at.isoformat() for change in changes],
         }
         self._execute("stage_moves", values)
         self._execute("count_staged_moves", values)

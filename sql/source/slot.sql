@@ -98,3 +98,7 @@ select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?\*"?([ ,)]|$)'
        or position(lower(%(application_name)s) in lower(current_setting('synchronous_standby_names'))) > 0
        or exists (select from pg_stat_replication
                   where application_name = left(%(application_name)s, 63) and sync_state <> 'async')
+
+-- name: wal_end
+-- Where the next log will be written.
+select pg_current_wal_insert_lsn()::text

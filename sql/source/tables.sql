@@ -33,15 +33,30 @@ from (select %(oid)s::oid::regclass as relid
 
 -- name: snapshot
 -- What this transaction sees; xids in it have 64 bits.
-select pg_current_snapshot()::text, pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+select pg_current_snapshot()::text
 
--- name: visible
--- Which of these transactions this snapshot does not see.
-select x from unnest(%(xids)s::text[]::xid8[]) as x
-where not pg_visible_in_snapshot(x, %(snapshot)s::text::pg_snapshot)
+-- name: running
+-- Transactions that write, prepared ones too: their id, and who they are.
+select backend_xid::text::bigint,
+       format('PID %s (%s)', pid, coalesce(nullif(application_name, ''), usename::text, backend_type))
+from pg_stat_activity where backend_xid is not null
+union all
+select transaction::text::bigint, format('prepared transaction %s', gid) from pg_prepared_xacts
 
 -- name: read_rows
--- The text of some rows by key, in the form that the change log would carry.
-select {keys}, {texts}
+-- Some rows by key, in the form that the change log would carry.
+select {keys}{values}
 from {table} t
 join unnest({key_arrays}) as k ({key_names}) on {key_matches}
+
+-- name: scan_rows
+-- The rows that follow a key, in the same form.
+select {keys}{values} from {table} t where ({order}) > ({after}) order by {order}
+
+-- name: scan_first_rows
+-- The table's first rows, in the same form.
+select {keys}{values} from {table} t order by {order}
+
+-- name: text_size
+-- Bytes of text in a table; large values are not read for it.
+select count(*), coalesce(sum({bytes}), 0)::bigint from {table} t

@@ -34,8 +34,9 @@ create table if not exists {table} (
   commit_lsn    pg_lsn,
   committed_at  timestamptz,
   embedded_at   timestamptz not null default now(),
+  metadata_hash bytea{metadata_definitions},
   primary key ({key}, chunk)
-)
+) with (fillfactor = 90)
 
 -- name: create_hash_index
 -- Finds a stored chunk of the same text, whose vector can be reused.
@@ -43,13 +44,18 @@ create index if not exists {index} on {table} (chunk_hash, space)
 
 -- name: create_hnsw_index
 -- Nearest-neighbour search.
-create index if not exists {index} on {table} using hnsw (embedding {operators}) with (m = {m}, ef_construction = {ef_construction})
+create index concurrently if not exists {index} on {table} using hnsw (embedding {operators}) with (m = {m}, ef_construction = {ef_construction})
 
--- name: registered_table
--- The vector table of one source table and the space that it holds.
-select e.embedding_table, s.id, s.model, s.dimensions, s.document_prompt, s.query_prompt, s.preparation
+-- name: registered_tables
+-- The vector table of each source table and the space that it holds.
+select e.source_table, e.embedding_table, e.source_oid, e.metadata, e.search_view, s.id, s.model, s.dimensions,
+       s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
-where e.source_table = %(source_table)s
+order by e.source_table
+
+-- name: spaces
+-- Every space that was ever set up.
+select id, model, dimensions, document_prompt, query_prompt, preparation from {schema}.space
 
 -- name: record_migration
 -- Remember one applied migration.
@@ -61,25 +67,79 @@ insert into {schema}.space (model, dimensions, document_prompt, query_prompt, pr
 values ({space}) on conflict do nothing
 
 -- name: register_table
--- Remember that setup made this vector table, and for which space.
-insert into {schema}.embedding_table (source_table, embedding_table, space)
-select {source_table}, {embedding_table}, id from {schema}.space
+-- Remember that setup made this vector table, for which space, and what is copied into it.
+insert into {schema}.embedding_table (source_table, embedding_table, space, source_oid, metadata, search_view)
+select {source_table}, {embedding_table}, id, {source_oid}, {metadata}, {search_view} from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
-
--- name: registered_tables
--- Every vector table that setup made.
-select source_table, embedding_table from {schema}.embedding_table order by source_table
+on conflict (source_table) do update
+set embedding_table = excluded.embedding_table, space = excluded.space,
+    source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view
 
 -- name: stored_size
 -- Rows and characters stored for one source table.
 select count(*) filter (where chunk = 0), coalesce(sum(end_offset - start_offset), 0) from {table}
 
--- name: key_types
--- The key columns of an existing vector table, in order.
-select a.attname, format_type(a.atttypid, a.atttypmod)
+-- name: column_types
+-- The columns of an existing vector table, in order.
+select a.attname::text, format_type(a.atttypid, a.atttypmod)
 from pg_attribute a
 where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
 order by a.attnum
+
+-- name: add_column
+-- A column that this version needs; the service fills it without embedding anything.
+alter table {table} add column if not exists {column} {type}
+
+-- name: drop_column
+-- A column that is not copied any more.
+alter table {table} drop column if exists {column}
+
+-- name: retype_vectors
+-- Keep the vectors in another of pgvector's types.
+alter table {table} alter column embedding type {vector_type} using embedding::{vector_type}
+
+-- name: drop_index
+-- An index that is made again by the service.
+drop index if exists {index}
+
+-- name: rename_source
+-- The source table has another name now: its vectors stay.
+update {schema}.embedding_table set source_table = {source_table}, embedding_table = {embedding_table}
+where source_table = {former}
+
+-- name: rename_letters
+-- Its dead letters, too.
+update {schema}.dead_letter set table_name = {source_table} where table_name = {former}
+
+-- name: rename_table
+-- Its vectors take the configured name.
+alter table if exists {table} rename to {name}
+
+-- name: drop_view
+-- The search view, to be made again or for good.
+drop view if exists {view}
+
+-- name: create_search_view
+-- What applications select from: one row for each chunk.
+create view {view} with (security_invoker = true) as
+select {columns}
+from {table} e{join}
+
+-- name: view_definition
+-- Whether the search view is there, and how it was made.
+select to_regclass(%(view)s) is not null, obj_description(to_regclass(%(view)s), 'pg_class')
+
+-- name: mark_view
+-- Remember how the view was made.
+comment on view {view} is {mark}
+
+-- name: compare_again
+-- Its changes were not followed for a while: compare every row.
+delete from {schema}.reconcile where source_table = {source_table}
+
+-- name: compare_all_again
+-- Changes were lost: compare every row of every table.
+delete from {schema}.reconcile
 
 -- name: vector_extension
 -- The installed pgvector: its version and its schema.
@@ -110,3 +170,7 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relkind in ('r', 'v', 'm', 'p', 'f')
   and c.relname <> all (%(ours)s)
 order by c.relname
+
+-- name: forget_position
+-- The position of a slot whose log is lost.
+delete from {schema}.checkpoint where slot = {slot}

@@ -62,6 +62,12 @@ set commit_lsn = %(commit_lsn)s, ordinal = %(ordinal)s,
     batch_seq = %(batch_seq)s, updated_at = now()
 where slot = %(slot)s and epoch = %(epoch)s
 
+-- name: record_reconciled
+-- A batch of rows that were read from the source: it has no place in the log.
+update {schema}.checkpoint
+set batch_seq = %(batch_seq)s, updated_at = now()
+where slot = %(slot)s and epoch = %(epoch)s
+
 -- name: record_progress
 -- Progress without anything to write; no row when the epoch is lost.
 update {schema}.checkpoint
@@ -70,15 +76,37 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 
 -- name: look_up
 -- What is stored of some rows: the document's hash and whether it is the log's, a dead letter.
-select k.place, t.document_hash, t.commit_lsn is not null, l.fingerprint
+select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null, l.fingerprint
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and t.chunk = 0 and t.space = %(space)s
 left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
 
+-- name: look_up_whole
+-- The same with a document's other chunks: how many, up to where, and whether they are of one text.
+select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint,
+       d.chunks = d.last + 1 and d.of_one_text, d.end_offset
+from unnest({key_arrays}) with ordinality as k ({key_names}, place)
+left join lateral (
+  select (array_agg(t.document_hash order by t.chunk))[1] as document_hash,
+         (array_agg(t.metadata_hash order by t.chunk))[1] as metadata_hash,
+         bool_and(t.commit_lsn is not null) as from_log,
+         count(*) as chunks, max(t.chunk) as last, max(t.end_offset) as end_offset,
+         count(distinct (t.document_hash, t.metadata_hash)) = 1 as of_one_text
+  from {table} t where {key_matches} and t.space = %(space)s
+) d on true
+left join {schema}.dead_letter l
+  on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
+
+-- name: stored_vectors
+-- The vectors of some documents.
+select k.place, t.chunk, t.chunk_hash, t.embedding::text
+from unnest({key_arrays}) with ordinality as k ({key_names}, place)
+join {table} t on {key_matches} and t.space = %(space)s
+
 -- name: find_donors
--- Which chunks are stored already, by their hash.
-select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = %(space)s
+-- Which chunks are stored already, by their hash, in a space whose vectors are the same.
+select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = any (%(donor_spaces)s)
 
 -- name: create_stage
 -- Where a batch's chunks arrive by binary COPY; its keys are text until the insert.
@@ -86,7 +114,7 @@ create temporary table {stage} (
   {key_definitions},
   chunk integer, embedding {vector_type}, chunk_text text, start_offset integer,
   end_offset integer, document_hash bytea, chunk_hash bytea, commit_lsn pg_lsn,
-  committed_at timestamptz
+  committed_at timestamptz, metadata_hash bytea{stage_metadata_definitions}
 ) on commit delete rows
 
 -- name: copy_stage
@@ -97,7 +125,7 @@ copy {stage} from stdin (format binary)
 -- Take vectors from stored chunks of the same text, as they were before this batch.
 update {stage} s
 set embedding = (select t.embedding from {table} t
-                 where t.chunk_hash = s.chunk_hash and t.space = %(space)s limit 1)
+                 where t.chunk_hash = s.chunk_hash and t.space = any (%(donor_spaces)s) limit 1)
 where s.embedding is null
 
 -- name: missing_donors
@@ -108,10 +136,11 @@ select count(*) from {stage} where embedding is null
 -- Copy the chunks of rows whose key changed, as they were before this batch.
 insert into {stage}
 select {new_keys}, t.chunk, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
-       t.document_hash, t.chunk_hash, m.commit_lsn::pg_lsn, m.committed_at::timestamptz
+       t.document_hash, t.chunk_hash, m.commit_lsn::pg_lsn, m.committed_at::timestamptz,
+       m.metadata_hash{moved_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(fingerprints)s::bytea[], %(commit_lsns)s::text[],
-            %(committed_ats)s::text[])
-  as m ({origin_names}, {key_names}, fingerprint, commit_lsn, committed_at)
+            %(committed_ats)s::text[], %(metadata_hashes)s::bytea[]{metadata_arrays})
+  as m ({origin_names}, {key_names}, fingerprint, commit_lsn, committed_at, metadata_hash{metadata_names})
 join {table} t on {origin_matches} and t.space = %(space)s and t.document_hash = m.fingerprint
 
 -- name: count_staged_moves
@@ -119,6 +148,27 @@ join {table} t on {origin_matches} and t.space = %(space)s and t.document_hash =
 select count(*) from {stage} s
 join unnest({key_arrays}) as k ({key_names}) on {stage_matches}
 where s.chunk = 0
+
+-- name: keep_metadata
+-- Fill metadata values that the log did not carry from what is stored, as it was before this batch.
+update {stage} s set metadata_hash = m.metadata_hash{kept_metadata}
+from unnest({origin_arrays}, {key_arrays}, %(metadata_hashes)s::bytea[]{metadata_arrays})
+  as m ({origin_names}, {key_names}, metadata_hash{metadata_names})
+join {table} t on {origin_matches} and t.space = %(space)s and t.chunk = 0
+where {staged_matches}
+
+-- name: missing_metadata
+-- How many staged rows found no stored metadata to keep.
+select count(*) from {stage} where metadata_hash is null
+
+-- name: annotate
+-- The metadata of rows whose text stays: no vector and no index is touched.
+update {table} t set commit_lsn = m.commit_lsn::pg_lsn, committed_at = m.committed_at::timestamptz,
+  metadata_hash = m.metadata_hash{annotated_metadata}
+from unnest({key_arrays}, %(commit_lsns)s::text[], %(committed_ats)s::text[],
+            %(metadata_hashes)s::bytea[]{metadata_arrays})
+  as m ({key_names}, commit_lsn, committed_at, metadata_hash{metadata_names})
+where {annotated_matches} and t.space = %(space)s
 
 -- name: delete_chunks
 -- Remove every chunk of the touched rows: what stays is inserted again.
@@ -131,9 +181,9 @@ delete from {table}
 -- name: insert_chunks
 -- The batch's chunks, with their keys in the source's own types.
 insert into {table} ({key}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
-  chunk_hash, space, commit_lsn, committed_at)
+  chunk_hash, space, commit_lsn, committed_at, metadata_hash{metadata})
 select {typed_keys}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
-  chunk_hash, %(space)s, commit_lsn, committed_at
+  chunk_hash, %(space)s, commit_lsn, committed_at, metadata_hash{typed_metadata}
 from {stage}
 
 -- name: forget_documents
@@ -165,3 +215,9 @@ select table_name, count(*) from {schema}.dead_letter group by table_name
 -- name: count_documents
 -- Documents that have vectors.
 select count(*) from {table} where chunk = 0
+
+-- name: nearest
+-- The chunks nearest to a vector.
+select {keys}, v.chunk, {distance} as distance, v.text
+from {view} v {where}
+order by {distance} limit %(limit)s

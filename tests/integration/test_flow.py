@@ -178,7 +178,7 @@ def test_truncate_removes_everything_before_it_and_nothing_after(each_site: Site
         assert site.value("select count(*) from cdc_embed.documents_embedding") == 2
 
 
-def test_text_over_the_window_becomes_a_dead_letter_and_is_not_cut(each_site: Site) -> None:
+def test_text_over_the_window_is_stored_in_chunks_and_none_of_it_is_lost(each_site: Site) -> None:
     site = each_site
     site.cli("teardown", "--yes")
     site.configure(
@@ -186,19 +186,17 @@ def test_text_over_the_window_becomes_a_dead_letter_and_is_not_cut(each_site: Si
         "chunk = { max_tokens = 10 }\n"
     )
     site.cli("setup")
+    words = " ".join(f"word{n}" for n in range(50))
     with site.service() as service:
-        site.sql("insert into documents values (1, 'short', 'text'), (2, 'long', %s)", "word " * 50)
+        site.sql("insert into documents values (1, 'short', 'text'), (2, 'long', %s)", words)
         service.settle()
-        (letter,) = site.sql("select key, class, error from cdc_embed.dead_letter")
-        assert letter == (
-            {"id": "2"},
-            "too_long",
-            "51 tokens, at most 10 are taken; nothing was cut off",
+        chunks = columns(
+            site.sql(
+                "select chunk_text from cdc_embed.documents_embedding where id = 2 order by chunk"
+            )
         )
-        assert site.drift() == ["missing 2"]
-        site.sql("update documents set views = 1")
-        service.settle()
-        assert site.value("select count(*) from cdc_embed.dead_letter") == 1
+        assert " ".join(chunks).split() == ["long", *words.split()]
+        assert max(len(chunk.split()) for chunk in chunks) <= 10
         site.sql("update documents set body = 'short now' where id = 2")
         service.settle()
         assert site.value("select count(*) from cdc_embed.dead_letter") == 0

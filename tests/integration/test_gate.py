@@ -2,19 +2,20 @@
 
 import struct
 import threading
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.knowledge import State
-from cdc_embed.change.plan import Plan
+from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.hash import HashEmbedder
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.prepare import Preparer, Stock
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -28,7 +29,7 @@ TABLE = Table(
     schema="public",
     name="t",
     oid=5,
-    key=(KeyColumn("id", "bigint"),),
+    key=(TableColumn("id", "bigint"),),
     text_columns=("body",),
     template=None,
     embedding_table="t_embedding",
@@ -103,9 +104,9 @@ def build(stream: Stream, target: Target) -> Pipeline:
         decode=pgoutput.decode,
         assembler=Assembler([TABLE], checkpoint, RECORDED),
         preparer=Preparer(
-            look_up=target.look_up,
-            find_donors=target.find_donors,
+            stock=cast(Stock, target),
             read_rows=lambda _table, _keys: {},
+            cut=one_chunk,
             runner=EmbeddingRunner(embedder, embedder.describe(), patience, metrics),
             patience=patience,
         ),
@@ -113,6 +114,7 @@ def build(stream: Stream, target: Target) -> Pipeline:
         progress=Progress(RECORDED),
         telemetry=Telemetry(metrics),
         limits=Limits(memory=1 << 20, report_interval=0.05),
+        lane=Lane(),
     )
 
 

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
+from cdc_embed.change.snapshot import widen
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.source.rows import widen
 from tests.site import DOCUMENTS, Site, wait_until
 
 

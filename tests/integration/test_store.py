@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cdc_embed.change.batch import Batch
-from cdc_embed.change.document import Document, KeyColumn, Table
+from cdc_embed.change.document import Document, Table, TableColumn
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
 from cdc_embed.change.plan import Action, Delete, Forget, Move, Plan, Refuse, Write
 from cdc_embed.change.transaction import Change, Op
@@ -23,7 +23,7 @@ TABLE = Table(
     schema="public",
     name="documents",
     oid=1,
-    key=(KeyColumn("id", "bigint"),),
+    key=(TableColumn("id", "bigint"),),
     text_columns=("body",),
     template=None,
     embedding_table="documents_embedding",
@@ -69,9 +69,7 @@ def make_store(site: Site) -> Iterator[Callable[[], Store]]:
     stores: list[Store] = []
 
     def make() -> Store:
-        statements = Statements(
-            "cdc_embed", TABLE, space=1, vector_type="public.vector(384)", store_text=True
-        )
+        statements = Statements("cdc_embed", TABLE, space=1, vector_type="public.vector(384)")
         store = Store(site.dsn, schema="cdc_embed", slot=site.name, tables=[statements], half=False)
         stores.append(store)
         store.take_epoch()
@@ -219,5 +217,6 @@ def test_schema_is_exactly_what_all_migrations_make(site: Site) -> None:
         "select table_name from information_schema.tables "
         "where table_schema = 'cdc_embed' order by table_name"
     )
-    names = ["checkpoint", "dead_letter", "documents_embedding", "embedding_table", "migration"]
-    assert [name for (name,) in made] == [*names, "space"]
+    names = ["checkpoint", "dead_letter", "documents_embedding", "documents_search"]
+    names += ["embedding_table", "migration", "reconcile", "request", "space"]
+    assert [name for (name,) in made] == names

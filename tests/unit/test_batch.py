@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change.batch import Batch, Image
-from cdc_embed.change.document import Key, KeyColumn, Table
+from cdc_embed.change.document import Key, Table, TableColumn
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
@@ -22,7 +22,7 @@ def table(name: str) -> Table:
         schema="public",
         name=name,
         oid=1,
-        key=(KeyColumn("id", "bigint"),),
+        key=(TableColumn("id", "bigint"),),
         text_columns=("a", "b"),
         template=None,
         embedding_table=f"{name}_embedding",

@@ -385,8 +385,8 @@ def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write)
         (f'name = "{"n" * 64}"\ntext = ["a"]', "tables[0].name: a name in PostgreSQL"),
         (f'name = "{"n" * 60}"\ntext = ["a"]', "longer than PostgreSQL's 63 bytes"),
         (
-            'name = "t"\ntext = ["a"]\nmetadata = ["tenant_id"]',
-            "tables[0].metadata: metadata columns come with a later version; remove this key",
+            'name = "t"\ntext = ["a"]\nmetadata = ["tenant_id", "space"]',
+            "metadata: space is the name of a column of ours",
         ),
     ],
 )

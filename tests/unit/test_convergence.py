@@ -21,16 +21,18 @@ import numpy as np
 import pytest
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.document import Key, KeyColumn, Table, fingerprint
+from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
-from cdc_embed.change.plan import Forget, Move, Plan, Refuse, Texts, Write
+from cdc_embed.change.plan import Forget, Move, Plan, Refuse, Texts, Write, one_chunk
+from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.flow import patience, pipeline
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.prepare import Preparer, Stock
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Progress, find_gap
@@ -67,7 +69,7 @@ def table(name: str, oid: int) -> Table:
         schema="public",
         name=name,
         oid=oid,
-        key=(KeyColumn("id", "bigint"),),
+        key=(TableColumn("id", "bigint"),),
         text_columns=("a", "b"),
         template=None,
         embedding_table=f"{name}_embedding",
@@ -560,7 +562,7 @@ class Model:
         self.embedded: Counter[str] = Counter()
         """Texts that it was given on this connection."""
 
-    def embed(self, texts: Mapping[bytes, str], _limits: Mapping[bytes, int]) -> Embedded:
+    def embed(self, texts: Mapping[bytes, str]) -> Embedded:
         result = Embedded()
         for digest, text in texts.items():
             assert digest == fingerprint(text)
@@ -684,9 +686,9 @@ class World:
             decode=wire.decode,
             assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
             preparer=Preparer(
-                look_up=self.target.look_up,
-                find_donors=self.target.find_donors,
+                stock=cast(Stock, self.target),
                 read_rows=self._read_rows,
+                cut=one_chunk,
                 runner=cast(EmbeddingRunner, self.model),
                 patience=patient,
             ),
@@ -694,13 +696,14 @@ class World:
             progress=Progress(checkpoint.recorded),
             telemetry=TELEMETRY,
             limits=Limits(memory=self._setting.memory, report_interval=10.0),
+            lane=Lane(),
         )
 
-    def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Texts | None]:
+    def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Read | None]:
         found = self.source.read(source, wanted)
         self.reread += len(found)
         self._interrupt()
-        return found
+        return {key: None if row is None else Read(row) for key, row in found.items()}
 
     def _interrupt(self) -> None:
         """The writer may finish something while the other worker prepares."""

@@ -277,20 +277,3 @@ def test_a_text_beyond_the_window_is_refused_and_never_sent() -> None:
     assert reason == "too_long"
     assert error.startswith("3 tokens, at most 2")
     assert fake.calls == [["one two"]]
-
-
-def test_a_text_may_have_a_limit_of_its_own_below_the_window() -> None:
-    fake = Fake(window=3)
-    texts = hashed("a b", "c d", "e f g h")
-    with running(fake) as runner:
-        result = runner.embed(texts, {fingerprint("a b"): 1, fingerprint("e f g h"): 9})
-    assert set(result.refused) == set(hashed("a b", "e f g h"))
-    assert fake.calls == [["c d"]]
-
-
-def test_a_text_has_its_own_limit_where_the_model_has_none() -> None:
-    fake = Fake()
-    with running(fake) as runner:
-        result = runner.embed(hashed("a b", "c d"), {fingerprint("a b"): 1})
-    assert set(result.refused) == set(hashed("a b"))
-    assert fake.calls == [["c d"]]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.knowledge import (
     ABSENT,
     UNKNOWN,
@@ -20,7 +20,7 @@ def table(name: str) -> Table:
         schema="public",
         name=name,
         oid=1,
-        key=(KeyColumn("id", "bigint"),),
+        key=(TableColumn("id", "bigint"),),
         text_columns=("body",),
         template=None,
         embedding_table=f"{name}_embedding",

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.pending import Later, Pending
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, Position
@@ -19,7 +19,7 @@ def table(name: str) -> Table:
         schema="public",
         name=name,
         oid=1,
-        key=(KeyColumn("id", "bigint"),),
+        key=(TableColumn("id", "bigint"),),
         text_columns=("body",),
         template=None,
         embedding_table=f"{name}_embedding",

@@ -7,20 +7,21 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from threading import Event, Lock, Thread
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 
-from cdc_embed.change.document import KeyColumn, Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.knowledge import State
-from cdc_embed.change.plan import Plan
+from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.embed.hash import HashEmbedder
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import RECORD_STEP, Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.prepare import Preparer, Stock
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -30,7 +31,7 @@ from cdc_embed.wire import pgoutput
 from tests.site import wait_until
 
 TABLE = Table(
-    schema="public", name="t", oid=5, key=(KeyColumn("id", "bigint"),), text_columns=("body",),
+    schema="public", name="t", oid=5, key=(TableColumn("id", "bigint"),), text_columns=("body",),
     template=None, embedding_table="t_embedding",
 )  # fmt: skip
 HERE = Identity(system_identifier="1", database="d", timeline=1)
@@ -201,9 +202,9 @@ class Rig:
             decode=pgoutput.decode,
             assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
             preparer=Preparer(
-                look_up=self.target.look_up,
-                find_donors=self.target.find_donors,
+                stock=cast(Stock, self.target),
                 read_rows=lambda _table, _keys: {},
+                cut=one_chunk,
                 runner=self.runner,
                 patience=patience,
             ),
@@ -211,6 +212,7 @@ class Rig:
             progress=Progress(RECORDED),
             telemetry=Telemetry(metrics),
             limits=Limits(memory=memory, report_interval=0.01),
+            lane=Lane(),
         )
         self._stop = Event()
         self._loop = Thread(target=self.pipeline.run, args=(self._stop,), daemon=True)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.document import Document, Key, KeyColumn, Table, fingerprint
+from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
 from cdc_embed.change.plan import (
     Action,
@@ -14,6 +14,7 @@ from cdc_embed.change.plan import (
     Move,
     Plan,
     Refuse,
+    Row,
     Skip,
     Supersede,
     Texts,
@@ -30,7 +31,7 @@ TABLE = Table(
     schema="public",
     name="t",
     oid=5,
-    key=(KeyColumn("id", "bigint"),),
+    key=(TableColumn("id", "bigint"),),
     text_columns=("title", "body"),
     template=None,
     embedding_table="t_embedding",
@@ -167,7 +168,7 @@ def test_unchanged_values_after_a_truncate_prove_nothing(stored: State) -> None:
 def test_a_row_that_was_read_again_is_decided_by_what_was_found(
     batch: Batch, stored: State, found: Texts | None
 ) -> None:
-    planned = plan(batch, {ROW: stored}, refetched={ROW: found})
+    planned = plan(batch, {ROW: stored}, refetched={ROW: None if found is None else Row(found)})
     expected: Action
     if found is None:
         expected = Forget()
@@ -282,11 +283,11 @@ def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unc
     """The read was ahead of the log: it may be another row's text, so a key change must not carry
     it along, and even an equal text is marked as known from the read alone."""
     known = Known(WRITE.document.fingerprint)
-    planned = plan(updated(PART_U), {ROW: known}, refetched={ROW: ("a", "b")})
+    planned = plan(updated(PART_U), {ROW: known}, refetched={ROW: Row(("a", "b"))})
     assert planned.actions[ROW] == Write(WRITE.document, reread=True)
     state = planned.outcome().states[ROW]
     assert state == Reread(WRITE.document.fingerprint)
     again = plan(updated(ALL_U), {ROW: state})
     assert again.refetch == [ROW]
     complete = plan(updated(("a", "b")), {ROW: state})
-    assert complete.actions[ROW] == Skip("unchanged", state)
+    assert complete.actions[ROW] == Skip("unchanged", known)

@@ -1,0 +1,42 @@
+"""What a transaction sees: PostgreSQL's snapshots, in Python.
+
+Format: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """``xmin:xmax:xip``; ids have 64 bits."""
+
+    xmin: int
+    """Every transaction before it has ended."""
+    xmax: int
+    """No transaction from it on has ended."""
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        xmin, xmax, running = text.split(":")
+        ids = frozenset(int(xid) for xid in running.split(",") if xid)
+        return cls(xmin=int(xmin), xmax=int(xmax), running=ids)
+
+    def sees(self, xid: int) -> bool:
+        """Whether the effects of a committed transaction, by its 32-bit id, are seen."""
+        wide = widen(xid, self.xmax)
+        return wide < self.xmax and wide not in self.running
+
+    def has_ended(self, xid: int) -> bool:
+        """Whether every later snapshot sees this transaction too, by its 32-bit id."""
+        return widen(xid, self.xmax) < self.xmin
+
+
+def widen(xid: int, xmax: int) -> int:
+    """The 64-bit form of a 32-bit transaction id near ``xmax``, a 64-bit one.
+
+    Ids in use lie within 2^31 of each other, so the signed distance decides the epoch.
+    """
+    distance = (xid - xmax) & 0xFFFFFFFF
+    return xmax + (distance - 0x1_0000_0000 if distance >= 0x8000_0000 else distance)

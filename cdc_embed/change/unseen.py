@@ -1,0 +1,72 @@
+"""Which rows a read of the source may be older about than the log: they are left to the log.
+
+The log can bring a transaction before a read sees it: its commit waits for a standby. A chunk that
+was read in such a snapshot would put the older row over the newer one. So while rows are being
+read, the keys of every received transaction are remembered until all snapshots see it.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.snapshot import Snapshot
+from cdc_embed.change.transaction import Change, Op
+
+MOST_KEYS: Final = 100_000
+"""Of one transaction; a larger one is remembered by its id alone."""
+MOST_KEYS_OF_ALL: Final = 1_000_000
+
+
+@dataclass(slots=True)
+class _Touched:
+    keys: set[tuple[Table, Key]] = field(default_factory=set)
+    tables: set[Table] = field(default_factory=set)
+    """Tables of which every row is touched."""
+
+
+class Unseen:
+    """The keys that recently received transactions touched."""
+
+    def __init__(self) -> None:
+        self._transactions: dict[int, _Touched] = {}
+        self._keys = 0
+
+    def note(self, change: Change) -> None:
+        """A change was received."""
+        touched = self._transactions.setdefault(change.xid, _Touched())
+        if change.op is Op.TRUNCATE or change.table in touched.tables:
+            touched.tables.add(change.table)
+            return
+        before = len(touched.keys)
+        touched.keys.add((change.table, change.key))
+        if change.old_key is not None:
+            touched.keys.add((change.table, change.old_key))
+        self._keys += len(touched.keys) - before
+        if len(touched.keys) > MOST_KEYS:
+            self._forget_keys(touched)
+        while self._keys > MOST_KEYS_OF_ALL:
+            self._forget_keys(max(self._transactions.values(), key=lambda t: len(t.keys)))
+
+    def forget(self, snapshot: Snapshot) -> None:
+        """Every read from here on sees what has ended in ``snapshot``."""
+        for xid in [xid for xid in self._transactions if snapshot.has_ended(xid)]:
+            self._keys -= len(self._transactions.pop(xid).keys)
+
+    def hidden(
+        self, snapshot: Snapshot, table: Table, keys: Collection[Key]
+    ) -> frozenset[Key] | None:
+        """Those of ``keys`` that a read in ``snapshot`` may be too old about; None: any."""
+        found: set[Key] = set()
+        for xid, touched in self._transactions.items():
+            if snapshot.sees(xid):
+                continue
+            if table in touched.tables:
+                return None
+            found |= {key for key in keys if (table, key) in touched.keys}
+        return frozenset(found)
+
+    def _forget_keys(self, touched: _Touched) -> None:
+        touched.tables |= {table for table, _ in touched.keys}
+        self._keys -= len(touched.keys)
+        touched.keys.clear()

@@ -1,0 +1,35 @@
+"""``cdc-embed backfill``: embed every row that is there already, or what of it is missing."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cdc_embed.cli.asking import ask
+from cdc_embed.cli.context import Context
+from cdc_embed.cli.logs import set_up_logs
+from cdc_embed.cli.output import TableProgress, print_json, print_pairs
+from cdc_embed.config_notation import TableName
+from cdc_embed.config_sections import LogConfig
+
+
+def backfill(
+    ctx: typer.Context,
+    table: Annotated[str, typer.Option("--table", help="Only this table.")] = "",
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Whatever a paid embedder will ask for it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare every row with its vectors, and embed what differs. Can be run again at any time."""
+    context: Context = ctx.obj
+    config = context.load()
+    set_up_logs(LogConfig(level="warning"), debug=context.debug)
+    arguments: dict[str, Any] = {"yes": yes}
+    if table:
+        arguments["table"] = str(TableName.parse(table))
+    with TableProgress("backfill", "done") as progress:
+        found = ask(config, "backfill", arguments, progress.show)
+    if as_json:
+        print_json(found)
+    else:
+        print_pairs([(t["name"], f"{t['state']}, {t['done']} rows") for t in found["tables"]])

@@ -1,0 +1,44 @@
+"""``cdc-embed verify``: prove that every stored vector is fresh, or make it so."""
+
+from typing import Annotated, Any
+
+import typer
+
+from cdc_embed.cli.asking import ask
+from cdc_embed.cli.context import Context
+from cdc_embed.cli.logs import set_up_logs
+from cdc_embed.cli.output import TableProgress, print_json, print_pairs
+from cdc_embed.config_sections import LogConfig
+
+COUNTS = (
+    *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),
+    *("dead_letters", "repaired", "sampled"),
+)
+
+
+def verify(
+    ctx: typer.Context,
+    repair: Annotated[bool, typer.Option("--repair", help="Make stored what differs.")] = False,
+    sample: Annotated[
+        int, typer.Option("--sample", min=0, help="Embed so many documents anew and compare.")
+    ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Compare every row with what is stored. Exit 1 when something drifts."""
+    context: Context = ctx.obj
+    config = context.load()
+    set_up_logs(LogConfig(level="warning"), debug=context.debug)
+    arguments: dict[str, Any] = {"repair": repair, "sample": sample}
+    with TableProgress("verify", "checked") as progress:
+        found = ask(config, "verify", arguments, progress.show)
+    if as_json:
+        print_json(found)
+    else:
+        print_pairs([(table["name"], _counts(table)) for table in found["tables"]])
+        typer.echo(f"drift: {found['drift']}")
+    if found["remaining"]:
+        raise typer.Exit(1)
+
+
+def _counts(table: dict[str, Any]) -> str:
+    return ", ".join(f"{table[n]} {n.replace('_', ' ')}" for n in COUNTS if table[n]) or "no rows"

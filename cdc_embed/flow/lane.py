@@ -1,0 +1,144 @@
+"""The way by which rows that were read from the source come into the order of the log.
+
+Reconcile runs in a thread of its own and knows neither batches nor positions. It hands over a
+``Slice``, rows as one snapshot shows them; the loop gives it a place between two ranges of the
+log, and what came of it goes back through a ``Future``. What a slice must know of the log (which
+rows were touched by transactions that its snapshot does not see) is gathered here.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from threading import Lock
+
+from cdc_embed.change.batch import RowId
+from cdc_embed.change.compare import Verdict
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.plan import Row
+from cdc_embed.change.snapshot import Snapshot
+from cdc_embed.change.transaction import Change, Op
+from cdc_embed.change.unseen import Unseen
+from cdc_embed.lsn import LSN, ZERO
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Rows to be compared with what is stored of them."""
+
+    table: Table
+    rows: Mapping[Key, Row | None]
+    """None: the source has no such row."""
+    snapshot: Snapshot
+    repair: bool
+    """Make what is stored equal to them."""
+    sample: bool = False
+    """Embed them afresh too, and compare the vectors."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """What came of a slice, once it is committed."""
+
+    verdicts: dict[Key, Verdict] = field(default_factory=dict)
+    hidden: frozenset[Key] = frozenset()
+    """Rows that the snapshot may be too old about: to be read again."""
+    rest: Mapping[Key, Row | None] = field(default_factory=dict)
+    """Rows that would have made the batch too large: to be handed over again as they are."""
+
+
+@dataclass(slots=True)
+class Offer:
+    """A slice that waits for its place."""
+
+    slice: Slice
+    answer: "Future[Examined]" = field(default_factory=Future)
+
+
+class Lane:
+    """Between the thread that reconciles and the loop."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._offers: deque[Offer] = deque()
+        self._closed = False
+        self._unseen: Unseen | None = None
+        self._watched: dict[RowId, bool] = {}
+        self.durable: LSN = ZERO
+        """As far as the target reflects the log; the loop's."""
+
+    # -- for the thread that reconciles --------------------------------------------------------
+
+    def follow(self) -> None:
+        """Remember from here on which rows the log touches."""
+        with self._lock:
+            self._unseen = self._unseen or Unseen()
+
+    def leave(self) -> None:
+        """Nothing is being read any more: forget what was remembered."""
+        with self._lock:
+            self._unseen = None
+
+    def submit(self, slice: Slice) -> "Future[Examined]":  # noqa: A002  the word of this room
+        """Hand rows over; the answer is cancelled when the connection ends first."""
+        offer = Offer(slice)
+        with self._lock:
+            if self._closed:
+                offer.answer.cancel()
+            else:
+                self._offers.append(offer)
+        return offer.answer
+
+    def watch(self, rows: Collection[RowId]) -> None:
+        """Note from here on whether the log touches these rows."""
+        with self._lock:
+            self._watched = dict.fromkeys(rows, False)
+
+    def touched(self) -> set[RowId]:
+        """Which of the watched rows the log touched since."""
+        with self._lock:
+            return {row for row, touched in self._watched.items() if touched}
+
+    # -- for the loop --------------------------------------------------------------------------
+
+    def note(self, change: Change) -> None:
+        """A change was received."""
+        with self._lock:
+            if self._unseen is not None:
+                self._unseen.note(change)
+            if not self._watched:
+                return
+            if change.op is Op.TRUNCATE:
+                self._watched |= {row: True for row in self._watched if row[0] is change.table}
+            for key in (change.key, change.old_key):
+                if key is not None and (change.table, key) in self._watched:
+                    self._watched[change.table, key] = True
+
+    @property
+    def waiting(self) -> bool:
+        return bool(self._offers)
+
+    def take(self) -> tuple[Offer, frozenset[Key]] | None:
+        """The next slice with its hidden rows; one that is hidden altogether is answered here."""
+        with self._lock:
+            while self._offers:
+                offer = self._offers.popleft()
+                if not offer.answer.set_running_or_notify_cancel():
+                    continue
+                part = offer.slice
+                hidden: frozenset[Key] | None = None
+                if self._unseen is not None:
+                    self._unseen.forget(part.snapshot)
+                    hidden = self._unseen.hidden(part.snapshot, part.table, part.rows.keys())
+                if hidden is not None and len(hidden) < len(part.rows):
+                    return offer, hidden
+                offer.answer.set_result(Examined(hidden=frozenset(part.rows)))
+        return None
+
+    def close(self) -> None:
+        """The connection ends: what waits is called off."""
+        with self._lock:
+            self._closed = True
+            for offer in self._offers:
+                offer.answer.cancel()
+            self._offers.clear()

@@ -1,0 +1,146 @@
+"""Reconcile: the source compared with the target, row by row. Backfill, repair, rebuild, verify.
+
+A thread of its own scans the source (then the target, for orphans) and hands slices of rows to the
+loop, which gives each a place in the order of the log; see ``lane`` for what keeps a slice from
+putting an older row over a newer one. Comparing and embedding are ``prepare``'s, remembering how
+far it came is ``target.reconcile``'s. It always yields to the stream.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from threading import Event, Thread
+from typing import Final
+
+import structlog
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.errors import CdcEmbedError, SourceUnavailableError, TargetUnavailableError
+from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
+from cdc_embed.flow.requests import Desk
+from cdc_embed.flow.verify import Verifier
+from cdc_embed.metrics import Metrics
+from cdc_embed.source.rows import Scan
+from cdc_embed.target.reconcile import DONE, RUNNING, Comparison
+
+POLL_SECONDS: Final = 0.5
+"""Between two looks for something to do."""
+SAVE_SECONDS: Final = 1.0
+"""Between two notes of how far a table is."""
+
+log = structlog.get_logger()
+
+
+class Reconciler:
+    """Does what is to be done for the tables of one connection, until it ends."""
+
+    def __init__(
+        self,
+        *,
+        comparer: Comparer,
+        scopes: list[Scope],
+        desk: Desk,
+        verifier: Verifier,
+        on_compared: Callable[[Table, bool], None],
+        on_failure: Callable[[CdcEmbedError], None],
+        epoch: int,
+        metrics: Metrics,
+        stop: Event,
+    ) -> None:
+        self._comparer = comparer
+        self._ledger = comparer.ledger
+        self._scopes = scopes
+        self._desk = desk
+        self._verifier = verifier
+        self._on_compared = on_compared
+        self._on_failure = on_failure
+        self._epoch = epoch
+        self._metrics = metrics
+        self._stop = stop
+        self._opened = False
+        self._thread = Thread(target=self._run, name="reconcile", daemon=True)
+
+    @property
+    def waiting_for(self) -> str:
+        return self._comparer.waiting_for
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._turn()
+            except (SourceUnavailableError, TargetUnavailableError) as exc:
+                log.warning("reconcile waits", problem=str(exc))
+            except StoppedError:
+                return
+            except CdcEmbedError as exc:
+                self._on_failure(exc)
+                return
+            self._stop.wait(POLL_SECONDS)
+
+    def _turn(self) -> None:
+        """Everything that is to be done now."""
+        if not self._opened:
+            self._desk.open()
+            self._opened = True
+            for scope in self._scopes:
+                self._on_compared(scope.table, self._state(scope.table) == DONE)
+        self._desk.take_in()
+        todo = [scope for scope in self._scopes if self._state(scope.table) == RUNNING]
+        request = self._desk.next_verify()
+        if not todo and request is None:
+            return
+        self._comparer.begin()
+        try:
+            for scope in todo:
+                self._backfill(scope)
+            self._desk.close_backfills()
+            while request is not None:
+                self._verifier.answer(request)
+                request = self._desk.next_verify()
+        finally:
+            self._comparer.end()
+
+    def _state(self, table: Table) -> str | None:
+        found = self._ledger.comparisons().get(table.full_name)
+        return found.state if found is not None else None
+
+    def _backfill(self, scope: Scope) -> None:
+        """Compare one table from where it stands, and make what is stored equal."""
+        table = scope.table
+        comparison = self._ledger.comparisons()[table.full_name]
+        log.info("reconcile", table=table.full_name, stage=comparison.stage)
+        self._on_compared(table, False)
+        running = self._metrics.reconcile_running.labels(table.full_name)
+        running.set(1)
+        try:
+            if comparison.stage == "rows":
+                self._pass(table, comparison, self._comparer.scan(table, comparison.cursor))
+                comparison.stage, comparison.cursor = "orphans", None
+                self._ledger.save(comparison, self._epoch)
+            self._pass(table, comparison, self._comparer.orphans(table, comparison.cursor))
+        finally:
+            running.set(0)
+        self._ledger.delete_other_spaces(table, scope.space)
+        comparison.state = DONE
+        self._ledger.save(comparison, self._epoch)
+        self._on_compared(table, True)
+        counts = {verdict.value: count for verdict, count in comparison.counts.items() if count}
+        log.info("reconciled", table=table.full_name, rows=comparison.checked, **counts)
+
+    def _pass(
+        self, table: Table, comparison: Comparison, scans: Iterator[tuple[Scan, Key | None]]
+    ) -> None:
+        saved = time.monotonic()
+        for scan, after in scans:
+            for examined in self._comparer.examine_all(table, scan, repair=True):
+                comparison.count(examined.verdicts.values())
+            comparison.cursor = after
+            if time.monotonic() - saved > SAVE_SECONDS:
+                self._ledger.save(comparison, self._epoch)
+                self._desk.take_in()
+                saved = time.monotonic()

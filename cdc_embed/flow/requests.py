@@ -1,0 +1,141 @@
+"""What is to be reconciled: by itself at the start, and because the command line asks for it.
+
+Bulk work with a paid embedder waits for a person when it would cost more than the configuration
+allows unasked.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+
+from cdc_embed.change.document import Table
+from cdc_embed.config_sections import BackfillConfig
+from cdc_embed.flow.comparer import Scope
+from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Ledger, Request
+
+BYTES_PER_TOKEN: Final = 4
+"""Of English text, for estimates that are called estimates."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """How much a source table holds."""
+
+    rows: int | None
+    bytes: int
+    """Of text; 0 where nobody pays for it."""
+
+    @property
+    def tokens(self) -> int:
+        return self.bytes // BYTES_PER_TOKEN
+
+
+class Desk:
+    """Takes requests in, decides what begins by itself, and answers."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        scopes: Sequence[Scope],
+        backfill: BackfillConfig,
+        paid: bool,
+        measure: Callable[[Table], Size],
+    ) -> None:
+        self._ledger = ledger
+        self._scopes = scopes
+        self._backfill = backfill
+        self._paid = paid
+        self._measure = measure
+
+    def open(self) -> None:
+        """Make sure that every table's comparison is known; a new one begins if it may."""
+        self._ledger.forget_unconfigured([scope.table for scope in self._scopes])
+        for scope in self._scopes:
+            self._ledger.settle(scope.table, scope.space)
+        known = self._ledger.comparisons()
+        for scope in self._scopes:
+            if scope.table.full_name in known:
+                continue
+            size = self._measure(scope.table)
+            reason = self._reason_to_wait(size)
+            state = WAITING if reason else RUNNING
+            self._ledger.open(
+                scope.table, scope.space, state=state, reason=reason, estimate=size.rows
+            )
+            if reason:
+                log.warning("backfill waits", table=scope.table.full_name, reason=reason)
+
+    def _reason_to_wait(self, size: Size) -> str:
+        if self._backfill.start == "manual":
+            return "backfill.start is manual; run: cdc-embed backfill"
+        return self._too_expensive(size)
+
+    def _too_expensive(self, size: Size) -> str:
+        most = self._backfill.max_tokens_unasked
+        if not self._paid or size.tokens <= most:
+            return ""
+        return (
+            f"about {size.tokens} tokens, backfill.max_tokens_unasked is {most}; "
+            f"run: cdc-embed backfill --yes"
+        )
+
+    def take_in(self) -> None:
+        """Begin the backfills that are asked for, and say how far those are that were begun."""
+        for request in self._requests("backfill"):
+            if request.state == WAITING:
+                self._begin(request)
+            else:
+                self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
+
+    def _begin(self, request: Request) -> None:
+        tables = self._tables(request)
+        sizes = {table: self._measure(table) for table in tables}
+        total = Size(rows=None, bytes=sum(size.bytes for size in sizes.values()))
+        problem = "" if request.arguments.get("yes") else self._too_expensive(total)
+        if not tables:
+            problem = f"there is no table {request.arguments.get('table')} in the configuration"
+        if problem:
+            self._ledger.reply(request.id, FAILED, error=problem)
+            return
+        for table, size in sizes.items():
+            self._ledger.start(table, size.rows)
+        self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
+
+    def close_backfills(self) -> None:
+        """Answer the backfills whose tables are done."""
+        for request in self._requests("backfill"):
+            standing = self._standing(request)
+            states = {table["state"] for table in standing["tables"]}
+            if request.state == RUNNING and states <= {DONE}:
+                self._ledger.reply(request.id, DONE, progress=standing, result=standing)
+
+    def next_verify(self) -> Request | None:
+        return next(iter(self._requests("verify")), None)
+
+    def _requests(self, kind: str) -> list[Request]:
+        return [request for request in self._ledger.requests() if request.kind == kind]
+
+    def _tables(self, request: Request) -> list[Table]:
+        name = request.arguments.get("table")
+        tables = [scope.table for scope in self._scopes]
+        return [table for table in tables if name in {None, table.full_name}]
+
+    def _standing(self, request: Request) -> dict[str, Any]:
+        known = self._ledger.comparisons()
+        found = [known[t.full_name] for t in self._tables(request) if t.full_name in known]
+        return {
+            "tables": [
+                {
+                    "name": comparison.source_table,
+                    "state": comparison.state,
+                    "done": comparison.checked,
+                    "estimate": comparison.estimate,
+                }
+                for comparison in found
+            ]
+        }

@@ -1,0 +1,55 @@
+"""The HNSW index of a table of vectors: made once the table is filled, and made again when it is
+not the one that is configured. Filling first is several times faster than inserting into it.
+"""
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import Table
+from cdc_embed.config_sections import IndexConfig
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+from cdc_embed.target.schema import OPERATORS, compose, index_name
+
+
+def ensure_index(
+    session: Session, schema: str, table: Table, index: IndexConfig, extension_schema: str
+) -> bool:
+    """Make the index as configured, beside all reads and writes; whether that was needed.
+
+    An index of other operators or options, and one whose making was interrupted, is dropped first.
+    """
+    wanted = (
+        f"{index.type}_{OPERATORS[index.distance]}",
+        {f"m={index.m}", f"ef_construction={index.ef_construction}"},
+    )
+    found = _find(session, schema, table)
+    if index.kind != "none" and [(True, *wanted)] == [item[1:] for item in found]:
+        return False
+    for name, *_ in found:
+        drop = sql.SQL(queries("target/reconcile")["drop_index"])
+        _run(session, table, drop.format(index=sql.Identifier(schema, name)))
+    if index.kind == "none":
+        return False
+    create = compose(
+        "create_hnsw_index",
+        index=sql.Identifier(index_name(table, "hnsw")),
+        table=sql.Identifier(schema, table.embedding_table),
+        operators=sql.SQL(f"{extension_schema}.{wanted[0]}"),
+        m=sql.Literal(index.m),
+        ef_construction=sql.Literal(index.ef_construction),
+    )
+    _run(session, table, create)
+    return True
+
+
+def _find(session: Session, schema: str, table: Table) -> list[tuple[str, bool, str, set[str]]]:
+    name = sql.Identifier(schema, table.embedding_table)
+    with session.transaction(table.embedding_table) as cursor:
+        quoted = name.as_string(cursor)
+        cursor.execute(queries("target/reconcile")["find_index"], {"table": quoted})
+        return [(row[0], row[1], row[2], set(row[3])) for row in cursor.fetchall()]
+
+
+def _run(session: Session, table: Table, statement: sql.Composed) -> None:
+    with session.autocommit(table.embedding_table) as cursor:
+        cursor.execute(statement)

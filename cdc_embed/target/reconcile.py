@@ -1,0 +1,252 @@
+"""What is remembered of reconcile in the target: how far each table is, and what is asked for.
+
+The progress is only an economy: a comparison that begins again finds what is fresh and embeds
+nothing, so it may lag behind what is committed, but never run ahead.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+import orjson
+from psycopg2 import sql
+
+from cdc_embed.change.compare import Verdict
+from cdc_embed.change.document import Key, Table
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+
+Stage = Literal["rows", "orphans"]
+
+WAITING: Final = "waiting"
+RUNNING: Final = "running"
+DONE: Final = "done"
+FAILED: Final = "failed"
+
+
+@dataclass(slots=True, kw_only=True)
+class Comparison:
+    """How far the comparison of one table is."""
+
+    source_table: str
+    state: str
+    reason: str = ""
+    """Why it waits, and for what."""
+    stage: Stage = "rows"
+    cursor: Key | None = None
+    checked: int = 0
+    counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
+    estimate: int | None = None
+    """About how many rows there are."""
+
+    def count(self, verdicts: Iterable[Verdict]) -> None:
+        for verdict in verdicts:
+            self.counts[verdict] += 1
+            self.checked += self.stage == "rows"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the command line asked for."""
+
+    id: int
+    kind: str
+    arguments: dict[str, Any]
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What the service says of a request."""
+
+    state: str
+    progress: dict[str, Any]
+    result: dict[str, Any] | None
+    error: str
+    age: float
+    """Seconds since the service last said something."""
+
+
+class Ledger:
+    """Reads and writes both tables. Not for two threads at once."""
+
+    def __init__(self, session: Session, schema: str, slot: str) -> None:
+        self._session = session
+        self._schema = schema
+        self._slot = slot
+
+    # -- comparisons ---------------------------------------------------------------------------
+
+    def comparisons(self) -> dict[str, Comparison]:
+        """Every comparison, by source table."""
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("read_reconciles"))
+            return {row[0]: _comparison(row) for row in cursor.fetchall()}
+
+    def settle(self, table: Table, space: int) -> None:
+        """Drop the comparison of another table of this name, or of another space."""
+        values = _values(table, space)
+        with self._session.transaction("reconcile") as cursor:
+            for name in ("forget_replaced", "adopt_table", "drop_other_reconciles"):
+                cursor.execute(self._sql(name), values)
+
+    def open(
+        self, table: Table, space: int, *, state: str, reason: str, estimate: int | None
+    ) -> None:
+        """Begin to remember the comparison of a table in this space."""
+        values = {**_values(table, space), "state": state, "reason": reason, "estimate": estimate}
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("open_reconcile"), values)
+
+    def forget_unconfigured(self, tables: Iterable[Table]) -> None:
+        """Tables that are not followed any more must be compared when they come back."""
+        values = {"source_tables": [table.full_name for table in tables]}
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("forget_unconfigured"), values)
+            cursor.execute(self._sql("drop_old_requests"))
+
+    def start(self, table: Table, estimate: int | None) -> None:
+        """Compare a table from its beginning, unless that is going on already."""
+        values = {"source_table": table.full_name, "estimate": estimate}
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("start_reconcile"), values)
+
+    def save(self, comparison: Comparison, epoch: int) -> None:
+        """Remember how far a comparison is, as this epoch's writer."""
+        values = {
+            "source_table": comparison.source_table,
+            "state": comparison.state,
+            "stage": comparison.stage,
+            "cursor": list(comparison.cursor) if comparison.cursor is not None else None,
+            "checked": comparison.checked,
+            "slot": self._slot,
+            "epoch": epoch,
+            **{verdict.value: count for verdict, count in comparison.counts.items()},
+        }
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("save_reconcile"), values)
+
+    # -- keys that are stored ------------------------------------------------------------------
+
+    def stored_keys(self, table: Table, after: Key | None, limit: int) -> list[Key]:
+        """Keys that have vectors, in the order of the target."""
+        values = {f"k{place}": value for place, value in enumerate(after or ())}
+        name = "stored_keys" if after is not None else "first_stored_keys"
+        return self._keys(table, name, {**values, "limit": limit})
+
+    def sample_keys(self, table: Table, space: int, limit: int) -> list[Key]:
+        """Keys of documents at random."""
+        return self._keys(table, "sample_keys", {"space": space, "limit": limit})
+
+    def letter_keys(self, table: Table) -> list[Key]:
+        """Keys that have a dead letter."""
+        with self._session.transaction("dead_letter") as cursor:
+            cursor.execute(self._sql("letter_keys"), {"table_name": table.full_name})
+            found = [row[0] for row in cursor.fetchall()]
+        return [tuple(str(key.get(column.name)) for column in table.key) for key in found]
+
+    def delete_other_spaces(self, table: Table, space: int) -> None:
+        """Every document has its vectors in the new space: the former ones can go."""
+        with self._session.transaction(table.embedding_table) as cursor:
+            cursor.execute(self._sql("delete_other_spaces", table), {"space": space})
+
+    def _keys(self, table: Table, name: str, values: dict[str, Any]) -> list[Key]:
+        with self._session.transaction(table.embedding_table) as cursor:
+            cursor.execute(self._sql(name, table), values)
+            return [tuple(row) for row in cursor.fetchall()]
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def ask(self, kind: str, arguments: dict[str, Any]) -> int:
+        """Leave a request for the service; gives its number."""
+        values = {
+            "slot": self._slot,
+            "kind": kind,
+            "arguments": orjson.dumps(arguments).decode(),
+        }
+        with self._session.transaction("request") as cursor:
+            cursor.execute(self._sql("add_request"), values)
+            number: int = cursor.fetchone()[0]
+        return number
+
+    def answer(self, number: int) -> Answer | None:
+        """What the service says of a request."""
+        with self._session.transaction("request") as cursor:
+            cursor.execute(self._sql("read_request"), {"id": number})
+            row = cursor.fetchone()
+        if row is None:
+            return None
+        return Answer(state=row[0], progress=row[1], result=row[2], error=row[3], age=row[4])
+
+    def requests(self) -> list[Request]:
+        """What is asked and not done yet, oldest first."""
+        with self._session.transaction("request") as cursor:
+            cursor.execute(self._sql("open_requests"), {"slot": self._slot})
+            return [
+                Request(id=row[0], kind=row[1], arguments=row[2], state=row[3])
+                for row in cursor.fetchall()
+            ]
+
+    def reply(
+        self,
+        number: int,
+        state: str,
+        *,
+        progress: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,
+        error: str = "",
+    ) -> None:
+        """Say how far a request is, or what came of it."""
+        values = {
+            "id": number,
+            "state": state,
+            "progress": orjson.dumps(progress or {}).decode(),
+            "result": None if result is None else orjson.dumps(result).decode(),
+            "error": error,
+        }
+        with self._session.transaction("request") as cursor:
+            cursor.execute(self._sql("save_request"), values)
+
+    def _sql(self, name: str, table: Table | None = None) -> sql.Composed:
+        parts: dict[str, sql.Composable] = {"schema": sql.Identifier(self._schema)}
+        if table is not None:
+            parts |= _table_parts(self._schema, table)
+        return sql.SQL(queries("target/reconcile")[name]).format(**parts)
+
+
+def _values(table: Table, space: int) -> dict[str, Any]:
+    return {
+        "source_table": table.full_name,
+        "source_oid": table.oid,
+        "space": space,
+        "metadata": [column.name for column in table.metadata],
+    }
+
+
+def _table_parts(schema: str, table: Table) -> dict[str, sql.Composable]:
+    columns = [sql.Identifier(column.name) for column in table.key]
+    return {
+        "table": sql.Identifier(schema, table.embedding_table),
+        "key": sql.SQL(", ").join(columns),
+        "key_texts": sql.SQL(", ").join(
+            sql.SQL("format('%%s', {})").format(column) for column in columns
+        ),
+        "after": sql.SQL(", ").join(
+            sql.SQL("{}::{}").format(sql.Placeholder(f"k{place}"), sql.SQL(column.type))
+            for place, column in enumerate(table.key)
+        ),
+    }
+
+
+def _comparison(row: Sequence[Any]) -> Comparison:
+    names = ("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter")
+    return Comparison(
+        source_table=row[0],
+        state=row[1],
+        reason=row[2],
+        stage=row[3],
+        cursor=None if row[4] is None else tuple(row[4]),
+        checked=row[5],
+        counts={Verdict(name): count for name, count in zip(names, row[6:12], strict=True)},
+        estimate=row[12],
+    )

@@ -1,0 +1,89 @@
+"""The view that applications search: ``<table>_search``, one row for each chunk.
+
+With the vectors in the source's own database it is joined to the source table, so that what the
+invoker may not see there is not found either, and the text need not be stored twice.
+"""
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import Table, template_parts
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+from cdc_embed.target.schema import Step, checksum, compose
+
+_COMMA = sql.SQL(",\n       ")
+
+
+def view_steps(
+    session: Session, schema: str, table: Table, *, one_database: bool, again: bool
+) -> list[Step]:
+    """The search view of a table, made again when it is not the one that it should be, or when
+    a step before has dropped it."""
+    view = sql.Identifier(schema, table.search_view)
+    create = compose(
+        "create_search_view",
+        view=view,
+        columns=_columns(table, one_database=one_database),
+        table=sql.Identifier(schema, table.embedding_table),
+        join=_join(table) if one_database else sql.SQL(""),
+    )
+    with session.transaction(table.search_view) as cursor:
+        mark = f"made by cdc_embed {checksum(create.as_string(cursor))}"
+        values = {"view": view.as_string(cursor)}
+        cursor.execute(queries("target/schema")["view_definition"], values)
+        exists, found = cursor.fetchone()
+    if found == mark and not again:
+        return []
+    remember = compose("mark_view", view=view, mark=sql.Literal(mark))
+    drop = [drop_view_step(schema, table.search_view)] if exists and not again else []
+    return [
+        *drop,
+        (f"search in {table.full_name}", create),
+        (f"remember how {table.search_view} was made", remember),
+    ]
+
+
+def drop_view_step(schema: str, name: str) -> Step:
+    return f"drop view {schema}.{name}", compose("drop_view", view=sql.Identifier(schema, name))
+
+
+def _columns(table: Table, *, one_database: bool) -> sql.Composed:
+    key = [sql.Identifier("e", column.name) for column in table.key]
+    metadata = [sql.Identifier("e", column.name) for column in table.metadata]
+    text = sql.SQL("e.chunk_text")
+    if one_database and not table.store_text:
+        text = sql.SQL("substr({}, e.start_offset + 1, e.end_offset - e.start_offset)").format(
+            _text(table)
+        )
+    ours = [sql.SQL("e.chunk"), sql.SQL("e.embedding"), sql.SQL("{} as text").format(text)]
+    return _COMMA.join([*key, *ours, *metadata, sql.SQL("e.embedded_at")])
+
+
+def _join(table: Table) -> sql.Composed:
+    columns = [sql.Identifier(column.name) for column in table.key]
+    kept_as_text = [column.source_type != "" for column in table.key]
+    return sql.SQL("\njoin {} s on {}").format(
+        sql.Identifier(table.schema, table.name),
+        sql.SQL(" and ").join(
+            sql.SQL("format('%s', s.{0}) = e.{0}" if as_text else "s.{0} = e.{0}").format(name)
+            for name, as_text in zip(columns, kept_as_text, strict=True)
+        ),
+    )
+
+
+def _text(table: Table) -> sql.Composable:
+    """The row's prepared text, in SQL: the same rule as ``Table.prepare``."""
+    if table.template is None:
+        present = sql.SQL(", ").join(
+            sql.SQL("case when s.{0}::text ~ '[^[:space:]]' then s.{0}::text end").format(
+                sql.Identifier(name)
+            )
+            for name in table.text_columns
+        )
+        return sql.SQL("array_to_string(array[{}], E'\\n\\n')").format(present)
+    return sql.SQL(" || ").join(
+        sql.SQL("coalesce(s.{}::text, '')").format(sql.Identifier(part))
+        if is_column
+        else sql.Literal(part)
+        for part, is_column in template_parts(table.template)
+    )

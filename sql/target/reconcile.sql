@@ -1,0 +1,113 @@
+-- name: open_reconcile
+-- Make sure that a table's comparison is known for this space and these metadata columns.
+insert into {schema}.reconcile (source_table, space, metadata, state, reason, estimate)
+values (%(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s)
+on conflict do nothing
+
+-- name: drop_other_reconciles
+-- Comparisons of this table for other spaces or metadata columns are out of date.
+delete from {schema}.reconcile
+where source_table = %(source_table)s and (space, metadata) <> (%(space)s, %(metadata)s::text[])
+
+-- name: forget_unconfigured
+-- A table that is not followed misses changes: it must be compared again when it comes back.
+delete from {schema}.reconcile where source_table <> all (%(source_tables)s)
+
+-- name: forget_replaced
+-- Another table has the name of the one that was compared.
+delete from {schema}.reconcile r using {schema}.embedding_table e
+where e.source_table = r.source_table and e.source_table = %(source_table)s
+  and e.source_oid is distinct from %(source_oid)s
+
+-- name: adopt_table
+-- The table that has the name now.
+update {schema}.embedding_table set source_oid = %(source_oid)s
+where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
+
+-- name: forget_all
+-- Every table must be compared again.
+delete from {schema}.reconcile
+
+-- name: read_reconciles
+-- Where every comparison stands.
+select source_table, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
+       orphan, dead_letter, estimate
+from {schema}.reconcile
+
+-- name: start_reconcile
+-- Compare a table from its beginning, unless it is being compared already.
+update {schema}.reconcile
+set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, fresh = 0,
+    missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
+    estimate = %(estimate)s, started_at = now(), finished_at = null, updated_at = now()
+where source_table = %(source_table)s and state <> 'running'
+
+-- name: save_reconcile
+-- How far a comparison is; no row when another instance took over.
+update {schema}.reconcile
+set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(checked)s,
+    fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
+    metadata_stale = %(metadata_stale)s, orphan = %(orphan)s, dead_letter = %(dead_letter)s,
+    started_at = coalesce(started_at, now()),
+    finished_at = case when %(state)s = 'done' then now() end, updated_at = now()
+where source_table = %(source_table)s
+  and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
+
+-- name: stored_keys
+-- Keys that have vectors, in their own order.
+select {key_texts} from {table} t where ({key}) > ({after}) group by {key} order by {key} limit %(limit)s
+
+-- name: first_stored_keys
+-- The first keys that have vectors.
+select {key_texts} from {table} t group by {key} order by {key} limit %(limit)s
+
+-- name: sample_keys
+-- Some documents at random.
+select {key_texts} from {table} t where chunk = 0 and space = %(space)s order by random() limit %(limit)s
+
+-- name: letter_keys
+-- Keys that have a dead letter.
+select key from {schema}.dead_letter where table_name = %(table_name)s
+
+-- name: delete_other_spaces
+-- Vectors of the table's former space: every document has one in the new space now.
+delete from {table} where space <> %(space)s
+
+-- name: add_request
+-- Ask the service for something.
+insert into {schema}.request (slot, kind, arguments)
+values (%(slot)s, %(kind)s, %(arguments)s::jsonb) returning id
+
+-- name: open_requests
+-- What is asked and not done yet, oldest first.
+select id, kind, arguments, state from {schema}.request
+where slot = %(slot)s and state in ('waiting', 'running') order by id
+
+-- name: read_request
+-- What came of a request.
+select state, progress, result, error, extract(epoch from now() - updated_at)::float8
+from {schema}.request where id = %(id)s
+
+-- name: save_request
+-- What the service has to say of a request.
+update {schema}.request
+set state = %(state)s, progress = %(progress)s::jsonb, result = %(result)s::jsonb,
+    error = %(error)s, updated_at = now()
+where id = %(id)s
+
+-- name: drop_old_requests
+-- Requests are history after a week.
+delete from {schema}.request where updated_at < now() - interval '7 days'
+
+-- name: find_index
+-- The HNSW index of a table: its name, whether it is complete, its operators and options.
+select c.relname, i.indisvalid, o.opcname, coalesce(c.reloptions, array[]::text[])
+from pg_index i
+join pg_class c on c.oid = i.indexrelid
+join pg_am a on a.oid = c.relam and a.amname = 'hnsw'
+join pg_opclass o on o.oid = i.indclass[0]
+where i.indrelid = to_regclass(%(table)s)
+
+-- name: drop_index
+-- An index that was not finished, or is of another kind than configured.
+drop index concurrently if exists {index}
