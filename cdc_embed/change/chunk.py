@@ -39,7 +39,7 @@ _CLOSING = frozenset("\"')]}”’»」』）")
 
 _WORD_CONTEXT = 16  # characters before a gap between words that say whether it counts
 _RUN = 64  # characters: shorter words are not taken apart before they are counted
-_NEIGHBOURS = 8  # pieces on each side that tell equal pieces apart
+_NEIGHBOURS = 5  # pieces on each side that tell equal pieces apart
 
 _CALL_CHARACTERS = 1 << 20  # counted in one call: an encoding takes far more memory than its text
 _PRIME = (1 << 61) - 1

@@ -82,16 +82,21 @@ class Pending:
         self.later.add(event)
         self._count(event, 1)
 
-    def take(self, limit: int) -> list[Event]:
-        """The oldest changes, at most ``limit``, with the transaction ends that follow them."""
+    def take(self, limit: int, size: int) -> list[Event]:
+        """The oldest changes with the transaction ends that follow them.
+
+        At most ``limit`` changes and, unless there is only one, ``size`` bytes.
+        """
         taken: list[Event] = []
-        changes = 0
+        changes, bytes_taken = 0, 0
         while self._events:
-            is_change = isinstance(self._events[0], Change)
-            if is_change and changes == limit:
-                break
-            changes += is_change
-            event = self._events.popleft()
+            event = self._events[0]
+            if isinstance(event, Change):
+                if changes and (changes == limit or bytes_taken + event.size > size):
+                    break
+                changes += 1
+                bytes_taken += event.size
+            self._events.popleft()
             self.later.forget(event)
             self._count(event, -1)
             taken.append(event)

@@ -43,6 +43,8 @@ READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
 FIRST_TAKE: Final = 64
 LARGEST_TAKE: Final = 4096
+LARGEST_BATCH: Final = 8 << 20
+"""Bytes of changes in one batch: several are in flight, each several times as large in memory."""
 NEAR_THE_END: Final = 256
 """Pending changes with which the stream still counts as near the end of the log."""
 WRITE_QUEUE: Final = 2
@@ -321,7 +323,7 @@ class Pipeline:
         self._pending_since = None
         self._logs_turn = False
         oldest = self._pending.oldest
-        events = self._pending.take(self._take)
+        events = self._pending.take(self._take, LARGEST_BATCH)
         rows = rows_of(events)
         later = self._pending.later
         needed = {row for row in rows if later.needs(row)} | self._hot.starving(rows, now)

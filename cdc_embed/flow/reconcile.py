@@ -24,6 +24,7 @@ from cdc_embed.target.reconcile import DONE, RUNNING, Comparison
 
 POLL_SECONDS: Final = 0.5
 """Between two looks for something to do."""
+TROUBLE_SECONDS: Final = 2.0
 SAVE_SECONDS: Final = 1.0
 """Between two notes of how far a table is."""
 
@@ -75,6 +76,7 @@ class Reconciler:
                 self._turn()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 log.warning("reconcile waits", problem=str(exc))
+                self._stop.wait(TROUBLE_SECONDS)
             except StoppedError:
                 return
             except CdcEmbedError as exc:
@@ -86,33 +88,31 @@ class Reconciler:
         """Everything that is to be done now."""
         if not self._opened:
             self._desk.open()
-            self._opened = True
+            known = self._ledger.comparisons()
             for scope in self._scopes:
-                self._on_compared(scope.table, self._state(scope.table) == DONE)
+                self._on_compared(scope.table, known[scope.table.full_name].state == DONE)
         self._desk.take_in()
-        todo = [scope for scope in self._scopes if self._state(scope.table) == RUNNING]
-        request = self._desk.next_verify()
-        if not todo and request is None:
+        known = self._ledger.comparisons()
+        # setup may have forgotten one while we run: it begins anew
+        self._opened = all(scope.table.full_name in known for scope in self._scopes)
+        if not self._opened:
+            return
+        todo = [scope for scope in self._scopes if known[scope.table.full_name].state == RUNNING]
+        if not todo and not self._desk.verifications():
             return
         self._comparer.begin()
         try:
             for scope in todo:
-                self._backfill(scope)
+                self._backfill(scope, known[scope.table.full_name])
             self._desk.close_backfills()
-            while request is not None:
+            for request in self._desk.verifications():
                 self._verifier.answer(request)
-                request = self._desk.next_verify()
         finally:
             self._comparer.end()
 
-    def _state(self, table: Table) -> str | None:
-        found = self._ledger.comparisons().get(table.full_name)
-        return found.state if found is not None else None
-
-    def _backfill(self, scope: Scope) -> None:
+    def _backfill(self, scope: Scope, comparison: Comparison) -> None:
         """Compare one table from where it stands, and make what is stored equal."""
         table = scope.table
-        comparison = self._ledger.comparisons()[table.full_name]
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._on_compared(table, False)
         running = self._metrics.reconcile_running.labels(table.full_name)

@@ -51,6 +51,7 @@ class Desk:
         self._backfill = backfill
         self._paid = paid
         self._measure = measure
+        self._open: list[Request] = []
 
     def open(self) -> None:
         """Make sure that every table's comparison is known; a new one begins if it may."""
@@ -86,6 +87,7 @@ class Desk:
 
     def take_in(self) -> None:
         """Begin the backfills that are asked for, and say how far those are that were begun."""
+        self._open = self._ledger.requests()
         for request in self._requests("backfill"):
             if request.state == WAITING:
                 self._begin(request)
@@ -108,17 +110,19 @@ class Desk:
 
     def close_backfills(self) -> None:
         """Answer the backfills whose tables are done."""
+        self._open = self._ledger.requests()
         for request in self._requests("backfill"):
             standing = self._standing(request)
             states = {table["state"] for table in standing["tables"]}
             if request.state == RUNNING and states <= {DONE}:
                 self._ledger.reply(request.id, DONE, progress=standing, result=standing)
 
-    def next_verify(self) -> Request | None:
-        return next(iter(self._requests("verify")), None)
+    def verifications(self) -> list[Request]:
+        """What is to be verified, of the requests that were taken in."""
+        return self._requests("verify")
 
     def _requests(self, kind: str) -> list[Request]:
-        return [request for request in self._ledger.requests() if request.kind == kind]
+        return [request for request in self._open if request.kind == kind]
 
     def _tables(self, request: Request) -> list[Table]:
         name = request.arguments.get("table")

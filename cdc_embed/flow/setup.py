@@ -6,7 +6,7 @@ keep its log from that moment on. Every statement can be run again.
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,7 +22,7 @@ from cdc_embed.flow.preflight import Survey, check_model, survey_source
 from cdc_embed.flow.setup_tables import TablePlanner
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import check_slot
-from cdc_embed.source.publication import publication_sql
+from cdc_embed.source.publication import missed_tables, publication_sql
 from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
@@ -122,7 +122,9 @@ def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
     forget = sql.SQL(queries("target/schema")["forget_position"]).format(
         schema=schema, slot=sql.Literal(config.source.slot)
     )
-    again = sql.SQL(queries("target/schema")["compare_all_again"]).format(schema=schema)
+    again = sql.SQL(queries("target/schema")["compare_all_again"]).format(
+        schema=schema, slot=sql.Literal(config.source.slot)
+    )
     return [
         *steps,
         _step(both, Where.TARGET, "forget the position", forget),
@@ -197,37 +199,36 @@ def _target_steps(
         )
     applied = applied_migrations(both.target, schema)
     found += migration_steps(schema, applied)
+    known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
     planner = TablePlanner(
         both,
         card,
         extension_schema=installed[1] if installed else "public",
-        known=registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {},
+        known=known,
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
     if planner.emptied and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup --rebuild")
-    found += _returned_tables(both, survey, applied)
+    found += _returned_tables(both, survey, known)
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
 
 
 def _returned_tables(
-    both: Connections, survey: Survey, applied: dict[int, str]
+    both: Connections, survey: Survey, known: Collection[str]
 ) -> list[tuple[str, sql.Composable]]:
     """Tables whose changes were not published for a while: every row is compared again."""
-    if REGISTRY_MIGRATION not in applied or survey.publication is None:
+    if survey.publication is None:
         return []
     again = sql.SQL(queries("target/schema")["compare_again"])
+    schema = sql.Identifier(both.config.target.schema)
     return [
         (
-            f"compare every row of {source.table.full_name}",
-            again.format(
-                schema=sql.Identifier(both.config.target.schema),
-                source_table=sql.Literal(source.table.full_name),
-            ),
+            f"compare every row of {name}",
+            again.format(schema=schema, source_table=sql.Literal(name)),
         )
-        for source in survey.tables
-        if not survey.publication.all_tables and source.table.oid not in survey.publication.tables
+        for name in missed_tables(survey.publication, survey.tables)
+        if name in known
     ]
 
 

@@ -48,6 +48,7 @@ class TablePlanner:
         self._known = known
         self._rebuild = rebuild
         self._schema = both.config.target.schema
+        self._slot = both.config.source.slot
         self._without_view = False
         self.emptied = False
         """Vectors are dropped, or made again: no service may write the old ones meanwhile."""
@@ -80,7 +81,7 @@ class TablePlanner:
             steps += create_steps(self._schema, table, space, index, self._extension_schema)
         if not self._is_registered(table, known, space):
             steps.append(space_step(self._schema, space))
-            steps.append(register_step(self._schema, table, space))
+            steps.append(register_step(self._schema, table, space, self._slot))
         one_database = self._both.config.target_is_source
         return steps + view_steps(
             self._both.target,
@@ -111,6 +112,7 @@ class TablePlanner:
             registered.source_oid,
             set(registered.metadata),
             registered.search_view,
+            registered.slot,
             registered.space,
         ) == (
             table.full_name,
@@ -118,6 +120,7 @@ class TablePlanner:
             table.oid,
             {column.name for column in table.metadata},
             table.search_view,
+            self._slot,
             space,
         )
 

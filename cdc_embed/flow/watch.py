@@ -22,7 +22,7 @@ from cdc_embed.errors import (
 from cdc_embed.flow.connections import Connections
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
-from cdc_embed.source.publication import publication_findings, read_publication
+from cdc_embed.source.publication import missed_tables, publication_findings, read_publication
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, estimate_rows
@@ -166,10 +166,14 @@ class Watch:
         publication = read_publication(self._both.source, name)
         failed = [f for f in publication_findings(publication, name, self._tables) if f.failed]
         if failed:
+            everything = {source.table.full_name: "" for source in self._tables}
+            missed = everything if publication is None else missed_tables(publication, self._tables)
+            config = self._both.config
+            Ledger(self._both.target, config.target.schema, config.source.slot).forget(missed)
             raise PreflightError(
                 where="publication",
                 problem="; ".join(finding.message for finding in failed)
-                + "; its changes since then are not in the log",
+                + "; changes since then are not in the log, every row is compared afterwards",
                 hint="run: cdc-embed setup",
             )
 

@@ -78,13 +78,19 @@ def publication_findings(
                 f"alter publication {name} set (publish = 'insert, update, delete, truncate');",
             )
         )
-    for table in tables:
-        problem = _gap(publication.tables.get(table.table.oid), table)
-        if problem:
-            findings.append(_bad(f"publication {name}: {table.table.full_name} {problem}", setup))
+    findings += [
+        _bad(f"publication {name}: {table} {problem}", setup)
+        for table, problem in missed_tables(publication, tables).items()
+    ]
     return findings or [
         Finding(id="publication", ok=True, message=f"publication {name} carries every table")
     ]
+
+
+def missed_tables(publication: Publication, tables: Sequence[SourceTable]) -> dict[str, str]:
+    """Why changes of some of the tables do not arrive, by the table's name."""
+    gaps = {t.table.full_name: _gap(publication.tables.get(t.table.oid), t) for t in tables}
+    return {name: problem for name, problem in gaps.items() if problem is not None}
 
 
 def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:

@@ -100,10 +100,17 @@ class Ledger:
 
     def forget_unconfigured(self, tables: Iterable[Table]) -> None:
         """Tables that are not followed any more must be compared when they come back."""
-        values = {"source_tables": [table.full_name for table in tables]}
+        names = [table.full_name for table in tables]
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(self._sql("forget_unconfigured"), values)
+            cursor.execute(
+                self._sql("forget_unconfigured"), {"slot": self._slot, "source_tables": names}
+            )
             cursor.execute(self._sql("drop_old_requests"))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Changes of these source tables were missed: they must be compared again."""
+        with self._session.transaction("reconcile") as cursor:
+            cursor.execute(self._sql("forget_comparisons"), {"source_tables": list(names)})
 
     def start(self, table: Table, estimate: int | None) -> None:
         """Compare a table from its beginning, unless that is going on already."""

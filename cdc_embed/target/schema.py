@@ -57,6 +57,7 @@ class Registered:
     source_oid: int | None
     metadata: tuple[str, ...]
     search_view: str | None
+    slot: str | None
     space_id: int
     space: Space
 
@@ -125,8 +126,9 @@ def registered_tables(session: Session, schema: str) -> dict[str, Registered]:
             source_oid=row[2],
             metadata=tuple(row[3]),
             search_view=row[4],
-            space_id=row[5],
-            space=_space(row[6:]),
+            slot=row[5],
+            space_id=row[6],
+            space=_space(row[7:]),
         )
         for row in rows
     }
@@ -205,7 +207,7 @@ def create_steps(
     return [(f"vectors of {table.full_name}", create), (f"find equal texts in {title}", find)]
 
 
-def register_step(schema: str, table: Table, space: Space) -> Step:
+def register_step(schema: str, table: Table, space: Space, slot: str) -> Step:
     statement = compose(
         "register_table",
         schema=sql.Identifier(schema),
@@ -216,6 +218,7 @@ def register_step(schema: str, table: Table, space: Space) -> Step:
             sql.Literal([column.name for column in table.metadata])
         ),
         search_view=sql.Literal(table.search_view),
+        slot=sql.Literal(slot),
         space=_values(space),
     )
     return f"remember {schema}.{table.embedding_table}", statement

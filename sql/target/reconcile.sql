@@ -11,7 +11,9 @@ where source_table = %(source_table)s and (space, metadata) <> (%(space)s, %(met
 
 -- name: forget_unconfigured
 -- A table that is not followed misses changes: it must be compared again when it comes back.
-delete from {schema}.reconcile where source_table <> all (%(source_tables)s)
+delete from {schema}.reconcile r using {schema}.embedding_table e
+where e.source_table = r.source_table and e.slot = %(slot)s
+  and r.source_table <> all (%(source_tables)s)
 
 -- name: forget_replaced
 -- Another table has the name of the one that was compared.
@@ -24,9 +26,9 @@ where e.source_table = r.source_table and e.source_table = %(source_table)s
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
 
--- name: forget_all
--- Every table must be compared again.
-delete from {schema}.reconcile
+-- name: forget_comparisons
+-- Changes of these tables were missed: they must be compared again.
+delete from {schema}.reconcile where source_table = any (%(source_tables)s)
 
 -- name: read_reconciles
 -- Where every comparison stands.

@@ -48,7 +48,7 @@ create index concurrently if not exists {index} on {table} using hnsw (embedding
 
 -- name: registered_tables
 -- The vector table of each source table and the space that it holds.
-select e.source_table, e.embedding_table, e.source_oid, e.metadata, e.search_view, s.id, s.model, s.dimensions,
+select e.source_table, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot, s.id, s.model, s.dimensions,
        s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 order by e.source_table
@@ -68,12 +68,13 @@ values ({space}) on conflict do nothing
 
 -- name: register_table
 -- Remember that setup made this vector table, for which space, and what is copied into it.
-insert into {schema}.embedding_table (source_table, embedding_table, space, source_oid, metadata, search_view)
-select {source_table}, {embedding_table}, id, {source_oid}, {metadata}, {search_view} from {schema}.space
+insert into {schema}.embedding_table (source_table, embedding_table, space, source_oid, metadata, search_view, slot)
+select {source_table}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot} from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
 on conflict (source_table) do update
 set embedding_table = excluded.embedding_table, space = excluded.space,
-    source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view
+    source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view,
+    slot = excluded.slot
 
 -- name: stored_size
 -- Rows and characters stored for one source table.
@@ -138,8 +139,9 @@ comment on view {view} is {mark}
 delete from {schema}.reconcile where source_table = {source_table}
 
 -- name: compare_all_again
--- Changes were lost: compare every row of every table.
-delete from {schema}.reconcile
+-- Changes of a slot were lost: compare every row of its tables.
+delete from {schema}.reconcile r using {schema}.embedding_table e
+where e.source_table = r.source_table and e.slot = {slot}
 
 -- name: vector_extension
 -- The installed pgvector: its version and its schema.

@@ -73,6 +73,9 @@ def says(later: Later, key: str) -> str:
 # -- the queue --------------------------------------------------------------------------------
 
 
+LARGE = 10**9
+
+
 def filled() -> tuple[Pending, list[Event]]:
     events: list[Event] = [
         change(Op.INSERT, "1"),
@@ -90,39 +93,46 @@ def filled() -> tuple[Pending, list[Event]]:
 
 def test_a_take_gives_the_oldest_changes_in_their_order() -> None:
     pending, events = filled()
-    assert pending.take(1) == events[:1]
-    assert pending.take(10) == events[1:]
-    assert pending.take(10) == []
+    assert pending.take(1, LARGE) == events[:1]
+    assert pending.take(10, LARGE) == events[1:]
+    assert pending.take(10, LARGE) == []
+
+
+def test_a_take_is_bounded_by_bytes_but_never_empty() -> None:
+    pending, events = filled()
+    first, second = events[0].size, events[1].size
+    assert pending.take(10, first + second - 1) == events[:1]
+    assert pending.take(10, 1) == events[1:4]
 
 
 def test_the_transaction_ends_that_follow_a_take_go_with_it() -> None:
     pending, events = filled()
-    assert pending.take(2) == events[:4]
+    assert pending.take(2, LARGE) == events[:4]
     assert len(pending) == 2
 
 
 def test_sizes_and_counts_are_of_what_is_still_there() -> None:
     pending, _ = filled()
     assert (pending.size, pending.changes, len(pending)) == (49, 3, 6)
-    taken = pending.take(2)
+    taken = pending.take(2, LARGE)
     assert (pending.size, pending.changes, len(pending)) == (13, 1, 2)
     pending.put_back(taken[1:])
     assert (pending.size, pending.changes, len(pending)) == (39, 2, 5)
-    pending.take(10)
+    pending.take(10, LARGE)
     assert (pending.size, pending.changes, len(pending)) == (0, 0, 0)
 
 
 def test_what_is_put_back_comes_first_and_in_its_order() -> None:
     pending, events = filled()
-    taken = pending.take(2)
+    taken = pending.take(2, LARGE)
     pending.put_back(taken[1:])
-    assert pending.take(10) == events[1:]
+    assert pending.take(10, LARGE) == events[1:]
 
 
 def test_the_oldest_is_the_commit_time_of_the_first() -> None:
     pending, _ = filled()
     assert pending.oldest == NOW
-    pending.take(3)
+    pending.take(3, LARGE)
     assert pending.oldest is None
     pending.add(end(9))
     assert pending.oldest == NOW + timedelta(seconds=9)
@@ -180,7 +190,7 @@ def test_a_change_that_went_into_a_batch_replaces_nothing_more() -> None:
     pending.add(change(Op.UPDATE, "2", old="3", unchanged=True))
     pending.add(change(Op.TRUNCATE, of=OTHER))
     assert [says(pending.later, key) for key in "123"] == ["replaced", "nothing", "needed"]
-    pending.take(3)
+    pending.take(3, LARGE)
     assert [says(pending.later, key) for key in "123"] == ["nothing"] * 3
     assert not pending.later.replaces(row("1", OTHER))
 
@@ -189,16 +199,16 @@ def test_a_newer_mark_survives_the_taking_of_an_older_one() -> None:
     pending = Pending()
     pending.add(change(Op.UPDATE, "1"))
     pending.add(change(Op.UPDATE, "1"))
-    pending.take(1)
+    pending.take(1, LARGE)
     assert says(pending.later, "1") == "replaced"
 
 
 def test_what_is_put_back_is_later_than_the_batch_that_was_cut() -> None:
     pending = Pending()
     pending.add(change(Op.UPDATE, "1"))
-    pending.put_back(pending.take(1))
+    pending.put_back(pending.take(1, LARGE))
     assert says(pending.later, "1") == "replaced"
-    pending.take(1)
+    pending.take(1, LARGE)
     assert says(pending.later, "1") == "nothing"
 
 
@@ -206,8 +216,8 @@ def test_a_newer_mark_stays_when_an_older_one_is_put_back_and_taken_again() -> N
     pending = Pending()
     pending.add(change(Op.UPDATE, "1"))
     pending.add(change(Op.DELETE, "1"))
-    pending.put_back(pending.take(1))
-    pending.take(1)
+    pending.put_back(pending.take(1, LARGE))
+    pending.take(1, LARGE)
     assert says(pending.later, "1") == "replaced"
 
 
@@ -241,7 +251,7 @@ def worked(draw: st.DrawFn) -> tuple[Pending, list[Event]]:
         for event in draw(st.lists(events, max_size=5)):
             pending.add(event)
             left.append(event)
-        taken = pending.take(draw(st.integers(1, 4)))
+        taken = pending.take(draw(st.integers(1, 4)), draw(st.integers(1, 60)))
         for event in draw(st.lists(events, max_size=3)):
             pending.add(event)
             left.append(event)
@@ -264,5 +274,5 @@ def test_after_any_takes_and_put_backs_only_what_is_left_counts(
         assert says(pending.later, key) == says(fresh, key)
     assert pending.size == sum(event.size for event in left)
     assert pending.changes == sum(isinstance(event, Change) for event in left)
-    assert pending.take(1000) == left
+    assert pending.take(1000, LARGE) == left
     assert says(pending.later, "1") == "nothing"

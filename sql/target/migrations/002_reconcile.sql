@@ -3,10 +3,14 @@
 alter table {schema}.embedding_table
   add source_oid bigint,
   add metadata text[] not null default '{{}}',
-  add search_view text;
+  add search_view text,
+  add slot text;
 
 comment on column {schema}.embedding_table.source_oid is
   'the source table itself: it may be renamed, or dropped and made again under its name';
+
+comment on column {schema}.embedding_table.slot is
+  'whose service follows the source table: several may share this schema';
 
 create table {schema}.reconcile (
   source_table   text not null references {schema}.embedding_table (source_table)
