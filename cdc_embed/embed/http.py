@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -116,7 +115,7 @@ class HttpEmbedder:
             count_tokens=self._count_tokens,
             max_texts=max_batch,
             concurrency=concurrency,
-            paid=not _is_private(self._url.host),
+            paid=True,  # who sends the bill cannot be told from the address
         )
 
     def describe(self) -> ModelCard:
@@ -349,14 +348,6 @@ def _shown(url: httpx2.URL) -> str:
 def _shut(connection: socket.socket) -> None:
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def _is_private(host: str) -> bool:
-    """Whether the host is of this machine or network, by its address or by its name's form."""
-    try:
-        return not ip_address(host).is_global
-    except ValueError:
-        return "." not in host or host.endswith((".localhost", ".local", ".internal"))
 
 
 def _load_tokenizer(name: str) -> "Tokenizer":

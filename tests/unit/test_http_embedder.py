@@ -263,21 +263,8 @@ def test_missing_tokenizer_is_named(server: ScriptedServer, tmp_path: Path) -> N
     assert "tokenizer.json" in caught.value.hint
 
 
-@pytest.mark.parametrize(
-    ("host", "paid"),
-    [
-        ("127.0.0.1", False),
-        ("[::1]", False),
-        ("localhost", False),
-        ("10.1.2.3", False),
-        ("tei", False),
-        ("models.internal", False),
-        ("api.openai.com", True),
-        ("8.8.8.8", True),
-    ],
-)
-def test_only_hosts_outside_cost_money(make: Make, host: str, paid: bool) -> None:
-    assert make(f"http://{host}/v1/embeddings").describe().paid is paid
+def test_a_service_may_cost_money_whatever_its_address_is(make: Make) -> None:
+    assert make("http://127.0.0.1:1/v1/embeddings").describe().paid
 
 
 @pytest.mark.parametrize("url", ["", "embeddings", "ftp://a/b", "http://", "http://user:pw@a/b"])
