@@ -177,6 +177,10 @@ class Parts:
             if done:
                 indexer.filled(table)
 
+        def cancel() -> None:
+            scan.cancel()
+            notes.cancel()
+
         def make(
             lane: Lane,
             epoch: int,
@@ -212,6 +216,7 @@ class Parts:
                 epoch=epoch,
                 metrics=self.metrics,
                 stop=ended,
+                cancel=cancel,
             )
 
         return make

@@ -24,6 +24,7 @@ from cdc_embed.target.reconcile import DONE, RUNNING, Comparison
 
 POLL_SECONDS: Final = 0.5
 """Between two looks for something to do."""
+CANCEL_SECONDS: Final = 0.5
 TROUBLE_SECONDS: Final = 2.0
 SAVE_SECONDS: Final = 1.0
 """Between two notes of how far a table is."""
@@ -46,7 +47,9 @@ class Reconciler:
         epoch: int,
         metrics: Metrics,
         stop: Event,
+        cancel: Callable[[], None],
     ) -> None:
+        self._cancel = cancel
         self._comparer = comparer
         self._ledger = comparer.ledger
         self._scopes = scopes
@@ -68,7 +71,11 @@ class Reconciler:
         self._thread.start()
 
     def join(self) -> None:
-        self._thread.join()
+        """Wait for the thread, once its end is asked for; a statement that waits is cancelled."""
+        self._thread.join(CANCEL_SECONDS)
+        while self._thread.is_alive():
+            self._cancel()
+            self._thread.join(CANCEL_SECONDS)
 
     def _run(self) -> None:
         while not self._stop.is_set():
