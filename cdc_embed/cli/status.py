@@ -86,6 +86,8 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         estimate = _text(table["rows_source_estimate"])
         letters = f", {table['dead_letters']} dead letters" if table["dead_letters"] else ""
         embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}"
+        if table["backfill_state"] not in {None, "done"}:
+            embedded += f", backfill {table['backfill_state']} at {table['backfill_done']} rows"
         pairs.append((table["name"], embedded))
     return pairs
 
