@@ -7,7 +7,7 @@ rows were touched by transactions that its snapshot does not see) is gathered he
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
@@ -66,6 +66,8 @@ class Lane:
         self._watched: dict[RowId, bool] = {}
         self.durable: LSN = ZERO
         """As far as the target reflects the log; the loop's."""
+        self.wake: Callable[[], None] = lambda: None
+        """Tells the loop that a slice waits; the loop's."""
 
     # -- for the thread that reconciles --------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Lane:
                 offer.answer.cancel()
             else:
                 self._offers.append(offer)
+        self.wake()
         return offer.answer
 
     def watch(self, rows: Collection[RowId]) -> None:

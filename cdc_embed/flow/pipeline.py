@@ -128,6 +128,7 @@ class Pipeline:
         lane: Lane,
     ) -> None:
         self._lane = lane
+        lane.wake = self.wake
         self._stream = stream
         self._decode = decode
         self._assembler = assembler
