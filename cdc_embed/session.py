@@ -28,11 +28,13 @@ VALUE_SETTINGS: Final = {
     "datestyle": "ISO",
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
+    "bytea_output": "hex",
     "timezone": "UTC",
     "row_security": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
+    "search_path": "pg_catalog, public",
 }
 """How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
 
@@ -67,7 +69,7 @@ class Side:
 
 SOURCE: Final = Side(
     "source database",
-    {**VALUE_SETTINGS, "search_path": "pg_catalog, public"},
+    VALUE_SETTINGS,
     SourceUnavailableError,
     lambda table, problem: PreflightError(where=f"source {table}", problem=problem),
 )
@@ -75,7 +77,6 @@ TARGET: Final = Side(
     "target database",
     {
         **VALUE_SETTINGS,
-        "search_path": "pg_catalog, public",
         # a confirmed change must survive a crash of the target
         "synchronous_commit": "on",
         # a stopped process must not hold the checkpoint row

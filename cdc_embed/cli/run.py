@@ -16,7 +16,7 @@ from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
-from cdc_embed.errors import CdcEmbedError, ConfigError
+from cdc_embed.errors import CdcEmbedError, ConfigError, HistoryGapError
 from cdc_embed.finding import expect
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.connections import (
@@ -32,10 +32,11 @@ from cdc_embed.flow.indexing import Indexer
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits
-from cdc_embed.flow.preflight import survey_all
+from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
 from cdc_embed.flow.service import Plugin, Service, Source, report_interval
+from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.watch import Watch
@@ -65,8 +66,16 @@ def run(ctx: typer.Context) -> None:
     context: Context = ctx.obj
     config = context.load()
     set_up_logs(config.log, debug=context.debug)
-    with running(config) as service, _signals(service):
-        service.run()
+    gap: HistoryGapError | None = None
+    while True:
+        try:
+            with running(config, gap=gap) as service, _signals(service):
+                return service.run()
+        except HistoryGapError as exc:
+            if config.source.on_history_gap == "stop" or gap is not None:
+                raise
+            log.error("changes are lost, every row is compared", problem=str(exc))
+            gap = exc
 
 
 @contextmanager
@@ -76,23 +85,43 @@ def running(
     embedder: Embedder | None = None,
     listeners: Sequence[Listener] = (),
     serve: bool = True,
+    gap: HistoryGapError | None = None,
 ) -> Iterator[Service]:
     """A service that is ready to run, with its watcher and, with ``serve``, its web side.
+
+    With a ``gap`` in its history it makes a new slot first.
 
     Raises every failed precondition before anything is started.
     """
     with ExitStack() as stack:
         both = stack.enter_context(connections(config))
         survey = survey_all(both)
-        expect(survey.findings)
+        problem = history_gap(both, survey)
+        if problem is not None and gap is None:
+            raise HistoryGapError(slot=config.source.slot, problem=problem)
+        if gap is None:
+            expect(survey.findings)
         if embedder is None:
             dimensions = stored_dimensions(both, [source.table for source in survey.tables])
             embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
         card = embedder.describe()
+        if gap is not None:
+            make_new_slot(both, card, str(gap))
         parts = Parts(config, both, survey.tables, embedder, card, listeners)
         service = parts.build(stack)
         parts.watch(stack, service, serve=serve)
         yield service
+
+
+def make_new_slot(both: Connections, card: ModelCard, gap: str) -> None:
+    """What ``setup --rebuild`` does for a slot whose log is lost."""
+    plan = plan_setup(both, card, rebuild=True, gap=gap)
+    run_setup(
+        both,
+        plan,
+        on_step=lambda step: log.info("setup", side=step.where.value, step=step.why),
+        on_wait=lambda holders: log.info("setup waits", transactions=holders),
+    )
 
 
 class Parts:

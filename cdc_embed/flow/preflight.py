@@ -3,12 +3,13 @@
 Checks give findings, good and bad, in the order in which a person would mend them. They only read.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.flow.connections import Connections, space_of
+from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import (
     check_reader,
     check_server,
@@ -23,7 +24,8 @@ from cdc_embed.source.publication import (
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables
 from cdc_embed.target.checks import check_migrations, check_vector_extension
-from cdc_embed.target.schema import refuse_unindexable, registered_tables
+from cdc_embed.target.position import read_checkpoint
+from cdc_embed.target.schema import applied_migrations, refuse_unindexable, registered_tables
 
 
 @dataclass(slots=True)
@@ -71,6 +73,28 @@ def survey_all(both: Connections) -> Survey:
     survey.findings.append(check_vector_extension(both.target))
     survey.findings.append(check_migrations(both.target, config.target.schema))
     return survey
+
+
+def history_gap(both: Connections, survey: Survey) -> str | None:
+    """Why the slot cannot continue the recorded position; a new slot would hide missed changes."""
+    schema, slot = both.config.target.schema, survey.slot
+    if not applied_migrations(both.target, schema):
+        return None
+    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
+    if checkpoint is None:
+        return None
+    if slot is None:
+        return "a position is recorded for it, but the slot does not exist any more"
+    if slot.lost:
+        return "the server gave its log up"
+    source = both.catalogue.identity()
+    return find_gap(
+        checkpoint,
+        source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
+        slot_confirmed=slot.confirmed_lsn or ZERO,
+        wal_end=slot.wal_end,
+        history=[],
+    )
 
 
 def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -> list[Finding]:

@@ -18,15 +18,14 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError, SlotBusyError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import Connections, connections
-from cdc_embed.flow.preflight import Survey, check_model, survey_source
+from cdc_embed.flow.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.flow.setup_tables import TablePlanner
-from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import check_slot
 from cdc_embed.source.publication import missed_tables, publication_sql
 from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
-from cdc_embed.target.position import create_checkpoint, read_checkpoint, server_identity
+from cdc_embed.target.position import create_checkpoint, server_identity
 from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
 
 WAIT_NOTICE_SECONDS: Final = 1.0
@@ -59,11 +58,14 @@ class SetupPlan:
     """What the user should know beside it."""
 
 
-def plan_setup(both: Connections, card: ModelCard, *, rebuild: bool = False) -> SetupPlan:
+def plan_setup(
+    both: Connections, card: ModelCard, *, rebuild: bool = False, gap: str | None = None
+) -> SetupPlan:
     """The missing steps; raises ``PreflightError`` with every obstacle.
 
     With ``rebuild`` a slot whose log is lost is made again and a stored space gives way to the
-    configured one: every row is compared afterwards, and what differs is embedded.
+    configured one: every row is compared afterwards, and what differs is embedded. ``gap`` says
+    why the log is lost, where that is known already.
     """
     config = both.config
     survey = survey_source(both)
@@ -71,7 +73,7 @@ def plan_setup(both: Connections, card: ModelCard, *, rebuild: bool = False) -> 
     extension = check_vector_extension(both.target)
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
-    gap = _gap(both, survey)
+    gap = gap or history_gap(both, survey)
     if survey.slot is not None and not (gap and rebuild):
         findings.append(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
@@ -85,28 +87,6 @@ def plan_setup(both: Connections, card: ModelCard, *, rebuild: bool = False) -> 
         *_source_steps(both, survey, new_slot=bool(gap)),
     ]
     return SetupPlan(steps, _notes(both, survey))
-
-
-def _gap(both: Connections, survey: Survey) -> str | None:
-    """Why the slot cannot continue the recorded position; a new slot would hide missed changes."""
-    schema, slot = both.config.target.schema, survey.slot
-    if not applied_migrations(both.target, schema):
-        return None
-    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
-    if checkpoint is None:
-        return None
-    if slot is None:
-        return "a position is recorded for it, but the slot does not exist any more"
-    if slot.lost:
-        return "the server gave its log up"
-    source = both.catalogue.identity()
-    return find_gap(
-        checkpoint,
-        source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
-        slot_confirmed=slot.confirmed_lsn or ZERO,
-        wal_end=slot.wal_end,
-        history=[],
-    )
 
 
 def _forget_slot(both: Connections, survey: Survey) -> list[Step]:

@@ -69,7 +69,6 @@ def check_version_features(source: SourceConfig) -> list[Finding]:
     """Settings of the contract that this version cannot follow yet: refused, never ignored."""
     later = [
         ("source.plugin", source.plugin != "pgoutput", '"pgoutput"'),
-        ("source.on_history_gap", source.on_history_gap != "stop", '"stop"'),
     ]
     return [
         Finding(
@@ -104,7 +103,7 @@ def check_slot(slot: Slot | None, name: str, plugin: str, database: str) -> Find
         return _slot(
             False,
             f"slot {name} is lost: the server gave its log up",
-            "cdc-embed teardown && cdc-embed setup",
+            "cdc-embed setup --rebuild",
         )
     return _slot(True, f"slot {name} is {slot.wal_status}, {slot.retained_bytes} bytes retained")
 

@@ -222,7 +222,9 @@ def stream_name(slot: str) -> str:
 
 def _connect_for_replication(dsn: str, application_name: str) -> Any:
     given = parse_dsn(dsn)
-    settings = " ".join(f"-c {name}={value}" for name, value in VALUE_SETTINGS.items())
+    settings = " ".join(
+        f"-c {name}={value.replace(' ', '')}" for name, value in VALUE_SETTINGS.items()
+    )
     parameters = {
         **DEAD_PEER_OPTIONS,
         "connect_timeout": str(CONNECT_TIMEOUT),

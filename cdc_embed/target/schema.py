@@ -20,6 +20,11 @@ from cdc_embed.sql import migrations, queries
 INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
 OPERATORS: Final = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
+FULL: Final = 100
+HALF: Final = 50
+"""Percent of a page that inserts fill. A row with its vector takes up to 2 kB; only with as much
+room beside it can each be updated in its page (HOT), without an insert into the HNSW index."""
+
 Step = tuple[str, sql.Composed]
 """Why, and the statement."""
 
@@ -202,6 +207,7 @@ def create_steps(
             sql.SQL(",\n  {}").format(_definition(column)) for column in table.metadata
         ),
         vector_type=sql.SQL(vector_type(index, space.dimensions, extension_schema)),
+        fillfactor=sql.Literal(HALF if table.metadata else FULL),
     )
     find = compose("create_hash_index", index=sql.Identifier(index_name(table, "hash")), table=name)
     return [(f"vectors of {table.full_name}", create), (f"find equal texts in {title}", find)]
@@ -253,6 +259,11 @@ def column_steps(
         for column in wanted.values()
         if column.name not in existing
     ]
+    if steps and bool(former) != bool(table.metadata):
+        room = compose(
+            "leave_room", table=name, fillfactor=sql.Literal(HALF if table.metadata else FULL)
+        )
+        steps.append((f"room for new metadata of {table.full_name}", room))
     return steps
 
 

@@ -36,7 +36,7 @@ create table if not exists {table} (
   embedded_at   timestamptz not null default now(),
   metadata_hash bytea{metadata_definitions},
   primary key ({key}, chunk)
-) with (fillfactor = 90)
+) with (fillfactor = {fillfactor})
 
 -- name: create_hash_index
 -- Finds a stored chunk of the same text, whose vector can be reused.
@@ -90,6 +90,10 @@ order by a.attnum
 -- name: add_column
 -- A column that this version needs; the service fills it without embedding anything.
 alter table {table} add column if not exists {column} {type}
+
+-- name: leave_room
+-- A page with room for a row's next version: then its metadata changes without any index work.
+alter table {table} set (fillfactor = {fillfactor})
 
 -- name: drop_column
 -- A column that is not copied any more.

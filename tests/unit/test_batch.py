@@ -32,7 +32,13 @@ def table(name: str) -> Table:
 TABLE, OTHER = table("t"), table("other")
 
 
-def change(op: Op, key: Key = (), *texts: Value, old_key: Key | None = None) -> Change:
+def change(
+    op: Op,
+    key: Key = (),
+    *texts: Value,
+    old_key: Key | None = None,
+    metadata: tuple[Value, ...] = (),
+) -> Change:
     return Change(
         position=Position(LSN(1), 1),
         xid=1,
@@ -42,6 +48,7 @@ def change(op: Op, key: Key = (), *texts: Value, old_key: Key | None = None) -> 
         key=key,
         old_key=old_key,
         texts=texts,
+        metadata=metadata,
         size=10,
     )
 
@@ -149,11 +156,90 @@ def test_an_image_is_complete_when_nothing_must_be_looked_up() -> None:
     assert Image(texts=("a", None), origin=None, change=row).complete
     assert Image(texts=None, origin=None, change=row).complete
     assert not Image(texts=("a", U), origin=("1",), change=row).complete
+    assert not Image(texts=("a",), metadata=("b", U), origin=("1",), change=row).complete
+    assert Image(texts=("a",), metadata=("b", None), origin=("1",), change=row).complete
 
 
 def test_an_image_names_the_last_change_of_its_key() -> None:
     last = update("1", "b")
     assert Batch.of([insert("1", "a"), last, insert("2", "c")]).images[TABLE, ("1",)].change is last
+
+
+# -- metadata ---------------------------------------------------------------------------------
+
+
+def noted(op: Op, key: str, *metadata: Value, old: str | None = None, text: Value = U) -> Change:
+    """A change with metadata; an insert has a text of its own."""
+    texts = ("a" if op is Op.INSERT and text is U else text, None)
+    return change(
+        op, (key,), *texts, old_key=(old,) if old is not None else None, metadata=metadata
+    )
+
+
+def beside(*events: Event) -> dict[str, tuple[tuple[Value, ...], str | None]]:
+    """(metadata, origin) of each key that has a row."""
+    return {
+        key[0]: (image.metadata, image.origin[0] if image.origin is not None else None)
+        for (_, key), image in Batch.of(events).images.items()
+        if image.texts is not None
+    }
+
+
+def test_unchanged_metadata_is_filled_from_the_pending_version() -> None:
+    first = noted(Op.INSERT, "1", "long", "1")
+    assert beside(first, noted(Op.UPDATE, "1", U, "2")) == {"1": (("long", "2"), None)}
+    third = noted(Op.UPDATE, "1", None, U)
+    assert beside(first, noted(Op.UPDATE, "1", U, "2"), third) == {"1": ((None, "2"), None)}
+
+
+def test_unchanged_metadata_of_the_version_before_the_batch_keeps_its_origin() -> None:
+    one, two = noted(Op.UPDATE, "1", U, "2"), noted(Op.UPDATE, "1", U, U)
+    assert beside(one, two) == {"1": ((U, "2"), "1")}
+
+
+def test_metadata_is_filled_where_the_text_is_complete_and_the_other_way_round() -> None:
+    before = noted(Op.INSERT, "1", "long", "1", text="text")
+    after = Batch.of([before, noted(Op.UPDATE, "1", U, "2", text="new")]).images[TABLE, ("1",)]
+    assert (after.texts, after.metadata) == (("new", None), ("long", "2"))
+    after = Batch.of([before, noted(Op.UPDATE, "1", "x", "2")]).images[TABLE, ("1",)]
+    assert (after.texts, after.metadata) == (("text", None), ("x", "2"))
+
+
+def test_a_key_change_carries_metadata_along() -> None:
+    inserted, moved = noted(Op.INSERT, "1", "long", "1"), noted(Op.UPDATE, "2", U, "2", old="1")
+    assert beside(inserted, moved) == {"2": (("long", "2"), None)}
+    again = noted(Op.UPDATE, "3", U, U, old="2")
+    assert beside(moved, again) == {"3": ((U, "2"), "1")}
+
+
+def test_metadata_of_swapped_keys_has_the_other_as_its_origin() -> None:
+    images = beside(
+        noted(Op.UPDATE, "9", U, "1", old="1"),
+        noted(Op.UPDATE, "1", U, "2", old="2"),
+        noted(Op.UPDATE, "2", U, U, old="9"),
+    )
+    assert images == {"1": ((U, "2"), "2"), "2": ((U, "1"), "1")}
+
+
+def test_metadata_of_a_row_that_came_back_is_its_own() -> None:
+    gone, back = change(Op.DELETE, ("1",)), noted(Op.INSERT, "1", "new", None)
+    assert beside(noted(Op.UPDATE, "1", "old", "1"), gone, back) == {"1": (("new", None), None)}
+    after = noted(Op.UPDATE, "1", U, "3")
+    assert beside(gone, back, after) == {"1": (("new", "3"), None)}
+    assert beside(gone, after) == {"1": ((U, "3"), None)}, "nothing is left to take it from"
+
+
+def test_metadata_after_a_truncate_rests_on_nothing_before_it() -> None:
+    inserted, after = noted(Op.INSERT, "1", "long", "1"), noted(Op.UPDATE, "1", U, "2")
+    assert beside(inserted, TRUNCATE, after) == {"1": ((U, "2"), None)}
+    assert beside(TRUNCATE, inserted, after) == {"1": (("long", "2"), None)}
+
+
+def test_a_deleted_row_has_no_metadata() -> None:
+    gone = Batch.of([noted(Op.INSERT, "1", "long"), change(Op.DELETE, ("1",))])
+    assert gone.images[TABLE, ("1",)].metadata == ()
+    left = Batch.of([noted(Op.UPDATE, "2", U, old="1")]).images[TABLE, ("1",)]
+    assert (left.texts, left.metadata, left.complete) == (None, (), True)
 
 
 def placed(commit: int, ordinal: int) -> Change:
@@ -223,7 +309,7 @@ class History:
 
 
 def step(history: History, draw: st.DrawFn) -> None:
-    """One random statement of one row."""
+    """One random statement of one row, whose metadata is a copy of its texts."""
     rows = history.rows
     if draw(st.integers(0, 11)) == 0:
         history.append(TRUNCATE)
@@ -231,21 +317,30 @@ def step(history: History, draw: st.DrawFn) -> None:
     key = draw(st.sampled_from(KEYS))
     if key not in rows:
         texts = tuple(draw(st.sampled_from(VALUES)) for _ in range(2))
-        history.append(change(Op.INSERT, key, *texts))
+        history.append(change(Op.INSERT, key, *texts, metadata=texts))
         rows[key] = texts
         return
     if draw(st.integers(0, 3)) == 0:
         history.append(change(Op.DELETE, key))
         return
     new = tuple(draw(st.sampled_from((old, *VALUES))) for old in rows[key])
-    carried = tuple(
-        UNCHANGED if value == old and draw(st.booleans()) else value
-        for old, value in zip(rows[key], new, strict=True)
+    carried, beside = (
+        tuple(
+            UNCHANGED if value == old and draw(st.booleans()) else value
+            for old, value in zip(rows[key], new, strict=True)
+        )
+        for _ in ("texts", "metadata")
     )
     free = [other for other in KEYS if other not in rows]
     target = draw(st.sampled_from([key, key, *free]))
     history.append(
-        change(Op.UPDATE, target, *carried, old_key=key if target != key else None),
+        change(
+            Op.UPDATE,
+            target,
+            *carried,
+            old_key=key if target != key else None,
+            metadata=beside,
+        ),
     )
     del rows[key]
     rows[target] = new
@@ -260,13 +355,15 @@ def histories(draw: st.DrawFn) -> History:
     return history
 
 
-def resolved(image: Image, before: Rows) -> Sequence[Value] | None:
-    """What the image says the row is, given the rows before the batch."""
-    if image.texts is None:
+def resolved(
+    image: Image, values: tuple[Value, ...] | None, before: Rows
+) -> Sequence[Value] | None:
+    """What the image says the row's ``values`` are, given the rows before the batch."""
+    if values is None:
         return None
     origin = before[image.origin] if image.origin is not None else (UNCHANGED,) * 2
     return tuple(
-        old if value is UNCHANGED else value for value, old in zip(image.texts, origin, strict=True)
+        old if value is UNCHANGED else value for value, old in zip(values, origin, strict=True)
     )
 
 
@@ -279,7 +376,9 @@ def test_any_range_folds_to_what_its_changes_make_one_by_one(
     before, after = history.states[first], history.states[last]
     batch = Batch.of(history.changes[first:last])
     for (_, key), image in batch.images.items():
-        assert resolved(image, before) == after.get(key)
+        assert resolved(image, image.texts, before) == after.get(key)
+        if image.texts is not None:
+            assert resolved(image, image.metadata, before) == after[key]
     for key in set(KEYS) - {key for _, key in batch.images}:
         assert after.get(key) == (None if batch.truncated else before.get(key))
     assert batch.changes == last - first

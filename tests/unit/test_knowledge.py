@@ -11,6 +11,7 @@ from cdc_embed.change.knowledge import (
     Known,
     Outcome,
     Refused,
+    Reread,
     State,
 )
 
@@ -150,3 +151,39 @@ def test_clear_forgets_what_is_committed_and_what_is_in_flight() -> None:
     knowledge.clear()
     assert knowledge.known([ROW, OTHER, ELSEWHERE]) == {}
     assert knowledge.arriving() == frozenset()
+
+
+def test_states_differ_by_their_metadata_and_by_where_they_are_known_from() -> None:
+    states: list[State] = [
+        kind(digest, metadata)
+        for kind in (Known, Reread)
+        for digest in (b"a", b"b")
+        for metadata in (b"", b"m")
+    ]
+    assert len(set(states)) == 8
+    knowledge = Knowledge()
+    commit(knowledge, {ROW: Known(b"a", b"m")})
+    commit(knowledge, {ROW: Reread(b"a", b"m")})
+    assert knowledge.known([ROW]) == {ROW: Reread(b"a", b"m")}
+
+
+def test_rows_that_no_batch_in_flight_touches_are_left_to_the_target() -> None:
+    """Who compares whole documents asks the target, whatever the cache says of them."""
+    knowledge = Knowledge()
+    commit(knowledge, {ROW: A, OTHER: A, ELSEWHERE: A})
+    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {}
+    knowledge.planned(outcome({ROW: B, OTHER: UNKNOWN}))
+    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {ROW: B, OTHER: UNKNOWN}
+    knowledge.planned(outcome({OTHER: A}, FIRST))
+    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {ROW: ABSENT, OTHER: A}
+
+
+def test_a_batch_that_is_committed_is_no_longer_in_flight() -> None:
+    knowledge = Knowledge()
+    first = outcome({ROW: A})
+    knowledge.planned(first)
+    knowledge.planned(outcome({OTHER: B}))
+    knowledge.committed(first)
+    assert knowledge.in_flight([ROW, OTHER]) == {OTHER: B}
+    knowledge.clear()
+    assert knowledge.in_flight([ROW, OTHER]) == {}

@@ -1,16 +1,21 @@
 """The decision for each row: every combination of what the log says and what is stored."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
 from cdc_embed.change.plan import (
     Action,
+    Annotate,
     Delete,
     Forget,
+    Metadata,
     Move,
     Plan,
     Refuse,
@@ -50,17 +55,24 @@ WRITE = Write(Document.whole(TEXT))
 
 
 def change(
-    op: Op, key: Key = (), texts: tuple[Value, ...] = (), old_key: Key | None = None
+    op: Op,
+    key: Key = (),
+    texts: tuple[Value, ...] = (),
+    old_key: Key | None = None,
+    *,
+    metadata: tuple[Value, ...] = (),
+    table: Table = TABLE,
 ) -> Change:
     return Change(
         position=Position(LSN(1), 1),
         xid=1,
         committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        table=TABLE,
+        table=table,
         op=op,
         key=key,
         old_key=old_key,
         texts=texts,
+        metadata=metadata,
     )
 
 
@@ -291,3 +303,334 @@ def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unc
     assert again.refetch == [ROW]
     complete = plan(updated(("a", "b")), {ROW: state})
     assert complete.actions[ROW] == Skip("unchanged", known)
+
+
+# -- metadata ---------------------------------------------------------------------------------
+
+NOTED = Table(
+    schema="public",
+    name="noted",
+    oid=6,
+    key=(TableColumn("id", "bigint"),),
+    text_columns=("title", "body"),
+    template=None,
+    embedding_table="noted_embedding",
+    metadata=(TableColumn("far", "text"), TableColumn("views", "integer")),
+)
+HERE: RowId = (NOTED, KEY)
+THERE: RowId = (NOTED, NEW)
+U = UNCHANGED
+DIGEST, OTHER_DIGEST = fingerprint(TEXT), fingerprint("another")
+FIRST_VALUES, SECOND_VALUES = ("f", "1"), ("g", "9")
+
+
+def noted(values: Sequence[Value]) -> bytes:
+    found = NOTED.hash_metadata(values)
+    assert found is not None
+    return found
+
+
+FIRST, SECOND = noted(FIRST_VALUES), noted(SECOND_VALUES)
+VALUES_OF = {FIRST: FIRST_VALUES, SECOND: SECOND_VALUES}
+"""What stands in the target where a state has this hash."""
+NOTED_STATES: tuple[State, ...] = (
+    *(Known(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
+    *(Reread(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
+    SAME_LETTER,
+    OTHER_LETTER,
+    ABSENT,
+    UNKNOWN,
+)
+METADATA: dict[str, tuple[Value, ...]] = {
+    "same": FIRST_VALUES,
+    "other": ("f", "2"),
+    "null": (None, None),
+    "part u, rest same": (U, "1"),
+    "part u, rest other": (U, "2"),
+    "all u": (U, U),
+}
+
+
+def noted_update(
+    texts: tuple[Value, ...], metadata: tuple[Value, ...], *, to: Key = KEY, of: Key = KEY
+) -> Change:
+    return change(
+        Op.UPDATE,
+        to,
+        texts,
+        old_key=of if of != to else None,
+        metadata=metadata,
+        table=NOTED,
+    )
+
+
+def filled(metadata: tuple[Value, ...], before: Known | None) -> bytes | None:
+    """The hash of the row's values after the change; None where the log does not tell them."""
+    if U not in metadata:
+        return noted(metadata)
+    if before is None:
+        return None
+    stored = VALUES_OF[before.metadata]
+    return noted([old if new is U else new for new, old in zip(metadata, stored, strict=True)])
+
+
+def expected(
+    texts: tuple[Value, ...], metadata: tuple[Value, ...], origin: State, stored: State, to: Key
+) -> Action | None:
+    """The action by the rules; None: the row is read again.
+
+    - What the log leaves out is what the version before has, and of that only Known tells.
+    - A text that is left out in part can never be told.
+    - A text that is told is compared with what is stored at its key; one that is left out is the
+      origin's, and goes where its row goes.
+    - Metadata is compared only where the text is the stored one.
+    - Unchanged values are taken from the origin; an annotation can take them from its own key only.
+    """
+    before = origin if isinstance(origin, Known) else None
+    hashed = filled(metadata, before)
+    kept = KEY if U in metadata else None
+    if texts == PART_U or (texts == ALL_U and before is None):
+        return None
+    if texts == WHOLE and stored == SAME_LETTER:
+        return Skip("unchanged", stored)
+    if hashed is None:
+        return None
+    beside = Metadata(metadata, hashed, kept)
+    if texts == ALL_U:
+        assert before is not None
+        if to != KEY:
+            return Move(KEY, before.fingerprint, beside)
+        if hashed == before.metadata:
+            return Skip("toast", before)
+        return Annotate(beside, Known(before.fingerprint, hashed))
+    if isinstance(stored, Known | Reread) and stored.fingerprint == DIGEST:
+        after = Known(DIGEST, hashed)
+        if stored.metadata == hashed:
+            return Skip("unchanged", after)
+        if kept is None or to == KEY:
+            return Annotate(beside, after)
+    return Write(Document.whole(TEXT), beside)
+
+
+@pytest.mark.parametrize("stored", NOTED_STATES, ids=repr)
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
+@pytest.mark.parametrize("texts", [WHOLE, ALL_U, PART_U], ids=repr)
+def test_text_and_metadata_are_decided_together(
+    texts: tuple[Value, ...], metadata: tuple[Value, ...], stored: State
+) -> None:
+    action = expected(texts, metadata, stored, stored, KEY)
+    planned = plan(Batch.of([noted_update(texts, metadata)]), {HERE: stored})
+    assert planned.actions == ({} if action is None else {HERE: action})
+    assert planned.refetch == ([HERE] if action is None else [])
+
+
+@pytest.mark.parametrize("origin", NOTED_STATES, ids=repr)
+@pytest.mark.parametrize("metadata", METADATA.values(), ids=METADATA.keys())
+@pytest.mark.parametrize("texts", [WHOLE, ALL_U, PART_U], ids=repr)
+def test_text_and_metadata_go_together_to_a_new_key(
+    texts: tuple[Value, ...], metadata: tuple[Value, ...], origin: State
+) -> None:
+    batch = Batch.of([noted_update(texts, metadata, to=NEW)])
+    for stored in NOTED_STATES:
+        action = expected(texts, metadata, origin, stored, NEW)
+        planned = plan(batch, {HERE: origin, THERE: stored})
+        left: dict[RowId, Action] = {HERE: Delete()}
+        assert planned.actions == (left if action is None else {**left, THERE: action})
+        assert planned.refetch == ([THERE] if action is None else [])
+
+
+def test_changed_metadata_alone_is_annotated_and_nothing_is_written() -> None:
+    planned = plan(Batch.of([noted_update(WHOLE, ("f", "2"))]), {HERE: Known(DIGEST, FIRST)})
+    hashed = noted(("f", "2"))
+    assert planned.actions == {HERE: Annotate(Metadata(("f", "2"), hashed), Known(DIGEST, hashed))}
+    assert planned.texts() == {}
+    assert planned.writes
+    assert planned.outcome().states == {HERE: Known(DIGEST, hashed)}
+
+
+def test_changed_metadata_beside_a_text_out_of_line_is_annotated() -> None:
+    planned = plan(Batch.of([noted_update(ALL_U, (U, "2"))]), {HERE: Known(DIGEST, FIRST)})
+    beside = Metadata((U, "2"), noted(("f", "2")), KEY)
+    assert planned.actions == {HERE: Annotate(beside, Known(DIGEST, beside.hash))}
+
+
+def test_a_new_text_keeps_the_metadata_that_the_log_leaves_out() -> None:
+    planned = plan(Batch.of([noted_update(WHOLE, (U, "2"))]), {HERE: Known(OTHER_DIGEST, FIRST)})
+    beside = Metadata((U, "2"), noted(("f", "2")), KEY)
+    assert planned.actions == {HERE: Write(Document.whole(TEXT), beside)}
+    assert planned.outcome().states == {HERE: Known(DIGEST, beside.hash)}
+
+
+@pytest.mark.parametrize("texts", [WHOLE, ALL_U])
+@pytest.mark.parametrize(
+    "stored",
+    [Reread(DIGEST, FIRST), Reread(OTHER_DIGEST, FIRST), ABSENT, UNKNOWN, OTHER_LETTER],
+    ids=repr,
+)
+def test_metadata_that_the_log_leaves_out_is_read_again_unless_it_is_known(
+    texts: tuple[Value, ...], stored: State
+) -> None:
+    planned = plan(Batch.of([noted_update(texts, (U, "2"))]), {HERE: stored})
+    assert (planned.actions, planned.refetch) == ({}, [HERE])
+
+
+def test_metadata_that_is_stored_for_other_columns_is_read_again() -> None:
+    """A column came or went: what is stored of the others proves nothing of them all."""
+    stored = Known(DIGEST, b"hash of other columns")
+    assert plan(Batch.of([noted_update(ALL_U, (U, "2"))]), {HERE: stored}).refetch == [HERE]
+    planned = plan(Batch.of([noted_update(ALL_U, FIRST_VALUES)]), {HERE: stored})
+    assert planned.actions == {HERE: Annotate(Metadata(FIRST_VALUES, FIRST), Known(DIGEST, FIRST))}
+
+
+def test_a_row_that_moves_takes_its_changed_metadata_along() -> None:
+    planned = plan(Batch.of([noted_update(ALL_U, (U, "2"), to=NEW)]), {HERE: Known(DIGEST, FIRST)})
+    hashed = noted(("f", "2"))
+    assert planned.actions[THERE] == Move(KEY, DIGEST, Metadata((U, "2"), hashed, KEY))
+    assert planned.outcome().states == {HERE: ABSENT, THERE: Known(DIGEST, hashed)}
+
+
+def test_rows_of_equal_texts_that_are_swapped_do_not_take_each_others_metadata() -> None:
+    """Each text is stored at its new key already, but what it leaves out is at the old one."""
+    batch = Batch.of(
+        [
+            noted_update(WHOLE, (U, U), to=("9",), of=KEY),
+            noted_update(WHOLE, (U, U), to=KEY, of=NEW),
+            noted_update(WHOLE, (U, U), to=NEW, of=("9",)),
+        ]
+    )
+    states = {HERE: Known(DIGEST, FIRST), THERE: Known(DIGEST, SECOND)}
+    assert set(rows_to_look_up(batch)) == {HERE, THERE}
+    planned = plan(batch, states)
+    document = Document.whole(TEXT)
+    assert planned.actions == {
+        (NOTED, ("9",)): Delete(),
+        HERE: Write(document, Metadata((U, U), SECOND, NEW)),
+        THERE: Write(document, Metadata((U, U), FIRST, KEY)),
+    }
+
+
+def test_the_origin_is_looked_up_for_metadata_alone() -> None:
+    assert rows_to_look_up(Batch.of([noted_update(WHOLE, FIRST_VALUES, to=NEW)])) == [THERE]
+    assert rows_to_look_up(Batch.of([noted_update(WHOLE, (U, "1"), to=NEW)])) == [THERE, HERE]
+
+
+def test_a_row_without_text_needs_no_metadata() -> None:
+    planned = plan(Batch.of([noted_update((None, " "), (U, "1"))]), {HERE: UNKNOWN})
+    assert (planned.actions, planned.refetch) == ({HERE: Delete()}, [])
+
+
+@pytest.mark.parametrize("stored", NOTED_STATES, ids=repr)
+@pytest.mark.parametrize("values", [FIRST_VALUES, ("f", None)])
+def test_a_row_that_was_read_again_is_known_from_the_read_alone(
+    values: tuple[str | None, ...], stored: State
+) -> None:
+    """Where the log made it known, it is written again to say so, though all may be equal."""
+    hashed, row = noted(values), Row(("a", "b"), values)
+    planned = plan(
+        Batch.of([noted_update(PART_U, (U, "1"))]), {HERE: stored}, refetched={HERE: row}
+    )
+    action: Action = Write(Document.whole(TEXT), Metadata(values, hashed), reread=True)
+    if stored == SAME_LETTER or stored == Reread(DIGEST, hashed):
+        action = Skip("unchanged", stored)
+    elif isinstance(stored, Reread) and stored.fingerprint == DIGEST:
+        action = Annotate(Metadata(values, hashed), Reread(DIGEST, hashed))
+    assert (planned.actions, planned.refetch) == ({HERE: action}, [])
+    after = planned.outcome().states[HERE]
+    assert after == (stored if stored == SAME_LETTER else Reread(DIGEST, hashed))
+
+
+def test_a_complete_row_makes_known_what_was_read() -> None:
+    read = Reread(DIGEST, FIRST)
+    same = plan(Batch.of([noted_update(WHOLE, FIRST_VALUES)]), {HERE: read})
+    assert same.actions == {HERE: Skip("unchanged", Known(DIGEST, FIRST))}
+    other = plan(Batch.of([noted_update(WHOLE, SECOND_VALUES)]), {HERE: read})
+    assert other.outcome().states == {HERE: Known(DIGEST, SECOND)}
+
+
+# -- against rows that are simulated ----------------------------------------------------------
+
+Stored = dict[Key, tuple[str, tuple[Value, ...]]]
+"""Text and metadata by key, as the rows are and as the target has them."""
+NAMES = ("1", "2", "3")
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[Stored, list[Change], Stored]:
+    """The rows, what is done to them as the log tells it, and the rows after that."""
+    values = st.tuples(st.sampled_from("fg"), st.sampled_from([None, "1"]))
+    rows: Stored = {}
+    for name in NAMES[: draw(st.integers(1, 3))]:
+        rows[name,] = (draw(st.sampled_from("ab")), draw(values))
+    before, log = dict(rows), []
+    for _ in range(draw(st.integers(1, 6))):
+        key = draw(st.sampled_from([(name,) for name in (*NAMES, "4")]))
+        if key not in rows:
+            rows[key] = (draw(st.sampled_from("ab")), draw(values))
+            text, metadata = rows[key]
+            log.append(change(Op.INSERT, key, (text, None), metadata=metadata, table=NOTED))
+            continue
+        if draw(st.integers(0, 4)) == 0:
+            del rows[key]
+            log.append(change(Op.DELETE, key, table=NOTED))
+            continue
+        old_text, old = rows.pop(key)
+        text = draw(st.sampled_from([old_text, "a", "b"]))
+        new = draw(st.sampled_from([old, old]) | values)
+        to = draw(st.sampled_from([key, *((n,) for n in (*NAMES, "4") if (n,) not in rows)]))
+        texts: tuple[Value, ...] = (
+            (U, U) if text == old_text and draw(st.booleans()) else (text, None)
+        )
+        carried = tuple(
+            U if now == then and now is not None and draw(st.booleans()) else now
+            for now, then in zip(new, old, strict=True)
+        )
+        rows[to] = (text, new)
+        log.append(noted_update(texts, carried, to=to, of=key))
+    return before, log, rows
+
+
+def written(planned: Plan, stored: Stored) -> Stored:
+    """What the target has afterwards; all that is kept is taken from what it had before."""
+
+    def beside(metadata: Metadata) -> tuple[Value, ...]:
+        if metadata.origin is None:
+            return metadata.values
+        kept = stored[metadata.origin][1]
+        return tuple(k if v is U else v for v, k in zip(metadata.values, kept, strict=True))
+
+    after = dict(stored)
+    for (_, key), action in planned.actions.items():
+        match action:
+            case Write(document, metadata):
+                after[key] = (document.chunks[0].text, beside(metadata))
+            case Move(origin, digest, metadata):
+                assert digest == fingerprint(stored[origin][0])
+                after[key] = (stored[origin][0], beside(metadata))
+            case Annotate(metadata):
+                assert metadata.origin in {None, key}
+                after[key] = (stored[key][0], beside(metadata))
+            case Delete():
+                after.pop(key, None)
+            case _:
+                assert isinstance(action, Skip)
+    return after
+
+
+@given(histories())
+def test_from_what_is_known_any_batch_makes_what_is_stored_equal_to_the_rows(
+    history: tuple[Stored, list[Change], Stored],
+) -> None:
+    before, log, after = history
+    states: dict[RowId, State] = {
+        (NOTED, key): Known(fingerprint(text), noted(values))
+        for key, (text, values) in before.items()
+    }
+    planned = plan(Batch.of(log), states)
+    assert planned.refetch == []
+    assert written(planned, before) == after
+    for (_, key), state in planned.outcome().states.items():
+        if key in after:
+            text, values = after[key]
+            assert state == Known(fingerprint(text), noted(values))
+        else:
+            assert state is ABSENT

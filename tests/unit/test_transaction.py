@@ -363,3 +363,90 @@ def test_a_truncate_is_one_change_for_each_configured_table() -> None:
         (Op.TRUNCATE, SECOND, ()),
     ]
     assert ordinals(found) == [1, 3]
+
+
+# -- metadata ---------------------------------------------------------------------------------
+
+NOTED = Table(
+    schema="public",
+    name="noted",
+    oid=1,
+    key=(TableColumn("id", "bigint"),),
+    text_columns=("title", "body"),
+    template=None,
+    embedding_table="noted_embedding",
+    metadata=(TableColumn("label", "text"), TableColumn("title", "text")),
+)
+
+
+def noting(*names: str, identity: ReplicaIdentity = ReplicaIdentity.DEFAULT) -> Assembler:
+    """An assembler of a table with metadata inside a transaction; ``title`` is text as well."""
+    key = names if identity is ReplicaIdentity.FULL else ("id",)
+    assembler = Assembler([NOTED], checkpoint(), ZERO)
+    for message in (relation(*names, identity=identity, key=key), begin()):
+        assembler.feed(message, 0)
+    return assembler
+
+
+def test_metadata_columns_are_found_by_name_at_each_relation() -> None:
+    assembler = noting("id", "title", "body", "label")
+    assert only(assembler, insert("1", "t", "b", "l")).metadata == ("l", "t")
+    assembler.feed(relation("label", "extra", "body", "id", "title"), 1)
+    change = only(assembler, insert("l", "x", None, "1", "t"))
+    assert (change.key, change.texts, change.metadata) == (("1",), ("t", None), ("l", "t"))
+
+
+def test_a_metadata_column_that_the_log_does_not_carry_is_unchanged_and_not_null() -> None:
+    change = only(noting("id", "title", "body"), insert("1", "t", "b"))
+    assert change.metadata == (UNCHANGED, "t")
+    assert not change.complete
+
+
+def test_a_metadata_column_counts_from_the_relation_on_that_carries_it() -> None:
+    assembler = noting("id", "title", "body")
+    assert only(assembler, update("1", "t", "b")).metadata == (UNCHANGED, "t")
+    assembler.feed(relation("id", "title", "body", "label"), 1)
+    assert only(assembler, update("1", "t", "b", None)).metadata == (None, "t")
+
+
+def test_a_change_is_complete_with_its_metadata_only() -> None:
+    assembler = noting("id", "title", "body", "label")
+    assert only(assembler, update("1", "t", "b", None)).complete
+    assert not only(assembler, update("1", "t", "b", UNCHANGED)).complete
+    assert not only(assembler, update("1", "t", UNCHANGED, "l")).complete
+
+
+def test_a_complete_old_tuple_fills_in_unchanged_metadata() -> None:
+    assembler = noting("id", "title", "body", "label", identity=ReplicaIdentity.FULL)
+    message = update("1", UNCHANGED, "b", UNCHANGED, full=("1", "t", "old", "l"))
+    change = only(assembler, message)
+    assert (change.texts, change.metadata) == (("t", "b"), ("l", "t"))
+    assert change.complete
+
+
+def test_a_complete_old_tuple_does_not_replace_metadata_that_changed() -> None:
+    assembler = noting("id", "title", "body", "label", identity=ReplicaIdentity.FULL)
+    message = update("1", "new", "b", None, full=("1", "t", "b", "l"))
+    assert only(assembler, message).metadata == (None, "new")
+
+
+def test_an_old_tuple_without_the_column_fills_in_nothing() -> None:
+    assembler = noting("id", "title", "body", identity=ReplicaIdentity.FULL)
+    message = update("1", "t", UNCHANGED, full=("1", "t", "b"))
+    change = only(assembler, message)
+    assert (change.texts, change.metadata) == (("t", "b"), (UNCHANGED, "t"))
+
+
+def test_an_old_tuple_of_the_key_fills_in_no_metadata() -> None:
+    assembler = noting("id", "title", "body", "label")
+    message = update("2", "t", "b", UNCHANGED, key=("1", None, None, None))
+    change = only(assembler, message)
+    assert (change.metadata, change.old_key) == ((UNCHANGED, "t"), ("1",))
+
+
+def test_a_delete_and_a_truncate_have_no_metadata() -> None:
+    assembler = noting("id", "title", "body", "label")
+    delete = Delete(relation_oid=1, old_kind=OldTuple.KEY, old=("1", None, None, None))
+    for message in (delete, truncate(1)):
+        change = only(assembler, message)
+        assert (change.metadata, change.complete) == ((), True)

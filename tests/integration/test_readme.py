@@ -1,0 +1,73 @@
+"""What the README tells an application to run does what it says."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from cdc_embed.embed.sentence_transformers import packaged_minilm
+from tests.site import Site
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+
+TITLES = {
+    1: "How to reset a forgotten password",
+    2: "Opening hours of the swimming pool",
+    3: "Recipe for apple pie",
+}
+
+
+def block(language: str, word: str) -> str:
+    """The code block that holds a word."""
+    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    return next(code for code in found if word in code)
+
+
+def test_the_recipes_for_applications_find_the_nearest_documents_of_a_tenant(
+    site: Site, tmp_path: Path
+) -> None:
+    """In SQL, in Python with psycopg2, and on the command line."""
+    site.cli("teardown", "--yes")
+    site.sql("alter table documents add tenant_id integer")
+    site.configure(
+        embedder=f'model = "{packaged_minilm()}"',
+        tables='[[tables]]\nname = "documents"\ntext = ["title"]\nmetadata = ["tenant_id"]\n',
+    )
+    for tenant in (42, 43):
+        for key, title in TITLES.items():
+            row = (tenant * 10 + key, title, tenant)
+            site.sql("insert into documents (id, title, tenant_id) values (%s, %s, %s)", *row)
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("indexed", 60)
+        done = site.cli("search", "how do I reset my password", "-k", "5")
+        assert "reset a forgotten password" in done.stdout.splitlines()[1]
+
+    hub = tmp_path / "sentence-transformers"
+    hub.mkdir()
+    (hub / "all-MiniLM-L6-v2").symlink_to(packaged_minilm())
+    code = block("python", "register_vector").replace("postgresql://app@localhost/app", site.dsn)
+    code += "\nfor row in search('I forgot my password', 42, 2):\n    print(row[0], row[1])\n"
+    ran = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.splitlines()[0] == f"421 {TITLES[1]}"
+    assert len(ran.stdout.splitlines()) == 2
+
+    vector = site.value("select embedding::text from cdc_embed.documents_search where id = 433")
+    statements = block("sql", "hnsw.iterative_scan").replace("$1", f"'{vector}'")
+    connection = site.connect()
+    with connection.cursor() as cursor:
+        select = statements.replace("commit;", "")
+        cursor.execute(select)
+        rows = cursor.fetchall()
+    connection.close()
+    assert rows[0][0] == 423
+    assert {row[0] for row in rows} == {421, 422, 423}

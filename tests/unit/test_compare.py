@@ -1,0 +1,154 @@
+"""A row as it is against what is stored of it: the verdict, and what makes them equal."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
+from cdc_embed.change.document import Document, Table, TableColumn, fingerprint
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.plan import Annotate, Delete, Metadata, Row, Write, one_chunk
+
+TABLE = Table(
+    schema="public",
+    name="t",
+    oid=1,
+    key=(TableColumn("id", "bigint"),),
+    text_columns=("title", "body"),
+    template=None,
+    embedding_table="t_embedding",
+    metadata=(TableColumn("views", "integer"),),
+)
+
+
+def meta(value: str | None) -> bytes:
+    found = TABLE.hash_metadata((value,))
+    assert found is not None
+    return found
+
+
+TEXT, LENGTH = "a\n\nb", 4
+DIGEST, OTHER = fingerprint(TEXT), fingerprint("another")
+ROW = Row(("a", "b"), ("1",))
+BLANK = Row((None, " "), ("1",))
+METADATA = Metadata(("1",), meta("1"))
+WRITE = Write(Document.whole(TEXT), METADATA, reread=True)
+FRESH, MISSING, STALE = Verdict.FRESH, Verdict.MISSING, Verdict.STALE
+METADATA_STALE, ORPHAN, DEAD = Verdict.METADATA_STALE, Verdict.ORPHAN, Verdict.DEAD_LETTER
+STATES: tuple[State, ...] = (
+    *(
+        kind(digest, meta(m))
+        for kind in (Known, Reread)
+        for digest in (DIGEST, OTHER)
+        for m in "12"
+    ),
+    Refused(DIGEST),
+    Refused(OTHER),
+    ABSENT,
+    UNKNOWN,
+)
+
+
+def judged(row: Row | None, stored: Stored) -> tuple[Verdict, object]:
+    verdict = compare(TABLE, row, stored)
+    return verdict, repair(TABLE, row, stored, verdict, one_chunk)
+
+
+@pytest.mark.parametrize("kind", [Known, Reread])
+def test_an_equal_text_with_equal_metadata_is_fresh(kind: type[Known] | type[Reread]) -> None:
+    assert judged(ROW, Stored(kind(DIGEST, meta("1")))) == (FRESH, None)
+
+
+@pytest.mark.parametrize("kind", [Known, Reread])
+def test_metadata_that_differs_is_annotated_as_read(kind: type[Known] | type[Reread]) -> None:
+    """The text stays, but from here on it is known from a read alone."""
+    annotated = Annotate(METADATA, Reread(DIGEST, meta("1")))
+    for stored in (meta("2"), meta(None), b"", b"of other columns"):
+        assert judged(ROW, Stored(kind(DIGEST, stored))) == (METADATA_STALE, annotated)
+
+
+@pytest.mark.parametrize("kind", [Known, Reread])
+@pytest.mark.parametrize("value", ["1", "2"])
+def test_a_text_that_differs_is_stale_whatever_its_metadata(
+    kind: type[Known] | type[Reread], value: str
+) -> None:
+    assert judged(ROW, Stored(kind(OTHER, meta(value)))) == (STALE, WRITE)
+
+
+def test_a_row_that_is_not_stored_is_missing() -> None:
+    assert judged(ROW, NOTHING) == (MISSING, WRITE)
+
+
+def test_what_says_nothing_of_the_row_is_stale() -> None:
+    assert judged(ROW, Stored(UNKNOWN)) == (STALE, WRITE)
+
+
+def test_a_dead_letter_of_the_same_text_stands_and_of_another_is_stale() -> None:
+    assert judged(ROW, Stored(Refused(DIGEST))) == (DEAD, None)
+    assert judged(ROW, Stored(Refused(OTHER))) == (STALE, WRITE)
+
+
+@pytest.mark.parametrize("row", [None, BLANK])
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_stored_of_no_text_is_an_orphan(row: Row | None, state: State) -> None:
+    expected = (FRESH, None) if state is ABSENT else (ORPHAN, Delete())
+    assert judged(row, Stored(state)) == expected
+
+
+@pytest.mark.parametrize("value", ["1", "2"])
+@pytest.mark.parametrize("kind", [Known, Reread])
+@pytest.mark.parametrize(
+    "stored", [(False, LENGTH), (False, UNKNOWN_END), (True, 1), (True, 3), (True, 5), (True, 0)]
+)
+def test_a_document_with_a_missing_chunk_is_stale_and_written_again_though_its_hash_is_equal(
+    stored: tuple[bool, int], kind: type[Known] | type[Reread], value: str
+) -> None:
+    assert judged(ROW, Stored(kind(DIGEST, meta(value)), *stored)) == (STALE, WRITE)
+
+
+@pytest.mark.parametrize("end", [LENGTH, UNKNOWN_END])
+def test_a_document_whose_last_chunk_ends_with_the_text_is_fresh(end: int) -> None:
+    assert judged(ROW, Stored(Known(DIGEST, meta("1")), True, end)) == (FRESH, None)
+
+
+@pytest.mark.parametrize(("end", "verdict"), [(5, FRESH), (8, FRESH), (7, STALE), (4, STALE)])
+def test_blanks_at_the_end_of_a_text_may_be_in_no_chunk(end: int, verdict: Verdict) -> None:
+    row = Row(("a", "bc  \n"), ("1",))
+    text = TABLE.prepare(row.texts)
+    assert text == "a\n\nbc  \n"
+    stored = Stored(Known(fingerprint(text), meta("1")), True, end)
+    assert compare(TABLE, row, stored) is verdict
+
+
+def test_a_letter_drifts_not() -> None:
+    assert [verdict for verdict in Verdict if not verdict.drifts] == [FRESH, DEAD]
+
+
+rows = st.none() | st.builds(
+    Row,
+    st.tuples(*[st.sampled_from([None, "", " ", "a", "b"])] * 2),
+    st.tuples(st.sampled_from("12")),
+)
+ends = st.sampled_from([UNKNOWN_END, 0, 1, LENGTH])
+stored_documents = st.builds(Stored, st.sampled_from(STATES), st.booleans(), ends)
+
+
+@given(rows, stored_documents)
+def test_a_repair_leaves_what_is_fresh(row: Row | None, stored: Stored) -> None:
+    """Once its action is done, the same row is fresh; and what does not drift is left alone."""
+    verdict = compare(TABLE, row, stored)
+    action = repair(TABLE, row, stored, verdict, one_chunk)
+    assert (action is None) is not verdict.drifts
+    match action:
+        case Write(document, metadata, reread):
+            assert reread
+            end = document.chunks[-1].end
+            after = Stored(Reread(document.fingerprint, metadata.hash), True, end)
+        case Annotate(_, state):
+            assert stored.whole
+            after = Stored(state, stored.whole, stored.end)
+        case Delete():
+            after = NOTHING
+        case _:
+            after = stored
+    assert not compare(TABLE, row, after).drifts

@@ -1,0 +1,290 @@
+"""Rows that were read, on their way into the order of the log."""
+
+import threading
+from collections.abc import Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from datetime import UTC, datetime
+
+import pytest
+
+from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.plan import Row
+from cdc_embed.change.snapshot import Snapshot
+from cdc_embed.change.transaction import Change, Op
+from cdc_embed.flow.lane import Examined, Lane, Slice
+from cdc_embed.lsn import LSN, Position
+
+
+def table(name: str) -> Table:
+    return Table(
+        schema="public",
+        name=name,
+        oid=1,
+        key=(TableColumn("id", "bigint"),),
+        text_columns=("body",),
+        template=None,
+        embedding_table=f"{name}_embedding",
+    )
+
+
+FIRST, SECOND = table("first"), table("second")
+
+
+def change(
+    xid: int, key: str = "1", *, old: str | None = None, op: Op = Op.UPDATE, of: Table = FIRST
+) -> Change:
+    return Change(
+        position=Position(LSN(1), 1),
+        xid=xid,
+        committed_at=datetime(2026, 1, 1, tzinfo=UTC),
+        table=of,
+        op=op,
+        key=() if op is Op.TRUNCATE else (key,),
+        old_key=(old,) if old is not None else None,
+    )
+
+
+def part(*keys: str, seen: int = 10, of: Table = FIRST) -> Slice:
+    """Rows of a snapshot that sees every transaction before ``seen``."""
+    snapshot = Snapshot(xmin=seen, xmax=seen, running=frozenset())
+    rows: dict[Key, Row | None] = {(key,): Row((f"text {key}",)) for key in keys}
+    return Slice(table=of, rows=rows, snapshot=snapshot, repair=True)
+
+
+@pytest.fixture
+def lane() -> Lane:
+    lane = Lane()
+    lane.follow()
+    return lane
+
+
+def taken(lane: Lane) -> tuple[Slice, set[str]] | None:
+    found = lane.take()
+    return None if found is None else (found[0].slice, {key[0] for key in found[1]})
+
+
+# -- slices -----------------------------------------------------------------------------------
+
+
+def test_an_empty_lane_has_nothing_to_take(lane: Lane) -> None:
+    assert not lane.waiting
+    assert lane.take() is None
+
+
+def test_slices_are_taken_in_their_order(lane: Lane) -> None:
+    first, second = part("1"), part("2")
+    lane.submit(first)
+    lane.submit(second)
+    assert lane.waiting
+    assert (taken(lane), taken(lane), taken(lane)) == ((first, set()), (second, set()), None)
+    assert not lane.waiting
+
+
+def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane: Lane) -> None:
+    lane.note(change(9, "1"))
+    lane.note(change(10, "2"))
+    lane.note(change(11, "4", old="3"))
+    rows = part("1", "2", "3", "5")
+    answer = lane.submit(rows)
+    assert taken(lane) == (rows, {"2", "3"})
+    assert not answer.done()
+
+
+def test_a_change_that_comes_while_a_slice_waits_counts(lane: Lane) -> None:
+    rows = part("1", "2")
+    lane.submit(rows)
+    lane.note(change(10, "2"))
+    assert taken(lane) == (rows, {"2"})
+
+
+def test_a_slice_whose_rows_are_all_hidden_is_answered_without_being_taken(lane: Lane) -> None:
+    lane.note(change(10, "1"))
+    lane.note(change(11, "2"))
+    hidden = lane.submit(part("1", "2"))
+    assert lane.take() is None
+    assert hidden.result(0) == Examined(hidden=frozenset({("1",), ("2",)}))
+
+
+def test_a_slice_that_is_hidden_makes_way_for_the_next(lane: Lane) -> None:
+    lane.note(change(10, op=Op.TRUNCATE))
+    hidden, other = lane.submit(part("1", "2")), part("1", of=SECOND)
+    lane.submit(other)
+    assert taken(lane) == (other, set())
+    assert hidden.result(0).hidden == {("1",), ("2",)}
+
+
+def test_an_empty_slice_is_answered_at_once(lane: Lane) -> None:
+    answer = lane.submit(part())
+    assert lane.take() is None
+    assert answer.result(0) == Examined()
+
+
+def test_a_slice_that_is_called_off_is_not_taken(lane: Lane) -> None:
+    answer, second = lane.submit(part("1")), part("2")
+    lane.submit(second)
+    assert answer.cancel()
+    assert taken(lane) == (second, set())
+
+
+def test_a_slice_that_was_taken_cannot_be_called_off(lane: Lane) -> None:
+    answer = lane.submit(part("1"))
+    lane.take()
+    assert not answer.cancel()
+
+
+def test_what_the_log_touched_before_it_was_followed_is_not_known_so_every_row_is_hidden() -> None:
+    lane = Lane()
+    lane.note(change(10, "1"))
+    answer = lane.submit(part("1", "2"))
+    assert lane.take() is None
+    assert answer.result(0).hidden == {("1",), ("2",)}
+
+
+def test_nothing_is_remembered_of_what_came_before() -> None:
+    lane = Lane()
+    lane.note(change(10, "1"))
+    lane.follow()
+    lane.note(change(10, "2"))
+    rows = part("1", "2")
+    lane.submit(rows)
+    assert taken(lane) == (rows, {"2"}), "whoever follows waits until what came before is seen"
+
+
+def test_following_twice_forgets_nothing_and_leaving_does(lane: Lane) -> None:
+    lane.note(change(10, "1"))
+    lane.follow()
+    rows = part("1", "2")
+    lane.submit(rows)
+    assert taken(lane) == (rows, {"1"})
+    lane.leave()
+    answer = lane.submit(rows)
+    assert lane.take() is None
+    assert answer.result(0).hidden == {("1",), ("2",)}
+    lane.follow()
+    lane.submit(rows)
+    assert taken(lane) == (rows, set())
+
+
+# -- its end ----------------------------------------------------------------------------------
+
+
+def test_a_lane_that_closes_calls_off_what_waits(lane: Lane) -> None:
+    running = lane.submit(part("1"))
+    lane.take()
+    waiting = lane.submit(part("2"))
+    lane.close()
+    assert waiting.cancelled()
+    assert not lane.waiting
+    assert lane.take() is None
+    running.set_result(Examined())
+    assert running.result(0) == Examined()
+
+
+def test_a_closed_lane_takes_nothing_in(lane: Lane) -> None:
+    lane.close()
+    answer = lane.submit(part("1"))
+    assert answer.cancelled()
+    with pytest.raises(CancelledError):
+        answer.result(0)
+    assert lane.take() is None
+
+
+# -- watched rows -----------------------------------------------------------------------------
+
+
+def watch(lane: Lane, *keys: str, of: Table = FIRST) -> None:
+    lane.watch([(of, (key,)) for key in keys])
+
+
+def touched(lane: Lane) -> set[str]:
+    return {key[0] for _, key in lane.touched()}
+
+
+def test_a_watched_row_is_touched_by_its_own_changes_only(lane: Lane) -> None:
+    lane.note(change(10, "1"))
+    watch(lane, "1", "2", "3")
+    assert touched(lane) == set()
+    lane.note(change(11, "2"))
+    lane.note(change(11, "9"))
+    lane.note(change(11, "1", of=SECOND))
+    assert touched(lane) == {"2"}
+
+
+@pytest.mark.parametrize("op", [Op.INSERT, Op.UPDATE, Op.DELETE])
+def test_every_operation_touches_its_row(lane: Lane, op: Op) -> None:
+    watch(lane, "1", "2")
+    lane.note(change(10, "1", op=op))
+    assert touched(lane) == {"1"}
+
+
+def test_a_key_change_touches_both_rows(lane: Lane) -> None:
+    watch(lane, "1", "2", "3")
+    lane.note(change(10, "2", old="1"))
+    assert touched(lane) == {"1", "2"}
+
+
+def test_a_truncate_touches_every_row_of_its_table(lane: Lane) -> None:
+    watch(lane, "1", "2")
+    lane.note(change(10, op=Op.TRUNCATE, of=SECOND))
+    assert touched(lane) == set()
+    lane.note(change(10, op=Op.TRUNCATE))
+    assert touched(lane) == {"1", "2"}
+
+
+def test_rows_are_watched_whether_or_not_the_log_is_followed() -> None:
+    lane = Lane()
+    watch(lane, "1")
+    lane.note(change(10, "1"))
+    assert touched(lane) == {"1"}
+
+
+def test_watching_other_rows_forgets_the_former(lane: Lane) -> None:
+    watch(lane, "1")
+    lane.note(change(10, "1"))
+    watch(lane, "1", "2")
+    assert touched(lane) == set()
+    lane.watch(())
+    lane.note(change(10, "1"))
+    assert touched(lane) == set()
+
+
+# -- two threads ------------------------------------------------------------------------------
+
+
+@contextmanager
+def loop(lane: Lane, answers: list[frozenset[Key]]) -> Iterator[None]:
+    """The loop's side: every slice is answered with what it hides."""
+    done = threading.Event()
+
+    def answer() -> None:
+        xid = 100
+        while not done.is_set() or lane.waiting:
+            lane.note(change(xid, str(xid % 7)))
+            xid += 1
+            found = lane.take()
+            if found is not None:
+                answers.append(found[1])
+                found[0].answer.set_result(Examined(hidden=found[1]))
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_every_slice_that_one_thread_submits_another_answers_once(lane: Lane) -> None:
+    answers: list[frozenset[Key]] = []
+    waited = []
+    with loop(lane, answers):
+        for number in range(200):
+            watch(lane, *"0123456")
+            # "x" is never touched: no slice is hidden altogether
+            waited.append(lane.submit(part("x", *"0123456", seen=number)))
+        found = [answer.result(30).hidden for answer in waited]
+    assert found == answers
+    assert all(("x",) not in hidden for hidden in found)

@@ -1,0 +1,416 @@
+"""Proof of freshness: suspicion, a second look, and what counts as drift."""
+
+from collections.abc import Callable, Collection, Iterator
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
+from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
+from cdc_embed.change.knowledge import ABSENT, Known, Refused, Reread
+from cdc_embed.change.plan import Annotate, Row, Write, one_chunk
+from cdc_embed.change.snapshot import Snapshot
+from cdc_embed.change.transaction import Change, Op
+from cdc_embed.flow import verify
+from cdc_embed.flow.comparer import Comparer, Scope
+from cdc_embed.flow.lane import Examined, Lane
+from cdc_embed.flow.verify import Verifier
+from cdc_embed.lsn import LSN, Position
+from cdc_embed.metrics import Metrics
+from cdc_embed.source.rows import Scan
+from cdc_embed.target.reconcile import DONE, RUNNING, Request
+
+TABLE = Table(
+    schema="public",
+    name="t",
+    oid=1,
+    key=(TableColumn("id", "bigint"),),
+    text_columns=("body",),
+    template=None,
+    embedding_table="t_embedding",
+    metadata=(TableColumn("views", "integer"),),
+)
+SNAPSHOT = Snapshot(xmin=10, xmax=10, running=frozenset())
+
+
+def row(text: str | None, views: str = "1") -> Row:
+    return Row((text,), (views,))
+
+
+def stored(text: str, views: str = "1") -> Stored:
+    return Stored(Known(fingerprint(text), TABLE.hash_metadata((views,)) or b""))
+
+
+class World:
+    """The source, the target and the log between them, in place of ``Comparer`` and its ledger."""
+
+    def __init__(self) -> None:
+        self.rows: dict[Key, Row] = {}
+        self.stored: dict[Key, Stored] = {}
+        self.other_vectors: set[Key] = set()
+        """Documents whose stored vector is not that of their text."""
+        self.hidden: list[set[Key]] = []
+        """For each look, the rows that its snapshot is too old about."""
+        self.meanwhile: list[Callable[[], None]] = []
+        """What happens while the target catches up, one for each wait."""
+        self.broken: set[Key] = set()
+        """What no repair mends."""
+        self.slice_rows = 1000
+        self.lane = Lane()
+        self.ledger = self
+        self.replies: list[tuple[str, dict[str, Any]]] = []
+
+    # -- what the test does --------------------------------------------------------------------
+
+    def fill(self, *names: str) -> None:
+        for name in names:
+            self.rows[name,] = row(f"text {name}")
+            self.stored[name,] = stored(f"text {name}")
+
+    def commit(self, name: str, text: str | None) -> None:
+        """The application changes a row, and the log brings it to the target."""
+        if text is None:
+            self.rows.pop((name,), None)
+            self.stored.pop((name,), None)
+        else:
+            self.rows[name,], self.stored[name,] = row(text), stored(text)
+        self.note(name, Op.DELETE if text is None else Op.UPDATE)
+
+    def note(self, name: str, op: Op = Op.UPDATE) -> None:
+        self.lane.note(
+            Change(
+                position=Position(LSN(1), 1),
+                xid=10,
+                committed_at=datetime(2026, 1, 1, tzinfo=UTC),
+                table=TABLE,
+                op=op,
+                key=() if op is Op.TRUNCATE else (name,),
+            )
+        )
+
+    # -- the comparer --------------------------------------------------------------------------
+
+    def scan(self, _: Table, __: Key | None) -> Iterator[tuple[Scan, Key | None]]:
+        names = sorted(self.rows)
+        for start in range(0, len(names), self.slice_rows):
+            part = names[start : start + self.slice_rows]
+            yield self._scan(part), part[-1]
+
+    def orphans(self, _: Table, __: Key | None) -> Iterator[tuple[Scan, Key | None]]:
+        gone = sorted(self.stored.keys() - self.rows.keys())
+        if gone:
+            yield self._scan(gone), gone[-1]
+
+    def look(self, _: Table, keys: Collection[Key]) -> Scan:
+        return self._scan(keys)
+
+    def _scan(self, keys: Collection[Key]) -> Scan:
+        return Scan(rows={key: self.rows.get(key) for key in keys}, snapshot=SNAPSHOT)
+
+    def examine(
+        self, table: Table, scan: Scan, *, repair: bool, sample: bool = False
+    ) -> Iterator[Examined]:
+        hidden = (self.hidden.pop(0) if self.hidden else set()) & scan.rows.keys()
+        rows = {key: found for key, found in scan.rows.items() if key not in hidden}
+        if rows:
+            verdicts = {key: self._judge(table, key, found, sample) for key, found in rows.items()}
+            if repair:
+                for key in rows.keys() - self.broken:
+                    self._mend(table, key, rows[key], verdicts[key], sample)
+            yield Examined(verdicts=verdicts, hidden=frozenset(hidden))
+        else:
+            yield Examined(hidden=frozenset(hidden))
+
+    examine_all = examine
+
+    def _judge(self, table: Table, key: Key, found: Row | None, sample: bool) -> Verdict:
+        verdict = compare(table, found, self.stored.get(key, NOTHING))
+        if sample and verdict is Verdict.FRESH and key in self.other_vectors:
+            return Verdict.STALE
+        return verdict
+
+    def _mend(
+        self, table: Table, key: Key, found: Row | None, verdict: Verdict, sample: bool
+    ) -> None:
+        match repair(table, found, self.stored.get(key, NOTHING), verdict, one_chunk):
+            case Write(document, metadata):
+                self.stored[key] = Stored(Reread(document.fingerprint, metadata.hash))
+                if sample:
+                    self.other_vectors.discard(key)
+            case Annotate(_, state):
+                self.stored[key] = Stored(state)
+            case None:
+                pass
+            case _:
+                self.stored.pop(key, None)
+
+    def wait_until_durable(self, wal_end: Callable[[], int]) -> None:
+        assert wal_end() == 7
+        if self.meanwhile:
+            self.meanwhile.pop(0)()
+
+    # -- the ledger ----------------------------------------------------------------------------
+
+    def reply(
+        self,
+        number: int,
+        state: str,
+        *,
+        progress: dict[str, Any] | None = None,
+        result: dict[str, Any] | None = None,
+    ) -> None:
+        assert number == 3
+        self.replies.append((state, (result if state == DONE else progress) or {}))
+
+    def sample_keys(self, _: Table, __: int, size: int) -> list[Key]:
+        return sorted(key for key, found in self.stored.items() if found.state is not ABSENT)[:size]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+METRICS = Metrics(slot="s", tables=[TABLE.full_name], model="m")
+
+
+def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict[str, Any]:
+    """The result's counts that are not zero, with ``drift`` and ``remaining``."""
+    verifier = Verifier(
+        comparer=cast(Comparer, world),
+        scopes=[Scope(table=TABLE, space=1)],
+        wal_end=lambda: 7,
+        metrics=metrics,
+    )
+    verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
+    state, result = world.replies[-1]
+    assert state == DONE
+    (table,) = result["tables"]
+    assert table.pop("name") == "public.t"
+    total = sum(table[kind] for kind in ("missing", "stale", "metadata_stale", "orphan"))
+    assert result["drift"] == total
+    shown = {name: count for name, count in table.items() if count}
+    return {**shown, "remaining": result["remaining"]}
+
+
+def drifting(world: World) -> None:
+    """One of each kind beside two that are right."""
+    world.fill("1", "2", "3", "4", "5", "6", "7")
+    del world.stored["3",]
+    world.stored["4",] = stored("an older text")
+    world.stored["5",] = stored("text 5", views="0")
+    del world.rows["6",]
+    world.stored["7",] = Stored(Refused(fingerprint("text 7")))
+
+
+def test_what_is_right_is_fresh_and_nothing_drifts(world: World) -> None:
+    world.fill("1", "2", "3")
+    world.rows["4",] = row(" ")
+    assert verified(world) == {"checked": 4, "fresh": 4, "remaining": 0}
+
+
+def test_an_empty_table_is_right(world: World) -> None:
+    assert verified(world) == {"remaining": 0}
+
+
+def test_every_kind_of_drift_is_counted_once(world: World) -> None:
+    drifting(world)
+    assert verified(world) == {
+        "checked": 6,
+        "fresh": 2,
+        "missing": 1,
+        "stale": 1,
+        "metadata_stale": 1,
+        "orphan": 1,
+        "dead_letters": 1,
+        "remaining": 4,
+    }
+    assert world.stored["4",] == stored("an older text"), "nothing is mended unasked"
+
+
+def test_a_document_of_a_row_that_lost_its_text_is_an_orphan(world: World) -> None:
+    world.fill("1", "2")
+    world.rows["1",] = row(None)
+    assert verified(world) == {"checked": 2, "fresh": 1, "orphan": 1, "remaining": 1}
+
+
+def test_a_repair_mends_everything_and_says_how_much_it_was(world: World) -> None:
+    drifting(world)
+    found = verified(world, repair=True)
+    assert found["repaired"] == 4
+    assert (found["fresh"], found["stale"], found["remaining"]) == (2, 1, 0)
+    again = verified(world)
+    assert again == {"checked": 6, "fresh": 5, "dead_letters": 1, "remaining": 0}
+
+
+def test_what_a_repair_does_not_mend_remains(world: World) -> None:
+    drifting(world)
+    world.broken = {("4",), ("5",)}
+    found = verified(world, repair=True)
+    assert (found["repaired"], found["remaining"]) == (2, 2)
+
+
+# -- beside the log ---------------------------------------------------------------------------
+
+
+def test_a_target_that_was_only_behind_is_fresh_on_the_second_look(world: World) -> None:
+    world.fill("1", "2")
+    world.rows["1",] = row("newer")
+    world.meanwhile = [lambda: world.commit("1", "newer")]
+    assert verified(world) == {"checked": 2, "fresh": 2, "remaining": 0}
+
+
+def test_a_suspect_that_the_log_touched_between_the_looks_is_pending(world: World) -> None:
+    world.fill("1", "2")
+    world.stored["1",] = world.stored["2",] = stored("an older text")
+    world.meanwhile = [lambda: world.note("1")]
+    found = verified(world)
+    assert found == {"checked": 2, "pending": 1, "stale": 1, "remaining": 1}
+
+
+def test_a_suspect_that_the_log_touched_after_the_second_look_is_pending(world: World) -> None:
+    """That look saw a change in the source before the log brought it."""
+    world.fill("1", "2")
+    world.stored["1",] = world.stored["2",] = stored("an older text")
+    world.meanwhile = [lambda: None, lambda: world.note("1")]
+    found = verified(world)
+    assert found == {"checked": 2, "pending": 1, "stale": 1, "remaining": 1}
+
+
+def test_a_truncate_makes_every_suspect_pending(world: World) -> None:
+    world.fill("1", "2", "3")
+    world.stored["1",] = world.stored["2",] = stored("an older text")
+    world.meanwhile = [lambda: world.note("", Op.TRUNCATE)]
+    assert verified(world) == {"checked": 3, "fresh": 1, "pending": 2, "remaining": 0}
+
+
+def test_what_was_touched_before_it_was_suspected_is_no_excuse(world: World) -> None:
+    world.fill("1")
+    world.stored["1",] = stored("an older text")
+    world.note("1")
+    assert verified(world) == {"checked": 1, "stale": 1, "remaining": 1}
+
+
+def test_a_row_that_the_first_look_is_too_old_about_is_looked_at_again(world: World) -> None:
+    world.fill("1", "2")
+    world.hidden = [{("1",)}]
+    assert verified(world) == {"checked": 2, "fresh": 2, "remaining": 0}
+    world.stored["1",] = stored("an older text")
+    world.hidden = [{("1",)}]
+    assert verified(world) == {"checked": 2, "fresh": 1, "stale": 1, "remaining": 1}
+
+
+def test_a_row_that_both_looks_are_too_old_about_is_pending(world: World) -> None:
+    world.fill("1", "2")
+    world.stored["1",] = stored("an older text")
+    world.hidden = [{("1",)}, {("1",)}]
+    assert verified(world) == {"checked": 2, "fresh": 1, "pending": 1, "remaining": 0}
+
+
+def test_a_suspect_that_was_deleted_is_neither_drift_nor_fresh(world: World) -> None:
+    world.fill("1", "2")
+    world.stored["1",] = stored("an older text")
+    world.meanwhile = [lambda: world.commit("1", None)]
+    assert verified(world) == {"checked": 2, "fresh": 1, "remaining": 0}
+
+
+def test_an_orphan_whose_row_came_back_is_fresh(world: World) -> None:
+    world.fill("1", "2")
+    del world.rows["1",]
+    world.meanwhile = [lambda: world.commit("1", "back again")]
+    assert verified(world) == {"checked": 1, "fresh": 2, "remaining": 0}
+
+
+def test_pending_rows_are_not_mended(world: World) -> None:
+    world.fill("1", "2")
+    world.stored["1",] = world.stored["2",] = stored("an older text")
+    world.meanwhile = [lambda: world.note("1")]
+    found = verified(world, repair=True)
+    assert found == {"checked": 2, "pending": 1, "stale": 1, "repaired": 1, "remaining": 0}
+    assert world.stored["1",] == stored("an older text")
+
+
+def test_suspects_are_judged_in_parts_when_they_are_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "MOST_SUSPECTS", 3)
+    world.slice_rows = 2
+    world.fill(*(str(number) for number in range(11)))
+    for key in world.stored:
+        world.stored[key] = stored("an older text")
+    for name in ("x", "y", "z", "w", "v"):
+        world.stored[name,] = stored("an orphan")
+    waits = []
+    world.meanwhile = [lambda: waits.append(1)] * 50
+    found = verified(world, repair=True)
+    assert found == {"checked": 11, "stale": 11, "orphan": 5, "repaired": 16, "remaining": 0}
+    assert len(waits) > 4, "several second looks"
+    assert verified(world) == {"checked": 11, "fresh": 11, "remaining": 0}
+
+
+# -- samples ----------------------------------------------------------------------------------
+
+
+def test_a_sample_of_right_vectors_changes_no_count(world: World) -> None:
+    world.fill("1", "2", "3")
+    found = verified(world, sample=2)
+    assert found == {"checked": 3, "fresh": 3, "sampled": 2, "remaining": 0}
+
+
+def test_a_stored_vector_of_another_text_is_stale_and_counted_once(world: World) -> None:
+    world.fill("1", "2", "3")
+    world.other_vectors = {("2",)}
+    assert verified(world) == {"checked": 3, "fresh": 3, "remaining": 0}, "hashes do not tell it"
+    found = verified(world, sample=10)
+    assert found == {"checked": 3, "fresh": 2, "stale": 1, "sampled": 3, "remaining": 1}
+
+
+def test_documents_that_drift_anyway_are_not_sampled(world: World) -> None:
+    drifting(world)
+    world.other_vectors = {("1",), ("4",)}
+    found = verified(world, sample=10)
+    assert (found["sampled"], found["fresh"], found["stale"]) == (2, 1, 2)
+    assert found["remaining"] == 5
+
+
+def test_a_wrong_vector_is_mended_by_a_repair(world: World) -> None:
+    world.fill("1", "2")
+    world.other_vectors = {("2",)}
+    found = verified(world, sample=10, repair=True)
+    assert found.pop("repaired") == 1
+    assert found == {"checked": 2, "fresh": 1, "stale": 1, "sampled": 2, "remaining": 0}
+    assert verified(world, sample=10) == {"checked": 2, "fresh": 2, "sampled": 2, "remaining": 0}
+
+
+def test_a_sampled_document_that_the_log_touched_meanwhile_is_not_drift(world: World) -> None:
+    world.fill("1", "2")
+    world.other_vectors = {("2",)}
+    world.meanwhile = [lambda: world.note("2")]
+    found = verified(world, sample=10)
+    assert found == {"checked": 2, "fresh": 2, "sampled": 2, "remaining": 0}
+
+
+# -- what is shown ----------------------------------------------------------------------------
+
+
+def test_progress_is_told_after_each_slice(world: World) -> None:
+    world.slice_rows = 2
+    world.fill("1", "2", "3", "4", "5")
+    verified(world)
+    running = [reply["tables"][0]["checked"] for state, reply in world.replies if state == RUNNING]
+    assert running == [2, 4, 5]
+
+
+def shown(metrics: Metrics, kind: str) -> float | None:
+    labels = {"table": "public.t", "kind": kind}
+    return metrics.registry.get_sample_value("cdc_embed_drift_rows", labels)
+
+
+def test_what_drifts_is_shown_until_it_is_mended(world: World) -> None:
+    metrics = Metrics(slot="s", tables=[TABLE.full_name], model="m")
+    drifting(world)
+    verified(world, metrics)
+    assert [shown(metrics, kind) for kind in ("missing", "stale", "orphan")] == [1, 1, 1]
+    verified(world, metrics, repair=True)
+    assert [shown(metrics, kind) for kind in ("missing", "stale", "orphan")] == [0, 0, 0]
