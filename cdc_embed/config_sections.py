@@ -65,7 +65,7 @@ class SourceConfig(Section):
     plugin: Literal["pgoutput", "wal2json"] = "pgoutput"
     """Output plugin of the slot. pgoutput is part of PostgreSQL, wal2json an extension."""
     publish: Literal["columns", "rows"] = "columns"
-    """columns: only key and text columns leave the server; rows: whole rows do."""
+    """columns: only key, text and metadata columns leave the server; rows: whole rows do."""
     on_history_gap: Literal["stop", "rebuild"] = "stop"
     """When changes are lost with the slot: stop (exit 5), or make a slot and reconcile all."""
     _dsn: SecretStr = PrivateAttr(SecretStr(""))
@@ -201,7 +201,8 @@ class TableConfig(Section):
     chunk: ChunkConfig = ChunkConfig()
     """How long texts are cut."""
     store_text: bool = True
-    """Keep each chunk's text beside its vector; false saves space, search shows no text then."""
+    """Keep each chunk's text beside its vector. false saves space: the search view then takes it
+    from the source table, or has none when that is in another database."""
 
     @field_validator("name")
     @classmethod

@@ -101,6 +101,12 @@ class HistoryGapError(CdcEmbedError):
     )
 
 
+class UnexpectedError(CdcEmbedError):
+    """something that should not happen: {problem}"""
+
+    default_hint = "nothing is lost; run it again with --debug and report what it says"
+
+
 class RequestFailedError(CdcEmbedError):
     """{kind}: {problem}"""
 

@@ -29,6 +29,7 @@ VALUE_SETTINGS: Final = {
     "intervalstyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    "lc_monetary": "C",
     "timezone": "UTC",
     "row_security": "off",
     "statement_timeout": "0",

@@ -111,6 +111,12 @@ class Knowledge:
         while len(self._committed) > self._capacity:
             self._committed.popitem(last=False)
 
+    def distrust(self, table: Table) -> None:
+        """Nothing is in flight, and stored rows of the table prove nothing any more."""
+        for row, state in self._committed.items():
+            if row[0] is table and isinstance(state, Known):
+                self._committed[row] = Reread(state.fingerprint, state.metadata)
+
     def clear(self) -> None:
         """Forget everything: another connection, epoch or writer starts afresh."""
         self._committed.clear()

@@ -198,9 +198,10 @@ class _Layout:
     table: Table
     width: int
     key: tuple[int, ...]
-    text: tuple[int, ...]
+    text: tuple[int | None, ...]
     metadata: tuple[int | None, ...]
-    """None: the log did not carry the column yet."""
+    """None: the log did not carry the column then. That is no value: where it counts, the row is
+    read from the source, which knows whether there still is such a column."""
 
     @classmethod
     def of(cls, table: Table, relation: Relation) -> "_Layout":
@@ -209,7 +210,7 @@ class _Layout:
             table,
             len(relation.columns),
             tuple(places[column.name] for column in table.key),
-            tuple(places[name] for name in table.text_columns),
+            tuple(places.get(name) for name in table.text_columns),
             tuple(places.get(column.name) for column in table.metadata),
         )
 
@@ -264,12 +265,9 @@ def _problem(table: Table, relation: Relation) -> str | None:
     """Why the rows of a relation cannot be used any more."""
     names = {column.name for column in relation.columns}
     key = tuple(column.name for column in table.key)
-    for name in (*key, *table.text_columns):
+    for name in key:
         if name not in names:
-            return (
-                f"column {name} is not in the change log any more "
-                f"(dropped, renamed, or not published)"
-            )
+            return f"key column {name} is not in the change log any more"
     identity = {column.name for column in relation.columns if column.part_of_key}
     if relation.replica_identity is not ReplicaIdentity.FULL and identity != set(key):
         return (

@@ -57,14 +57,15 @@ class Unseen:
         self, snapshot: Snapshot, table: Table, keys: Collection[Key]
     ) -> frozenset[Key] | None:
         """Those of ``keys`` that a read in ``snapshot`` may be too old about; None: any."""
-        found: set[Key] = set()
+        wanted = {(table, key) for key in keys}
+        found: set[tuple[Table, Key]] = set()
         for xid, touched in self._transactions.items():
             if snapshot.sees(xid):
                 continue
             if table in touched.tables:
                 return None
-            found |= {key for key in keys if (table, key) in touched.keys}
-        return frozenset(found)
+            found |= touched.keys & wanted
+        return frozenset(key for _, key in found)
 
     def _forget_keys(self, touched: _Touched) -> None:
         touched.tables |= {table for table, _ in touched.keys}

@@ -74,7 +74,7 @@ def _follow(config: Config, both: Connections, ledger: Ledger, number: int, show
 def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:
     answer = ledger.answer(number)
     if answer is None:
-        return Answer(state=FAILED, progress={}, result=None, error="it was deleted", age=0)
+        return Answer(state=FAILED, progress={}, result=None, error="it was deleted")
     show(answer.progress)
     return answer if answer.state in {DONE, FAILED} else None
 

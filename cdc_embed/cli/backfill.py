@@ -5,10 +5,9 @@ from typing import Annotated, Any
 import typer
 
 from cdc_embed.cli.asking import ask
-from cdc_embed.cli.context import Context
+from cdc_embed.cli.context import Context, source_table
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs
-from cdc_embed.config_notation import TableName
 from cdc_embed.config_sections import LogConfig
 
 
@@ -26,7 +25,7 @@ def backfill(
     set_up_logs(LogConfig(level="warning"), debug=context.debug)
     arguments: dict[str, Any] = {"yes": yes}
     if table:
-        arguments["table"] = str(TableName.parse(table))
+        arguments["table"] = source_table(table)
     with TableProgress("backfill", "done") as progress:
         found = ask(config, "backfill", arguments, progress.show)
     if as_json:

@@ -6,7 +6,10 @@ Nothing is read here before a command asks: ``--help`` and ``init`` work without
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
+
 from cdc_embed import config
+from cdc_embed.config_notation import TableName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,3 +22,12 @@ class Context:
     def load(self) -> config.Config:
         """The configuration; ConfigError when it is missing or wrong."""
         return config.load(self.config_path)
+
+
+def source_table(option: str) -> str:
+    """The full name of the table that ``--table`` names, as the configuration would."""
+    try:
+        name = TableName.parse(option)
+    except ValueError as exc:
+        raise typer.BadParameter(f"--table {option}: {exc}") from None
+    return f"{name.schema}.{name.table}"

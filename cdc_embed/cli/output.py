@@ -64,6 +64,7 @@ class TableProgress:
         )
         self._bars = Progress(*columns, console=self._console)
         self._tasks: dict[str, Any] = {}
+        self._waiting_for = ""
         self._said_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -78,6 +79,11 @@ class TableProgress:
     def show(self, progress: dict[str, Any]) -> None:
         """``progress`` as the service leaves it beside the request."""
         tables = progress.get("tables", [])
+        waiting_for = progress.get("waiting_for", "")
+        if waiting_for != self._waiting_for:
+            self._waiting_for = waiting_for
+            if waiting_for:
+                self._console.print(f"{self._title}: waiting for {waiting_for}", markup=False)
         if self._console.is_terminal:
             for table in tables:
                 self._bar(table)

@@ -6,14 +6,15 @@ import typer
 from rich.console import Console
 
 from cdc_embed.change.document import Table
-from cdc_embed.cli.context import Context
+from cdc_embed.cli.context import Context, source_table
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import print_json
-from cdc_embed.config_notation import TableName
 from cdc_embed.config_sections import LogConfig
 from cdc_embed.errors import PreflightError
+from cdc_embed.finding import expect
 from cdc_embed.flow.connections import connections, expect_set_up, stored_dimensions
+from cdc_embed.session import RowRefusedError
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.checks import check_migrations, vector_extension
 from cdc_embed.target.search import Hit, Searcher
@@ -36,13 +37,17 @@ def search(
     context: Context = ctx.obj
     config = context.load()
     set_up_logs(LogConfig(level="warning"), debug=context.debug)
-    filters = dict(_condition(condition) for condition in where or [])
+    conditions = [_condition(condition) for condition in where or []]
+    filters = dict(conditions)
+    if len(filters) < len(conditions):
+        raise typer.BadParameter("--where: a column is named twice")
     with connections(config) as both:
         if not check_migrations(both.target, config.target.schema).ok:
             raise PreflightError(
                 where="target database", problem="setup did not run", hint="run: cdc-embed setup"
             )
-        found, _ = find_tables(both.source, config)
+        found, findings = find_tables(both.source, config)
+        expect(findings)
         tables = _chosen([source.table for source in found], table)
         _check_columns(tables, filters)
         embedder = make_embedder(config.embedder, stored_dimensions=stored_dimensions(both, tables))
@@ -56,7 +61,10 @@ def search(
         extension = vector_extension(both.target)
         assert extension is not None, "setup needs pgvector"
         searcher = Searcher(both.target, config.target.schema, config.index, extension)
-        hits = [hit for one in tables for hit in searcher.search(one, vector, k, filters)]
+        try:
+            hits = [hit for one in tables for hit in searcher.search(one, vector, k, filters)]
+        except RowRefusedError as exc:
+            raise typer.BadParameter(f"--where: {exc}") from None
     hits = sorted(hits, key=lambda hit: hit.distance)[:k]
     if as_json:
         print_json([_contract(hit) for hit in hits])
@@ -74,7 +82,7 @@ def _condition(condition: str) -> tuple[str, str]:
 def _chosen(tables: list[Table], name: str) -> list[Table]:
     if not name:
         return tables
-    wanted = str(TableName.parse(name))
+    wanted = source_table(name)
     chosen = [table for table in tables if table.full_name == wanted]
     if not chosen:
         known = ", ".join(table.full_name for table in tables)

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass
 from threading import Event
-from typing import Final
+from typing import Final, TypeVar
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
@@ -23,6 +23,11 @@ SLICE_ROWS: Final = 1000
 SLICE_CHARACTERS: Final = 4 << 20
 POLL_SECONDS: Final = 0.5
 PATIENT_SECONDS: Final = 0.05
+BLOCKED_SECONDS: Final = 0.25
+"""Between two looks at whether transactions have ended."""
+
+
+T = TypeVar("T")
 
 
 class StoppedError(Exception):
@@ -41,8 +46,16 @@ class Comparer:
     """Reads rows of the source and has them compared: what backfill and verify share."""
 
     def __init__(
-        self, *, lane: Lane, rows: RowReader, ledger: Ledger, stop: Event, rows_per_second: int
+        self,
+        *,
+        lane: Lane,
+        rows: RowReader,
+        ledger: Ledger,
+        wal_end: Callable[[], int],
+        stop: Event,
+        rows_per_second: int,
     ) -> None:
+        self._wal_end = wal_end
         self._lane = lane
         self._rows = rows
         self._stop = stop
@@ -51,13 +64,17 @@ class Comparer:
         self.waiting_for = ""
         """Whom the first slice waits for; for ``status``."""
 
-    def begin(self) -> None:
-        """Remember from here on what the log touches, and wait for what it touched before."""
+    def begin(self, on_wait: Callable[[str], None]) -> None:
+        """Remember from here on what the log touches, and wait for what it touched before.
+
+        ``on_wait`` hears whose transactions are waited for.
+        """
         self._lane.follow()
-        before = self._rows.snapshot().xmax
+        before = self._rows.next_xid()
         while self._rows.snapshot().xmin < before:
             self.waiting_for = ", ".join(self._rows.running_before(before)) or "a transaction"
-            self.pause(PATIENT_SECONDS)
+            on_wait(self.waiting_for)
+            self.pause(BLOCKED_SECONDS)
         self.waiting_for = ""
 
     def end(self) -> None:
@@ -91,17 +108,21 @@ class Comparer:
             yield self._gone(table, letters[start : start + SLICE_ROWS]), after
 
     def _gone(self, table: Table, keys: Collection[Key]) -> Scan:
-        found = self.look(table, keys)
-        gone: dict[Key, Row | None] = {key: None for key, row in found.rows.items() if row is None}
-        return Scan(rows=gone, snapshot=found.snapshot)
+        return self._insist(lambda: self._rows.gone(table, keys))
 
     def look(self, table: Table, keys: Collection[Key]) -> Scan:
         """Some rows by key."""
-        while True:
-            found = self._rows.look(table, keys)
-            if found is not None:
-                return found
+        return self._insist(lambda: self._rows.look(table, keys))
+
+    def _insist(self, read: Callable[[], Scan | None]) -> Scan:
+        """Read until the table is not rewritten meanwhile."""
+        while (found := read()) is None:
             self.pause(PATIENT_SECONDS)
+        return found
+
+    def distrust(self, table: Table) -> None:
+        """From here on nothing that was known of the table's stored rows before proves anything."""
+        self._wait(self._lane.distrust(table))
 
     def examine(
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False
@@ -130,9 +151,9 @@ class Comparer:
             self.pause(PATIENT_SECONDS)
             scan = self.look(table, hidden)
 
-    def wait_until_durable(self, wal_end: Callable[[], int]) -> None:
+    def wait_until_durable(self) -> None:
         """Until the target reflects everything that was committed until now."""
-        end = wal_end()
+        end = self._wal_end()
         while self._lane.durable < end:
             self.pause(PATIENT_SECONDS)
 
@@ -144,7 +165,7 @@ class Comparer:
         if self._stop.wait(seconds):
             raise StoppedError
 
-    def _wait(self, answer: "Future[Examined]") -> Examined:
+    def _wait(self, answer: "Future[T]") -> T:
         while True:
             try:
                 return answer.result(POLL_SECONDS)

@@ -19,6 +19,7 @@ from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.schema import (
     Registered,
     Space,
+    columns_of,
     comparable_spaces,
     registered_tables,
     stored_size,
@@ -146,4 +147,19 @@ def expect_set_up(both: Connections, table: Table, card: ModelCard) -> Registere
             f"configured is ({', '.join(column.name for column in table.metadata)})",
             hint="run: cdc-embed setup",
         )
+    _expect_types(both, table, registered, f"{both.config.index.type}({card.dimensions})")
     return registered
+
+
+def _expect_types(both: Connections, table: Table, registered: Registered, vectors: str) -> None:
+    """Raise when the columns of the table of vectors are not of the types that are written."""
+    existing = columns_of(both.target, both.config.target.schema, registered.embedding_table)
+    wanted = {"embedding": vectors} | {column.name: column.type for column in table.metadata}
+    for name, kind in wanted.items():
+        stored = existing.get(name, "nothing")
+        if stored != kind and stored.rpartition(".")[2] != kind:
+            raise PreflightError(
+                where=f"table {table.full_name}",
+                problem=f"{name} is stored beside its key as {stored}, it has to be {kind}",
+                hint="run: cdc-embed setup",
+            )

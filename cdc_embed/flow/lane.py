@@ -64,6 +64,7 @@ class Lane:
         self._closed = False
         self._unseen: Unseen | None = None
         self._watched: dict[RowId, bool] = {}
+        self._distrusted: list[tuple[Table, Future[None]]] = []
         self.durable: LSN = ZERO
         """As far as the target reflects the log; the loop's."""
         self.wake: Callable[[], None] = lambda: None
@@ -102,6 +103,17 @@ class Lane:
         with self._lock:
             return {row for row, touched in self._watched.items() if touched}
 
+    def distrust(self, table: Table) -> "Future[None]":
+        """Ask the loop to forget what it takes for known of a table's stored rows."""
+        done: Future[None] = Future()
+        with self._lock:
+            if self._closed:
+                done.cancel()
+            else:
+                self._distrusted.append((table, done))
+        self.wake()
+        return done
+
     # -- for the loop --------------------------------------------------------------------------
 
     def note(self, change: Change) -> None:
@@ -120,6 +132,19 @@ class Lane:
     @property
     def waiting(self) -> bool:
         return bool(self._offers)
+
+    @property
+    def distrusts(self) -> bool:
+        """Nothing may be dispatched before what is in flight has come to rest."""
+        return bool(self._distrusted)
+
+    def settle_distrust(self, forget: Callable[[Table], None]) -> None:
+        """Nothing is in flight: what is taken for known can be forgotten."""
+        with self._lock:
+            asked, self._distrusted = self._distrusted, []
+        for table, done in asked:
+            forget(table)
+            done.set_result(None)
 
     def take(self) -> tuple[Offer, frozenset[Key]] | None:
         """The next slice with its hidden rows; one that is hidden altogether is answered here."""
@@ -145,3 +170,6 @@ class Lane:
             for offer in self._offers:
                 offer.answer.cancel()
             self._offers.clear()
+            for _, done in self._distrusted:
+                done.cancel()
+            self._distrusted.clear()

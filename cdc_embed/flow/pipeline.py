@@ -47,6 +47,8 @@ LARGEST_BATCH: Final = 8 << 20
 """Bytes of changes in one batch: several are in flight, each several times as large in memory."""
 NEAR_THE_END: Final = 256
 """Pending changes with which the stream still counts as near the end of the log."""
+STARVING_SECONDS: Final = 2.0
+"""After so long rows that were read have their turn, however much of the log waits."""
 WRITE_QUEUE: Final = 2
 """Prepared batches that may wait for the writer."""
 LEFT_OUT_SECONDS: Final = 2.0
@@ -143,6 +145,7 @@ class Pipeline:
         self._hot = _HotRows()
         self._take = FIRST_TAKE
         self._logs_turn = False
+        self._examined_at = time.monotonic()
         self._pending_since: float | None = None
         self._draining = False
         self._buffered = True
@@ -288,15 +291,21 @@ class Pipeline:
         busy = self._is_preparing() or len(self._in_flight) > WRITE_QUEUE
         if self._draining or busy:
             return
-        if self._may_examine():
+        if self._lane.distrusts:
+            if not self._in_flight:
+                self._lane.settle_distrust(self._knowledge.distrust)
+            return
+        if self._may_examine(now):
             self._examine()
         elif self._pending:
             self._dispatch_range(now)
 
-    def _may_examine(self) -> bool:
-        """Rows that were read come after the log's, and only when little of it is waiting."""
-        if not self._lane.waiting or self._must_hurry():
+    def _may_examine(self, now: float) -> bool:
+        """Rows that were read come after the log's: when little of it waits, or now and then."""
+        if not self._lane.waiting or self._stream.unguarded:
             return False
+        if now - self._examined_at > STARVING_SECONDS:
+            return True
         return not self._pending or (not self._logs_turn and self._pending.changes < NEAR_THE_END)
 
     def _examine(self) -> None:
@@ -304,6 +313,7 @@ class Pipeline:
         if taken is None:
             return
         self._logs_turn = True
+        self._examined_at = time.monotonic()
         offer, hidden = taken
         part = offer.slice
         work = Extract(

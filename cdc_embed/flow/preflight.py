@@ -92,7 +92,7 @@ def history_gap(both: Connections, survey: Survey) -> str | None:
         checkpoint,
         source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
         slot_confirmed=slot.confirmed_lsn or ZERO,
-        wal_end=slot.wal_end,
+        wal_end=both.catalogue.wal_end(),  # looked at after what a running service recorded
         history=[],
     )
 

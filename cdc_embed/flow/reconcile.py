@@ -14,7 +14,12 @@ from typing import Final
 import structlog
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.errors import CdcEmbedError, SourceUnavailableError, TargetUnavailableError
+from cdc_embed.errors import (
+    CdcEmbedError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+    UnexpectedError,
+)
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.requests import Desk
 from cdc_embed.flow.verify import Verifier
@@ -68,6 +73,9 @@ class Reconciler:
         return self._comparer.waiting_for
 
     def start(self) -> None:
+        """Begin; until it is known how far each table is, none of its stored rows is trusted."""
+        for scope in self._scopes:
+            self._on_compared(scope.table, False)
         self._thread.start()
 
     def join(self) -> None:
@@ -89,6 +97,11 @@ class Reconciler:
             except CdcEmbedError as exc:
                 self._on_failure(exc)
                 return
+            except Exception as exc:
+                # a thread that is gone would only look as if nothing were to be done
+                log.exception("reconcile failed")
+                self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
+                return
             self._stop.wait(POLL_SECONDS)
 
     def _turn(self) -> None:
@@ -105,9 +118,10 @@ class Reconciler:
         if not self._opened:
             return
         todo = [scope for scope in self._scopes if known[scope.table.full_name].state == RUNNING]
+        self._desk.close_backfills()
         if not todo and not self._desk.verifications():
             return
-        self._comparer.begin()
+        self._comparer.begin(self._desk.say_waiting)
         try:
             for scope in todo:
                 self._backfill(scope, known[scope.table.full_name])
@@ -122,6 +136,7 @@ class Reconciler:
         table = scope.table
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._on_compared(table, False)
+        self._comparer.distrust(table)
         running = self._metrics.reconcile_running.labels(table.full_name)
         running.set(1)
         try:
@@ -132,7 +147,9 @@ class Reconciler:
             self._pass(table, comparison, self._comparer.orphans(table, comparison.cursor))
         finally:
             running.set(0)
-        self._ledger.delete_other_spaces(table, scope.space)
+        # the slices may have seen what the log has not brought yet
+        self._comparer.wait_until_durable()
+        self._ledger.delete_other_spaces(table, scope.space, self._epoch)
         comparison.state = DONE
         self._ledger.save(comparison, self._epoch)
         self._on_compared(table, True)

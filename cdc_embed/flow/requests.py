@@ -6,17 +6,15 @@ allows unasked.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.config_sections import BackfillConfig
 from cdc_embed.flow.comparer import Scope
+from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN
 from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Ledger, Request
-
-BYTES_PER_TOKEN: Final = 4
-"""Of English text, for estimates that are called estimates."""
 
 log = structlog.get_logger()
 
@@ -31,7 +29,7 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        return self.bytes // BYTES_PER_TOKEN
+        return self.bytes // CHARACTERS_PER_TOKEN
 
 
 class Desk:
@@ -52,6 +50,7 @@ class Desk:
         self._paid = paid
         self._measure = measure
         self._open: list[Request] = []
+        self._said: dict[int, dict[str, Any]] = {}
 
     def open(self) -> None:
         """Make sure that every table's comparison is known; a new one begins if it may."""
@@ -59,14 +58,16 @@ class Desk:
         for scope in self._scopes:
             self._ledger.settle(scope.table, scope.space)
         known = self._ledger.comparisons()
-        for scope in self._scopes:
-            if scope.table.full_name in known:
-                continue
-            size = self._measure(scope.table)
-            reason = self._reason_to_wait(size)
-            state = WAITING if reason else RUNNING
+        new = [scope for scope in self._scopes if scope.table.full_name not in known]
+        sizes = {scope.table: self._measure(scope.table) for scope in new}
+        reason = self._reason_to_wait(Size(rows=None, bytes=sum(s.bytes for s in sizes.values())))
+        for scope in new:
             self._ledger.open(
-                scope.table, scope.space, state=state, reason=reason, estimate=size.rows
+                scope.table,
+                scope.space,
+                state=WAITING if reason else RUNNING,
+                reason=reason,
+                estimate=sizes[scope.table].rows,
             )
             if reason:
                 log.warning("backfill waits", table=scope.table.full_name, reason=reason)
@@ -92,7 +93,18 @@ class Desk:
             if request.state == WAITING:
                 self._begin(request)
             else:
-                self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
+                self._say(request, self._standing(request))
+
+    def say_waiting(self, holders: str) -> None:
+        """Nothing can be compared before these transactions have ended."""
+        self._open = self._ledger.requests()
+        for request in self._open:
+            self._say(request, {"waiting_for": f"the end of {holders}"})
+
+    def _say(self, request: Request, progress: dict[str, Any]) -> None:
+        if self._said.get(request.id) != progress:
+            self._said[request.id] = progress
+            self._ledger.reply(request.id, request.state, progress=progress)
 
     def _begin(self, request: Request) -> None:
         tables = self._tables(request)
@@ -114,7 +126,7 @@ class Desk:
         for request in self._requests("backfill"):
             standing = self._standing(request)
             states = {table["state"] for table in standing["tables"]}
-            if request.state == RUNNING and states <= {DONE}:
+            if request.state == RUNNING and states == {DONE}:
                 self._ledger.reply(request.id, DONE, progress=standing, result=standing)
 
     def verifications(self) -> list[Request]:

@@ -6,7 +6,7 @@ keep its log from that moment on. Every statement can be run again.
 """
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -26,7 +26,12 @@ from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
-from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
+from cdc_embed.target.schema import (
+    Registered,
+    applied_migrations,
+    migration_steps,
+    registered_tables,
+)
 
 WAIT_NOTICE_SECONDS: Final = 1.0
 REGISTRY_MIGRATION: Final = 2
@@ -82,7 +87,7 @@ def plan_setup(
     if gap and not rebuild:
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
-        *_target_steps(both, card, survey, rebuild=rebuild),
+        *_target_steps(both, card, survey, rebuild=rebuild, gap=gap),
         *(_forget_slot(both, survey) if gap else []),
         *_source_steps(both, survey, new_slot=bool(gap)),
     ]
@@ -102,14 +107,7 @@ def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
     forget = sql.SQL(queries("target/schema")["forget_position"]).format(
         schema=schema, slot=sql.Literal(config.source.slot)
     )
-    again = sql.SQL(queries("target/schema")["compare_all_again"]).format(
-        schema=schema, slot=sql.Literal(config.source.slot)
-    )
-    return [
-        *steps,
-        _step(both, Where.TARGET, "forget the position", forget),
-        _step(both, Where.TARGET, "compare every row of every table", again),
-    ]
+    return [*steps, _step(both, Where.TARGET, "forget the position", forget)]
 
 
 def expect_idle(slot: Slot, command: str) -> None:
@@ -168,7 +166,7 @@ class _watching:  # noqa: N801  reads as a verb where it is used
 
 
 def _target_steps(
-    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool
+    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
 ) -> list[Step]:
     schema = both.config.target.schema
     found: list[tuple[str, sql.Composable]] = []
@@ -188,28 +186,33 @@ def _target_steps(
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
-    if planner.emptied and survey.slot is not None:
-        expect_idle(survey.slot, "cdc-embed setup --rebuild")
-    found += _returned_tables(both, survey, known)
+    if planner.alone and survey.slot is not None:
+        expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
+    found += _compare_again(both, survey, known, new_slot=survey.slot is None or bool(gap))
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
 
 
-def _returned_tables(
-    both: Connections, survey: Survey, known: Collection[str]
+def _compare_again(
+    both: Connections, survey: Survey, known: Mapping[str, Registered], *, new_slot: bool
 ) -> list[tuple[str, sql.Composable]]:
-    """Tables whose changes were not published for a while: every row is compared again."""
-    if survey.publication is None:
-        return []
+    """Tables of which changes may have been missed: every row is compared.
+
+    Because the slot is new, or was another's; because they were not published for a while; or
+    because another table has their name now.
+    """
+    missed = missed_tables(survey.publication, survey.tables)
     again = sql.SQL(queries("target/schema")["compare_again"])
     schema = sql.Identifier(both.config.target.schema)
-    return [
-        (
-            f"compare every row of {name}",
-            again.format(schema=schema, source_table=sql.Literal(name)),
-        )
-        for name in missed_tables(survey.publication, survey.tables)
-        if name in known
-    ]
+    found: list[tuple[str, sql.Composable]] = []
+    for table in (source.table for source in survey.tables):
+        stored = known.get(table.full_name)
+        if stored is None:
+            continue
+        other = stored.slot != both.config.source.slot or stored.source_oid != table.oid
+        if new_slot or other or table.full_name in missed:
+            statement = again.format(schema=schema, source_table=sql.Literal(table.full_name))
+            found.append((f"compare every row of {table.full_name}", statement))
+    return found
 
 
 def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:

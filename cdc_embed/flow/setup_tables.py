@@ -50,8 +50,8 @@ class TablePlanner:
         self._schema = both.config.target.schema
         self._slot = both.config.source.slot
         self._without_view = False
-        self.emptied = False
-        """Vectors are dropped, or made again: no service may write the old ones meanwhile."""
+        self.alone = False
+        """Vectors are dropped or made again: no service may write the old ones meanwhile."""
 
     def steps(self, tables: Iterable[Table]) -> list[Step]:
         configured = list(tables)
@@ -69,7 +69,8 @@ class TablePlanner:
         else:
             steps += self._rename(table, known)
             existing = columns_of(self._both.target, self._schema, known.embedding_table)
-            self._check_key(table, existing)
+            if existing:
+                self._check_key(table, existing)
             steps += self._change_space(table, known, space)
             if self._is_emptied(known, space):
                 existing = {}
@@ -102,8 +103,10 @@ class TablePlanner:
     ) -> list[Step]:
         former = known.metadata if known is not None else ()
         steps = column_steps(self._schema, table, existing, former)
+        if not steps:
+            return []
         view = known.search_view if known is not None else None
-        return [*self._drop_view(view), *steps] if steps else []
+        return [*self._drop_view(view), *steps, self._compare_again(table)]
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (
@@ -148,11 +151,32 @@ class TablePlanner:
                 name=sql.Identifier(table.embedding_table),
             )
             steps.append((f"{known.embedding_table} is now {table.embedding_table}", rename))
+            steps += [self._rename_index(table, known, kind) for kind in ("hash", "hnsw")]
         return [
             *steps,
             (why, compose("rename_source", **parts)),
             (f"{why}: its dead letters", compose("rename_letters", **parts)),
         ]
+
+    def _compare_again(self, table: Table) -> Step:
+        again = compose(
+            "compare_again",
+            schema=sql.Identifier(self._schema),
+            source_table=sql.Literal(table.full_name),
+        )
+        return f"compare every row of {table.full_name}", again
+
+    def _rename_index(self, table: Table, known: Registered, kind: str) -> Step:
+        former, name = (
+            index_name(relation, kind)
+            for relation in (known.embedding_table, table.embedding_table)
+        )
+        rename = compose(
+            "rename_index",
+            index=sql.Identifier(self._schema, former),
+            name=sql.Identifier(name),
+        )
+        return f"{former} is now {name}", rename
 
     def _is_emptied(self, registered: Registered, space: Space) -> bool:
         return registered.space != space and not space.is_comparable(registered.space)
@@ -171,16 +195,8 @@ class TablePlanner:
                 difference=f"stored: {difference}",
                 tokens=characters // CHARACTERS_PER_TOKEN,
             )
-        self.emptied = True
-        again = compose(
-            "compare_again",
-            schema=sql.Identifier(self._schema),
-            source_table=sql.Literal(table.full_name),
-        )
-        steps: list[Step] = [
-            space_step(self._schema, space),
-            (f"compare every row of {table.full_name}", again),
-        ]
+        self.alone = True
+        steps = [self._compare_again(table)]
         if self._is_emptied(registered, space):
             steps += self._drop_view(table.search_view)
             drop = compose("drop_table", table=sql.Identifier(self._schema, table.embedding_table))
@@ -192,6 +208,7 @@ class TablePlanner:
         wanted = vector_type(self._both.config.index, space.dimensions, self._extension_schema)
         if existing["embedding"].rpartition(".")[2] == wanted.rpartition(".")[2]:
             return []
+        self.alone = True
         name = sql.Identifier(self._schema, table.embedding_table)
         retype = compose("retype_vectors", table=name, vector_type=sql.SQL(wanted))
         return [
@@ -199,7 +216,8 @@ class TablePlanner:
             (
                 f"drop the index of {table.embedding_table}, it is made again",
                 compose(
-                    "drop_index", index=sql.Identifier(self._schema, index_name(table, "hnsw"))
+                    "drop_index",
+                    index=sql.Identifier(self._schema, index_name(table.embedding_table, "hnsw")),
                 ),
             ),
             (f"keep the vectors of {table.full_name} as {wanted}", retype),

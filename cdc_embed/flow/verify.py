@@ -19,7 +19,9 @@ from cdc_embed.metrics import DRIFT_KINDS, Metrics
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.reconcile import DONE, RUNNING, Request
 
-MOST_SUSPECTS: Final = 5000
+SAMPLE_ROWS: Final = 50
+"""Embedded together: the stream waits meanwhile."""
+MOST_SUSPECTS: Final = 1000
 """Looked at again together: more would only take memory."""
 
 log = structlog.get_logger()
@@ -58,6 +60,10 @@ class Tally:
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 
 
+class _CalledOffError(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class Verifier:
     """Answers verify requests, one after the other."""
 
@@ -66,12 +72,10 @@ class Verifier:
         *,
         comparer: Comparer,
         scopes: list[Scope],
-        wal_end: Callable[[], int],
         metrics: Metrics,
     ) -> None:
         self._comparer = comparer
         self._scopes = scopes
-        self._wal_end = wal_end
         self._metrics = metrics
 
     def answer(self, request: Request) -> None:
@@ -83,9 +87,14 @@ class Verifier:
 
             def say(tallies: list[Tally] = done) -> None:
                 progress = {"tables": [tally.contract() for tally in tallies]}
-                self._comparer.ledger.reply(request.id, RUNNING, progress=progress)
+                if not self._comparer.ledger.reply(request.id, RUNNING, progress=progress):
+                    raise _CalledOffError
 
-            self._verify(scope, tally, request.arguments, say)
+            try:
+                self._verify(scope, tally, request.arguments, say)
+            except _CalledOffError:
+                log.info("verify called off")
+                return
         result = {
             "tables": [tally.contract() for tally in done],
             "drift": sum(tally.drift for tally in done),
@@ -116,6 +125,7 @@ class Verifier:
             self._look(table, scan, tally)
             if len(tally.suspects) > MOST_SUSPECTS:
                 self._judge(table, tally, repair=repair)
+            say()
         self._judge(table, tally, repair=repair)
         if arguments.get("sample"):
             self._sample(scope, tally, int(arguments["sample"]), repair=repair)
@@ -161,7 +171,7 @@ class Verifier:
             return {}, {}, set()
         lane = self._comparer.lane
         lane.watch([(table, key) for key in keys])
-        self._comparer.wait_until_durable(self._wal_end)
+        self._comparer.wait_until_durable()
         scan = self._comparer.look(table, keys)
         verdicts: dict[Key, Verdict] = {}
         pending: set[Key] = set()
@@ -169,7 +179,7 @@ class Verifier:
             verdicts |= examined.verdicts
             pending |= examined.hidden
         # a change that this look saw in the source has come by the log once this is reached
-        self._comparer.wait_until_durable(self._wal_end)
+        self._comparer.wait_until_durable()
         touched = {key for _, key in lane.touched()}
         lane.watch(())
         drift = {key: v for key, v in verdicts.items() if v.drifts and key not in touched}
@@ -183,13 +193,15 @@ class Verifier:
         """Embed some fresh documents once more: a stored vector that is another one is stale."""
         table = scope.table
         keys = self._comparer.ledger.sample_keys(table, scope.space, size)
-        fresh = self._verdicts(table, keys, sample=False, of={Verdict.FRESH})
-        tally.sampled = len(fresh)
-        suspects = self._verdicts(table, fresh, sample=True, of={Verdict.STALE})
-        drift, _, _ = self._look_again(table, suspects, sample=True)
-        tally.add(drift.values())
-        tally.fresh -= len(drift)  # as which each was counted by its fingerprint
-        self._settle(table, drift.keys(), tally, repair=repair, sample=True)
+        for start in range(0, len(keys), SAMPLE_ROWS):
+            part = keys[start : start + SAMPLE_ROWS]
+            fresh = self._verdicts(table, part, sample=False, of={Verdict.FRESH})
+            tally.sampled += len(fresh)
+            suspects = self._verdicts(table, fresh, sample=True, of={Verdict.STALE})
+            drift, _, _ = self._look_again(table, suspects, sample=True)
+            tally.add(drift.values())
+            tally.fresh -= len(drift)  # as which each was counted by its fingerprint
+            self._settle(table, drift.keys(), tally, repair=repair, sample=True)
 
     def _verdicts(
         self, table: Table, keys: Collection[Key], *, sample: bool, of: Collection[Verdict]

@@ -166,8 +166,7 @@ class Watch:
         publication = read_publication(self._both.source, name)
         failed = [f for f in publication_findings(publication, name, self._tables) if f.failed]
         if failed:
-            everything = {source.table.full_name: "" for source in self._tables}
-            missed = everything if publication is None else missed_tables(publication, self._tables)
+            missed = missed_tables(publication, self._tables)
             config = self._both.config
             Ledger(self._both.target, config.target.schema, config.source.slot).forget(missed)
             raise PreflightError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.plan import Plan, Refuse, Write
+from cdc_embed.change.plan import Action, Annotate, Move, Plan, Refuse, Write
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import Ready
@@ -72,8 +72,18 @@ class Writer:
     def _refuse_rows(self, ready: Ready) -> bool:
         refused = self._target.refused_rows(ready.plan, ready.vectors)
         for row, error in refused.items():
-            action = ready.plan.actions[row]
-            assert isinstance(action, Write)
-            fingerprint = action.document.fingerprint
+            fingerprint = _fingerprint(ready.plan.actions[row])
             ready.plan.actions[row] = Refuse(fingerprint, REFUSED_BY_DATABASE, error)
         return bool(refused)
+
+
+def _fingerprint(action: Action) -> bytes:
+    """Of the document whose row the database refuses."""
+    match action:
+        case Write(document):
+            return document.fingerprint
+        case Move(_, fingerprint):
+            return fingerprint
+        case Annotate(_, state):
+            return state.fingerprint
+    raise AssertionError("only rows with values can be refused")

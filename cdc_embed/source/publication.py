@@ -78,17 +78,20 @@ def publication_findings(
                 f"alter publication {name} set (publish = 'insert, update, delete, truncate');",
             )
         )
-    findings += [
-        _bad(f"publication {name}: {table} {problem}", setup)
-        for table, problem in missed_tables(publication, tables).items()
-    ]
+    else:
+        findings += [
+            _bad(f"publication {name}: {table} {problem}", setup)
+            for table, problem in missed_tables(publication, tables).items()
+        ]
     return findings or [
         Finding(id="publication", ok=True, message=f"publication {name} carries every table")
     ]
 
 
-def missed_tables(publication: Publication, tables: Sequence[SourceTable]) -> dict[str, str]:
+def missed_tables(publication: Publication | None, tables: Sequence[SourceTable]) -> dict[str, str]:
     """Why changes of some of the tables do not arrive, by the table's name."""
+    if publication is None or not publication.all_operations:
+        return {table.table.full_name: "is not published completely" for table in tables}
     gaps = {t.table.full_name: _gap(publication.tables.get(t.table.oid), t) for t in tables}
     return {name: problem for name, problem in gaps.items() if problem is not None}
 

@@ -18,7 +18,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError
-from cdc_embed.session import Session
+from cdc_embed.session import RowRefusedError, Session
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
@@ -75,10 +75,18 @@ class RowReader:
 
     def look(self, table: Table, keys: Collection[Key]) -> Scan | None:
         """The rows with these keys; None when the table was rewritten meanwhile."""
-        found = self._read(table, lambda cursor: _by_key(cursor, table, keys))
+        found = self._parts(table, list(keys), _by_key)
         if found is None:
             return None
         return Scan(rows={key: found.rows.get(key) for key in keys}, snapshot=found.snapshot)
+
+    def gone(self, table: Table, keys: Collection[Key]) -> Scan | None:
+        """Those of some keys that have no row; None when the table was rewritten meanwhile."""
+        found = self._parts(table, list(keys), _present)
+        if found is None:
+            return None
+        gone: dict[Key, Row | None] = {key: None for key in keys if key not in found.rows}
+        return Scan(rows=gone, snapshot=found.snapshot)
 
     def scan(self, table: Table, after: Key | None, rows: int, characters: int) -> Scan | None:
         """The rows that follow ``after`` in the order of the key, at most so many and so long.
@@ -92,11 +100,40 @@ class RowReader:
         with self._session.transaction("snapshot") as cursor:
             return _snapshot(cursor)
 
+    def next_xid(self) -> int:
+        """An id that no transaction had before, of 64 bits.
+
+        A snapshot's ``xmax`` would not do: transactions that still run may be at or beyond it.
+        """
+        with self._session.transaction("snapshot", keep=False) as cursor:
+            cursor.execute(queries("source/tables")["next_xid"])
+            xid: int = cursor.fetchone()[0]
+        return xid
+
     def running_before(self, xid: int) -> list[str]:
         """Who runs a transaction that began to write before ``xid``, a 64-bit id."""
         with self._session.transaction("snapshot") as cursor:
             cursor.execute(queries("source/tables")["running"])
             return [who for running, who in cursor.fetchall() if widen(running, xid) < xid]
+
+    def _parts(
+        self,
+        table: Table,
+        keys: list[Key],
+        fetch: Callable[[Any, Table, Collection[Key]], tuple[dict[Key, Row], bool]],
+    ) -> Scan | None:
+        """What is found of some keys; one that is no value of its type any more has no row."""
+        try:
+            return self._read(table, lambda cursor: fetch(cursor, table, keys))
+        except RowRefusedError:
+            if len(keys) == 1:
+                return Scan(rows={}, snapshot=self.snapshot())
+        middle = len(keys) // 2
+        first = self._parts(table, keys[:middle], fetch)
+        second = self._parts(table, keys[middle:], fetch)
+        if first is None or second is None:
+            return None
+        return Scan(rows=first.rows | second.rows, snapshot=first.snapshot)
 
     def _read(
         self,
@@ -107,7 +144,7 @@ class RowReader:
         """What ``fetch`` gets in one snapshot; None when it does not see the ``xids``, or the
         table had other files before it than after it."""
         files = self._files(table)
-        with self._session.transaction(table.full_name) as cursor:
+        with self._session.transaction(table.full_name, rows=True) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
             snapshot = _snapshot(cursor)
             self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)
@@ -131,9 +168,18 @@ def _snapshot(cursor: Any) -> Snapshot:
 
 
 def _by_key(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
-    arrays = {f"k{place}": [key[place] for key in keys] for place in range(len(table.key))}
-    cursor.execute(_compose("read_rows", table), arrays)
+    """By the keys as they were asked for: ``1.0`` finds the row ``1.00`` of a numeric key."""
+    cursor.execute(_compose("read_rows", table), _arrays(table, keys))
     return _rows(table, cursor.fetchall()), False
+
+
+def _present(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
+    cursor.execute(_compose("present_keys", table), _arrays(table, keys))
+    return {tuple(row): Row(()) for row in cursor.fetchall()}, False
+
+
+def _arrays(table: Table, keys: Collection[Key]) -> dict[str, list[str]]:
+    return {f"k{place}": [key[place] for key in keys] for place in range(len(table.key))}
 
 
 def _in_order(
@@ -181,6 +227,7 @@ def _compose(query: str, table: Table) -> sql.Composed:
             sql.SQL("{}::{}").format(value, kind) for value, kind in zip(values, types, strict=True)
         ),
         key_names=_COMMA.join(names),
+        asked=_COMMA.join(sql.SQL("k.{}").format(name) for name in names),
         key_arrays=_COMMA.join(sql.SQL("{}::text[]").format(value) for value in values),
         key_matches=sql.SQL(" and ").join(
             sql.SQL("{} = {}::{}").format(column, sql.SQL("k.{}").format(name), kind)

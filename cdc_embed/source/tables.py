@@ -208,6 +208,13 @@ def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding
                     else f"remove it from {setting}",
                 )
             )
+    key = {column.name for column in columns if column.in_key is not None}
+    used = {*key, *entry.text_columns, *entry.metadata}
+    problems += [
+        _bad(entry, f"the name {name} has a % in it, which is not supported", "rename it")
+        for name in sorted({entry.schema, entry.table, *used})
+        if "%" in name
+    ]
     problems += [
         _bad(entry, f"{c.name} is in the key, which is always kept", "remove it from metadata")
         for c in columns

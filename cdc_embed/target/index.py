@@ -16,7 +16,8 @@ def ensure_index(
 ) -> bool:
     """Make the index as configured, beside all reads and writes; whether that was needed.
 
-    An index of other operators or options, and one whose making was interrupted, is dropped first.
+    Ours is dropped first when it has other operators or options, or its making was interrupted;
+    an index under another name is somebody else's.
     """
     wanted = (
         f"{index.type}_{OPERATORS[index.distance]}",
@@ -32,7 +33,7 @@ def ensure_index(
         return False
     create = compose(
         "create_hnsw_index",
-        index=sql.Identifier(index_name(table, "hnsw")),
+        index=sql.Identifier(index_name(table.embedding_table, "hnsw")),
         table=sql.Identifier(schema, table.embedding_table),
         operators=sql.SQL(f"{extension_schema}.{wanted[0]}"),
         m=sql.Literal(index.m),
@@ -47,7 +48,9 @@ def _find(session: Session, schema: str, table: Table) -> list[tuple[str, bool, 
     with session.transaction(table.embedding_table) as cursor:
         quoted = name.as_string(cursor)
         cursor.execute(queries("target/reconcile")["find_index"], {"table": quoted})
-        return [(row[0], row[1], row[2], set(row[3])) for row in cursor.fetchall()]
+        ours = index_name(table.embedding_table, "hnsw")
+        found = cursor.fetchall()
+    return [(row[0], row[1], row[2], set(row[3])) for row in found if row[0] == ours]
 
 
 def _run(session: Session, table: Table, statement: sql.Composed) -> None:

@@ -63,8 +63,6 @@ class Answer:
     progress: dict[str, Any]
     result: dict[str, Any] | None
     error: str
-    age: float
-    """Seconds since the service last said something."""
 
 
 class Ledger:
@@ -152,10 +150,20 @@ class Ledger:
             found = [row[0] for row in cursor.fetchall()]
         return [tuple(str(key.get(column.name)) for column in table.key) for key in found]
 
-    def delete_other_spaces(self, table: Table, space: int) -> None:
-        """Every document has its vectors in the new space: the former ones can go."""
+    def delete_other_spaces(self, table: Table, space: int, epoch: int) -> None:
+        """Every document has its vectors in the new space: the former ones can go.
+
+        Nothing happens when another instance took over.
+        """
+        values = {
+            "table_name": table.full_name,
+            "space": space,
+            "slot": self._slot,
+            "epoch": epoch,
+        }
         with self._session.transaction(table.embedding_table) as cursor:
-            cursor.execute(self._sql("delete_other_spaces", table), {"space": space})
+            cursor.execute(self._sql("delete_other_spaces", table), values)
+            cursor.execute(self._sql("delete_other_letters"), values)
 
     def _keys(self, table: Table, name: str, values: dict[str, Any]) -> list[Key]:
         with self._session.transaction(table.embedding_table) as cursor:
@@ -183,7 +191,7 @@ class Ledger:
             row = cursor.fetchone()
         if row is None:
             return None
-        return Answer(state=row[0], progress=row[1], result=row[2], error=row[3], age=row[4])
+        return Answer(state=row[0], progress=row[1], result=row[2], error=row[3])
 
     def requests(self) -> list[Request]:
         """What is asked and not done yet, oldest first."""
@@ -202,8 +210,8 @@ class Ledger:
         progress: dict[str, Any] | None = None,
         result: dict[str, Any] | None = None,
         error: str = "",
-    ) -> None:
-        """Say how far a request is, or what came of it."""
+    ) -> bool:
+        """Say how far a request is, or what came of it; false when it was called off."""
         values = {
             "id": number,
             "state": state,
@@ -213,6 +221,7 @@ class Ledger:
         }
         with self._session.transaction("request") as cursor:
             cursor.execute(self._sql("save_request"), values)
+            return bool(cursor.rowcount)
 
     def _sql(self, name: str, table: Table | None = None) -> sql.Composed:
         parts: dict[str, sql.Composable] = {"schema": sql.Identifier(self._schema)}

@@ -209,7 +209,11 @@ def create_steps(
         vector_type=sql.SQL(vector_type(index, space.dimensions, extension_schema)),
         fillfactor=sql.Literal(HALF if table.metadata else FULL),
     )
-    find = compose("create_hash_index", index=sql.Identifier(index_name(table, "hash")), table=name)
+    find = compose(
+        "create_hash_index",
+        index=sql.Identifier(index_name(table.embedding_table, "hash")),
+        table=name,
+    )
     return [(f"vectors of {table.full_name}", create), (f"find equal texts in {title}", find)]
 
 
@@ -259,6 +263,19 @@ def column_steps(
         for column in wanted.values()
         if column.name not in existing
     ]
+    steps += [
+        (
+            f"{column.name} beside the vectors of {table.full_name} is now {column.type}",
+            compose(
+                "retype_column",
+                table=name,
+                column=sql.Identifier(column.name),
+                type=sql.SQL(column.type),
+            ),
+        )
+        for column in table.metadata
+        if existing.get(column.name, column.type) != column.type
+    ]
     if steps and bool(former) != bool(table.metadata):
         room = compose(
             "leave_room", table=name, fillfactor=sql.Literal(HALF if table.metadata else FULL)
@@ -275,10 +292,10 @@ def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:
         return dict(cursor.fetchall())
 
 
-def index_name(table: Table, kind: str) -> str:
+def index_name(embedding_table: str, kind: str) -> str:
     """The name of an index of a table of vectors, within PostgreSQL's 63 bytes."""
     suffix = f"_{kind}"
-    return table.embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
+    return embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
 
 
 def _definition(column: TableColumn) -> sql.Composed:

@@ -53,9 +53,10 @@ class Searcher:
     ) -> list[Hit]:
         """The ``k`` nearest documents whose columns have the values ``where``, nearest first.
 
-        ``vector``: float32 array (d,).
+        ``vector``: float32 array (d,). Raises ``RowRefusedError`` for a value that is none of its
+        column's type.
         """
-        with self._session.transaction(table.search_view) as cursor:
+        with self._session.transaction(table.search_view, rows=True) as cursor:
             hits = self._grow(cursor, table, vector, k, where)
             if len(hits) < k and where:
                 cursor.execute("set local enable_indexscan = off")

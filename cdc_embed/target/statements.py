@@ -9,7 +9,7 @@ from typing import Any
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.document import COLUMNS_BYTES, VALUE_BYTES, Key, Table, TableColumn
 from cdc_embed.change.plan import Metadata
 from cdc_embed.sql import queries
 from cdc_embed.wire.messages import UNCHANGED
@@ -49,7 +49,7 @@ class Statements:
     ) -> None:
         self.table = table
         self.space = space
-        self.trusted = True
+        self.trusted = False
         """Whether a stored row that came from the log may prove what the log left out."""
         self.values = {
             "space": space,
@@ -115,24 +115,32 @@ class Statements:
             "stage_matches": _AND.join(sql.SQL("s.{0} = k.{0}").format(name) for name in names),
             "staged_matches": _AND.join(sql.SQL("s.{0} = m.{0}").format(name) for name in names),
             "annotated_matches": _matches("t", columns, "m", names, types),
+            "key_texts_match": _AND.join(
+                sql.SQL("format('%%s', t.{}) = k.{}").format(column, name)
+                for column, name in zip(columns, names, strict=True)
+            ),
             **_metadata_parts(table.metadata),
         }
 
 
 def _metadata_parts(columns: Sequence[TableColumn]) -> dict[str, sql.Composable]:
-    """Lists of metadata columns, each with a comma before it: there may be none.
+    """Parts for each metadata column, put behind what is always there: there may be none.
 
     A value ``v`` travels as text; ``u`` says that it is unchanged and stays as it is stored.
     """
     return {
         name: sql.SQL("").join(
-            sql.SQL(", " + form).format(
+            sql.SQL(form).format(
                 column=sql.Identifier(column.name),
                 type=sql.SQL(column.type),
                 v=sql.Identifier(f"v{place}"),
                 u=sql.Identifier(f"u{place}"),
                 values=sql.Placeholder(f"v{place}"),
                 flags=sql.Placeholder(f"u{place}"),
+                part=sql.SQL("{}, {}").format(
+                    sql.Literal(COLUMNS_BYTES + (place - 1) * VALUE_BYTES + 1),
+                    sql.Literal(VALUE_BYTES),
+                ),
             )
             for place, column in enumerate(columns, start=1)
         )
@@ -141,14 +149,17 @@ def _metadata_parts(columns: Sequence[TableColumn]) -> dict[str, sql.Composable]
 
 
 _METADATA_FORMS = {
-    "metadata": "{column}",
-    "stage_metadata_definitions": "{v} text",
-    "typed_metadata": "{v}::{type}",
-    "metadata_arrays": "{values}::text[], {flags}::boolean[]",
-    "metadata_names": "{v}, {u}",
-    "moved_metadata": "case when m.{u} then t.{column}::text else m.{v} end",
-    "kept_metadata": "{v} = case when m.{u} then t.{column}::text else m.{v} end",
-    "annotated_metadata": "{column} = case when m.{u} then t.{column} else m.{v}::{type} end",
+    "metadata": ", {column}",
+    "stage_metadata_definitions": ", {v} text",
+    "typed_metadata": ", {v}::{type}",
+    "metadata_arrays": ", {values}::text[], {flags}::boolean[]",
+    "metadata_names": ", {v}, {u}",
+    "moved_metadata": ", case when m.{u} then t.{column}::text else m.{v} end",
+    "kept_metadata": ", {v} = case when m.{u} then t.{column}::text else m.{v} end",
+    "annotated_metadata": ", {column} = case when m.{u} then t.{column} else m.{v}::{type} end",
+    # what is kept must be what was known of it
+    "kept_hashes_match": " and (not m.{u} or "
+    "substr(t.metadata_hash, {part}) = substr(m.metadata_hash, {part}))",
 }
 
 

@@ -18,7 +18,7 @@ from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
-from cdc_embed.change.plan import Plan, Write
+from cdc_embed.change.plan import Annotate, Move, Plan, Write
 from cdc_embed.errors import (
     FencedError,
     HistoryGapError,
@@ -229,7 +229,7 @@ class Store:
         """The rows of a plan whose data the database refuses, with its reason; writes nothing."""
         refused = {}
         for row, action in plan.actions.items():
-            if isinstance(action, Write):
+            if isinstance(action, Write | Move | Annotate):
                 images = {r: image for r, image in plan.batch.images.items() if r == row}
                 alone = Plan(Batch(images), {row: action})
                 try:

@@ -4,12 +4,17 @@ With the vectors in the source's own database it is joined to the source table, 
 invoker may not see there is not found either, and the text need not be stored twice.
 """
 
+from typing import Final
+
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table, template_parts
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import Step, checksum, compose
+
+BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
+"""What ``str.isspace`` calls white space; ``[:space:]`` is another set in every locale."""
 
 _COMMA = sql.SQL(",\n       ")
 
@@ -20,10 +25,15 @@ def view_steps(
     """The search view of a table, made again when it is not the one that it should be, or when
     a step before has dropped it."""
     view = sql.Identifier(schema, table.search_view)
+    text: sql.Composable = sql.SQL("e.chunk_text")
+    if one_database and not table.store_text:
+        text = sql.SQL("substr({}, e.start_offset + 1, e.end_offset - e.start_offset)").format(
+            _text(table, _blank(session))
+        )
     create = compose(
         "create_search_view",
         view=view,
-        columns=_columns(table, one_database=one_database),
+        columns=_columns(table, text),
         table=sql.Identifier(schema, table.embedding_table),
         join=_join(table) if one_database else sql.SQL(""),
     )
@@ -47,42 +57,46 @@ def drop_view_step(schema: str, name: str) -> Step:
     return f"drop view {schema}.{name}", compose("drop_view", view=sql.Identifier(schema, name))
 
 
-def _columns(table: Table, *, one_database: bool) -> sql.Composed:
+def _columns(table: Table, text: sql.Composable) -> sql.Composed:
     key = [sql.Identifier("e", column.name) for column in table.key]
     metadata = [sql.Identifier("e", column.name) for column in table.metadata]
-    text = sql.SQL("e.chunk_text")
-    if one_database and not table.store_text:
-        text = sql.SQL("substr({}, e.start_offset + 1, e.end_offset - e.start_offset)").format(
-            _text(table)
-        )
     ours = [sql.SQL("e.chunk"), sql.SQL("e.embedding"), sql.SQL("{} as text").format(text)]
     return _COMMA.join([*key, *ours, *metadata, sql.SQL("e.embedded_at")])
 
 
 def _join(table: Table) -> sql.Composed:
-    columns = [sql.Identifier(column.name) for column in table.key]
-    kept_as_text = [column.source_type != "" for column in table.key]
+    """By the source's key in the source's types, so that its index serves."""
+    matches = [
+        sql.SQL("s.{0} = e.{0}::{1}" if column.source_type else "s.{0} = e.{0}").format(
+            sql.Identifier(column.name), sql.SQL(column.source_type)
+        )
+        for column in table.key
+    ]
     return sql.SQL("\njoin {} s on {}").format(
-        sql.Identifier(table.schema, table.name),
-        sql.SQL(" and ").join(
-            sql.SQL("format('%s', s.{0}) = e.{0}" if as_text else "s.{0} = e.{0}").format(name)
-            for name, as_text in zip(columns, kept_as_text, strict=True)
-        ),
+        sql.Identifier(table.schema, table.name), sql.SQL(" and ").join(matches)
     )
 
 
-def _text(table: Table) -> sql.Composable:
+def _blank(session: Session) -> str:
+    """White space, as far as the database's encoding has it."""
+    with session.transaction("server_encoding") as cursor:
+        cursor.execute("show server_encoding")
+        unicode = cursor.fetchone()[0] == "UTF8"
+    return BLANK if unicode else BLANK.encode("ascii", "ignore").decode()
+
+
+def _text(table: Table, blank: str) -> sql.Composable:
     """The row's prepared text, in SQL: the same rule as ``Table.prepare``."""
     if table.template is None:
         present = sql.SQL(", ").join(
-            sql.SQL("case when s.{0}::text ~ '[^[:space:]]' then s.{0}::text end").format(
-                sql.Identifier(name)
+            sql.SQL("case when format('%s', s.{0}) ~ {1} then format('%s', s.{0}) end").format(
+                sql.Identifier(name), sql.Literal(f"[^{blank}]")
             )
             for name in table.text_columns
         )
         return sql.SQL("array_to_string(array[{}], E'\\n\\n')").format(present)
     return sql.SQL(" || ").join(
-        sql.SQL("coalesce(s.{}::text, '')").format(sql.Identifier(part))
+        sql.SQL("format('%s', s.{})").format(sql.Identifier(part))
         if is_column
         else sql.Literal(part)
         for part, is_column in template_parts(table.template)

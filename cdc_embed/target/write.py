@@ -130,6 +130,9 @@ class TableWriter:
             **self._provenance({k: isinstance(n.state, Reread) for k, n in notes.items()}),
         }
         self._execute("annotate", values)
+        self._execute("missing_annotations", values)
+        if self._cursor.fetchone()[0]:
+            raise MissingDonorError
 
     def _provenance(self, reread: Mapping[Key, bool]) -> dict[str, list[str | None]]:
         """Where in the log each row comes from; nothing for what was read."""

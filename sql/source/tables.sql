@@ -35,6 +35,10 @@ from (select %(oid)s::oid::regclass as relid
 -- What this transaction sees; xids in it have 64 bits.
 select pg_current_snapshot()::text
 
+-- name: next_xid
+-- An id that no transaction had before: what is older and runs, was running when it was given out.
+select pg_current_xact_id()::text::bigint
+
 -- name: running
 -- Transactions that write, prepared ones too: their id, and who they are.
 select backend_xid::text::bigint,
@@ -45,9 +49,15 @@ select transaction::text::bigint, format('prepared transaction %s', gid) from pg
 
 -- name: read_rows
 -- Some rows by key, in the form that the change log would carry.
-select {keys}{values}
+select {asked}{values}
 from {table} t
 join unnest({key_arrays}) as k ({key_names}) on {key_matches}
+
+-- name: present_keys
+-- Which of some keys have a row.
+select {asked}
+from unnest({key_arrays}) as k ({key_names})
+where exists (select from {table} t where {key_matches})
 
 -- name: scan_rows
 -- The rows that follow a key, in the same form.

@@ -74,6 +74,12 @@ select key from {schema}.dead_letter where table_name = %(table_name)s
 -- name: delete_other_spaces
 -- Vectors of the table's former space: every document has one in the new space now.
 delete from {table} where space <> %(space)s
+  and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
+
+-- name: delete_other_letters
+-- Dead letters of the former space.
+delete from {schema}.dead_letter where table_name = %(table_name)s and space <> %(space)s
+  and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
 
 -- name: add_request
 -- Ask the service for something.
@@ -87,15 +93,14 @@ where slot = %(slot)s and state in ('waiting', 'running') order by id
 
 -- name: read_request
 -- What came of a request.
-select state, progress, result, error, extract(epoch from now() - updated_at)::float8
-from {schema}.request where id = %(id)s
+select state, progress, result, error from {schema}.request where id = %(id)s
 
 -- name: save_request
 -- What the service has to say of a request.
 update {schema}.request
 set state = %(state)s, progress = %(progress)s::jsonb, result = %(result)s::jsonb,
     error = %(error)s, updated_at = now()
-where id = %(id)s
+where id = %(id)s and state in ('waiting', 'running')
 
 -- name: drop_old_requests
 -- Requests are history after a week.

@@ -116,6 +116,14 @@ where source_table = {former}
 -- Its dead letters, too.
 update {schema}.dead_letter set table_name = {source_table} where table_name = {former}
 
+-- name: rename_index
+-- Its indexes, too.
+alter index if exists {index} rename to {name}
+
+-- name: retype_column
+-- A metadata column has another type in the source now.
+alter table {table} alter column {column} type {type} using {column}::text::{type}
+
 -- name: rename_table
 -- Its vectors take the configured name.
 alter table if exists {table} rename to {name}
@@ -142,14 +150,9 @@ comment on view {view} is {mark}
 -- Its changes were not followed for a while: compare every row.
 delete from {schema}.reconcile where source_table = {source_table}
 
--- name: compare_all_again
--- Changes of a slot were lost: compare every row of its tables.
-delete from {schema}.reconcile r using {schema}.embedding_table e
-where e.source_table = r.source_table and e.slot = {slot}
-
 -- name: vector_extension
 -- The installed pgvector: its version and its schema.
-select e.extversion, n.nspname
+select e.extversion, quote_ident(n.nspname)
 from pg_extension e join pg_namespace n on n.oid = e.extnamespace
 where e.extname = 'vector'
 

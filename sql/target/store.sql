@@ -79,7 +79,7 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 -- (``is true`` keeps the planner from scanning an index for the space: nearly every row is in it.)
 select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null, l.fingerprint
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
-left join {table} t on {key_matches} and t.chunk = 0 and (t.space = %(space)s) is true
+left join {table} t on {key_matches} and {key_texts_match} and t.chunk = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
 
@@ -94,7 +94,7 @@ left join lateral (
          bool_and(t.commit_lsn is not null) as from_log,
          count(*) as chunks, max(t.chunk) as last, max(t.end_offset) as end_offset,
          count(distinct (t.document_hash, t.metadata_hash)) = 1 as of_one_text
-  from {table} t where {key_matches} and (t.space = %(space)s) is true
+  from {table} t where {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 ) d on true
 left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
@@ -142,7 +142,8 @@ select {new_keys}, t.chunk, t.embedding, t.chunk_text, t.start_offset, t.end_off
 from unnest({origin_arrays}, {key_arrays}, %(fingerprints)s::bytea[], %(commit_lsns)s::text[],
             %(committed_ats)s::text[], %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({origin_names}, {key_names}, fingerprint, commit_lsn, committed_at, metadata_hash{metadata_names})
-join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.document_hash = m.fingerprint
+join {table} t on {origin_matches} and (t.space = %(space)s) is true
+  and t.document_hash = m.fingerprint{kept_hashes_match}
 
 -- name: count_staged_moves
 -- How many documents were copied under a new key.
@@ -155,7 +156,7 @@ where s.chunk = 0
 update {stage} s set metadata_hash = m.metadata_hash{kept_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({origin_names}, {key_names}, metadata_hash{metadata_names})
-join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.chunk = 0
+join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.chunk = 0{kept_hashes_match}
 where {staged_matches}
 
 -- name: missing_metadata
@@ -169,7 +170,12 @@ update {table} t set commit_lsn = m.commit_lsn::pg_lsn, committed_at = m.committ
 from unnest({key_arrays}, %(commit_lsns)s::text[], %(committed_ats)s::text[],
             %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({key_names}, commit_lsn, committed_at, metadata_hash{metadata_names})
-where {annotated_matches} and (t.space = %(space)s) is true
+where {annotated_matches} and (t.space = %(space)s) is true{kept_hashes_match}
+
+-- name: missing_annotations
+-- How many rows kept other metadata than was known of them.
+select count(*) from unnest({key_arrays}, %(metadata_hashes)s::bytea[]) as m ({key_names}, metadata_hash)
+join {table} t on {annotated_matches} and t.chunk = 0 and t.metadata_hash is distinct from m.metadata_hash
 
 -- name: delete_chunks
 -- Remove every chunk of the touched rows: what stays is inserted again.

@@ -43,7 +43,7 @@ def stored(site: Site, key: int) -> list[tuple[str, int, int, bytes]]:
 
 def fresh(site: Site, key: int) -> list[tuple[str, int, int, bytes]]:
     text = site.value("select body from documents where id = %s", key)
-    return [tuple(chunk) for chunk in Chunker(tokens, WINDOW).split(text)]
+    return [(c.text, c.start, c.end, c.hash) for c in Chunker(tokens, WINDOW).split(text)]
 
 
 def test_an_edit_of_one_paragraph_embeds_four_chunks_at_most(site: Site) -> None:

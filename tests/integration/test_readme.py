@@ -20,7 +20,7 @@ TITLES = {
 
 def block(language: str, word: str) -> str:
     """The code block that holds a word."""
-    found = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+    found: list[str] = re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
     return next(code for code in found if word in code)
 
 
