@@ -101,6 +101,45 @@ MUTATIONS = (
         "test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle",
     ),
     Mutation(
+        "slices hide no row",
+        "cdc_embed/change/unseen.py",
+        "            found |= touched.keys & wanted",
+        "            found |= set()",
+        "tests/integration/test_reconcile.py::"
+        "test_reconcile_never_puts_an_older_row_over_what_the_log_brought",
+    ),
+    Mutation(
+        "no wait for running transactions before the first slice",
+        "cdc_embed/flow/comparer.py",
+        "        while self._rows.snapshot().xmin < before:",
+        "        while self._rows.snapshot().xmin < 0 * before:",
+        "tests/integration/test_reconcile.py::"
+        "test_first_slice_waits_for_transactions_that_were_running",
+    ),
+    Mutation(
+        "no comparison of file nodes",
+        "cdc_embed/source/rows.py",
+        "            if cursor.fetchone()[0] != files:",
+        "            if cursor.fetchone()[0] is None:",
+        "tests/integration/test_reconcile.py::test_read_across_a_rewrite_is_not_believed",
+    ),
+    Mutation(
+        "stored rows trusted while they are compared",
+        "cdc_embed/flow/reconcile.py",
+        "            self._on_compared(scope.table, False)",
+        "            self._on_compared(scope.table, True)",
+        "tests/unit/test_convergence.py::"
+        "test_a_process_that_resumes_a_comparison_trusts_no_row_that_is_not_compared_yet",
+    ),
+    Mutation(
+        "done before the log has come to what was seen",
+        "cdc_embed/flow/reconcile.py",
+        "        self._comparer.wait_until_durable()",
+        "        pass",
+        "tests/unit/test_convergence.py::"
+        "test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw",
+    ),
+    Mutation(
         "LRU updated before the commit",
         "cdc_embed/change/knowledge.py",
         "        self._in_flight.append(outcome)",

@@ -239,7 +239,9 @@ class Parts:
                     paid=self.card.paid,
                     measure=lambda table: self._measure(scan, table),
                 ),
-                verifier=Verifier(comparer=comparer, scopes=scopes, metrics=self.metrics),
+                verifier=Verifier(
+                    comparer=comparer, scopes=scopes, metrics=self.metrics, paid=self.card.paid
+                ),
                 on_compared=on_compared,
                 on_failure=on_failure,
                 epoch=epoch,

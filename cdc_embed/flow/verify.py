@@ -17,7 +17,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.metrics import DRIFT_KINDS, Metrics
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.reconcile import DONE, RUNNING, Request
+from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Request
 
 SAMPLE_ROWS: Final = 50
 """Embedded together: the stream waits meanwhile."""
@@ -73,13 +73,17 @@ class Verifier:
         comparer: Comparer,
         scopes: list[Scope],
         metrics: Metrics,
+        paid: bool = False,
     ) -> None:
+        self._paid = paid
         self._comparer = comparer
         self._scopes = scopes
         self._metrics = metrics
 
     def answer(self, request: Request) -> None:
         """Verify every table, and leave the result beside the request."""
+        if request.arguments.get("repair") and self._paid and self._refuse(request):
+            return
         done: list[Tally] = []
         for scope in self._scopes:
             tally = Tally(name=scope.table.full_name)
@@ -102,6 +106,15 @@ class Verifier:
         }
         self._show(done)
         self._comparer.ledger.reply(request.id, DONE, progress=result, result=result)
+
+    def _refuse(self, request: Request) -> bool:
+        """A repair must not do unasked what a backfill waits to be asked for."""
+        ledger = self._comparer.ledger
+        waiting = [c for c in ledger.comparisons().values() if c.state == WAITING]
+        for comparison in waiting[:1]:
+            error = f"{comparison.source_table} is not backfilled yet: {comparison.reason}"
+            ledger.reply(request.id, FAILED, error=error)
+        return bool(waiting)
 
     def _show(self, done: list[Tally]) -> None:
         for tally in done:
