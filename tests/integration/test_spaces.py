@@ -625,6 +625,23 @@ def test_a_slot_that_lost_changes_is_made_anew_only_on_demand_and_every_row_comp
     assert "nothing to do" in command(site, "setup")
 
 
+@pytest.mark.parametrize("accident", [lose_slot, forge_slot])
+def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
+    library: Library, accident: Callable[[Site], None]
+) -> None:
+    site = library.site
+    text = site.config_path.read_text()
+    site.config_path.write_text(text.replace("[source]", '[source]\non_history_gap = "rebuild"', 1))
+    accident(site)
+    library.server.reset()
+    with site.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        assert library.server.texts() == 2, "the changed row and the new one"
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
 def test_setup_again_and_a_dry_run_of_a_rebuild_change_nothing(library: Library) -> None:
     site = library.site
     before = written(site)
