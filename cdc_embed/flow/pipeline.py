@@ -8,7 +8,7 @@ of the log, one at a time each, so a plan always knows the outcome of every batc
     read frames unless full, or unless reading on could confirm too much
     dispatch when a worker is free
     record progress that no batch recorded
-    report -- the one line that confirms
+    report -- the one line that confirms is in ``reporting``
 """
 
 import select
@@ -20,7 +20,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
@@ -29,16 +29,12 @@ from cdc_embed.change.plan import Supersede
 from cdc_embed.change.transaction import Assembler, Change
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.prepare import Extract, Preparer, Range, Ready, rows_of
+from cdc_embed.flow.reporting import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer, Written
-from cdc_embed.lsn import LSN, ZERO, Progress
+from cdc_embed.lsn import Progress
 from cdc_embed.wire.messages import Message
 
-RECORD_STEP: Final = 1 << 20
-"""Bytes of log without anything to write that are recorded in one step: a row for each idle
-keepalive would write log of its own, for ever."""
-REPORT_SECONDS: Final = 0.25
-"""How soon news is reported to the server."""
 READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
 FIRST_TAKE: Final = 64
@@ -53,21 +49,6 @@ WRITE_QUEUE: Final = 2
 """Prepared batches that may wait for the writer."""
 LEFT_OUT_SECONDS: Final = 2.0
 """For how long a hot row's newer version may keep its older ones from being embedded."""
-
-
-class Frames(Protocol):
-    """The part of the stream that the loop needs."""
-
-    exposed: LSN
-    sentinel: Any
-
-    @property
-    def unguarded(self) -> bool: ...
-    @property
-    def heard(self) -> LSN: ...
-    def read(self) -> Any: ...
-    def report(self, received: LSN, confirmed: LSN) -> None: ...
-    def check_sentinel(self) -> None: ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -149,14 +130,18 @@ class Pipeline:
         self._pending_since: float | None = None
         self._draining = False
         self._buffered = True
-        self._recording: Future[LSN] | None = None
-        self._reported = (progress.received, progress.recorded)
-        self._reported_at = 0.0
         self._embed = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._write = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._wake, self._waker = socket.socketpair()
         self._waker.setblocking(False)
         self._wake.setblocking(False)
+        self._reporter = Reporter(
+            stream=stream,
+            assembler=assembler,
+            progress=progress,
+            record=lambda lsn: self._submit(self._write, writer.record, lsn),
+            interval=limits.report_interval,
+        )
 
     # -- the loop ------------------------------------------------------------------------------
 
@@ -181,22 +166,20 @@ class Pipeline:
         if connected:
             self._finish_recording(deadline)
             self._settle_idle()
-            self._record(at_least=1)
+            self._reporter.record(at_least=1)
             self._finish_recording(deadline)
-            self._report(time.monotonic(), now_or_never=True)
+            self._reporter.tell(time.monotonic(), now_or_never=True)
         return True
 
     def _finish_recording(self, deadline: Callable[[], bool]) -> None:
-        while self._recording is not None and not deadline():
-            self._settle_recording()
-            if self._recording is not None:
-                self._wait(reading=False)
+        while not self._reporter.settle() and not deadline():
+            self._wait(reading=False)
 
     def at_rest(self, seconds: float) -> bool:
         """Whether the workers have ended what they do, after waiting so long at the most."""
         futures: list[Future[Any]] = [flight.preparing for flight in self._in_flight]
         futures += [flight.writing for flight in self._in_flight if flight.writing is not None]
-        futures += [self._recording] if self._recording is not None else []
+        futures += self._reporter.recording
         return not wait(futures, seconds).not_done
 
     def close(self) -> None:
@@ -219,8 +202,8 @@ class Pipeline:
         self._dispatch(now)
         if connected:
             self._settle_idle()
-            self._record(at_least=RECORD_STEP)
-            self._report(now)
+            self._reporter.record(at_least=RECORD_STEP)
+            self._reporter.tell(now)
         self._lane.durable = self._progress.durable
         self._telemetry.tick(self._pending, self._progress, self._oldest(), self._full())
 
@@ -236,7 +219,7 @@ class Pipeline:
             if writing is None or not writing.done():
                 break
             self._written(self._in_flight.popleft(), writing.result())
-        self._settle_recording()
+        self._reporter.settle()
 
     def _prepared(self, flight: _InFlight, ready: Ready) -> None:
         flight.ready = ready
@@ -266,11 +249,6 @@ class Pipeline:
         if plan.writes:
             self._progress.record(plan.batch.end_lsn)
         self._telemetry.written(written)
-
-    def _settle_recording(self) -> None:
-        if self._recording is not None and self._recording.done():
-            recording, self._recording = self._recording, None
-            self._progress.record(recording.result())
 
     def _settle_idle(self) -> None:
         """With nothing open, pending or in flight, all that was heard needs nothing more."""
@@ -397,28 +375,6 @@ class Pipeline:
                 if isinstance(event, Change):
                     self._lane.note(event)
                     self._telemetry.change(event)
-
-    # -- record and report ---------------------------------------------------------------------
-
-    def _record(self, *, at_least: int) -> None:
-        """Record progress that no batch recorded: in steps, or when reading depends on it."""
-        if self._recording is not None or not self._assembler.verified:
-            return
-        progress = self._progress
-        exposed = not progress.is_recorded(self._stream.exposed)
-        gated = self._stream.unguarded and self._assembler.open_transaction is not None
-        unrecorded = progress.unrecorded_bytes()
-        if unrecorded >= at_least or (unrecorded and (exposed or gated)):
-            self._recording = self._submit(self._write, self._writer.record, progress.durable)
-
-    def _report(self, now: float, *, now_or_never: bool = False) -> None:
-        confirmable = self._progress.confirmable() if self._assembler.verified else ZERO
-        positions = (self._progress.received, confirmable)
-        age = now - self._reported_at
-        news = positions != self._reported and age >= REPORT_SECONDS
-        if news or now_or_never or age >= self._limits.report_interval:
-            self._stream.report(*positions)
-            self._reported, self._reported_at = positions, now
 
     # -- wait ----------------------------------------------------------------------------------
 

@@ -1202,7 +1202,7 @@ class World:
         for _ in range(2000):
             self.work(1)
             flow = self.pipeline
-            busy = flow._pending or flow._in_flight or flow._recording
+            busy = flow._pending or flow._in_flight or flow._reporter.recording
             if not busy and self._all_read() and self._all_compared():
                 return
         raise AssertionError("it does not come to rest")

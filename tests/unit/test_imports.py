@@ -347,7 +347,7 @@ def test_nothing_but_the_web_page_is_asynchronous() -> None:
 
 
 def test_exactly_one_line_confirms() -> None:
-    assert confirmations(MODULES) == ["cdc_embed.flow.pipeline"]
+    assert confirmations(MODULES) == ["cdc_embed.flow.reporting"]
     assert feedback(MODULES) == ["cdc_embed.source.stream"]
 
 
