@@ -55,6 +55,8 @@ from cdc_embed.wire import pgoutput
 
 DEAD_LOOP_SECONDS: Final = 60.0
 """The loop turns several times a second; a minute without a turn is a hang."""
+REBUILD_SECONDS: Final = 60.0
+"""A new slot that does not last so long did not help, and another one would not either."""
 LONG_TROUBLE_SECONDS: Final = 30.0
 """A short outage of the embedder is normal and no reason to be called unready."""
 
@@ -67,15 +69,17 @@ def run(ctx: typer.Context) -> None:
     config = context.load()
     set_up_logs(config.log, debug=context.debug)
     gap: HistoryGapError | None = None
+    rebuilt_at = 0.0
     while True:
         try:
             with running(config, gap=gap) as service, _signals(service):
                 return service.run()
         except HistoryGapError as exc:
-            if config.source.on_history_gap == "stop" or gap is not None:
+            in_vain = gap is not None and time.monotonic() - rebuilt_at < REBUILD_SECONDS
+            if config.source.on_history_gap == "stop" or in_vain:
                 raise
             log.error("changes are lost, every row is compared", problem=str(exc))
-            gap = exc
+            gap, rebuilt_at = exc, time.monotonic()
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 A thread of its own scans the source (then the target, for orphans) and hands slices of rows to the
 loop, which gives each a place in the order of the log; see ``lane`` for what keeps a slice from
 putting an older row over a newer one. Comparing and embedding are ``prepare``'s, remembering how
-far it came is ``target.reconcile``'s. It always yields to the stream.
+far it came is ``target.reconcile``'s. It yields to the stream, but for a slice every two seconds.
 """
 
 import time

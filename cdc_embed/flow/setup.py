@@ -26,12 +26,7 @@ from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
-from cdc_embed.target.schema import (
-    Registered,
-    applied_migrations,
-    migration_steps,
-    registered_tables,
-)
+from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
 
 WAIT_NOTICE_SECONDS: Final = 1.0
 REGISTRY_MIGRATION: Final = 2
@@ -79,7 +74,7 @@ def plan_setup(
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
     gap = gap or history_gap(both, survey)
-    if survey.slot is not None and not (gap and rebuild):
+    if survey.slot is not None and not (rebuild and survey.slot.lost):
         findings.append(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
         )
@@ -102,7 +97,7 @@ def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
     if survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup --rebuild")
         drop = sql.SQL(queries("source/slot")["drop_slot"])
-        values = {"slot": config.source.slot, "plugin": survey.slot.plugin}
+        values = {"slot": config.source.slot, "plugin": config.source.plugin}
         steps.append(_step(both, Where.SOURCE, f"drop slot {config.source.slot}", drop, values))
     forget = sql.SQL(queries("target/schema")["forget_position"]).format(
         schema=schema, slot=sql.Literal(config.source.slot)
@@ -178,41 +173,20 @@ def _target_steps(
     applied = applied_migrations(both.target, schema)
     found += migration_steps(schema, applied)
     known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
+    names = {source.table.full_name for source in survey.tables}
+    new_slot = survey.slot is None or gap is not None
     planner = TablePlanner(
         both,
         card,
         extension_schema=installed[1] if installed else "public",
         known=known,
+        missed=names if new_slot else missed_tables(survey.publication, survey.tables),
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
     if planner.alone and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
-    found += _compare_again(both, survey, known, new_slot=survey.slot is None or bool(gap))
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
-
-
-def _compare_again(
-    both: Connections, survey: Survey, known: Mapping[str, Registered], *, new_slot: bool
-) -> list[tuple[str, sql.Composable]]:
-    """Tables of which changes may have been missed: every row is compared.
-
-    Because the slot is new, or was another's; because they were not published for a while; or
-    because another table has their name now.
-    """
-    missed = missed_tables(survey.publication, survey.tables)
-    again = sql.SQL(queries("target/schema")["compare_again"])
-    schema = sql.Identifier(both.config.target.schema)
-    found: list[tuple[str, sql.Composable]] = []
-    for table in (source.table for source in survey.tables):
-        stored = known.get(table.full_name)
-        if stored is None:
-            continue
-        other = stored.slot != both.config.source.slot or stored.source_oid != table.oid
-        if new_slot or other or table.full_name in missed:
-            statement = again.format(schema=schema, source_table=sql.Literal(table.full_name))
-            found.append((f"compare every row of {table.full_name}", statement))
-    return found
 
 
 def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:

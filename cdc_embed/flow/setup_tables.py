@@ -5,7 +5,7 @@ size (the same model's vectors stay comparable, and are replaced row by row). On
 prompt empties a table, because its vectors must never be compared with the new ones.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from psycopg2 import sql
 
@@ -40,12 +40,14 @@ class TablePlanner:
         *,
         extension_schema: str,
         known: Mapping[str, Registered],
+        missed: Collection[str],
         rebuild: bool,
     ) -> None:
         self._both = both
         self._card = card
         self._extension_schema = extension_schema
         self._known = known
+        self._missed = missed
         self._rebuild = rebuild
         self._schema = both.config.target.schema
         self._slot = both.config.source.slot
@@ -80,6 +82,8 @@ class TablePlanner:
         else:
             index = self._both.config.index
             steps += create_steps(self._schema, table, space, index, self._extension_schema)
+        if known is not None and self._has_missed(table, known):
+            steps.append(self._compare_again(table))
         if not self._is_registered(table, known, space):
             steps.append(space_step(self._schema, space))
             steps.append(register_step(self._schema, table, space, self._slot))
@@ -157,6 +161,12 @@ class TablePlanner:
             (why, compose("rename_source", **parts)),
             (f"{why}: its dead letters", compose("rename_letters", **parts)),
         ]
+
+    def _has_missed(self, table: Table, known: Registered) -> bool:
+        """Whether changes of the table may have been missed: the slot is new or was another's, it
+        was not published for a while, or another table has its name now."""
+        other = known.slot != self._slot or known.source_oid != table.oid
+        return other or table.full_name in self._missed
 
     def _compare_again(self, table: Table) -> Step:
         again = compose(

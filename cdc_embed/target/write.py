@@ -36,7 +36,8 @@ Actions = dict[Key, Action]
 
 
 class MissingDonorError(Exception):
-    """A stored chunk that should have lent its vector is gone; nothing was written."""
+    """A stored chunk that should have lent its vector or metadata is gone, or is not what was known
+    of it; nothing was written."""
 
 
 def actions_by_table(plan: Plan) -> dict[Table, Actions]:

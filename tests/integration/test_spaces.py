@@ -6,7 +6,7 @@ The number of embedded texts is counted outside of the service, by the service t
 import io
 import json
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stderr, redirect_stdout
+from contextlib import closing, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 import numpy as np
@@ -640,6 +640,31 @@ def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
         assert library.server.texts() == 2, "the changed row and the new one"
         assert site.drift() == []
         assert service.stop() == 0
+
+
+def test_a_rebuild_neither_drops_a_slot_of_another_database_nor_forgets_the_position(
+    library: Library,
+) -> None:
+    site = library.site
+    drop_slot(site)
+    with closing(psycopg2.connect(site.server.dsn())) as other, other.cursor() as cursor:
+        other.autocommit = True
+        cursor.execute("select pg_create_logical_replication_slot(%s, 'pgoutput')", (site.name,))
+        before = written(site)
+        assert "belongs to database" in command(site, "setup", "--rebuild", code=4)
+        assert written(site) == before
+        cursor.execute("select pg_drop_replication_slot(%s)", (site.name,))
+
+
+def test_a_lost_slot_and_another_name_at_once_compare_every_row(library: Library) -> None:
+    """Whatever the table is called now, its changes were missed."""
+    site = library.site
+    lose_slot(site)
+    site.sql("alter table documents rename to papers")
+    library.configure(table("papers"))
+    command(site, "setup", "--rebuild")
+    assert library.embedded() == 2, "the changed row and the new one"
+    assert site.drift("papers") == []
 
 
 def test_setup_again_and_a_dry_run_of_a_rebuild_change_nothing(library: Library) -> None:
