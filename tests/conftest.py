@@ -8,9 +8,26 @@ from pathlib import Path
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import DOCUMENTS, EmbeddingServer, Site
 
 _numbers = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: takes many minutes, runs with --long only")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long tests out, unless they are asked for."""
+    if config.getoption("--long"):
+        return
+    config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("long")])
+    items[:] = [item for item in items if not item.get_closest_marker("long")]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -27,12 +44,13 @@ def pytest_runtest_makereport(
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Callable[[int], EmbeddedPostgres]]:
-    """Embedded servers by version, started when first asked for."""
+    """Servers by version, started when first asked for: 16 and 18 embedded, 15 the system's."""
     running: dict[int, EmbeddedPostgres] = {}
 
     def start(version: int) -> EmbeddedPostgres:
         if version not in running:
-            server = EmbeddedPostgres(
+            make = InstalledPostgres if version == INSTALLED else EmbeddedPostgres
+            server = make(
                 version,
                 {
                     "wal_sender_timeout": "10s",

@@ -169,7 +169,7 @@ class EmbeddedPostgres:
 
     def _create(self) -> None:
         """Make the folder, with a keeper over it, and an empty cluster in it."""
-        package, binaries = _find_binaries(self.version)
+        package, binaries = self._installation()
         account = _account() if os.geteuid() == 0 else None
         if account is not None:
             uid, gid = account.pw_uid, account.pw_gid
@@ -185,6 +185,10 @@ class EmbeddedPostgres:
             conf.writelines(f"{k} = '{_quoted(v)}'\n" for k, v in self._settings.items())
         if self._tcp:
             self.port = _free_port()
+
+    def _installation(self) -> tuple[Path, Path]:
+        """The folder of the package that brings the server, and the bin folder in it."""
+        return _find_binaries(self.version)
 
     def _start_keeper(self, base: str) -> Path:
         """The folder that the new keeper made."""
