@@ -3,6 +3,8 @@
 It has no pgvector, so it is a source only: its target is a site on an embedded server.
 """
 
+import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +19,24 @@ _ROOT: Final = Path("/usr/lib/postgresql/15")
 class InstalledPostgres(EmbeddedPostgres):
     """A throwaway cluster like the embedded ones, with the system's binaries."""
 
-    def _installation(self) -> tuple[Path, Path]:
+    def __init__(
+        self, version: int = 15, settings: Mapping[str, str] | None = None, tcp: bool = False
+    ) -> None:
         if not (_ROOT / "lib" / "wal2json.so").exists():
             pytest.skip("needs the packages postgresql-15 and postgresql-15-wal2json")
+        super().__init__(version, {**_allow_wal2json(), **(settings or {})}, tcp)
+
+    def _installation(self) -> tuple[Path, Path]:
         return _ROOT, _ROOT / "bin"
+
+
+def _allow_wal2json() -> dict[str, str]:
+    """Newer minor releases load only the output plugins that they are told of."""
+    known = subprocess.run(
+        [_ROOT / "bin" / "postgres", "--describe-config"],
+        capture_output=True,
+        text=True,
+        check=False,
+    ).stdout
+    name = "output_plugin_libraries"
+    return {name: "wal2json"} if f"\n{name}\t" in known else {}

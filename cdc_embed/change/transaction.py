@@ -16,6 +16,7 @@ from cdc_embed.errors import HistoryGapError, TableChangedError
 from cdc_embed.lsn import LSN, Checkpoint, Position
 from cdc_embed.wire.messages import (
     UNCHANGED,
+    WITHHELD,
     Begin,
     Commit,
     Delete,
@@ -229,6 +230,11 @@ class _Layout:
         if op is Op.UPDATE and old is not None:
             old_key = self._key(old)
         full = old if isinstance(message, Update) and message.old_kind is OldTuple.FULL else None
+        texts = _pick(self.text, row, full) if row is not None else ()
+        metadata = _pick(self.metadata, row, full) if row is not None else ()
+        if WITHHELD in texts or WITHHELD in metadata:
+            # no version before it holds such a value: as of a row that comes new, it is read
+            op = Op.INSERT
         return Change(
             position=position,
             xid=begin.xid,
@@ -237,8 +243,8 @@ class _Layout:
             op=op,
             key=key,
             old_key=old_key if old_key != key else None,
-            texts=_pick(self.text, row, full) if row is not None else (),
-            metadata=_pick(self.metadata, row, full) if row is not None else (),
+            texts=_values(texts),
+            metadata=_values(metadata),
             size=size,
         )
 
@@ -253,7 +259,7 @@ class _Layout:
             value = row[place]
             if value is UNCHANGED and old is not None:
                 value = old[place]
-            if value is None or value is UNCHANGED:
+            if not isinstance(value, str):
                 raise TableChangedError(
                     table=self.table.full_name, problem="a row came without its primary key"
                 )
@@ -290,7 +296,11 @@ def _parts(
     return Op.TRUNCATE, None, None
 
 
-def _pick(places: Sequence[int | None], row: TupleData, old: TupleData | None) -> tuple[Value, ...]:
+def _values(picked: TupleData) -> tuple[Value, ...]:
+    return tuple([UNCHANGED if value is WITHHELD else value for value in picked])
+
+
+def _pick(places: Sequence[int | None], row: TupleData, old: TupleData | None) -> TupleData:
     """The values at some places; what is unchanged is filled from a complete old tuple."""
     return tuple(
         [

@@ -14,9 +14,10 @@ from cdc_embed.change.document import Table
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
+from cdc_embed.cli.plugin import make_plugin
 from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
-from cdc_embed.errors import CdcEmbedError, ConfigError, HistoryGapError
+from cdc_embed.errors import CdcEmbedError, HistoryGapError
 from cdc_embed.finding import expect
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.connections import (
@@ -35,7 +36,7 @@ from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
-from cdc_embed.flow.service import Plugin, Service, Source, report_interval
+from cdc_embed.flow.service import Service, Source, report_interval
 from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
@@ -51,7 +52,6 @@ from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
 from cdc_embed.target.reconcile import Ledger
 from cdc_embed.target.store import Store
-from cdc_embed.wire import pgoutput
 
 DEAD_LOOP_SECONDS: Final = 60.0
 """The loop turns several times a second; a minute without a turn is a hang."""
@@ -172,7 +172,7 @@ class Parts:
             source=Source(
                 dsn=config.source.resolved_dsn(),
                 slot=config.source.slot,
-                plugin=make_plugin(config),
+                plugin=make_plugin(self.both, self.tables),
                 catalogue=self.both.catalogue,
                 rows=self.reader,
                 tables=self.tables,
@@ -325,22 +325,6 @@ class Parts:
             oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
             waiting=waiting,
         )
-
-
-def make_plugin(config: Config) -> Plugin:
-    """The configured output plugin."""
-    if config.source.plugin != "pgoutput":
-        raise ConfigError(
-            where="source.plugin",
-            problem=f"{config.source.plugin} comes with a later version",
-            hint='set source.plugin = "pgoutput"',
-        )
-    publication = '"{}"'.format(config.source.publication.replace('"', '""'))
-    return Plugin(
-        name="pgoutput",
-        options={"proto_version": "1", "publication_names": publication, "messages": "true"},
-        decode=pgoutput.decode,
-    )
 
 
 @contextmanager

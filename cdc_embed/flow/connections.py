@@ -15,6 +15,7 @@ from cdc_embed.config import Config
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.session import SOURCE, TARGET, Session
+from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.schema import (
     Registered,
@@ -43,6 +44,10 @@ class Connections:
     @property
     def catalogue(self) -> SlotCatalogue:
         return SlotCatalogue(self.source, self.config.source.slot)
+
+    @property
+    def coverage(self) -> Coverage:
+        return COVERAGES[self.config.source.plugin](self.source, self.config)
 
 
 @contextmanager

@@ -13,27 +13,27 @@ of the log, one at a time each, so a plan always knows the outcome of every batc
 
 import select
 import socket
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from threading import Event
 from typing import Any, Final
 
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Supersede
-from cdc_embed.change.transaction import Assembler, Change
+from cdc_embed.change.transaction import Assembler, Change, Event
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.prepare import Extract, Preparer, Range, Ready, rows_of
 from cdc_embed.flow.reporting import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer, Written
 from cdc_embed.lsn import Progress
-from cdc_embed.wire.messages import Message
+from cdc_embed.wire.messages import Decoder
 
 READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
@@ -101,7 +101,7 @@ class Pipeline:
         self,
         *,
         stream: Frames,
-        decode: Callable[[bytes], Message],
+        decode: Decoder,
         assembler: Assembler,
         preparer: Preparer,
         writer: Writer,
@@ -145,7 +145,7 @@ class Pipeline:
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def run(self, stop: Event) -> None:
+    def run(self, stop: threading.Event) -> None:
         """Follow the stream until ``stop`` is set or something raises."""
         while not stop.is_set():
             self._turn()
@@ -370,11 +370,15 @@ class Pipeline:
             if frame is None:
                 return
             self._telemetry.frame(frame.payload)
-            for event in self._assembler.feed(self._decode(frame.payload), len(frame.payload)):
-                self._pending.add(event)
-                if isinstance(event, Change):
-                    self._lane.note(event)
-                    self._telemetry.change(event)
+            for message in self._decode(frame.payload):
+                for event in self._assembler.feed(message, len(frame.payload)):
+                    self._take_in(event)
+
+    def _take_in(self, event: Event) -> None:
+        self._pending.add(event)
+        if isinstance(event, Change):
+            self._lane.note(event)
+            self._telemetry.change(event)
 
     # -- wait ----------------------------------------------------------------------------------
 

@@ -10,17 +10,7 @@ from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.flow.connections import Connections, space_of
 from cdc_embed.lsn import ZERO, find_gap
-from cdc_embed.source.checks import (
-    check_reader,
-    check_server,
-    check_slot,
-    check_version_features,
-)
-from cdc_embed.source.publication import (
-    Publication,
-    publication_findings,
-    read_publication,
-)
+from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables
 from cdc_embed.target.checks import check_migrations, check_vector_extension
@@ -34,7 +24,6 @@ class Survey:
 
     findings: list[Finding] = field(default_factory=list)
     tables: list[SourceTable] = field(default_factory=list)
-    publication: Publication | None = None
     slot: Slot | None = None
     database: str = ""
 
@@ -52,10 +41,8 @@ def survey_source(both: Connections) -> Survey:
         )
     survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
     survey.findings += check_server(server, survey.slot, catalogue.slot_count())
-    survey.findings += check_version_features(config.source)
     survey.tables, problems = find_tables(both.source, config)
     survey.findings += problems
-    survey.publication = read_publication(both.source, config.source.publication)
     return survey
 
 
@@ -63,9 +50,7 @@ def survey_all(both: Connections) -> Survey:
     """Both sides, with what ``setup`` has made: what ``run`` needs to be right."""
     config = both.config
     survey = survey_source(both)
-    survey.findings += publication_findings(
-        survey.publication, config.source.publication, survey.tables
-    )
+    survey.findings += both.coverage.findings(survey.tables)
     survey.findings.append(
         check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
     )

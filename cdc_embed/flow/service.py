@@ -43,7 +43,7 @@ from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import SlotIsActiveError, Stream
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
-from cdc_embed.wire.messages import Message
+from cdc_embed.wire.messages import Decoder
 
 STANDBY_POLL_SECONDS: Final = 1.0
 LONGEST_REPORT_SECONDS: Final = 10.0
@@ -68,7 +68,7 @@ class Plugin:
 
     name: str
     options: dict[str, str]
-    decode: Callable[[bytes], Message]
+    make_decoder: Callable[[], Decoder]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,7 +318,7 @@ class Service:
         covered = telemetry.metrics.changes_skipped
         return Pipeline(
             stream=stream,
-            decode=self._source.plugin.decode,
+            decode=self._source.plugin.make_decoder(),
             assembler=Assembler(
                 self._source.tables,
                 checkpoint,

@@ -21,7 +21,6 @@ from cdc_embed.flow.connections import Connections, connections
 from cdc_embed.flow.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.flow.setup_tables import TablePlanner
 from cdc_embed.source.checks import check_slot
-from cdc_embed.source.publication import missed_tables, publication_sql
 from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_vector_extension, vector_extension
@@ -70,6 +69,8 @@ def plan_setup(
     config = both.config
     survey = survey_source(both)
     findings = [*survey.findings, *check_model(both, card, [])]
+    if both.coverage.by_name:  # there is nothing that setup could make for it
+        findings += both.coverage.findings(survey.tables)
     extension = check_vector_extension(both.target)
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
@@ -86,7 +87,7 @@ def plan_setup(
         *(_forget_slot(both, survey) if gap else []),
         *_source_steps(both, survey, new_slot=bool(gap)),
     ]
-    return SetupPlan(steps, _notes(both, survey))
+    return SetupPlan(steps, both.coverage.notes(survey.tables))
 
 
 def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
@@ -175,12 +176,15 @@ def _target_steps(
     known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
     names = {source.table.full_name for source in survey.tables}
     new_slot = survey.slot is None or gap is not None
+    coverage = both.coverage
+    # asked for together with other tables, the same log counts other changes
+    unasked = coverage.by_name and not names <= known.keys()
     planner = TablePlanner(
         both,
         card,
         extension_schema=installed[1] if installed else "public",
         known=known,
-        missed=names if new_slot else missed_tables(survey.publication, survey.tables),
+        missed=names if new_slot or unasked else coverage.missed(survey.tables),
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
@@ -191,10 +195,7 @@ def _target_steps(
 
 def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
     config = both.config
-    lists = config.source.publish == "columns"
-    published = publication_sql(
-        survey.publication, config.source.publication, survey.tables, lists=lists
-    )
+    published = both.coverage.steps(survey.tables)
     steps = [_step(both, Where.SOURCE, why, statement) for why, statement in published]
     if survey.slot is None or new_slot:
         create = sql.SQL(queries("source/slot")["create_slot"]).format(
@@ -203,24 +204,6 @@ def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[
         step = _step(both, Where.SOURCE, "make the replication slot", create)
         steps.append(replace(step, waits=True))
     return steps
-
-
-def _notes(both: Connections, survey: Survey) -> list[str]:
-    if both.config.source.publish != "columns":
-        return []
-    listed = [source for source in survey.tables if not source.full_identity]
-    full = [source for source in survey.tables if source.full_identity]
-    return [
-        *(
-            f"{source.table.full_name}: PostgreSQL will refuse to drop or retype "
-            f"{', '.join(source.published_columns)} while they are published"
-            for source in listed
-        ),
-        *(
-            f"{source.table.full_name}: REPLICA IDENTITY FULL, so every column is published"
-            for source in full
-        ),
-    ]
 
 
 def _create_checkpoint(both: Connections) -> None:

@@ -22,7 +22,6 @@ from cdc_embed.errors import (
 from cdc_embed.flow.connections import Connections
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
-from cdc_embed.source.publication import missed_tables, publication_findings, read_publication
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, estimate_rows
@@ -157,21 +156,18 @@ class Watch:
     def _look(self) -> None:
         self.facts = gather(self._both, self._tables)
         self._show(self.facts)
-        self._check_publication()
+        self._check_coverage()
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 
-    def _check_publication(self) -> None:
-        name = self._both.config.source.publication
-        publication = read_publication(self._both.source, name)
-        failed = [f for f in publication_findings(publication, name, self._tables) if f.failed]
-        if failed:
-            missed = missed_tables(publication, self._tables)
+    def _check_coverage(self) -> None:
+        missed = self._both.coverage.missed(self._tables)
+        if missed:
             config = self._both.config
             Ledger(self._both.target, config.target.schema, config.source.slot).forget(missed)
             raise PreflightError(
-                where="publication",
-                problem="; ".join(finding.message for finding in failed)
+                where="source tables",
+                problem="; ".join(f"{table} {problem}" for table, problem in missed.items())
                 + "; changes since then are not in the log, every row is compared afterwards",
                 hint="run: cdc-embed setup",
             )

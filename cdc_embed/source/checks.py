@@ -2,7 +2,6 @@
 
 from typing import Final
 
-from cdc_embed.config_sections import SourceConfig
 from cdc_embed.finding import Finding, Severity
 from cdc_embed.source.slot import Server, Slot
 
@@ -62,23 +61,6 @@ def check_server(server: Server, slot: Slot | None, slots: int) -> list[Finding]
             if server.max_slot_wal_keep_size == "-1"
             else "",
         ),
-    ]
-
-
-def check_version_features(source: SourceConfig) -> list[Finding]:
-    """Settings of the contract that this version cannot follow yet: refused, never ignored."""
-    later = [
-        ("source.plugin", source.plugin != "pgoutput", '"pgoutput"'),
-    ]
-    return [
-        Finding(
-            id="configuration",
-            ok=False,
-            message=f"this value of {key} comes with a later version",
-            fix=f"set {key} = {value}",
-        )
-        for key, wrong, value in later
-        if wrong
     ]
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from psycopg2 import sql
 
+from cdc_embed.config import Config
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
 from cdc_embed.source.tables import SourceTable
@@ -36,6 +37,46 @@ class Publication:
     all_operations: bool
     ours: bool
     tables: dict[int, PublishedTable]
+
+
+class Published:
+    """What arrives through pgoutput: the tables of a publication."""
+
+    by_name = False
+
+    def __init__(self, session: Session, config: Config) -> None:
+        self._session = session
+        self._name = config.source.publication
+        self._lists = config.source.publish == "columns"
+
+    def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
+        return publication_findings(self._read(), self._name, tables)
+
+    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+        return missed_tables(self._read(), tables)
+
+    def steps(self, tables: Sequence[SourceTable]) -> list[tuple[str, sql.Composed]]:
+        return publication_sql(self._read(), self._name, tables, lists=self._lists)
+
+    def notes(self, tables: Sequence[SourceTable]) -> list[str]:
+        if not self._lists:
+            return []
+        listed = [source for source in tables if not source.full_identity]
+        full = [source for source in tables if source.full_identity]
+        return [
+            *(
+                f"{source.table.full_name}: PostgreSQL will refuse to drop or retype "
+                f"{', '.join(source.published_columns)} while they are published"
+                for source in listed
+            ),
+            *(
+                f"{source.table.full_name}: REPLICA IDENTITY FULL, so every column is published"
+                for source in full
+            ),
+        ]
+
+    def _read(self) -> Publication | None:
+        return read_publication(self._session, self._name)
 
 
 def read_publication(session: Session, name: str) -> Publication | None:
@@ -91,7 +132,8 @@ def publication_findings(
 def missed_tables(publication: Publication | None, tables: Sequence[SourceTable]) -> dict[str, str]:
     """Why changes of some of the tables do not arrive, by the table's name."""
     if publication is None or not publication.all_operations:
-        return {table.table.full_name: "is not published completely" for table in tables}
+        problem = "has no publication" if publication is None else "is published in part only"
+        return {table.table.full_name: problem for table in tables}
     gaps = {t.table.full_name: _gap(publication.tables.get(t.table.oid), t) for t in tables}
     return {name: problem for name, problem in gaps.items() if problem is not None}
 

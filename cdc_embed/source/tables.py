@@ -1,6 +1,6 @@
 """The configured tables as the source's catalogue has them, and what is wrong with them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from psycopg2 import sql
@@ -31,6 +31,7 @@ class SourceTable:
     table: Table
     full_identity: bool
     """REPLICA IDENTITY FULL: published without a column list, or its writers would fail."""
+    partitioned: bool = False
 
     @property
     def published_columns(self) -> tuple[str, ...]:
@@ -104,7 +105,8 @@ def _find(
         problems.append(
             _bad(entry, "it may not be read", f"grant select on {entry.name} to {role};")
         )
-    return _source_table(entry, oid, identity, columns, max_tokens), problems
+    found = _source_table(entry, oid, identity, columns, max_tokens)
+    return replace(found, partitioned=kind == "p"), problems
 
 
 def _columns(cursor: Any, oid: int) -> list[_Column]:

@@ -5,6 +5,7 @@ The names are those of the logical replication message formats in PostgreSQL's d
 of this room yields these types, so nothing behind it knows which plugin the slot uses.
 """
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -27,7 +28,18 @@ Unchanged = Literal[_Unchanged.UNCHANGED]
 Value = str | None | Unchanged
 """A column value: its text form, NULL, or unchanged."""
 
-TupleData = tuple[Value, ...]
+
+class _Withheld(Enum):
+    WITHHELD = "value that the plugin does not write"
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+WITHHELD: Final = _Withheld.WITHHELD
+"""wal2json writes NaN and the infinities as null: a null of such a type may be any of them."""
+
+TupleData = tuple[Value | Literal[_Withheld.WITHHELD], ...]
 """The values of one row version, in the order of its Relation's columns."""
 
 
@@ -138,3 +150,6 @@ class LogicalMessage:
 Message = (
     Begin | Commit | Origin | Relation | Type | Insert | Update | Delete | Truncate | LogicalMessage
 )
+
+Decoder = Callable[[bytes], Iterable[Message]]
+"""One frame's messages, in order; raises ``DecodeError``. Made anew for each connection."""

@@ -84,6 +84,11 @@ def decode(frame: bytes) -> Message:
     return message
 
 
+def messages(frame: bytes) -> tuple[Message]:
+    """``decode`` as a ``Decoder``: here a frame is a message."""
+    return (decode(frame),)
+
+
 class _Cursor:
     """A bounds-checked position in one frame."""
 

@@ -101,7 +101,7 @@ def build(stream: Stream, target: Target) -> Pipeline:
     )
     return Pipeline(
         stream=stream,
-        decode=pgoutput.decode,
+        decode=pgoutput.messages,
         assembler=Assembler([TABLE], checkpoint, RECORDED),
         preparer=Preparer(
             stock=cast(Stock, target),

@@ -479,8 +479,8 @@ class Wire:
         self._messages.append(message)
         return Frame(len(self._messages).to_bytes(4))
 
-    def decode(self, payload: bytes) -> Message:
-        return self._messages[int.from_bytes(payload) - 1]
+    def decode(self, payload: bytes) -> tuple[Message]:
+        return (self._messages[int.from_bytes(payload) - 1],)
 
     def report(self, received: LSN, confirmed: LSN) -> None:
         assert confirmed <= self._recorded(), "nothing is confirmed that is not recorded"

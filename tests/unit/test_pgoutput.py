@@ -36,7 +36,6 @@ from cdc_embed.wire.messages import (
     TupleData,
     Type,
     Update,
-    Value,
 )
 from cdc_embed.wire.pgoutput import decode
 
@@ -173,11 +172,12 @@ def row(values: TupleData) -> bytes:
     return struct.pack(">H", len(values)) + b"".join(map(encode_value, values))
 
 
-def encode_value(value: Value) -> bytes:
+def encode_value(value: object) -> bytes:
     if value is None:
         return b"n"
     if value is UNCHANGED:
         return b"u"
+    assert isinstance(value, str)
     data = value.encode()
     return b"t" + struct.pack(">I", len(data)) + data
 

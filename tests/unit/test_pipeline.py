@@ -200,7 +200,7 @@ class Rig:
         self.runner = EmbeddingRunner(self.model, self.model.describe(), patience, metrics)
         self.pipeline = Pipeline(
             stream=self.stream,
-            decode=pgoutput.decode,
+            decode=pgoutput.messages,
             assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
             preparer=Preparer(
                 stock=cast(Stock, self.target),

@@ -1,0 +1,58 @@
+"""The configured output plugin: how it is asked for the tables, and who decodes what it says."""
+
+from collections.abc import Sequence
+
+from psycopg2.extensions import encodings
+
+from cdc_embed.change.document import Table
+from cdc_embed.flow.connections import Connections
+from cdc_embed.flow.service import Plugin
+from cdc_embed.target.schema import registered_tables
+from cdc_embed.wire import pgoutput, wal2json
+from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
+
+
+def make_plugin(both: Connections, tables: Sequence[Table]) -> Plugin:
+    """What ``source.plugin`` names."""
+    if both.config.source.plugin == "wal2json":
+        return _wal2json(both, tables)
+    publication = '"{}"'.format(both.config.source.publication.replace('"', '""'))
+    return Plugin(
+        name="pgoutput",
+        options={"proto_version": "1", "publication_names": publication, "messages": "true"},
+        make_decoder=lambda: pgoutput.messages,
+    )
+
+
+def _wal2json(both: Connections, tables: Sequence[Table]) -> Plugin:
+    followed = {**_registered(both), **{(t.schema, t.name): _followed(t) for t in tables}}
+    codec = encodings[both.catalogue.server().encoding]
+    return Plugin(
+        name="wal2json",
+        options=wal2json.options(followed),
+        make_decoder=lambda: Wal2json(followed, codec).decode,
+    )
+
+
+def _followed(table: Table) -> Followed:
+    columns = (*table.key, *table.metadata)
+    return Followed(
+        oid=table.oid,
+        columns=frozenset([*(column.name for column in columns), *table.text_columns]),
+    )
+
+
+def _registered(both: Connections) -> dict[TableName, Followed]:
+    """Tables that were configured once: a position inside a transaction counts their changes too.
+
+    Which dot of a name divides it is not known, so it is asked for in every way.
+    """
+    known = registered_tables(both.target, both.config.target.schema)
+    mine = [found for found in known.values() if found.slot == both.config.source.slot]
+    return {
+        (name[:dot], name[dot + 1 :]): Followed(oid=found.source_oid or 0, columns=frozenset())
+        for found in mine
+        for name in [found.source_table]
+        for dot in range(1, len(name) - 1)
+        if name[dot] == "."
+    }

@@ -1,0 +1,96 @@
+"""Whose changes arrive in the log, which is the output plugin's to say.
+
+A publication holds tables by oid and keeps them through a rename. wal2json is given names, with
+each START_REPLICATION, and knows neither partitioned tables nor column lists; a table without a
+replica identity it leaves out without a word.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
+
+from psycopg2 import sql
+
+from cdc_embed.config import Config
+from cdc_embed.finding import Finding
+from cdc_embed.session import Session
+from cdc_embed.source.publication import Published
+from cdc_embed.source.tables import SourceTable, find_tables
+
+
+class Coverage(Protocol):
+    """What must be so that every change of some tables arrives."""
+
+    by_name: bool
+    """Tables are asked for by name: under another name, or beside others, one is another."""
+
+    def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
+        """Whether everything that must arrive does."""
+
+    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+        """Why changes of some of the tables do not arrive, by the table's name."""
+
+    def steps(self, tables: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
+        """What must be run for it before there is a slot: (why, statement) pairs."""
+
+    def notes(self, tables: Sequence[SourceTable], /) -> list[str]:
+        """What the owner of the tables should know."""
+
+
+class Named:
+    """What arrives through wal2json: the tables that it is asked for."""
+
+    by_name = True
+
+    def __init__(self, session: Session, config: Config) -> None:
+        self._session = session
+        self._config = config
+
+    def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
+        partitioned = [
+            _bad(
+                f"wal2json names the partitions of {source.table.full_name}, not the table",
+                'set source.plugin = "pgoutput" and make a new slot',
+            )
+            for source in tables
+            if source.partitioned
+        ]
+        missed = [
+            _bad(f"{table} {problem}", "run: cdc-embed setup")
+            for table, problem in self.missed(tables).items()
+        ]
+        found = [*partitioned, *missed]
+        return found or [_finding(True, "wal2json is asked for every table by name")]
+
+    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+        found, findings = find_tables(self._session, self._config)
+        oids = {source.table.full_name: source.table.oid for source in found}
+        problems = "; ".join(finding.message for finding in findings if finding.failed)
+        missed = {}
+        for source in tables:
+            name, oid = source.table.full_name, source.table.oid
+            if name not in oids:
+                missed[name] = f"cannot be followed ({problems})"
+            elif oids[name] != oid:
+                missed[name] = "is the name of another table now"
+        return missed
+
+    def steps(self, _: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
+        return []
+
+    def notes(self, _: Sequence[SourceTable], /) -> list[str]:
+        return []
+
+
+COVERAGES: Final[dict[str, Callable[[Session, Config], Coverage]]] = {
+    "pgoutput": Published,
+    "wal2json": Named,
+}
+"""By the output plugin's name."""
+
+
+def _bad(message: str, fix: str) -> Finding:
+    return _finding(False, message, fix)
+
+
+def _finding(ok: bool, message: str, fix: str = "") -> Finding:
+    return Finding(id="coverage", ok=ok, message=message, fix=fix)
