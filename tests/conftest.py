@@ -16,6 +16,7 @@ _numbers = itertools.count(1)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
+    parser.addoption("--history-minutes", type=float, default=15, help="of each long history")
 
 
 def pytest_configure(config: pytest.Config) -> None:
