@@ -158,6 +158,9 @@ class Metrics:
         self.reconcile_running = self._gauge(
             "reconcile_running", "1 while a table is compared with its vectors.", "table"
         )
+        self.table_followed = self._gauge(
+            "table_followed", "1 while a table's changes arrive in the log.", "table"
+        )
         self.drift_rows = self._gauge(
             "drift_rows", "Drift that the last verify found.", "table", "kind"
         )
@@ -185,6 +188,7 @@ class Metrics:
             self.end_to_end_latency.labels(table)
             self.dead_letters_pending.labels(table)
             self.reconcile_running.labels(table)
+            self.table_followed.labels(table)
             for kind in DRIFT_KINDS:
                 self.drift_rows.labels(table, kind)
             for counter, values in (

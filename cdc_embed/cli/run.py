@@ -19,6 +19,7 @@ from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError
 from cdc_embed.finding import expect
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.connections import (
     Connections,
@@ -153,6 +154,7 @@ class Parts:
         names = [table.full_name for table in self.tables]
         self.metrics = Metrics(slot=config.source.slot, tables=names, model=card.identity)
         self.telemetry = Telemetry(self.metrics, listeners)
+        self.absence = Absence()
         self.abandon = threading.Event()
         self.patience = Patience(self.abandon, self._count_error)
         extension = vector_extension(both.target)
@@ -242,12 +244,14 @@ class Parts:
                     backfill=config.backfill,
                     paid=self.card.paid,
                     measure=lambda table: self._measure(scan, table),
+                    absence=self.absence,
                 ),
                 verifier=Verifier(
                     comparer=comparer, scopes=scopes, metrics=self.metrics, paid=self.card.paid
                 ),
                 on_compared=on_compared,
                 on_failure=on_failure,
+                absence=self.absence,
                 epoch=epoch,
                 metrics=self.metrics,
                 stop=ended,
@@ -275,7 +279,7 @@ class Parts:
     def watch(self, stack: ExitStack, service: Service, *, serve: bool) -> None:
         """Look after both databases and, with ``serve``, answer over HTTP."""
         watching = stack.enter_context(connections(self.config))
-        watch = Watch(watching, self.sources, self.telemetry, service.fail)
+        watch = Watch(watching, self.sources, self.telemetry, self.absence, service.fail)
         stack.enter_context(watch)
         if not serve:
             return
@@ -303,6 +307,8 @@ class Parts:
     def _problem_ready(self, service: Service) -> str | None:
         if service.phase not in {"streaming", "standby"}:
             return service.phase
+        for table, problem in self.absence.problems.items():
+            return f"{table} {problem}"
         now = time.monotonic()
         for stage, trouble in list(self.patience.troubles.items()):
             if now - trouble.since > LONG_TROUBLE_SECONDS:

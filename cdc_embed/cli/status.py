@@ -12,7 +12,7 @@ from cdc_embed.cli.output import print_json, print_pairs
 from cdc_embed.config import Config
 from cdc_embed.errors import PreflightError
 from cdc_embed.flow.connections import connections
-from cdc_embed.flow.watch import Facts, gather
+from cdc_embed.flow.watch import count_documents, gather
 from cdc_embed.serve.status import status as build_status
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.schema import applied_migrations
@@ -66,7 +66,7 @@ def _stopped(config: Config) -> dict[str, Any]:
                 hint="run: cdc-embed setup",
             )
         tables, _ = find_tables(both.source, config)
-        facts: Facts = gather(both, tables)
+        facts = gather(both, tables, count_documents, both.coverage.missed(tables))
     return build_status(facts, live=None)
 
 
@@ -88,6 +88,8 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}"
         if table["backfill_state"] not in {None, "done"}:
             embedded += f", backfill {table['backfill_state']} at {table['backfill_done']} rows"
+        if table["problem"]:
+            embedded += f"; stands still: {table['problem']}"
         pairs.append((table["name"], embedded))
     return pairs
 

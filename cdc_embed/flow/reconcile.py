@@ -20,6 +20,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     UnexpectedError,
 )
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.requests import Desk
 from cdc_embed.flow.verify import Verifier
@@ -49,6 +50,7 @@ class Reconciler:
         verifier: Verifier,
         on_compared: Callable[[Table, bool], None],
         on_failure: Callable[[CdcEmbedError], None],
+        absence: Absence,
         epoch: int,
         metrics: Metrics,
         stop: Event,
@@ -62,6 +64,7 @@ class Reconciler:
         self._verifier = verifier
         self._on_compared = on_compared
         self._on_failure = on_failure
+        self._absence = absence
         self._epoch = epoch
         self._metrics = metrics
         self._stop = stop
@@ -109,15 +112,18 @@ class Reconciler:
         if not self._opened:
             self._desk.open()
             known = self._ledger.comparisons()
-            for scope in self._scopes:
-                self._on_compared(scope.table, known[scope.table.full_name].state == DONE)
+            for scope in self._present():
+                comparison = known.get(scope.table.full_name)
+                done = comparison is not None and comparison.state == DONE
+                self._on_compared(scope.table, done)
         self._desk.take_in()
         known = self._ledger.comparisons()
-        # setup may have forgotten one while we run: it begins anew
-        self._opened = all(scope.table.full_name in known for scope in self._scopes)
+        present = self._present()
+        # one may have been forgotten while we run, by setup or as absent: it begins anew
+        self._opened = all(scope.table.full_name in known for scope in present)
         if not self._opened:
             return
-        todo = [scope for scope in self._scopes if known[scope.table.full_name].state == RUNNING]
+        todo = [scope for scope in present if known[scope.table.full_name].state == RUNNING]
         self._desk.close_backfills()
         if not todo and not self._desk.verifications():
             return
@@ -130,6 +136,10 @@ class Reconciler:
                 self._verifier.answer(request)
         finally:
             self._comparer.end()
+
+    def _present(self) -> list[Scope]:
+        absent = self._absence.problems
+        return [scope for scope in self._scopes if scope.table.full_name not in absent]
 
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:
         """Compare one table from where it stands, and make what is stored equal."""

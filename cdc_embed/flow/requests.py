@@ -12,6 +12,7 @@ import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.config_sections import BackfillConfig
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Scope
 from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN
 from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Ledger, Request
@@ -43,7 +44,9 @@ class Desk:
         backfill: BackfillConfig,
         paid: bool,
         measure: Callable[[Table], Size],
+        absence: Absence,
     ) -> None:
+        self._absence = absence
         self._ledger = ledger
         self._scopes = scopes
         self._backfill = backfill
@@ -58,7 +61,9 @@ class Desk:
         for scope in self._scopes:
             self._ledger.settle(scope.table, scope.space)
         known = self._ledger.comparisons()
-        new = [scope for scope in self._scopes if scope.table.full_name not in known]
+        absent = self._absence.problems
+        names = known.keys() | absent.keys()
+        new = [scope for scope in self._scopes if scope.table.full_name not in names]
         sizes = {scope.table: self._measure(scope.table) for scope in new}
         reason = self._reason_to_wait(Size(rows=None, bytes=sum(s.bytes for s in sizes.values())))
         for scope in new:
@@ -113,6 +118,9 @@ class Desk:
         problem = "" if request.arguments.get("yes") else self._too_expensive(total)
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
+        for table in tables:
+            if table.full_name in self._absence.problems:
+                problem = f"{table.full_name} {self._absence.problems[table.full_name]}"
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return

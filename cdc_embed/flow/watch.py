@@ -6,7 +6,8 @@ a table that left the publication, and a slot that stands beyond what we recorde
 """
 
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,7 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TargetUnavailableError,
 )
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.connections import Connections
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
@@ -33,6 +35,11 @@ from cdc_embed.target.schema import registered_tables
 POLL_SECONDS: Final = 5.0
 """A table that leaves the publication loses changes from then on: soon enough to say which."""
 
+REPAIR: Final = "run: cdc-embed setup, and start the service again"
+
+COUNT_SHARE: Final = 50
+"""Counting the documents of a large table takes a while: it may take a fiftieth of the time."""
+
 log = structlog.get_logger()
 
 
@@ -44,6 +51,8 @@ class TableFacts:
     backfill_state: str | None
     backfill_done: int
     dead_letters: int
+    problem: str | None = None
+    """Why its changes do not arrive."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +67,17 @@ class Facts:
     tables: tuple[TableFacts, ...] = field(default=())
 
 
-def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
-    """Ask both databases, the slot first: what was recorded later cannot make it look ahead."""
+def gather(
+    both: Connections,
+    tables: Sequence[SourceTable],
+    count: Callable[[Connections, str], int],
+    problems: Mapping[str, str],
+) -> Facts:
+    """Ask both databases, the slot first: what was recorded later cannot make it look ahead.
+
+    ``count`` gives how many documents a table of vectors has, ``problems`` tell of source tables
+    whose changes do not arrive.
+    """
     schema = both.config.target.schema
     slot = both.catalogue.slot()
     checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
@@ -73,11 +91,12 @@ def gather(both: Connections, tables: Sequence[SourceTable]) -> Facts:
         tables=tuple(
             TableFacts(
                 name=source.table.full_name,
-                rows_embedded=_documents(both, source.table.embedding_table),
+                rows_embedded=count(both, source.table.embedding_table),
                 rows_source_estimate=estimate_rows(both.source, source.table),
                 backfill_state=_state(compared.get(source.table.full_name)),
                 backfill_done=_done(compared.get(source.table.full_name)),
                 dead_letters=letters.get(source.table.full_name, 0),
+                problem=problems.get(source.table.full_name),
             )
             for source in tables
         ),
@@ -105,13 +124,30 @@ def _letters(both: Connections) -> dict[str, int]:
         return dict(cursor.fetchall())
 
 
-def _documents(both: Connections, embedding_table: str) -> int:
+def count_documents(both: Connections, embedding_table: str) -> int:
+    """Documents that have vectors, counted."""
     statement = sql.SQL(queries("target/store")["count_documents"])
     name = sql.Identifier(both.config.target.schema, embedding_table)
     with both.target.transaction(embedding_table) as cursor:
         cursor.execute(statement.format(table=name))
         documents: int = cursor.fetchone()[0]
     return documents
+
+
+class _Counts:
+    """Counts again only after a time that is long beside what the last count took."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, both: Connections, embedding_table: str) -> int:
+        began = time.monotonic()
+        documents, due = self._known.get(embedding_table, (0, 0.0))
+        if began >= due:
+            documents = count_documents(both, embedding_table)
+            ended = time.monotonic()
+            self._known[embedding_table] = (documents, ended + COUNT_SHARE * (ended - began))
+        return documents
 
 
 class Watch:
@@ -122,14 +158,18 @@ class Watch:
         both: Connections,
         tables: Sequence[SourceTable],
         telemetry: Telemetry,
+        absence: Absence,
         on_failure: Callable[[CdcEmbedError], None],
     ) -> None:
+        self._absence = absence
         self._both = both
         self._tables = tables
         self._telemetry = telemetry
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._count = _Counts()
+        self._absent: set[str] = set()
         self.facts = Facts()
 
     def __enter__(self) -> "Watch":
@@ -154,22 +194,34 @@ class Watch:
                 return
 
     def _look(self) -> None:
-        self.facts = gather(self._both, self._tables)
+        self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
         self._show(self.facts)
         self._check_coverage()
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 
     def _check_coverage(self) -> None:
+        """Tables whose changes do not arrive stand still; back again, they are compared."""
         missed = self._both.coverage.missed(self._tables)
-        if missed:
+        self._absence.problems = missed  # first, so that no comparison of them begins anew
+        gone = missed.keys() - self._absent
+        if gone:
             config = self._both.config
-            Ledger(self._both.target, config.target.schema, config.source.slot).forget(missed)
+            Ledger(self._both.target, config.target.schema, config.source.slot).forget(gone)
+        for table in sorted(gone):
+            log.error("table stands still", table=table, problem=missed[table], hint=REPAIR)
+        for table in sorted(self._absent - missed.keys()):
+            log.info("table is back, every row is compared", table=table)
+        self._absent = set(missed)
+        for source in self._tables:
+            name = source.table.full_name
+            self._telemetry.metrics.table_followed.labels(name).set(name not in missed)
+        if len(missed) == len(self._tables):
             raise PreflightError(
                 where="source tables",
                 problem="; ".join(f"{table} {problem}" for table, problem in missed.items())
                 + "; changes since then are not in the log, every row is compared afterwards",
-                hint="run: cdc-embed setup",
+                hint=REPAIR,
             )
 
     def _check_confirmed(self, facts: Facts) -> None:

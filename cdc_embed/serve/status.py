@@ -59,6 +59,7 @@ def status(facts: Facts, live: Live | None) -> dict[str, Any]:
                 "backfill_state": table.backfill_state,
                 "backfill_done": table.backfill_done,
                 "dead_letters": table.dead_letters,
+                "problem": table.problem,
             }
             for table in facts.tables
         ],

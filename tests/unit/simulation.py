@@ -29,6 +29,7 @@ from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.flow import comparer, patience, pipeline, reconcile, verify
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
 from cdc_embed.flow.lane import Lane
@@ -1277,6 +1278,7 @@ class World:
                 metrics=METRICS,
             ),
             on_compared=self.target.trusted.__setitem__,
+            absence=Absence(),
             on_failure=_fail,
             epoch=epoch,
             metrics=METRICS,
