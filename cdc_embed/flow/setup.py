@@ -5,8 +5,8 @@ decodes before its publication exists loses changes), the slot last, because it 
 keep its log from that moment on. Every statement can be run again.
 """
 
-import threading
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -127,38 +127,35 @@ def run_setup(
     """Run the steps, each in its own transaction; ``on_wait`` hears whom a new slot waits for."""
     for step in plan.steps:
         on_step(step)
-        session = both.source if step.where is Where.SOURCE else both.target
-        with _watching(both, step, on_wait), session.transaction(step.why) as cursor:
-            cursor.execute(step.statement)
+        if step.waits:
+            _run_watched(both, step, on_wait)
+        else:
+            _run(both, step)
     _create_checkpoint(both)
 
 
-class _watching:  # noqa: N801  reads as a verb where it is used
-    """While a slot is being created, say at intervals whom it waits for."""
+def _run(both: Connections, step: Step) -> None:
+    session = both.source if step.where is Where.SOURCE else both.target
+    with session.transaction(step.why) as cursor:
+        cursor.execute(step.statement)
 
-    def __init__(self, both: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
-        self._needed = step.waits
-        self._both = both
-        self._on_wait = on_wait
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> None:
-        if self._needed:
-            self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        if self._needed:
-            self._thread.join()
-
-    def _watch(self) -> None:
-        # a notice is all this is for: what fails here fails louder in the statement itself
-        with suppress(CdcEmbedError), connections(self._both.config) as own:
-            while not self._done.wait(WAIT_NOTICE_SECONDS):
-                holders = own.catalogue.transactions_waited_for()
-                if holders:
-                    self._on_wait(holders)
+def _run_watched(both: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
+    """Run a step that may wait for long, in a thread: so it can be watched, and called off."""
+    with ThreadPoolExecutor(1) as worker, connections(both.config) as own:
+        running = worker.submit(_run, both, step)
+        try:
+            while wait([running], WAIT_NOTICE_SECONDS).not_done:
+                # a notice is all this is for: what fails here fails louder in the step itself
+                with suppress(CdcEmbedError):
+                    holders = own.catalogue.transactions_waited_for()
+                    if holders:
+                        on_wait(holders)
+        finally:
+            while wait([running], 0).not_done:  # interrupted
+                both.source.cancel()
+                wait([running], WAIT_NOTICE_SECONDS)
+        running.result()
 
 
 def _target_steps(

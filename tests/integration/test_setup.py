@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import venv
@@ -126,6 +127,30 @@ def test_a_new_slot_says_whose_transaction_it_waits_for(make_site: Callable[...,
     setup.stderr.read()
     assert setup.wait(30) == 0
     setup.stderr.close()
+
+
+def test_a_setup_that_waits_can_be_interrupted_and_run_again(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.configure()
+    busy = site.connect()
+    with busy.cursor() as cursor:
+        cursor.execute("insert into documents values (1, 'not', 'committed')")
+    setup = subprocess.Popen(
+        [*COMMAND, "-c", str(site.config_path), "setup"], stderr=subprocess.PIPE, text=True
+    )
+    assert setup.stderr is not None
+    while "waits for transactions" not in setup.stderr.readline():
+        assert setup.poll() is None
+    setup.send_signal(signal.SIGINT)
+    assert setup.wait(30) == 130
+    setup.stderr.close()
+    assert site.sql("select from pg_replication_slots where slot_name = %s", site.name) == []
+    busy.close()
+    site.cli("setup")
+    site.cli("doctor")
 
 
 def test_teardown_drops_what_setup_made_and_nothing_else(site: Site) -> None:
