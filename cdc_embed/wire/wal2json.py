@@ -9,9 +9,10 @@ Format: https://github.com/eulerto/wal2json
 """
 
 import codecs
-import json
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, TypeVar
 
@@ -55,10 +56,15 @@ BYTEA: Final = 17
 INTEGERS: Final = frozenset({20, 21, 23, 26})
 FLOATING: Final = frozenset({700, 701, 1700})
 
+_NUMBER: Final = re.compile(rb'"value":\s*(-?[0-9][0-9.eE+-]*)')
+"""A column's number. Text cannot look like it: a quotation mark in a string is escaped."""
+
 _ESCAPED: Final = str.maketrans({c: f"\\{c}" for c in " \t\n\r\v\f',.*\\"})
 
 TableName = tuple[str, str]
 """Schema and table."""
+_Names = frozenset[str]
+_NOTHING: Final[_Names] = frozenset()
 _Row = dict[str, Any]
 _T = TypeVar("_T")
 
@@ -119,54 +125,55 @@ class Wal2json:
         )
         return (commit,)
 
-    def _truncate(self, line: "_Line") -> tuple[Message]:
-        oid = self._followed(line).oid
-        return (Truncate(relation_oids=(oid,), cascade=False, restart_identity=False),)
+    def _truncate(self, line: "_Line") -> tuple[Message, ...]:
+        table = self._followed(line)
+        announced: tuple[Relation, ...] = ()
+        if table.oid not in self._layouts:  # it says nothing of columns, and needs none
+            layout = _Layout.of(table, _NOTHING, _NOTHING, full=True)
+            announced = self._announce(line, layout.with_names(sorted(table.columns)))
+        truncate = Truncate(relation_oids=(table.oid,), cascade=False, restart_identity=False)
+        return (*announced, truncate)
 
     def _insert(self, line: "_Line") -> tuple[Message, ...]:
-        followed = self._followed(line)
-        key = line.names("pk")
-        layout = self._layouts.get(followed.oid)
+        table, key = self._followed(line), line.names("pk")
+        layout = self._layouts.get(table.oid)
         if layout is None or layout.primary_key != key:
-            layout = _Layout(key, key, full=False)
-        new = line.values("columns", followed.columns | layout.identity)
-        announced, layout = self._announce(line, layout.with_names(new))
-        return (*announced, Insert(relation_oid=followed.oid, new=layout.tuple_of(new)))
+            layout = _Layout.of(table, key, key, full=False)
+        new = line.values("columns", layout.wanted)
+        layout = layout.with_names(new)
+        insert = Insert(relation_oid=table.oid, new=layout.tuple_of(new))
+        return (*self._announce(line, layout), insert)
 
     def _update(self, line: "_Line") -> tuple[Message, ...]:
-        followed = self._followed(line)
-        identity, key = line.names("identity"), line.names("pk")
+        table, key, identity = self._followed(line), line.names("pk"), line.names("identity")
         full = identity > key and identity >= line.names("columns")
-        wanted = followed.columns | (key if full else identity)
-        new, old = line.values("columns", wanted), line.values("identity", wanted)
-        layout = self._layout(followed, _Layout(key, key if full else identity, full=full))
-        announced, layout = self._announce(line, layout.with_names((*new, *old)))
+        layout = self._layout(table, key, identity, full=full)
+        new, old = line.values("columns", layout.wanted), line.values("identity", layout.wanted)
+        layout = layout.with_names(new).with_names(old)
         kind: OldTuple | None = None
         if full:
             kind = OldTuple.FULL
         elif any(new.get(name) != value for name, value in old.items()):
             kind = OldTuple.KEY
         update = Update(
-            relation_oid=followed.oid,
+            relation_oid=table.oid,
             old_kind=kind,
             old=layout.old_tuple_of(old) if kind is not None else None,
             new=layout.tuple_of(new),
         )
-        return (*announced, update)
+        return (*self._announce(line, layout), update)
 
     def _delete(self, line: "_Line") -> tuple[Message, ...]:
-        followed = self._followed(line)
-        identity, key = line.names("identity"), line.names("pk")
-        full = identity > key
-        old = line.values("identity", followed.columns | (key if full else identity))
-        layout = self._layout(followed, _Layout(key, key if full else identity, full=full))
-        announced, layout = self._announce(line, layout.with_names(old))
+        table, key, identity = self._followed(line), line.names("pk"), line.names("identity")
+        layout = self._layout(table, key, identity, full=identity > key)
+        old = line.values("identity", layout.wanted)
+        layout = layout.with_names(old)
         delete = Delete(
-            relation_oid=followed.oid,
-            old_kind=OldTuple.FULL if full else OldTuple.KEY,
+            relation_oid=table.oid,
+            old_kind=OldTuple.FULL if layout.full else OldTuple.KEY,
             old=layout.old_tuple_of(old),
         )
-        return (*announced, delete)
+        return (*self._announce(line, layout), delete)
 
     def _followed(self, line: "_Line") -> Followed:
         name = line.table()
@@ -175,47 +182,50 @@ class Wal2json:
             raise line.fail("table", f"{'.'.join(name)} was not asked for")
         return followed
 
-    def _layout(self, followed: Followed, seen: "_Layout") -> "_Layout":
+    def _layout(self, table: Followed, key: _Names, identity: _Names, *, full: bool) -> "_Layout":
         """The table's last layout, if a row says the same of the table's identity."""
-        last = self._layouts.get(followed.oid)
-        return last if last is not None and last.is_identified_as(seen) else seen
+        layout = self._layouts.get(table.oid)
+        if layout is None or not layout.is_identified_by(key, identity, full=full):
+            layout = _Layout.of(table, key, identity, full=full)
+        return layout
 
-    def _announce(self, line: "_Line", layout: "_Layout") -> "tuple[tuple[Relation, ...], _Layout]":
-        followed = self._followed(line)
-        if self._layouts.get(followed.oid) is layout:
-            return (), layout
-        self._layouts[followed.oid] = layout
-        schema, name = line.table()
-        return (layout.relation(followed.oid, schema, name),), layout
+    def _announce(self, line: "_Line", layout: "_Layout") -> tuple[Relation, ...]:
+        """A Relation, if the table's last one does not say what this layout does."""
+        if self._layouts.get(layout.oid) is layout:
+            return ()
+        self._layouts[layout.oid] = layout
+        return (layout.relation(*line.table()),)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
     """The columns that a table's rows were seen to have; what a Relation says of them."""
 
-    primary_key: frozenset[str]
-    identity: frozenset[str]
+    oid: int
+    primary_key: _Names
+    identity: _Names
     full: bool
-    columns: tuple[str, ...] = ()
+    wanted: _Names
+    """The columns whose values are looked at."""
+    columns: dict[str, None] = field(default_factory=dict)
 
-    def is_identified_as(self, other: "_Layout") -> bool:
-        return (self.primary_key, self.identity, self.full) == (
-            other.primary_key,
-            other.identity,
-            other.full,
-        )
+    @classmethod
+    def of(cls, table: Followed, key: _Names, identity: _Names, *, full: bool) -> "_Layout":
+        identity = key if full else identity
+        return cls(table.oid, key, identity, full, table.columns | identity)
 
-    def with_names(self, names: Collection[str]) -> "_Layout":
+    def is_identified_by(self, key: _Names, identity: _Names, *, full: bool) -> bool:
+        return full is self.full and key == self.primary_key and (full or identity == self.identity)
+
+    def with_names(self, names: Iterable[str]) -> "_Layout":
         """This layout, if it has these columns already; else one that has."""
-        new = [name for name in dict.fromkeys(names) if name not in self.columns]
-        if not new:
+        if all(name in self.columns for name in names):
             return self
-        columns = (*self.columns, *new)
-        return _Layout(self.primary_key, self.identity, self.full, columns)
+        return replace(self, columns=self.columns | dict.fromkeys(names))
 
-    def relation(self, oid: int, schema: str, name: str) -> Relation:
+    def relation(self, schema: str, name: str) -> Relation:
         return Relation(
-            oid=oid,
+            oid=self.oid,
             namespace=schema,
             name=name,
             replica_identity=ReplicaIdentity.FULL if self.full else ReplicaIdentity.DEFAULT,
@@ -240,11 +250,12 @@ class _Layout:
 class _Line:
     """One frame's JSON, read field by field."""
 
-    __slots__ = ("_fields", "_text", "action", "message")
+    __slots__ = ("_exact", "_fields", "_text", "action", "message")
 
     def __init__(self, text: bytes, fields: _Row, action: str) -> None:
         self._text = text
         self._fields = fields
+        self._exact: _Row | None = None
         self.action = action
         self.message = _NAMES[action]
 
@@ -252,11 +263,9 @@ class _Line:
     def parse(cls, frame: bytes, codec: str) -> "_Line":
         try:
             text = frame if codec == UTF8 else frame.decode(codec).encode()
-            fields = orjson.loads(text)
         except UnicodeDecodeError as exc:
             raise _unknown(f"not in the encoding {codec}", exc.start) from exc
-        except orjson.JSONDecodeError as exc:
-            raise _unknown("not JSON", exc.pos) from exc
+        fields = _parse(text)
         action = fields.get("action") if isinstance(fields, dict) else None
         if not isinstance(action, str) or action not in _NAMES:
             raise _unknown(f"action {action!r} is not of format-version 2")
@@ -281,50 +290,77 @@ class _Line:
     def time(self, field: str) -> datetime:
         text = self._need(field, str)
         try:
-            return datetime.fromisoformat(text)
+            time = datetime.fromisoformat(text)
         except ValueError:
             raise self.fail(field, f"{text!r} is no time") from None
+        if time.tzinfo is None:
+            raise self.fail(field, f"{text!r} is of no time zone")
+        return time
 
-    def names(self, field: str) -> frozenset[str]:
+    def names(self, field: str) -> _Names:
         """The column names of a list; a row without identity has none."""
-        return frozenset(name for name, _, _ in self._columns(field))
+        try:
+            return frozenset([column["name"] for column in self._columns(field)])
+        except (KeyError, TypeError) as exc:
+            raise self.fail(field, "a column without a name") from exc
 
-    def values(self, field: str, wanted: frozenset[str]) -> _Row:
+    def values(self, field: str, wanted: _Names) -> _Row:
         """The text forms of some columns, as PostgreSQL writes them."""
-        exact: list[_Row] | None = None
         row: _Row = {}
-        for place, (name, kind, value) in enumerate(self._columns(field)):
-            if name not in wanted:
-                continue
-            if isinstance(value, str):
-                row[name] = "\\x" + value if kind == BYTEA else value
-            elif value is None:
-                row[name] = WITHHELD if kind in FLOATING else None
-            elif isinstance(value, bool):
-                row[name] = "t" if value else "f"
-            elif isinstance(value, int) and kind in INTEGERS:
-                row[name] = str(value)
-            else:  # the digits count, and a float would round them
-                if exact is None:
-                    exact = json.loads(self._text, parse_int=str, parse_float=str)[field]
-                row[name] = str(exact[place]["value"])
+        try:
+            for column in self._columns(field):
+                name = column["name"]
+                if name in wanted:
+                    row[name] = self._value(field, name, column["typeoid"], column["value"])
+        except (KeyError, TypeError) as exc:
+            raise self.fail(field, "a column without name, typeoid or value") from exc
         return row
 
-    def _columns(self, field: str) -> Iterable[tuple[str, int, Any]]:
+    def _value(self, field: str, name: str, kind: int, value: object) -> Any:
+        if isinstance(value, str):
+            return "\\x" + value if kind == BYTEA else value
+        if value is None:
+            return WITHHELD if kind in FLOATING else None
+        if isinstance(value, bool):
+            return "t" if value else "f"
+        if isinstance(value, int) and kind in INTEGERS:
+            return str(value)
+        return self._digits(field, name)
+
+    def _digits(self, field: str, name: str) -> str:
+        """A number as it is written: an integer may be long, and a float would round it."""
+        if self._exact is None:
+            self._exact = _parse_exactly(self._text)
+        for column in self._exact[field]:
+            if column["name"] == name and isinstance(column["value"], str):
+                return str(column["value"])
+        raise self.fail(field, f"the value of {name} is neither text nor a number")
+
+    def _columns(self, field: str) -> list[Any]:
         columns = self._fields.get(field, [])
         if not isinstance(columns, list):
             raise self.fail(field, "a list expected")
-        for column in columns:
-            name = column.get("name") if isinstance(column, dict) else None
-            if not isinstance(name, str):
-                raise self.fail(field, "a column without a name")
-            yield name, column.get("typeoid", 0), column.get("value")
+        return columns
 
     def _need(self, field: str, kind: type[_T]) -> _T:
         value = self._fields.get(field)
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or isinstance(value, bool):
             raise self.fail(field, f"{kind.__name__} expected, not {value!r}")
         return value
+
+
+def _parse(text: bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        with suppress(orjson.JSONDecodeError):  # a number may be beyond every float
+            return _parse_exactly(text)
+        raise _unknown("not JSON", exc.pos) from exc
+
+
+def _parse_exactly(text: bytes) -> Any:
+    """With the values' numbers as strings of their digits."""
+    return orjson.loads(_NUMBER.sub(lambda number: b'"value":"%b"' % number[1], text))
 
 
 def _unknown(problem: str, byte: int = 0) -> DecodeError:
