@@ -22,6 +22,7 @@ SETTINGS = [
     Setting(version=16),
     Setting(version=16, target=18),
     Setting(version=18, target=16),
+    Setting(version=15, target=18, plugin="wal2json"),
 ]
 CI_SECONDS = 45.0
 

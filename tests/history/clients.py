@@ -260,15 +260,15 @@ class Client(threading.Thread):
         yield f"update {table.name} set views = views + 1 where {table.where}", self._key(table)
 
     def update_all(self, table: HistoryTable) -> Iterator[Statement]:
-        column = self._choice.choice(table.columns)
+        column = self._choice.choice(table.text)
         assignment, values = self._choice.choice(
             [
                 ("views = views + 1", ()),
                 (f"{column} = {column}", ()),
-                (f"{column} = %s", (self._texts.value(column),)),
+                (f"{column} = %s", (f"common text {self._choice.randrange(12)}",)),
             ]
         )
-        yield f"update {table.name} set {assignment} where {table.number} < {BULK}", values
+        yield f"update {table.name} set {assignment} where abs({table.number}) < {BULK}", values
 
     def append(self, table: HistoryTable) -> Iterator[Statement]:
         yield (
@@ -316,17 +316,17 @@ class Client(threading.Thread):
 
     def mirror(self, table: HistoryTable) -> Iterator[Statement]:
         number = table.number
-        same = "".join(f" and o.{name} = {table.name}.{name}" for name in table.key[1:])
+        same = "".join(f" and o.{name} = t.{name}" for name in table.key[1:])
         yield (
-            f"update {table.name} set {number} = -{number} where not exists "
-            f"(select from {table.name} o where o.{number} = -{table.name}.{number}{same})",
+            f"update {table.name} t set {number} = -{number} where abs({number}) < {BULK} "
+            f"and not exists (select from {table.name} o where o.{number} = -t.{number}{same})",
             (),
         )
 
     def chain(self, table: HistoryTable) -> Iterator[Statement]:
         """Every row takes the key of the next one."""
         number, far = table.number, 2 * BULK
-        yield f"update {table.name} set {number} = {number} + {far} where {number} < 100", ()
+        yield f"update {table.name} set {number} = {number} + {far} where abs({number}) < 100", ()
         yield (
             f"update {table.name} set {number} = {number} - {far - 1} "
             f"where {number} between {far - 100} and {far + 100}",

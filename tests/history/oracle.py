@@ -20,7 +20,7 @@ from cdc_embed.lsn import LSN
 from cdc_embed.wire import pgoutput
 from tests.history.clients import ask
 from tests.history.tables import POISON, TABLES, HistoryTable
-from tests.site import Site, hash_vector
+from tests.site import Site, hash_vector, wait_until
 
 Problem = tuple[HistoryTable, tuple[str, ...], str]
 
@@ -202,12 +202,21 @@ class Watcher(threading.Thread):
         self.join()
 
 
+ALLOWED = "select setting from pg_settings where name = 'output_plugin_libraries'"
+
+
 class Witness:
     """A slot of our own beside the service's: the change log's own account of a round."""
 
     def __init__(self, source: Site) -> None:
         self._source = source
         self.name = f"{source.name}_witness"
+        if ask(source, ALLOWED):
+            ask(source, "alter system set output_plugin_libraries = 'pgoutput', 'wal2json'")
+            ask(source, "select pg_reload_conf()")
+            wait_until(lambda: "pgoutput" in ask(source, ALLOWED)[0][0], "pgoutput is allowed")
+        names = ", ".join(table.name for table in TABLES)
+        ask(source, f"create publication witness for table {names}")
         ask(source, "select pg_create_logical_replication_slot(%s, 'pgoutput')", self.name)
 
     def forget(self) -> None:
@@ -221,7 +230,7 @@ class Witness:
         for (frame,) in ask(
             self._source,
             "select data from pg_logical_slot_peek_binary_changes(%s, null, null, "
-            "'proto_version', '1', 'publication_names', 'cdc_embed')",
+            "'proto_version', '1', 'publication_names', 'witness')",
             self.name,
         ):
             message = pgoutput.decode(bytes(frame))

@@ -198,7 +198,9 @@ class History:
         self.fleet.tend()
         end = LSN.parse(ask(self.source, "select pg_current_wal_lsn()::text")[0][0])
         self._until(lambda: self.fleet.durable() >= end, f"durable {end}")
+        self._diary.note("durable")
         self._until(self._is_compared, "every table is compared, every request answered")
+        self._diary.note("compared")
         oracle = Oracle(
             self.source,
             dimensions=DIMENSIONS,
