@@ -39,4 +39,4 @@ def _allow_wal2json() -> dict[str, str]:
         check=False,
     ).stdout
     name = "output_plugin_libraries"
-    return {name: "wal2json"} if f"\n{name}\t" in known else {}
+    return {name: "pgoutput, wal2json"} if f"\n{name}\t" in known else {}

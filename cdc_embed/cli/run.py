@@ -48,7 +48,7 @@ from cdc_embed.serve.status import Live, status
 from cdc_embed.session import SOURCE, TARGET, Session, Side
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
-from cdc_embed.source.tables import SourceTable, estimate_rows, text_bytes
+from cdc_embed.source.tables import SourceTable, estimate_rows, file_nodes, text_bytes
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
 from cdc_embed.target.reconcile import Ledger
@@ -261,10 +261,11 @@ class Parts:
         return make
 
     def _measure(self, session: Session, table: Table) -> Size:
+        files = file_nodes(session, table)
         if not self.card.paid:
-            return Size(rows=estimate_rows(session, table), bytes=0)
+            return Size(rows=estimate_rows(session, table), bytes=0, files=files)
         rows, size = text_bytes(session, table)
-        return Size(rows=rows, bytes=size)
+        return Size(rows=rows, bytes=size, files=files)
 
     def _ensure_index(self, session: Session, table: Table) -> bool:
         return ensure_index(

@@ -1,17 +1,18 @@
 """Indexes over filled tables, made beside everything else in a thread of their own.
 
 Making one takes minutes to hours and locks nothing out; a stop gives it up, and the next start
-makes it again.
+makes it again. Searches are exact and slower without it.
 """
 
 from collections.abc import Callable
 from queue import Queue
-from threading import Thread
+from threading import Event, Thread
 
 import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError
+from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.session import Session
 
 log = structlog.get_logger()
@@ -24,7 +25,8 @@ class Indexer:
         self._session = session
         self._ensure = ensure
         self._filled: Queue[Table | None] = Queue()
-        self._closed = False
+        self._closed = Event()
+        self._patience = Patience(self._closed, self._on_error)
         self._thread = Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
 
@@ -33,7 +35,7 @@ class Indexer:
         self._filled.put(table)
 
     def close(self) -> None:
-        self._closed = True
+        self._closed.set()
         self._filled.put(None)
         while self._thread.is_alive():
             self._session.cancel()
@@ -41,11 +43,20 @@ class Indexer:
         self._session.close()
 
     def _run(self) -> None:
-        while (table := self._filled.get()) is not None and not self._closed:
+        while (table := self._filled.get()) is not None:
             try:
-                if self._ensure(self._session, table):
-                    log.info("indexed", table=table.full_name)
+                self._make(table)
+            except AbandonedError:
+                return
             except CdcEmbedError as exc:
-                # searches are exact and slower without it; the next start tries again
-                if not self._closed:
-                    log.warning("no index yet", table=table.full_name, problem=str(exc))
+                # a person must act; the vectors do not depend on it
+                name = table.full_name
+                log.error("no index", table=name, problem=str(exc), hint=exc.hint)
+
+    def _make(self, table: Table) -> None:
+        if self._patience.keep_trying("index", lambda: self._ensure(self._session, table)):
+            log.info("indexed", table=table.full_name)
+
+    def _on_error(self, stage: str, error: CdcEmbedError) -> None:
+        if not self._closed.is_set():
+            log.warning("waiting", stage=stage, problem=str(error))

@@ -20,6 +20,8 @@ from cdc_embed.errors import (
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
+SLOW_SECONDS: Final = 10.0
+"""An attempt that lasts longer waits for somebody: a lock, a server that hangs."""
 PASSING: Final = (EmbedderUnavailableError, SourceUnavailableError, TargetUnavailableError)
 
 T = TypeVar("T")
@@ -38,22 +40,50 @@ def delay(attempt: int, chance: float, asked: float | None = None) -> float:
     return max(backoff * (0.5 + chance / 2), asked or 0.0)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is waited for right now; written by a worker, read by the loop and the web."""
+    """What is waited for right now."""
 
     problem: str
     since: float
     """Monotonic seconds."""
 
 
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """One call that is not done yet."""
+
+    stage: str
+    began: float
+    trouble: Trouble | None = None
+
+    def seen_at(self, now: float) -> Trouble | None:
+        if self.trouble is None and now - self.began > SLOW_SECONDS:
+            return Trouble(f"no answer for {now - self.began:.0f} s", self.began)
+        return self.trouble
+
+
 class Patience:
-    """Repeats an attempt until it succeeds, for as long as it takes, or until abandoned."""
+    """Repeats an attempt until it succeeds, for as long as it takes, or until abandoned.
+
+    Several workers may wait for the same stage: one that succeeds says nothing of the others.
+    """
 
     def __init__(self, abandon: Event, on_error: Callable[[str, CdcEmbedError], None]) -> None:
         self._abandon = abandon
         self._on_error = on_error
-        self.troubles: dict[str, Trouble] = {}
+        self._waits: list[_Wait] = []
+
+    @property
+    def troubles(self) -> dict[str, Trouble]:
+        """What is waited for, by stage, for the longest; from any thread."""
+        now = time.monotonic()
+        found: dict[str, Trouble] = {}
+        for wait in list(self._waits):
+            trouble = wait.seen_at(now)
+            if trouble is not None and trouble.since <= found.get(wait.stage, trouble).since:
+                found[wait.stage] = trouble
+        return found
 
     def keep_trying(self, stage: str, attempt: Callable[[], T]) -> T:
         """The result of ``attempt``; a passing error is waited out. Others are raised.
@@ -61,16 +91,19 @@ class Patience:
         Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0
+        wait = _Wait(stage, time.monotonic())
+        self._waits.append(wait)
         try:
             while not self._abandon.is_set():
                 try:
                     return attempt()
                 except PASSING as exc:
                     self._on_error(stage, exc)
-                    self.troubles.setdefault(stage, Trouble(str(exc), time.monotonic()))
+                    since = wait.trouble.since if wait.trouble else time.monotonic()
+                    wait.trouble = Trouble(str(exc), since)
                     asked = getattr(exc, "retry_after", None)
                     self._abandon.wait(delay(tries, random.random(), asked))
                     tries += 1
             raise AbandonedError
         finally:
-            self.troubles.pop(stage, None)
+            self._waits.remove(wait)

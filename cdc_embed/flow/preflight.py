@@ -40,7 +40,9 @@ def survey_source(both: Connections) -> Survey:
             hint="name the primary in source.dsn",
         )
     survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
-    survey.findings += check_server(server, survey.slot, catalogue.slot_count())
+    survey.findings += check_server(
+        server, survey.slot, catalogue.slot_count(), config.source.plugin
+    )
     survey.tables, problems = find_tables(both.source, config)
     survey.findings += problems
     return survey

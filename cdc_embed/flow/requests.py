@@ -4,7 +4,7 @@ Bulk work with a paid embedder waits for a person when it would cost more than t
 allows unasked.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,11 +22,12 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much a source table holds."""
+    """How much a source table holds, and where."""
 
     rows: int | None
     bytes: int
     """Of text; 0 where nobody pays for it."""
+    files: str
 
     @property
     def tokens(self) -> int:
@@ -65,7 +66,7 @@ class Desk:
         names = known.keys() | absent.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]
         sizes = {scope.table: self._measure(scope.table) for scope in new}
-        reason = self._reason_to_wait(Size(rows=None, bytes=sum(s.bytes for s in sizes.values())))
+        reason = self._reason_to_wait(sizes.values())
         for scope in new:
             self._ledger.open(
                 scope.table,
@@ -73,21 +74,23 @@ class Desk:
                 state=WAITING if reason else RUNNING,
                 reason=reason,
                 estimate=sizes[scope.table].rows,
+                files=sizes[scope.table].files,
             )
             if reason:
                 log.warning("backfill waits", table=scope.table.full_name, reason=reason)
 
-    def _reason_to_wait(self, size: Size) -> str:
+    def _reason_to_wait(self, sizes: Iterable[Size]) -> str:
         if self._backfill.start == "manual":
             return "backfill.start is manual; run: cdc-embed backfill"
-        return self._too_expensive(size)
+        return self._too_expensive(sizes)
 
-    def _too_expensive(self, size: Size) -> str:
+    def _too_expensive(self, sizes: Iterable[Size]) -> str:
         most = self._backfill.max_tokens_unasked
-        if not self._paid or size.tokens <= most:
+        tokens = sum(size.tokens for size in sizes)
+        if not self._paid or tokens <= most:
             return ""
         return (
-            f"about {size.tokens} tokens, backfill.max_tokens_unasked is {most}; "
+            f"about {tokens} tokens, backfill.max_tokens_unasked is {most}; "
             f"run: cdc-embed backfill --yes"
         )
 
@@ -114,8 +117,7 @@ class Desk:
     def _begin(self, request: Request) -> None:
         tables = self._tables(request)
         sizes = {table: self._measure(table) for table in tables}
-        total = Size(rows=None, bytes=sum(size.bytes for size in sizes.values()))
-        problem = "" if request.arguments.get("yes") else self._too_expensive(total)
+        problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
         for table in tables:
@@ -125,7 +127,7 @@ class Desk:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
         for table, size in sizes.items():
-            self._ledger.start(table, size.rows)
+            self._ledger.start(table, size.rows, size.files)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
     def close_backfills(self) -> None:

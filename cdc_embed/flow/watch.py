@@ -2,7 +2,7 @@
 
 ``gather`` asks both databases once; ``Watch`` does it at intervals in a thread of its own, so that
 ``/status`` and ``/metrics`` answer from memory. It also notices what the change log would not say:
-a table that left the publication, and a slot that stands beyond what we recorded.
+a table that left the publication or has other files, and a slot beyond what we recorded.
 """
 
 import threading
@@ -26,7 +26,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable, estimate_rows
+from cdc_embed.source.tables import SourceTable, estimate_rows, file_nodes
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.reconcile import Comparison, Ledger
@@ -163,6 +163,7 @@ class Watch:
     ) -> None:
         self._absence = absence
         self._both = both
+        self._ledger = Ledger(both.target, both.config.target.schema, both.config.source.slot)
         self._tables = tables
         self._telemetry = telemetry
         self._on_failure = on_failure
@@ -197,6 +198,7 @@ class Watch:
         self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
         self._show(self.facts)
         self._check_coverage()
+        self._check_files()
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 
@@ -206,8 +208,7 @@ class Watch:
         self._absence.problems = missed  # first, so that no comparison of them begins anew
         gone = missed.keys() - self._absent
         if gone:
-            config = self._both.config
-            Ledger(self._both.target, config.target.schema, config.source.slot).forget(gone)
+            self._ledger.forget(gone)
         for table in sorted(gone):
             log.error("table stands still", table=table, problem=missed[table], hint=REPAIR)
         for table in sorted(self._absent - missed.keys()):
@@ -223,6 +224,18 @@ class Watch:
                 + "; changes since then are not in the log, every row is compared afterwards",
                 hint=REPAIR,
             )
+
+    def _check_files(self) -> None:
+        """A rewrite, a change of the partitions and TRUNCATE of one of them are not in the log."""
+        compared = self._ledger.comparisons()
+        for source in self._tables:
+            name = source.table.full_name
+            known = compared.get(name)
+            if known is None or name in self._absence.problems:
+                continue
+            if known.files != file_nodes(self._both.source, source.table):
+                self._ledger.forget([name])
+                log.info("table has other files, every row is compared", table=name)
 
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:

@@ -8,8 +8,9 @@ from cdc_embed.source.slot import Server, Slot
 OLDEST_VERSION: Final = 150000
 
 
-def check_server(server: Server, slot: Slot | None, slots: int) -> list[Finding]:
+def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> list[Finding]:
     """The settings of the source's server, for a slot that is there or to be made."""
+    allowed = server.allows(plugin)
     free_slot = slot is not None or slots < server.max_replication_slots
     return [
         Finding(
@@ -40,6 +41,16 @@ def check_server(server: Server, slot: Slot | None, slots: int) -> list[Finding]
             fix=""
             if free_slot
             else "alter system set max_replication_slots = ...;  -- then restart PostgreSQL",
+        ),
+        Finding(
+            id="output_plugin",
+            ok=allowed,
+            message=f"output plugin {plugin}"
+            + ("" if allowed else f": the server allows {server.allowed_plugins} only"),
+            fix=""
+            if allowed
+            else f"alter system set output_plugin_libraries = '{server.allowed_plugins}, {plugin}';"
+            "  -- then: select pg_reload_conf();",
         ),
         Finding(
             id="encoding",

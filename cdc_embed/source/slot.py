@@ -27,6 +27,14 @@ class Server:
     encoding: str
     max_slot_wal_keep_size: str
     user: str
+    allowed_plugins: str | None
+    """``output_plugin_libraries``; None where the server lets everyone load any plugin."""
+
+    def allows(self, plugin: str) -> bool:
+        if self.allowed_plugins is None:
+            return True
+        names = [name.strip().strip('"') for name in self.allowed_plugins.split(",")]
+        return plugin in names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +86,7 @@ class SlotCatalogue:
             encoding=row[6],
             max_slot_wal_keep_size=row[7],
             user=row[8],
+            allowed_plugins=row[9],
         )
 
     def slot(self) -> Slot | None:

@@ -63,6 +63,13 @@ def estimate_rows(session: Session, table: Table) -> int | None:
     return rows
 
 
+def file_nodes(session: Session, table: Table) -> str:
+    """The files of a table and its partitions: others after a rewrite, a TRUNCATE, an ATTACH."""
+    with session.transaction(table.full_name) as cursor:
+        cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
+        return str(cursor.fetchone()[0])
+
+
 def text_bytes(session: Session, table: Table) -> tuple[int, int]:
     """(rows, bytes of text); reads the whole table, but no value that lies out of line."""
     lengths = sql.SQL(" + ").join(

@@ -38,6 +38,8 @@ class Comparison:
     counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     estimate: int | None = None
     """About how many rows there are."""
+    files: str | None = None
+    """The files of the source table when it began: what changes them may not be in the log."""
 
     def count(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:
@@ -89,10 +91,23 @@ class Ledger:
                 cursor.execute(self._sql(name), values)
 
     def open(
-        self, table: Table, space: int, *, state: str, reason: str, estimate: int | None
+        self,
+        table: Table,
+        space: int,
+        *,
+        state: str,
+        reason: str,
+        estimate: int | None,
+        files: str,
     ) -> None:
         """Begin to remember the comparison of a table in this space."""
-        values = {**_values(table, space), "state": state, "reason": reason, "estimate": estimate}
+        values = {
+            **_values(table, space),
+            "state": state,
+            "reason": reason,
+            "estimate": estimate,
+            "files": files,
+        }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("open_reconcile"), values)
 
@@ -110,9 +125,9 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("forget_comparisons"), {"source_tables": list(names)})
 
-    def start(self, table: Table, estimate: int | None) -> None:
+    def start(self, table: Table, estimate: int | None, files: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
-        values = {"source_table": table.full_name, "estimate": estimate}
+        values = {"source_table": table.full_name, "estimate": estimate, "files": files}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
@@ -265,4 +280,5 @@ def _comparison(row: Sequence[Any]) -> Comparison:
         checked=row[5],
         counts={Verdict(name): count for name, count in zip(names, row[6:12], strict=True)},
         estimate=row[12],
+        files=row[13],
     )

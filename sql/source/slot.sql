@@ -11,7 +11,8 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        pg_is_in_recovery(),
        (select rolreplication or rolsuper from pg_roles where rolname = current_user),
        current_setting('server_encoding'),
-       current_setting('max_slot_wal_keep_size'), current_user::text
+       current_setting('max_slot_wal_keep_size'), current_user::text,
+       current_setting('output_plugin_libraries', true)
 
 -- name: wal_sender_timeout
 -- After how many seconds of our silence the server ends the connection; 0: never.

@@ -32,7 +32,7 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(oi
 
 -- name: file_nodes
 -- The files of a table and its partitions: another one after a rewrite or TRUNCATE.
-select array_agg(pg_relation_filenode(relid) order by relid)
+select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text
 from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 

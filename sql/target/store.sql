@@ -54,6 +54,10 @@ where application_name = left(%(application_name)s, 63) and datname = current_da
 -- The epoch and the last batch of a slot, without a lock.
 select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
 
+-- name: settle
+-- Wait for a transaction that has recorded a batch and is in its COMMIT.
+select from {schema}.checkpoint where slot = %(slot)s for share
+
 -- name: record_batch
 -- The position of a batch, in the batch's own transaction; no row when the epoch is lost.
 update {schema}.checkpoint

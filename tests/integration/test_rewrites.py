@@ -1,0 +1,60 @@
+"""What changes rows and is not in the log: noticed by the table's files, then compared."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.site import EmbeddingServer, Site, wait_until
+
+PARTITIONED = """
+create table documents (id bigint, title text, body text, primary key (id)) partition by range (id);
+create table low partition of documents for values from (0) to (100);
+create table high partition of documents for values from (100) to (200);
+create table later (like documents including all);
+"""
+
+
+@pytest.fixture
+def parted(make_site: Callable[..., Site], version: int, embedding_server: EmbeddingServer) -> Site:
+    """A partitioned table with rows in both partitions, and vectors of a counting server."""
+    site = make_site(version)
+    site.sql(PARTITIONED)
+    site.sql(
+        "insert into documents select n, 'title', 'text ' || n from generate_series(90, 110) n"
+    )
+    site.sql("insert into later select n, 'title', 'later ' || n from generate_series(200, 204) n")
+    site.configure(embedder=embedding_server.configuration, source='publish = "rows"')
+    site.cli("setup")
+    return site
+
+
+def test_what_is_not_in_the_log_is_compared_soon(
+    parted: Site, embedding_server: EmbeddingServer
+) -> None:
+    with parted.service() as service:
+        wait_until(lambda: embedding_server.texts() >= 21 and not keys(parted), "backfill")
+        embedding_server.reset()
+        parted.sql("alter table documents attach partition later for values from (200) to (300)")
+        wait_until(lambda: not keys(parted), "attached rows", 30)
+        assert embedding_server.texts() == 5
+        parted.sql("truncate low")
+        wait_until(lambda: not keys(parted), "rows of a truncated partition", 30)
+        parted.sql("vacuum full high")
+        parted.sql("alter table documents detach partition high")
+        wait_until(lambda: not keys(parted), "detached rows", 30)
+        assert embedding_server.texts() == 5
+        assert service.stop() == 0
+    parted.sql("alter table documents alter body type text using upper(body)")
+    with parted.service() as service:
+        wait_until(lambda: embedding_server.texts() == 10, "rewritten while we were away", 30)
+        service.settle()
+        parted.cli("verify")
+        assert service.stop() == 0
+
+
+def keys(site: Site) -> list[tuple[int]]:
+    """The keys that only one of both sides has."""
+    return site.sql(
+        "select id from documents full join cdc_embed.documents_embedding e using (id) "
+        "where documents.title is null or e.chunk is null"
+    )
