@@ -355,7 +355,7 @@ def _parse(text: bytes) -> Any:
     except orjson.JSONDecodeError as exc:
         with suppress(orjson.JSONDecodeError):  # a number may be beyond every float
             return _parse_exactly(text)
-        raise _unknown("not JSON", exc.pos) from exc
+        raise _unknown("not JSON", len(exc.doc[: exc.pos].encode())) from exc
 
 
 def _parse_exactly(text: bytes) -> Any:
