@@ -1,7 +1,9 @@
-"""The loop and a scripted walsender: what is confirmed around a frame without a position."""
+"""The loop and a scripted walsender: what is confirmed when a keepalive comes at a bad moment."""
 
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -16,6 +18,7 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, Stock
+from cdc_embed.flow.reporting import RECORD_STEP
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -56,12 +59,16 @@ def commit(at: int, end: int) -> bytes:
     return b"C" + struct.pack(">BQQq", 0, at, end, 0)
 
 
+TYPE = b"Y" + struct.pack(">I", 99) + b"public\0mood\0"
+ORIGIN = b"O" + struct.pack(">Q", 0x3000) + b"elsewhere\0"
+
+
 class Target:
     """A target that commits when it is allowed to."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorded: LSN) -> None:
         self.may_commit = threading.Event()
-        self.recorded = RECORDED
+        self.recorded = recorded
 
     def look_up(self, _: Any) -> dict[Any, State]:
         return {}
@@ -80,11 +87,6 @@ class Target:
         self.recorded = max(self.recorded, lsn)
 
 
-@pytest.fixture
-def target() -> Target:
-    return Target()
-
-
 def build(stream: Stream, target: Target) -> Pipeline:
     metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
     patience = Patience(threading.Event(), lambda _stage, _error: None)
@@ -95,14 +97,14 @@ def build(stream: Stream, target: Target) -> Pipeline:
         target=HERE,
         position=START,
         end_lsn=ZERO,
-        confirmed_lsn=RECORDED,
+        confirmed_lsn=target.recorded,
         batch_seq=0,
         epoch=1,
     )
     return Pipeline(
         stream=stream,
         decode=pgoutput.messages,
-        assembler=Assembler([TABLE], checkpoint, RECORDED),
+        assembler=Assembler([TABLE], checkpoint, target.recorded),
         preparer=Preparer(
             stock=cast(Stock, target),
             read_rows=lambda _table, _keys: {},
@@ -111,51 +113,125 @@ def build(stream: Stream, target: Target) -> Pipeline:
             patience=patience,
         ),
         writer=Writer(target, patience, 0),
-        progress=Progress(RECORDED),
+        progress=Progress(target.recorded),
         telemetry=Telemetry(metrics),
         limits=Limits(memory=1 << 20, report_interval=0.05),
         lane=Lane(),
     )
 
 
-def test_keepalive_after_a_relation_message_confirms_nothing_that_is_not_recorded(
-    target: Target,
+class Rig:
+    """The loop at one end of a connection and the script at the other."""
+
+    def __init__(self, server: Walsender, recorded: LSN) -> None:
+        self.server = server
+        self.target = Target(recorded)
+        self.stream = Stream(server.dsn, "s")
+        self.stream.start({"proto_version": "1"})
+        assert server.streaming.wait(5)
+        self._pipeline = build(self.stream, self.target)
+        self._stop = threading.Event()
+        self._loop = threading.Thread(target=self._pipeline.run, args=(self._stop,))
+
+    def run(self) -> None:
+        """Start the loop: what was sent until now comes in one piece."""
+        self._loop.start()
+
+    def reports(self, count: int = 20) -> list[int]:
+        """The flush positions of the next status updates."""
+        return [self.server.flushed.get(timeout=5) for _ in range(count)]
+
+    def wait_for_confirmed(self, lsn: int) -> None:
+        """Until this is confirmed, and nothing on the way that was not recorded."""
+
+        def confirmed() -> bool:
+            flushed = self.server.flushed.get(timeout=5)
+            assert flushed <= self.target.recorded
+            return flushed == lsn
+
+        wait_until(confirmed, f"{lsn:X} is confirmed", 10)
+
+    def close(self) -> None:
+        self._stop.set()
+        self._pipeline.wake()
+        self.target.may_commit.set()
+        if self._loop.is_alive():
+            self._loop.join(10)
+        self.stream.close()
+        self._pipeline.close()
+
+
+@contextmanager
+def rigged(recorded: LSN = RECORDED) -> Iterator[Rig]:
+    with Walsender() as server:
+        rig = Rig(server, recorded)
+        try:
+            yield rig
+        finally:
+            rig.close()
+
+
+def send_first_transaction(server: Walsender) -> None:
+    """A: a row, its Commit at 0x2000, its end at 0x2100."""
+    server.send_frame(0x1800, begin(0x2000))
+    server.send_frame(0x1800, RELATION)
+    server.send_frame(0x1900, insert("1", "a text that waits for its commit"))
+    server.send_frame(0x2100, commit(0x2000, 0x2100))
+
+
+def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_recorded() -> None:
+    """T1 a: the recorded position is confirmed; A is delivered and not written; B began before.
+
+    With one cursor for both directions psycopg2 forwards the confirmed position to the
+    keepalive's, because a row of B lies before it: A would be lost.
+    """
+    with rigged() as rig:
+        server = rig.server
+        rig.run()
+        server.send_keepalive(RECORDED, reply=False)
+        wait_until(lambda: server.flushed.get(timeout=5) == RECORDED, "it is confirmed")
+        send_first_transaction(server)
+        server.send_frame(0x0E00, begin(0x3000))
+        server.send_frame(0x0F00, insert("2", "of an older transaction"))
+        server.send_keepalive(0x2F00, reply=True)
+        server.send_frame(0x0F80, insert("3", "of the same"))
+        wait_until(lambda: rig.stream.heard == 0x0F80, "all of it was read")
+        assert max(rig.reports()) <= RECORDED, "A is not committed yet"
+        rig.target.may_commit.set()
+        server.send_frame(0x3100, commit(0x3000, 0x3100))
+        idle = 0x3100 + RECORD_STEP  # its Commit may have come after its last batch
+        server.send_keepalive(idle, reply=False)
+        rig.wait_for_confirmed(idle)
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        [(0x1700, begin(0x3000)), (0, RELATION)],
+        [(0x1700, begin(0x3000)), (0, TYPE)],
+        [(0, begin(0x3000))],
+    ],
+    ids=["relation", "type", "begin with an origin"],
+)
+def test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded(
+    beginning: list[tuple[int, bytes]],
 ) -> None:
-    """T1 b: A is delivered and not written; a Relation follows; then the server wants a reply.
+    """T1 b: A is delivered and not written; B begins; then the server wants a reply.
 
     The reading cursor forwards that keepalive to the server by itself, so it must not be read
     before A is durable and the place of the open transaction's commit is recorded.
     """
-    with Walsender() as server:
-        stream = Stream(server.dsn, "s")
-        stream.start({"proto_version": "1"})
-        assert server.streaming.wait(5)
-        pipeline = build(stream, target)
-        stop = threading.Event()
-        loop = threading.Thread(target=pipeline.run, args=(stop,))
-        server.send_frame(0x1800, begin(0x2000))
-        server.send_frame(0x1800, RELATION)
-        server.send_frame(0x1900, insert("1", "a text that waits for its commit"))
-        server.send_frame(0x2100, commit(0x2000, 0x2100))
-        server.send_frame(0x1700, begin(0x3000))
-        server.send_frame(0, RELATION)
+    with rigged() as rig:
+        server = rig.server
+        send_first_transaction(server)
+        for data_start, frame in beginning:
+            server.send_frame(data_start, frame)
         server.send_keepalive(0x2F00, reply=True)
+        server.send_frame(0x1740, ORIGIN)
         server.send_frame(0x1750, insert("2", "of the second transaction"))
         server.send_frame(0x3100, commit(0x3000, 0x3100))
-        loop.start()
-        reports = [server.flushed.get(timeout=5) for _ in range(20)]
-        assert max(reports) <= RECORDED, "A is not committed yet"
-        assert target.recorded == RECORDED
-        target.may_commit.set()
-
-        def confirmed() -> bool:
-            flushed = server.flushed.get(timeout=5)
-            assert flushed <= target.recorded
-            return flushed == 0x3100
-
-        wait_until(confirmed, "everything is confirmed", 10)
-        stop.set()
-        pipeline.wake()
-        loop.join(10)
-        stream.close()
-        pipeline.close()
+        rig.run()
+        assert max(rig.reports()) <= RECORDED, "A is not committed yet"
+        assert rig.target.recorded == RECORDED
+        rig.target.may_commit.set()
+        rig.wait_for_confirmed(0x3100)
