@@ -1,10 +1,16 @@
-"""Lines as wal2json.c writes them, for the decoder's tests."""
+"""Lines as wal2json.c writes them, and those that a server sent, for the decoder's tests."""
 
 import json
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 
-from cdc_embed.wire.wal2json import TableName
+from cdc_embed.errors import DecodeError
+from cdc_embed.wire.messages import Message
+from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
 
+GOLDEN = Path(__file__).parents[1] / "golden" / "wal2json-15"
+OID = 16384
 TEXT, INT8, NUMERIC, BYTEA = 25, 20, 1700, 17
 MOMENT = "2026-11-20 13:32:47.8039+00"
 
@@ -38,3 +44,37 @@ def quoted(text: str) -> str:
 
 def text(value: str) -> tuple[int, str]:
     return TEXT, quoted(value)
+
+
+def decoder(*columns: str, codec: str = "utf-8") -> Wal2json:
+    """One that follows ``public.t``."""
+    followed = Followed(oid=OID, columns=frozenset(columns or ("id", "body")))
+    return Wal2json({("public", "t"): followed}, codec)
+
+
+def outcome(payload: bytes, follower: Wal2json) -> tuple[Message, ...] | DecodeError:
+    """What decoding comes to; any error but a DecodeError fails the test."""
+    try:
+        return follower.decode(payload)
+    except DecodeError as error:
+        return error
+
+
+def refusal(payload: bytes, follower: Wal2json | None = None) -> DecodeError:
+    error = outcome(payload, follower or decoder())
+    assert isinstance(error, DecodeError), f"{payload!r} was taken for {error!r}"
+    return error
+
+
+@cache
+def golden() -> tuple[dict[TableName, Followed], list[bytes], list[str]]:
+    """The tables that were asked for, the frames, and what they mean."""
+    head, *lines = map(json.loads, GOLDEN.with_suffix(".jsonl").read_text().splitlines())
+    tables = {
+        (table["schema"], table["table"]): Followed(
+            oid=table["oid"], columns=frozenset(table["columns"])
+        )
+        for table in head["tables"]
+    }
+    frames = [line["payload"].encode() for line in lines]
+    return tables, frames, GOLDEN.with_suffix(".txt").read_text().splitlines()

@@ -106,6 +106,24 @@ def test_under_full_identity_an_unchanged_value_is_in_the_old_tuple_only() -> No
     )
 
 
+def test_under_full_identity_a_column_that_is_gone_is_no_null() -> None:
+    """As NULL, a dropped text column would be embedded as an empty one."""
+    decoder = follow()
+    feed(decoder, FULL_UPDATE)
+    row = {"id": ONE, "other": text("y")}
+    (update, delete) = feed(decoder, frame("U", row, row), frame("D", identity=row))
+    assert update == Update(
+        relation_oid=OID, old_kind=OldTuple.FULL, old=("1", UNCHANGED), new=("1", UNCHANGED)
+    )
+    assert delete == Delete(relation_oid=OID, old_kind=OldTuple.FULL, old=("1", UNCHANGED))
+
+
+def test_an_identity_with_more_than_the_key_is_not_a_full_one() -> None:
+    wide = {"id": ONE, "other": text("x")}
+    messages = feed(follow(), frame("U", {**wide, "body": text("b")}, wide))
+    assert relations(messages) == [("d", "id other body", "id other")]
+
+
 def test_full_identity_of_a_table_that_is_all_key_is_as_good_as_its_key() -> None:
     row, moved = {"a": ONE, "b": ONE}, {"a": ONE, "b": TWO}
     decoder = follow("a", "b")
@@ -184,6 +202,8 @@ def test_a_new_primary_key_is_announced() -> None:
     row = {"id": ONE, "body": text("a")}
     messages = feed(decoder, frame("I", row), frame("I", row, pk=()), frame("I", row, pk=("body",)))
     assert [key for _, _, key in relations(messages)] == ["id", "", "body"]
+    full = [frame("U", {**row, "x": ONE}, {**row, "x": ONE}, pk=pk) for pk in (("id",), ("body",))]
+    assert relations(feed(follow(), *full)) == [("f", "id body", "id"), ("f", "id body", "body")]
 
 
 def test_a_truncate_before_any_row_brings_a_relation_of_its_own() -> None:
