@@ -6,9 +6,13 @@ need a person is said here once, by SQLSTATE class
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
+import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any, Final
 
 import psycopg2
@@ -35,9 +39,13 @@ VALUE_SETTINGS: Final = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
+    # a statement whose client is gone, killed or cut off, must not go on and hold its locks
+    "client_connection_check_interval": "1s",
     "search_path": "pg_catalog, public",
 }
 """How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
+
+SINCE_17: Final = {"transaction_timeout": "0"}
 
 CONNECT_TIMEOUT: Final = 10
 
@@ -54,8 +62,13 @@ AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 """Classes that a later attempt may not meet: connection, a standby's read-only state, rollback,
 resources, lock not available, operator intervention, system error."""
-ROW_DATA: Final = frozenset({"22", "23"})
-"""Classes that speak of one row's data."""
+ROW_DATA: Final = frozenset({"22", "23", "54"})
+"""Classes that speak of one row's data: no such value, a constraint, too large for an index."""
+READ_ONLY: Final = "25006"
+"""A session stays as it began, and its server may have been demoted: a new one may find better."""
+
+PRIVILEGE: Final = "42501"
+GRANT: Final = "grant what is denied to the user of the DSN, then run: cdc-embed doctor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +85,9 @@ SOURCE: Final = Side(
     "source database",
     VALUE_SETTINGS,
     SourceUnavailableError,
-    lambda table, problem: PreflightError(where=f"source {table}", problem=problem),
+    lambda table, problem, hint: PreflightError(
+        where=f"source {table}", problem=problem, hint=hint
+    ),
 )
 TARGET: Final = Side(
     "target database",
@@ -100,6 +115,8 @@ class Session:
         self._dsn = dsn
         self._application_name = application_name
         self._connection: Any = None
+        self._opening: Future[Any] | None = None
+        self._cut: Any = None
         self.generation = 0
         """Counts the connections: what lives as long as a session is tied to it."""
 
@@ -125,8 +142,11 @@ class Session:
                     connection.commit()
                 else:
                     connection.rollback()
-            except BaseException:
-                self._roll_back()
+            except BaseException as exc:
+                if getattr(exc, "pgcode", None) == READ_ONLY:
+                    self.close()
+                else:
+                    self._roll_back()
                 raise
 
     @contextmanager
@@ -138,9 +158,10 @@ class Session:
             try:
                 with connection.cursor() as cursor:
                     yield cursor
-            finally:
-                if not connection.closed:
-                    connection.autocommit = False
+                connection.autocommit = False
+            except BaseException:
+                self.close()
+                raise
 
     def close(self) -> None:
         """End the connection; the next transaction opens another."""
@@ -149,23 +170,62 @@ class Session:
             connection.close()
 
     def cancel(self) -> None:
-        """Make a statement that another thread waits for fail."""
-        connection = self._connection
+        """Make what another thread waits for fail: a connection is cut, or not waited for.
+
+        The server notices, and gives its statement up. Asking it for that would take for ever when
+        it hangs, and the driver lets no other thread run meanwhile.
+        """
+        opening, connection = self._opening, self._connection
+        if opening is not None:
+            opening.cancel()
         if connection is not None:
-            with suppress(psycopg2.Error):  # it is gone, and so is what it waited for
-                connection.cancel()
+            self._cut = connection
+            with suppress(psycopg2.Error, OSError):  # closed meanwhile
+                _cut(connection.fileno())
 
     def _open(self) -> Any:
+        if self._connection is not None and self._connection is self._cut:
+            self.close()
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self.side, self._dsn, self._application_name)
+            self._connection = self._connect()
             self.generation += 1
         return self._connection
+
+    def _connect(self) -> Any:
+        """A new connection, made in a thread of its own: the driver's wait for it has no end."""
+        opening = self._opening = Future()
+        arguments = (opening, self.side, self._dsn, self._application_name)
+        Thread(target=_connect_for, args=arguments, name="connect", daemon=True).start()
+        try:
+            return opening.result()
+        except CancelledError:
+            raise self.side.unavailable(problem="connecting was given up") from None
+        finally:
+            self._opening = None
 
     def _roll_back(self) -> None:
         try:
             self._connection.rollback()
         except psycopg2.Error:
             self.close()
+
+
+def _connect_for(opening: "Future[Any]", side: Side, dsn: str, application_name: str) -> None:
+    try:
+        connection = connect(side, dsn, application_name)
+    except BaseException as exc:  # noqa: BLE001  whatever it is, it is raised where it is waited for
+        if opening.set_running_or_notify_cancel():
+            opening.set_exception(exc)
+    else:
+        if opening.set_running_or_notify_cancel():
+            opening.set_result(connection)
+        else:
+            connection.close()
+
+
+def _cut(fd: int) -> None:
+    with socket.socket(fileno=os.dup(fd)) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
 
 
 def connect(side: Side, dsn: str, application_name: str) -> Any:
@@ -175,10 +235,11 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     """
     parameters = {**DEAD_PEER_OPTIONS, "connect_timeout": str(CONNECT_TIMEOUT), **parse_dsn(dsn)}
     connection = psycopg2.connect(**{**parameters, "application_name": application_name})
+    settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
     try:
         connection.set_client_encoding("UTF8")
         with connection.cursor() as cursor:
-            for name, value in side.settings.items():
+            for name, value in settings.items():
                 cursor.execute(
                     sql.SQL("set {} = {}").format(
                         sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
@@ -207,7 +268,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
             raise side.unavailable(problem=problem) from exc
-        raise side.refused(table=table, problem=problem) from exc
+        hint = GRANT if state == PRIVILEGE else None
+        raise side.refused(table=table, problem=problem, hint=hint) from exc
 
 
 def describe(exc: psycopg2.Error) -> str:
@@ -218,8 +280,8 @@ def describe(exc: psycopg2.Error) -> str:
 
 _LOGIN_PROBLEMS = (
     "password authentication failed",
-    "no password supplied",
     "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
     "does not exist",
     "authentication failed",
     "is not permitted to log in",
@@ -232,4 +294,6 @@ def _refuses_login(exc: psycopg2.Error) -> bool:
     if exc.pgcode is not None or not isinstance(exc, psycopg2.OperationalError):
         return False
     text = str(exc)
+    if "no password supplied" in text:  # the driver's words, not the server's
+        return True
     return "FATAL" in text and any(problem in text for problem in _LOGIN_PROBLEMS)

@@ -26,7 +26,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.lsn import LSN, Checkpoint, Identity
-from cdc_embed.session import TARGET, RowRefusedError, Session
+from cdc_embed.session import TARGET, RowRefusedError, Session, translated
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
@@ -54,6 +54,7 @@ class Store:
         self._reader = Session(TARGET, dsn, f"cdc_embed reader {slot}")
         self._writer = Session(TARGET, dsn, self._writer_name)
         self._staged: dict[int, frozenset[Table]] = {}
+        self._in_doubt = False
         self.epoch = 0
 
     def close(self) -> None:
@@ -218,12 +219,28 @@ class Store:
         ``TargetUnavailableError`` when it may be tried again: an attempt whose commit took effect
         after all, though its answer was lost, is recognised by ``batch_seq`` and not repeated.
         """
-        with self._writer.transaction(rows=True) as cursor:
-            if self._is_committed(cursor, batch_seq):
-                return
-            staged = self._write_rows(cursor, plan, vectors)
-            self._record_batch(cursor, plan.batch, batch_seq)
+        if self._in_doubt:
+            self._settle()
+        try:
+            with self._writer.transaction("checkpoint", rows=True) as cursor:
+                if self._is_committed(cursor, batch_seq):
+                    return
+                staged = self._write_rows(cursor, plan, vectors)
+                self._record_batch(cursor, plan.batch, batch_seq)
+        except TargetUnavailableError:
+            self._in_doubt = True
+            raise
         self._staged[self._writer.generation] = staged
+
+    def _settle(self) -> None:
+        """Wait for the end of an attempt whose answer was lost: it may be in its COMMIT still.
+
+        The next one would meet its rows, and seem to write them twice. It has the checkpoint row by
+        then; before that it is not committed any more.
+        """
+        with self._writer.transaction("checkpoint") as cursor:
+            cursor.execute(self._sql["settle"], {"slot": self._slot})
+        self._in_doubt = False
 
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
         """The rows of a plan whose data the database refuses, with its reason; writes nothing."""
@@ -247,13 +264,14 @@ class Store:
         self._staged = {self._writer.generation: staged}
         for table, actions in actions_by_table(plan).items():
             statements = self._statements[table]
-            if table not in staged:
-                cursor.execute(statements["create_stage"])
-                staged |= {table}
             images = plan.batch.images
             changes = {key: images[table, key].change for key in actions if (table, key) in images}
             writer = TableWriter(cursor, changes, statements, vectors, half=self._half)
-            writer.write(actions, truncated=table in plan.batch.truncated)
+            with translated(TARGET, table.embedding_table, rows=True):
+                if table not in staged:
+                    cursor.execute(statements["create_stage"])
+                    staged |= {table}
+                writer.write(actions, truncated=table in plan.batch.truncated)
         return staged
 
     def _record_batch(self, cursor: Any, batch: Batch, batch_seq: int) -> None:

@@ -1,5 +1,6 @@
 """Waiting: how long before the next attempt, and that nothing holds up a stop."""
 
+import time
 from threading import Event, Thread
 
 import pytest
@@ -15,7 +16,15 @@ from cdc_embed.errors import (
     TextRefusedError,
 )
 from cdc_embed.flow import patience
-from cdc_embed.flow.patience import FIRST_DELAY, LONGEST_DELAY, AbandonedError, Patience, delay
+from cdc_embed.flow.patience import (
+    FIRST_DELAY,
+    LONGEST_DELAY,
+    SLOW_SECONDS,
+    AbandonedError,
+    Patience,
+    Trouble,
+    delay,
+)
 
 
 class Waits(Event):
@@ -125,20 +134,57 @@ def test_trouble_shows_while_it_lasts_and_since_when() -> None:
     assert patient.troubles == {}
 
 
-def test_trouble_keeps_the_first_problem() -> None:
+def test_trouble_tells_the_latest_problem_and_the_first_time() -> None:
     abandon = Waits()
-    seen: list[str] = []
+    seen: list[Trouble] = []
 
     def stop_at_third(_stage: str, _error: CdcEmbedError) -> None:
-        seen.extend(trouble.problem for trouble in patient.troubles.values())
+        seen.extend(patient.troubles.values())
         if len(abandon.seconds) == 2:
             abandon.set()
 
     patient = Patience(abandon, stop_at_third)
+    attempts = Attempts(away(), TargetUnavailableError(problem="closed"), away())
     with pytest.raises(AbandonedError):
-        patient.keep_trying("embed", Attempts(away(), *[away(1.0)] * 5))
-    assert seen == ["embedder: away"] * 2
+        patient.keep_trying("embed", attempts)
+    assert [trouble.problem for trouble in seen] == ["embedder: away", "target database: closed"]
+    assert seen[0].since == seen[1].since
     assert patient.troubles == {}, "nothing is waited for any more"
+
+
+def test_success_of_one_worker_says_nothing_of_another_that_waits() -> None:
+    """Reading a full disk goes well. With one note for both, the age of its trouble began anew."""
+    patient = Patience(Waits(), ignore)
+    seen: list[dict[str, Trouble]] = []
+
+    def write() -> None:
+        patient.keep_trying("target", Attempts())
+        seen.append(patient.troubles)
+        if len(seen) < 3:
+            raise TargetUnavailableError(problem="disk full")
+
+    patient.keep_trying("target", write)
+    first, second, third = seen
+    assert first == {}
+    assert second == third
+    assert second["target"].problem == "target database: disk full"
+
+
+def test_attempt_that_lasts_long_shows_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that waits for a lock raises nothing."""
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    patient = Patience(Waits(), ignore)
+
+    def attempt() -> None:
+        nonlocal now
+        now += SLOW_SECONDS
+        assert patient.troubles == {}
+        now += 2
+        assert patient.troubles == {"target": Trouble("no answer for 12 s", 1000.0)}
+
+    patient.keep_trying("target", attempt)
+    assert patient.troubles == {}
 
 
 def test_nothing_is_tried_once_the_service_stops() -> None:
