@@ -1,6 +1,5 @@
 """Fixtures for every room: servers are shared, databases and slots are each test's own."""
 
-import itertools
 import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -10,8 +9,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import DOCUMENTS, EmbeddingServer, Site
-
-_numbers = itertools.count(1)
+from tests.sources import PUBLISHED, SOURCES, make_source, name_of, sites
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -80,24 +78,20 @@ def make_site(
     servers: Callable[[int], EmbeddedPostgres], tmp_path: Path
 ) -> Iterator[Callable[..., Site]]:
     """Databases of a test's own; their slots are dropped at the end."""
-    made: list[Site] = []
+    with sites(servers, tmp_path) as make:
+        yield make
 
-    def make(version: int = 18, target: Site | None = None) -> Site:
-        site = Site(servers(version), f"t{os.getpid()}_{next(_numbers)}", tmp_path, target)
-        made.append(site)
-        return site
 
-    yield make
-    for site in made:
-        site.sql(
-            "select pg_terminate_backend(active_pid) from pg_replication_slots "
-            "where database = current_database() and active_pid is not null"
-        )
-        site.sql(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
-            "where database = current_database() and not active"
-        )
-        site.close()
+@pytest.fixture(params=SOURCES, ids=name_of)
+def source(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
+    """An empty database of each kind of source."""
+    return make_source(make_site, request.param)
+
+
+@pytest.fixture(params=PUBLISHED, ids=name_of)
+def published(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
+    """An empty database of each kind of source that reads a publication."""
+    return make_source(make_site, request.param)
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+"""One running service with tables of every kind, shared by all cases of a kind of source."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_embed.lsn import LSN
+from tests.oracle import Documents
+from tests.site import EmbeddingServer, RunningService, Site, wait_until
+
+SCHEMA: Final = """
+create type mood as enum ('glad', 'sad');
+create domain label as varchar(40) check (value <> 'forbidden');
+create function big(seed int) returns text language sql immutable
+  return (select string_agg(md5((seed * 1000 + n)::text), ' ') from generate_series(1, 200) n);
+create table documents (id bigint primary key, title text, body text, views integer default 0);
+create table scratch (like documents including all);
+create table bodies (id bigint primary key, body text, views integer default 0);
+create table whole (like documents including all);
+alter table whole replica identity full;
+create table pairs (a integer, b text, title text, body text, views integer, primary key (a, b));
+create table words (id text primary key, title text, body text, views integer);
+create table moods (id integer primary key, title label, body mood);
+create table sums (
+  id integer primary key, title text, body text,
+  size integer generated always as (length(body)) stored
+);
+create table notes (id integer generated always as identity primary key, title text, body text);
+create table replies (
+  id integer generated always as identity primary key, title text, body text,
+  note integer references notes
+);
+create table blockers (id integer primary key, title text, body text);
+alter table documents alter body set storage external;
+alter table bodies alter body set storage external;
+alter table whole alter body set storage external;
+alter table pairs alter body set storage external;
+alter table words alter body set storage external
+"""
+"""``big`` is stored out of line: an update of another column leaves it out of the log. A table that
+is truncated or rewritten is compared again some time later: that is what ``scratch`` is for."""
+
+TABLES: Final = {
+    "documents": Documents(name="documents"),
+    "scratch": Documents(name="scratch"),
+    "bodies": Documents(name="bodies", text=("body",)),
+    "whole": Documents(name="whole"),
+    "pairs": Documents(name="pairs", key=("a", "b")),
+    "words": Documents(name="words"),
+    "moods": Documents(name="moods"),
+    "sums": Documents(name="sums"),
+    "replies": Documents(name="replies"),
+    "notes": Documents(name="notes"),
+    "blockers": Documents(name="blockers"),
+}
+
+CONFIGURATION: Final = "".join(
+    f'[[tables]]\nname = "{name}"\ntext = {list(table.text)}\nchunk = {{ max_tokens = 100000 }}\n'
+    for name, table in TABLES.items()
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    given: tuple[str, ...] = ()
+    when: tuple[str, ...]
+    texts: int
+    """Texts embedded when all of it is one batch."""
+    alone: int | range | None = None
+    """When each transaction comes by itself, where that is another number; a range where it
+    depends on how much of a transaction is there when its first change is taken."""
+    pauses: bool = False
+    """Some frame has no position, so that reading pauses (a new Relation, an origin) and there
+    are several batches; not with wal2json, whose frames all have one."""
+
+
+class Stage:
+    """One service that all cases of a source share."""
+
+    def __init__(self, site: Site, embedder: EmbeddingServer) -> None:
+        self.site = site
+        self.embedder = embedder
+        site.sql(SCHEMA)
+        site.configure(
+            tables=CONFIGURATION,
+            embedder=embedder.configuration + "\ndimensions = 8\nconcurrency = 1\n",
+        )
+        site.cli("setup")
+        self._start()
+
+    def _start(self) -> None:
+        self._service = RunningService(self.site)
+        self._service.wait_for("streaming")
+
+    @property
+    def service(self) -> RunningService:
+        """The service; a new one where a case has ended it."""
+        if self._service.process.poll() is not None:
+            self._service.end()
+            self._start()
+        return self._service
+
+    def close(self) -> None:
+        self._service.end()
+
+    def clear(self) -> None:
+        """Empty every table, and have its Relation announced: reading pauses after one."""
+        keyed = ("documents", "scratch", "bodies", "whole", "moods", "sums", "blockers")
+        touch = [
+            *(f"insert into {name} (id) values (0)" for name in keyed),
+            "insert into words (id) values ('')",
+            "insert into pairs (a, b) values (0, '')",
+            "insert into notes default values",
+            "insert into replies default values",
+        ]
+        empty = [f"delete from {name}" for name in TABLES]
+        self.site.sql("; ".join([*empty, *touch, *empty]))
+
+    def settle(self) -> None:
+        """Let all that was done be reflected, then forget what was counted."""
+        self.service.settle()
+        self.embedder.reset()
+
+    def run(self, *transactions: str) -> int:
+        """Texts embedded for these transactions, each of them settled before the next."""
+        for transaction in transactions:
+            self.site.sql(transaction)
+            self.service.settle()
+        return self.embedder.texts()
+
+    def run_at_once(self, *transactions: str, pauses: bool = False) -> int:
+        """Texts embedded for these transactions, all of them in one batch.
+
+        The embedder is held at another text until all of them have been received; with ``pauses``
+        until all have been sent, as reading waits for what is being embedded.
+        """
+        self.embedder.faults(hang=60)
+        self.site.sql("insert into blockers values (1, 'a text', 'that takes its time')")
+        wait_until(lambda: self.embedder.counts()["in_flight"], "the embedder is busy")
+        for transaction in transactions:
+            self.site.sql(transaction)
+        end = LSN.parse(self.site.value("select pg_current_wal_lsn()::text"))
+        arrived = self._sent if pauses else self._received
+        wait_until(lambda: arrived() >= end, "all of it has come")
+        self.embedder.faults()
+        self.service.settle()
+        return self.embedder.texts() - 1
+
+    def _received(self) -> LSN:
+        return LSN.parse(self.service.status()["lsn"]["received"])
+
+    def _sent(self) -> LSN:
+        return LSN.parse(
+            self.site.value(
+                "select sent_lsn::text from pg_stat_replication join pg_replication_slots "
+                "on active_pid = pid where slot_name = %s",
+                self.site.name,
+            )
+        )
+
+    def drift(self) -> dict[str, list[str]]:
+        found = {name: table.drift(self.site) for name, table in TABLES.items()}
+        return {name: problems for name, problems in found.items() if problems}

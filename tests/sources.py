@@ -1,0 +1,62 @@
+"""The kinds of source that every row image is tested with: an output plugin, a version."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.installed import INSTALLED
+from tests.site import Site
+
+Kind = tuple[str, int]
+
+SOURCES: Final[list[Kind]] = [
+    ("pgoutput", 16),
+    ("pgoutput", 18),
+    ("pgoutput", 15),
+    ("wal2json", 15),
+]
+PUBLISHED: Final[list[Kind]] = [kind for kind in SOURCES if kind[0] == "pgoutput"]
+"""Those that read a publication: partitioned tables, column lists and row filters need one."""
+
+_numbers = itertools.count(1)
+
+
+def name_of(kind: Kind) -> str:
+    return f"{kind[0]}-{kind[1]}"
+
+
+@contextmanager
+def sites(
+    servers: Callable[[int], EmbeddedPostgres], folder: Path
+) -> Iterator[Callable[..., Site]]:
+    """Makes databases with names of their own; their slots are dropped at the end."""
+    made: list[Site] = []
+
+    def make(version: int = 18, target: Site | None = None) -> Site:
+        site = Site(servers(version), f"t{os.getpid()}_{next(_numbers)}", folder, target)
+        made.append(site)
+        return site
+
+    yield make
+    for site in made:
+        site.sql(
+            "select pg_terminate_backend(active_pid) from pg_replication_slots "
+            "where database = current_database() and active_pid is not null"
+        )
+        site.sql(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
+            "where database = current_database() and not active"
+        )
+        site.close()
+
+
+def make_source(make_site: Callable[..., Site], kind: Kind) -> Site:
+    """A database of this kind; one whose server has no pgvector gets a target of its own."""
+    plugin, version = kind
+    site = make_site(version, target=make_site(18) if version == INSTALLED else None)
+    site.environment["CDC_EMBED_SOURCE__PLUGIN"] = plugin
+    return site
