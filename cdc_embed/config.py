@@ -8,7 +8,6 @@ for ``flow``'s preflight to ask. Messages say where a value is wrong, never what
 
 import difflib
 import os
-import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,7 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cdc_embed.config_notation import TableName, redact_dsn
+from cdc_embed.config_notation import TableName, redact_dsn, redact_url
 from cdc_embed.config_sections import (
     BackfillConfig,
     EmbedderConfig,
@@ -132,6 +131,12 @@ def load(path: Path) -> Config:
     raise ConfigError(where=str(path), problem="\n  ".join(heading + problems))
 
 
+def ignore_environment() -> None:
+    """From here on the file alone counts: for who brings a file and a database of its own."""
+    for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
+        del os.environ[name]
+
+
 def json_schema() -> dict[str, Any]:
     """The JSON Schema of the file, for editors: every key, its default and what it is for."""
     return Config.model_json_schema(mode="serialization")
@@ -144,7 +149,7 @@ def redacted(config: Config) -> dict[str, Any]:
     ``?`` of a service's address may hold a key.
     """
     shown = config.model_dump(mode="json", by_alias=True)
-    shown["embedder"]["url"] = re.sub(r"\?.*", "?**********", config.embedder.url)
+    shown["embedder"]["url"] = redact_url(config.embedder.url)
     shown["source"]["dsn"] = redact_dsn(config.source.resolved_dsn())
     shown["target"]["dsn"] = redact_dsn(config.target.resolved_dsn())
     return shown

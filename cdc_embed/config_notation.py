@@ -143,11 +143,19 @@ def template_columns(template: str) -> tuple[str, ...]:
 # --- connection strings ------------------------------------------------------------------------
 
 _SHOWN = frozenset({"host", "hostaddr", "port", "dbname", "user", "sslmode", "service"})
+_SERVER = r"(?:\[[^][@/?]*\]|[^][:@/?,]*)(?::\d*)?"
 _URI = re.compile(
     r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?]*)(?::[^@/]*)?@)?"
-    r"(?P<place>[^@?]*)(?:\?(?P<query>\w+=[^&]*(?:&\w+=[^&]*)*)?)?"
+    rf"(?P<place>{_SERVER}(?:,{_SERVER})*(?:/[^@?]*)?)"
+    r"(?:\?(?P<query>\w+=[^&]*(?:&\w+=[^&]*)*)?)?"
 )
 _PAIR = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)(?:\s+|$)")
+
+
+def redact_url(url: str) -> str:
+    """A service's address without user and password, and without what follows ``?`` or ``#``."""
+    shown = re.sub(r"(?<=//)[^/?#]*@", "**********@", url)
+    return re.sub(r"(?<=[?#]).*", "**********", shown)
 
 
 def redact_dsn(dsn: str) -> str:
@@ -156,7 +164,7 @@ def redact_dsn(dsn: str) -> str:
     ValueError when it has neither of libpq's two forms: libpq's own message would quote it.
     """
     if uri := _URI.fullmatch(dsn):
-        if re.search(r"%(?![0-9A-Fa-f]{2})", dsn):
+        if re.search(r"%(?![0-9A-Fa-f]{2})|%00", dsn):
             raise ValueError("in a URI's password % is written %25")
         pairs = re.findall(r"(\w+)=([^&]*)", uri["query"] or "")
         query = "&".join(f"{key}={value}" for key, value in pairs if key in _SHOWN)

@@ -233,7 +233,11 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
 
     Driver errors are the caller's to translate.
     """
-    parameters = {**DEAD_PEER_OPTIONS, "connect_timeout": str(CONNECT_TIMEOUT), **parse_dsn(dsn)}
+    parameters = {
+        **DEAD_PEER_OPTIONS,
+        "connect_timeout": str(CONNECT_TIMEOUT),
+        **parameters_of(dsn),
+    }
     connection = psycopg2.connect(**{**parameters, "application_name": application_name})
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
     try:
@@ -250,6 +254,15 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
         connection.close()
         raise
     return connection
+
+
+def parameters_of(dsn: str) -> dict[str, str]:
+    """A connection string's parts; what libpq says of a wrong one would quote it."""
+    try:
+        parts: dict[str, str] = parse_dsn(dsn)
+    except psycopg2.Error:
+        raise psycopg2.ProgrammingError("the connection string is not one of libpq's") from None
+    return parts
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import print_json
 from cdc_embed.cli.run import running
 from cdc_embed.cli.setup import set_up
-from cdc_embed.config import Config, load
+from cdc_embed.config import Config, ignore_environment, load
 from cdc_embed.config_sections import LogConfig
 from cdc_embed.demo.corpus import corpus
 from cdc_embed.demo.postgres import EmbeddedPostgres
@@ -190,6 +190,7 @@ def _write_config(folder: Path, dsn: str) -> Config:
         '[[tables]]\nname = "public.documents"\ntext = ["title", "body"]\n',
         encoding="utf-8",
     )
+    ignore_environment()
     return load(path)
 
 

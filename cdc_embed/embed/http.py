@@ -191,7 +191,7 @@ class HttpEmbedder:
         problem = f"{_shown(self._url)} answers {status}"
         if status in _UNAUTHORIZED:  # such messages tend to quote the key
             return EmbedderError(problem=problem, hint=_KEY_HINT)
-        secrets = [*inputs, self._key] if self._key else inputs
+        secrets = [*inputs, *filter(None, (self._key, self._url.query.decode()))]
         if message := server_message(response.content, secrets):
             problem += f": {message}"
         if status in _TRANSIENT or status >= 500:

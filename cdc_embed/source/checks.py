@@ -10,7 +10,7 @@ OLDEST_VERSION: Final = 150000
 
 def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> list[Finding]:
     """The settings of the source's server, for a slot that is there or to be made."""
-    allowed = server.allows(plugin)
+    allowed = _allows(server.allowed_plugins, plugin)
     free_slot = slot is not None or slots < server.max_replication_slots
     return [
         Finding(
@@ -112,6 +112,12 @@ def check_reader(slot: Slot | None) -> Finding:
         message=f"PID {slot.active_pid} ({slot.owner}) reads the slot now; a service would wait",
         fix=f"select pg_terminate_backend({slot.active_pid});  -- if it is not a cdc_embed service",
     )
+
+
+def _allows(libraries: str | None, plugin: str) -> bool:
+    if libraries is None:
+        return True
+    return plugin in [name.strip().strip('"') for name in libraries.split(",")]
 
 
 def _slot(ok: bool, message: str, fix: str = "") -> Finding:

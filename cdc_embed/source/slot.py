@@ -30,12 +30,6 @@ class Server:
     allowed_plugins: str | None
     """``output_plugin_libraries``; None where the server lets everyone load any plugin."""
 
-    def allows(self, plugin: str) -> bool:
-        if self.allowed_plugins is None:
-            return True
-        names = [name.strip().strip('"') for name in self.allowed_plugins.split(",")]
-        return plugin in names
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:

@@ -29,7 +29,6 @@ from typing import Any, Final
 
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extensions import parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
 from cdc_embed.errors import (
@@ -47,6 +46,7 @@ from cdc_embed.session import (
     VALUE_SETTINGS,
     connect,
     describe,
+    parameters_of,
     translated,
 )
 
@@ -221,7 +221,7 @@ def stream_name(slot: str) -> str:
 
 
 def _connect_for_replication(dsn: str, application_name: str) -> Any:
-    given = parse_dsn(dsn)
+    given = parameters_of(dsn)
     settings = " ".join(
         f"-c {name}={value.replace(' ', '')}" for name, value in VALUE_SETTINGS.items()
     )
