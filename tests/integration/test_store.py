@@ -213,6 +213,15 @@ def test_row_that_the_database_refuses_is_named(store: Store) -> None:
     assert "NaN" in refused[TABLE, ("2",)]
 
 
+def test_error_of_a_batch_names_the_table_that_it_is_about(site: Site, store: Store) -> None:
+    """PostgreSQL's own words do not: column "start_offset" is of type timestamp."""
+    site.sql(
+        "alter table cdc_embed.documents_embedding alter start_offset type timestamp using null"
+    )
+    with pytest.raises(TargetRefusedError, match="documents_embedding"):
+        store.write(plan({"1": text("a")}), vectors("a"), 1)
+
+
 def test_schema_is_exactly_what_all_migrations_make(site: Site) -> None:
     made = site.sql(
         "select table_name from information_schema.tables "

@@ -1,0 +1,92 @@
+"""Indexes: what passes is waited out, what does not keeps no other table from its own."""
+
+from threading import Event
+from typing import cast
+
+import pytest
+
+from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.errors import CdcEmbedError, TargetRefusedError, TargetUnavailableError
+from cdc_embed.flow import patience
+from cdc_embed.flow.indexing import Indexer
+from cdc_embed.session import Session
+
+AWAY = TargetUnavailableError(problem="disk full")
+DENIED = TargetRefusedError(table="a_embedding", problem="permission denied")
+
+
+def table(name: str) -> Table:
+    return Table(
+        schema="public",
+        name=name,
+        oid=1,
+        key=(TableColumn("id", "bigint"),),
+        text_columns=("body",),
+        template=None,
+        embedding_table=f"{name}_embedding",
+    )
+
+
+class Target:
+    """A session, and the making of indexes in it: fails with each error in turn, then succeeds."""
+
+    def __init__(self, *errors: CdcEmbedError) -> None:
+        self.errors = list(errors)
+        self.tried: list[str] = []
+        self.failed = Event()
+        self.made = Event()
+
+    def ensure(self, _session: Session, of: Table) -> bool:
+        self.tried.append(of.name)
+        if self.errors:
+            self.failed.set()
+            raise self.errors.pop(0)
+        self.made.set()
+        return True
+
+    def cancel(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def indexer(target: Target) -> Indexer:
+    return Indexer(cast(Session, target), target.ensure)
+
+
+@pytest.fixture
+def _endless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wait lasts an hour."""
+    monkeypatch.setattr(patience, "FIRST_DELAY", 3600.0)
+    monkeypatch.setattr(patience, "LONGEST_DELAY", 3600.0)
+
+
+def test_an_index_that_cannot_be_made_now_is_tried_again() -> None:
+    target = Target(AWAY, AWAY)
+    making = indexer(target)
+    making.filled(table("a"))
+    assert target.made.wait(30)
+    making.close()
+    assert target.tried == ["a", "a", "a"]
+
+
+def test_what_a_person_must_mend_keeps_no_other_table_waiting() -> None:
+    target = Target(DENIED)
+    making = indexer(target)
+    making.filled(table("a"))
+    making.filled(table("b"))
+    assert target.made.wait(30)
+    making.close()
+    assert target.tried == ["a", "b"]
+
+
+@pytest.mark.usefixtures("_endless")
+def test_a_stop_waits_for_no_further_attempt() -> None:
+    target = Target(AWAY)
+    making = indexer(target)
+    making.filled(table("a"))
+    making.filled(table("b"))
+    assert target.failed.wait(30)
+    making.close()
+    assert target.tried == ["a"]
