@@ -210,8 +210,8 @@ class Client(threading.Thread):
         chance = self._choice.random()
         if chance < 0.1:
             return (-key[0], *key[1:])
-        if chance < 0.15:
-            return (PREFILLED + self._choice.randrange(100), *key[1:])
+        if chance < 0.45:  # all over the table, so that reconcile meets them all the time
+            return (PREFILLED + 37 + 100 * self._choice.randrange(8), *key[1:])
         return key
 
     def _values(self, columns: tuple[str, ...]) -> tuple[str | None, ...]:

@@ -6,11 +6,13 @@ itself, at the latest when its thread is told to end.
 """
 
 import json
+import os
 import random
 import signal
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import psycopg2
@@ -89,7 +91,7 @@ class Processes(Misfortune):
     def freeze(self) -> None:
         if service := self._fleet.choose(self.choice):
             service.process.send_signal(signal.SIGSTOP)
-            self.hold(self.choice.choice([1, 3, 3, 12]))
+            self.hold(self.choice.choice([1, 3, 3, 12, 70]))
             service.process.send_signal(signal.SIGCONT)
         self._fleet.tend()
 
@@ -112,10 +114,11 @@ class Servers(Misfortune):
         return {
             self.end_sessions: 8,
             self.end_everything: 1,
+            self.freeze_session: 2,
             self.lock: 4,
             self.lock_checkpoint: 2,
             self.idle_transaction: 1,
-            self.waiting_commits: 2,
+            self.waiting_commits: 4,
             self.restart: 1,
             self.checkpoint: 1,
         }
@@ -123,10 +126,26 @@ class Servers(Misfortune):
     def _side(self) -> Site:
         return self.choice.choice([self._source, self._target])
 
-    def end_sessions(self) -> None:
+    def _name(self) -> str:
+        """Of some of the service's sessions."""
         kind = self.choice.choice(SESSIONS)
-        name = " ".join(word for word in ("cdc_embed", kind, self._source.name) if word)
-        self._end(self._side(), "application_name = left(%s, 63)", name)
+        return " ".join(word for word in ("cdc_embed", kind, self._source.name) if word)
+
+    def end_sessions(self) -> None:
+        self._end(self._side(), "application_name = left(%s, 63)", self._name())
+
+    def freeze_session(self) -> None:
+        """The server's end of a connection says nothing for a while."""
+        found = ask(
+            self._side(),
+            "select pid from pg_stat_activity where application_name = left(%s, 63)",
+            self._name(),
+        )
+        for (pid,) in found[:1]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                self.hold(self.choice.choice([1, 3]))
+                os.kill(pid, signal.SIGCONT)
 
     def end_everything(self) -> None:
         self._end(self._side(), "backend_type in ('client backend', 'walsender')")
@@ -194,7 +213,7 @@ class Outside(Misfortune):
         self.results: list[str] = []
 
     def faults(self) -> dict[Callable[[], None], float]:
-        commands = {self.verify: 2.0, self.repair: 1.0, self.backfill: 2.0, self.look: 0.5}
+        commands = {self.verify: 2.0, self.repair: 2.0, self.backfill: 2.0, self.look: 0.5}
         if self._server is None:
             return commands
         return {self.ill: 4, self.hang: 1, self.failures: 4, self.drop: 2, **commands}

@@ -9,7 +9,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from typing import Any
 
@@ -166,6 +166,7 @@ class Watcher(threading.Thread):
         self._target = source.target or source
         self.violations: list[str] = []
         self.samples = 0
+        self._lock = threading.Lock()
         self.ended = threading.Event()
 
     def run(self) -> None:
@@ -175,7 +176,8 @@ class Watcher(threading.Thread):
                 source.autocommit = target.autocommit = True
                 with source.cursor() as slots, target.cursor() as positions:
                     while not self.ended.wait(0.005):
-                        self._look(slots, positions)
+                        with self._lock:
+                            self._look(slots, positions)
             self.ended.wait(0.1)
 
     def _look(self, slots: Any, positions: Any) -> None:
@@ -196,6 +198,12 @@ class Watcher(threading.Thread):
         self.samples += 1
         if LSN.parse(slot[0]) > LSN.parse(checkpoint[0]):
             self.violations.append(f"{time.time():.3f} confirmed {slot[0]}, recorded {checkpoint}")
+
+    @contextmanager
+    def looking_away(self) -> Iterator[None]:
+        """While a new slot is made, it and the old position have nothing to do with each other."""
+        with self._lock:
+            yield
 
     def stop(self) -> None:
         self.ended.set()

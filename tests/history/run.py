@@ -13,17 +13,21 @@ import psycopg2
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
+from tests.history.accidents import Accidents
 from tests.history.clients import Client, Diary, ask
 from tests.history.faults import OPEN_REQUESTS, Outside, Processes, Servers
 from tests.history.fleet import Command, Fleet, tail
 from tests.history.oracle import Oracle, Watcher, Witness
-from tests.history.tables import PREFILLED, TABLES
+from tests.history.tables import DOCUMENTS, IN_PARTITIONS, PREFILLED, TABLES
 from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import EmbeddingServer, Site
 
 DIMENSIONS = 8
 QUIET_SECONDS = 150.0
 """For everything to be reflected once nothing happens any more, on a busy machine."""
+
+ACCIDENTS = 0.3
+"""How often one happens between two rounds."""
 
 SETTINGS = {
     "max_prepared_transactions": "20",
@@ -109,7 +113,7 @@ class History:
         self.half = self._choice.random() < 0.2
         more = [
             f'[limits]\nmemory = "{self._pick("256MB", "256MB", "200kB")}"\ndrain_timeout = "5s"',
-            f"[backfill]\nrows_per_second = {self._pick('0', '500', '1000')}",
+            f"[backfill]\nrows_per_second = {self._pick('0', '300', '300', '1000')}",
             "max_tokens_unasked = 1000000000",
             f'[index]\ntype = "{"halfvec" if self.half else "vector"}"',
         ]
@@ -122,9 +126,11 @@ class History:
         )
 
     def _fill(self) -> None:
-        rows = int(self._pick("50", "300", "800"))
+        rows = int(self._pick("50", "300", "800", "800"))
+        parts = self.setting.plugin == "pgoutput" and self._choice.random() < 0.3
         for table in TABLES:
-            self.source.sql(table.definition)
+            whole = table is not DOCUMENTS or not parts
+            self.source.sql(table.definition if whole else IN_PARTITIONS)
             names = ", ".join((*table.key, table.text[-1]))
             rest = ", 'x'" * (len(table.key) - 1)
             self.source.sql(
@@ -144,6 +150,9 @@ class History:
             self.rounds += 1
             self._load(self._choice.uniform(4, longest_round))
             self._check()
+            if self._choice.random() < ACCIDENTS:
+                self._accident()
+                self._check()
         self.fleet.tend()
         for service in list(self.fleet.running):
             self.fleet.stop(service)
@@ -156,10 +165,7 @@ class History:
     def _load(self, seconds: float) -> None:
         seed = f"{self.seed}/{self.rounds}"
         self._diary.note(f"round {self.rounds}, {seconds:.1f} s")
-        self._clients = [
-            Client(number, seed, self.source.connect, self.folder, poison=self.server is not None)
-            for number in range(self._choice.choice([2, 5, 8]))
-        ]
+        self._clients = self._make_clients(self._choice.choice([2, 5, 8]))
         processes = Processes(seed, self._diary, self.fleet)
         servers = Servers(seed, self._diary, self.source)
         outside = Outside(seed, self._diary, self.source, self.fleet, self.server)
@@ -190,9 +196,45 @@ class History:
         self._until(lambda: _heals(servers), "the source can be asked again", 60)
         outside.heal()
         self._expect(not outside.results, "\n".join(outside.results))
+        self._end_prepared()
+        self._diary.note("quiet")
+
+    def _make_clients(self, number: int) -> list[Client]:
+        seed = f"{self.seed}/{self.rounds}"
+        poison = self.server is not None
+        return [
+            Client(n, seed, self.source.connect, self.folder, poison=poison) for n in range(number)
+        ]
+
+    def _accident(self) -> None:
+        accidents = Accidents(
+            f"{self.seed}/{self.rounds}",
+            self._diary,
+            self.source,
+            self.fleet,
+            self.watcher,
+            self._change,
+        )
+        try:
+            accidents.happen()
+        except (AssertionError, subprocess.TimeoutExpired) as exc:
+            self._fail(f"an accident cannot be mended: {exc}")
+
+    def _change(self, seconds: float) -> None:
+        """Clients alone, with nothing that goes wrong."""
+        self._clients = self._make_clients(3)
+        for client in self._clients:
+            client.start()
+        time.sleep(seconds)
+        for client in self._clients:
+            client.ended.set()
+        for client in self._clients:
+            client.join(QUIET_SECONDS)
+        self._end_prepared()
+
+    def _end_prepared(self) -> None:
         for (name,) in ask(self.source, "select gid from pg_prepared_xacts"):
             ask(self.source, f"rollback prepared '{name}'")
-        self._diary.note("quiet")
 
     def _check(self) -> None:
         self.fleet.tend()

@@ -122,6 +122,19 @@ PAGES = HistoryTable(
 
 TABLES = (DOCUMENTS, NOTES, PAGES)
 
+IN_PARTITIONS = """
+    create table documents (
+      id bigint primary key, title text, body text, views integer not null default 0)
+      partition by range (id);
+    create table documents_below partition of documents for values from (minvalue) to (0);
+    create table documents_few partition of documents for values from (0) to (4);
+    create table documents_rest partition of documents for values from (4) to (maxvalue);
+    alter table documents_below alter body set storage external;
+    alter table documents_few alter body set storage external;
+    alter table documents_rest alter body set storage external;
+"""
+"""The same table of documents; a change of a key is then a delete and an insert in the log."""
+
 
 class Texts:
     """Random values; those of two generators with one seed of the pool have texts in common."""

@@ -1,0 +1,82 @@
+"""What a person must mend between two rounds of a history: a lost slot, damaged vectors.
+
+Changes go on while nobody follows the log; afterwards the commands of the documentation must make
+everything right.
+"""
+
+import random
+import signal
+from collections.abc import Callable
+
+from tests.history.clients import Diary, ask
+from tests.history.fleet import DRIFT, Command, Fleet
+from tests.history.oracle import Watcher
+from tests.history.tables import TABLES
+from tests.site import Site
+
+COMMAND_SECONDS = 120.0
+
+
+class Accidents:
+    """``change`` makes the application change rows for some seconds."""
+
+    def __init__(
+        self,
+        seed: str,
+        diary: Diary,
+        source: Site,
+        fleet: Fleet,
+        watcher: Watcher,
+        change: Callable[[float], None],
+    ) -> None:
+        self._choice = random.Random(f"{seed}/accidents")
+        self._diary = diary
+        self._source = source
+        self._target = source.target or source
+        self._fleet = fleet
+        self._watcher = watcher
+        self._change = change
+
+    def happen(self) -> None:
+        """One of them."""
+        accident = self._choice.choice([self.lose_slot, self.damage])
+        self._diary.note(f"accident: {accident.__name__}")
+        accident()
+
+    def lose_slot(self) -> None:
+        """Changes are missed; ``setup --rebuild`` makes a slot, the service compares every row."""
+        with self._watcher.looking_away():
+            for service in list(self._fleet.running):
+                end = self._choice.choice([self._fleet.kill, self._fleet.stop])
+                service.process.send_signal(signal.SIGCONT)
+                end(service)
+            self._change(self._choice.uniform(0, 1))
+            ask(self._source, "select pg_drop_replication_slot(%s)", self._source.name)
+            self._change(self._choice.uniform(0, 1))
+            self._run(0, "setup", "--rebuild")
+        self._fleet.tend()
+
+    def damage(self) -> None:
+        """Somebody changes the tables of vectors by hand; ``verify`` finds it and mends it."""
+        table = self._choice.choice(TABLES)
+        name = f"cdc_embed.{table.name}_embedding"
+        statement = self._choice.choice(
+            [
+                f"delete from {name} where {table.number} %% 2 = 0 or chunk = %s",
+                f"update {name} set document_hash = 'damaged' where chunk >= %s",
+                f"delete from {name} where chunk >= %s",
+            ]
+        )
+        damaged = ask(
+            self._target,
+            f"with damaged as ({statement} returning 1) select count(*) from damaged",
+            self._choice.choice([0, 1]),
+        )[0][0]
+        self._diary.note(f"accident: {damaged} chunks of {table.name}")
+        self._run(DRIFT if damaged else 0, "verify", "--json")
+        self._run(0, "verify", "--repair", "--json")
+        self._run(0, "verify", "--json")
+
+    def _run(self, expected: int, *arguments: str) -> None:
+        code, out, err = Command(self._source, *arguments).finish(COMMAND_SECONDS)
+        assert code == expected, f"{arguments}: {code}, not {expected}: {out}\n{err}"
