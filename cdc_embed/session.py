@@ -39,13 +39,14 @@ VALUE_SETTINGS: Final = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
-    # a statement whose client is gone, killed or cut off, must not go on and hold its locks
-    "client_connection_check_interval": "1s",
     "search_path": "pg_catalog, public",
 }
 """How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
 
 SINCE_17: Final = {"transaction_timeout": "0"}
+
+NOTICE_A_LOST_CLIENT: Final = "set client_connection_check_interval = '1s'"
+"""A statement whose client was killed or cut off must not go on and hold its locks."""
 
 CONNECT_TIMEOUT: Final = 10
 
@@ -242,6 +243,7 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
     try:
         connection.set_client_encoding("UTF8")
+        connection.autocommit = True
         with connection.cursor() as cursor:
             for name, value in settings.items():
                 cursor.execute(
@@ -249,7 +251,9 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
                         sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
                     )
                 )
-        connection.commit()
+            with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
+                cursor.execute(NOTICE_A_LOST_CLIENT)
+        connection.autocommit = False
     except BaseException:
         connection.close()
         raise
