@@ -292,8 +292,10 @@ class Service:
             lane.close()
             self._abandon.set()
             while not pipeline.at_rest(CANCEL_SECONDS):
-                if self._is_overdue():  # a lock or a standby that never comes must not hold us
+                if self._is_overdue():
+                    # a lock, a standby that never comes, a hanging call must not hold us
                     self._store.cancel()
+                    self._runner.close()
             pipeline.close()
             reconciler.join()
             if not self._stop_now.is_set():
