@@ -18,6 +18,8 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import struct
 import sys
 import threading
 from collections import Counter
@@ -39,10 +41,14 @@ class Faults:
     retry_after: float | None = None
     drop_connection: int = 0
     """Requests to end without an answer."""
+    reset_connection: int = 0
+    """Requests to end with a TCP reset."""
     refuse: list[str] = field(default_factory=list)
     """A request is answered with 400 when one of its texts contains one of these."""
     nan: list[str] = field(default_factory=list)
     """The vector of a text that contains one of these is not a number."""
+    fewer: bool = False
+    """One vector less than texts."""
     wrong_dimensions: bool = False
     garbage: bool = False
     """Answer 200 with a body that is no JSON."""
@@ -81,6 +87,8 @@ class State:
             met = replace(self._faults)
             if met.drop_connection:
                 self._faults.drop_connection -= 1
+            elif met.reset_connection:
+                self._faults.reset_connection -= 1
             elif met.fail_next:
                 self._faults.fail_next -= 1
             return met, self._changed
@@ -152,6 +160,8 @@ class Handler(BaseHTTPRequestHandler):
         texts: list[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
         if faults.drop_connection:
             self.close_connection = True
+        elif faults.reset_connection:
+            self._reset()
         elif faults.fail_next:
             wait = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
             self._answer(faults.status, _error("told to fail"), wait)
@@ -174,7 +184,13 @@ class Handler(BaseHTTPRequestHandler):
             if body.get("encoding_format") == "base64":
                 embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode()
             data.append({"object": "embedding", "index": index, "embedding": embedding})
-        return {"object": "list", "model": body["model"], "data": data}
+        return {"object": "list", "model": body["model"], "data": data[faults.fewer :]}
+
+    def _reset(self) -> None:
+        """Close without a goodbye: lingering for no time makes the kernel send RST."""
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+        self.close_connection = True
 
     def _answer(self, status: int, body: object, headers: dict[str, str] | None = None) -> None:
         self._send(status, json.dumps(body).encode(), headers or {})
