@@ -50,14 +50,15 @@ def compare(table: Table, row: Row | None, stored: Stored) -> Verdict:
         return Verdict.FRESH if state is ABSENT else Verdict.ORPHAN
     if state is ABSENT:
         return Verdict.MISSING
-    digest = fingerprint(text)
+    digest, metadata = fingerprint(text), table.hash_metadata(row.metadata)
     if isinstance(state, Refused):
-        return Verdict.DEAD_LETTER if state.fingerprint == digest else Verdict.STALE
+        refused = state.refuses(digest, metadata or b"")
+        return Verdict.DEAD_LETTER if refused else Verdict.STALE
     if not isinstance(state, Known | Reread) or state.fingerprint != digest:
         return Verdict.STALE
     if not stored.whole or stored.end not in {UNKNOWN_END, len(text), len(text.rstrip())}:
         return Verdict.STALE
-    if state.metadata != table.hash_metadata(row.metadata):
+    if state.metadata != metadata:
         return Verdict.METADATA_STALE
     return Verdict.FRESH
 

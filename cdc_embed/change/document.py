@@ -104,12 +104,17 @@ class Table:
     def key_object(self, key: Key) -> dict[str, str | int]:
         """The key as users read it: an object of column names, integers as numbers."""
         return {
-            column.name: int(value) if column.type in _INTEGERS else value
+            column.name: key_value(value, column.type)
             for column, value in zip(self.key, key, strict=True)
         }
 
 
 _INTEGERS = frozenset({"smallint", "integer", "bigint"})
+
+
+def key_value(value: str, type: str) -> str | int:  # noqa: A002  the word of ``TableColumn``
+    """One key column's value as users read it."""
+    return int(value) if type in _INTEGERS else value
 
 
 def _columns_hash(columns: tuple[TableColumn, ...]) -> bytes:

@@ -8,7 +8,7 @@ batch is committed, so a rollback needs no undoing but a ``clear``.
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from cdc_embed.change.batch import RowId
@@ -41,9 +41,16 @@ class Reread:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The document with this fingerprint is a dead letter; no chunk is stored."""
+    """The document is a dead letter; no chunk is stored."""
 
     fingerprint: bytes
+    """Of its text; followed by the hash of its metadata where the database refused the two."""
+    reason: str = field(default="", compare=False)
+    error: str = field(default="", compare=False)
+
+    def refuses(self, text: bytes, metadata: bytes = b"") -> bool:
+        """Whether it is the letter of a text and its metadata, by their hashes."""
+        return self.fingerprint in {text, text + metadata}
 
 
 class Nothing(Enum):
@@ -106,6 +113,9 @@ class Knowledge:
             )
             self._committed = OrderedDict(kept)
         for row, state in outcome.states.items():
+            if isinstance(state, Refused):  # somebody may drop the letter: it is looked up
+                self._committed.pop(row, None)
+                continue
             self._committed[row] = state
             self._committed.move_to_end(row)
         while len(self._committed) > self._capacity:

@@ -74,6 +74,7 @@ class Refuse:
     """The document cannot be embedded: its old chunks go, a dead letter stays."""
 
     fingerprint: bytes
+    """As ``Refused`` has it."""
     reason: str
     error: str
 
@@ -173,7 +174,7 @@ def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowI
         if row in left_out or row[0] in batch.truncated or image.texts is None:
             continue
         rows[row] = None
-        if image.origin is not None and not image.complete:
+        if image.origin is not None:
             rows[row[0], image.origin] = None
     return list(rows)
 
@@ -212,8 +213,21 @@ def plan(
         if action is None:
             result.refetch.append(row)
         else:
-            result.actions[row] = action
+            result.actions[row] = _carry_letter(row, image, action, states)
     return result
+
+
+def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> Action:
+    """The action, or the dead letter that goes with its row to a new key: the same document
+    needs no second refusal."""
+    if image.origin in {None, row[1]} or not isinstance(action, Write):
+        return action
+    letter = states.get((row[0], image.origin))
+    if isinstance(letter, Refused) and letter.refuses(
+        action.document.fingerprint, action.metadata.hash
+    ):
+        return Refuse(letter.fingerprint, letter.reason, letter.error)
+    return action
 
 
 def _proof(table: Table, image: Image, states: States) -> Known | None:
@@ -257,7 +271,7 @@ def _compare(
     if text is None:
         return Delete()
     digest = fingerprint(text)
-    if stored == Refused(digest):
+    if isinstance(stored, Refused) and stored.refuses(digest, metadata.hash if metadata else b""):
         return Skip("unchanged", stored)
     if metadata is None:
         return None
@@ -291,7 +305,7 @@ def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
         return Delete()
     digest, hashed = fingerprint(text), table.hash_metadata(row.metadata)
     assert hashed is not None, "what is read is complete"
-    if stored == Refused(digest):
+    if isinstance(stored, Refused) and stored.refuses(digest, hashed):
         return Skip("unchanged", stored)
     metadata = Metadata(row.metadata, hashed)
     if isinstance(stored, Known | Reread) and stored.fingerprint == digest:
@@ -310,8 +324,8 @@ def _state_after(action: Action) -> State | None:
         case Write(document, metadata, reread):
             stored = Reread if reread else Known
             return stored(document.fingerprint, metadata.hash)
-        case Refuse(digest):
-            return Refused(digest)
+        case Refuse(digest, reason, error):
+            return Refused(digest, reason, error)
         case Move(_, digest, metadata):
             return Known(digest, metadata.hash)
         case Annotate(_, state):

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from cdc_embed import __version__
-from cdc_embed.cli import backfill, demo, doctor, run, search, setup, status, teardown, verify
+from cdc_embed.cli import backfill, demo, dlq, doctor, run, search, setup, status, teardown, verify
 from cdc_embed.cli import config as config_command
 from cdc_embed.cli.context import Context
 from cdc_embed.errors import CdcEmbedError
@@ -33,6 +33,7 @@ app.command()(backfill.backfill)
 app.command()(verify.verify)
 app.command()(search.search)
 app.command()(teardown.teardown)
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(config_command.app, name="config")
 
 INTERRUPTED = 130

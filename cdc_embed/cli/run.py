@@ -37,6 +37,7 @@ from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
+from cdc_embed.flow.retry import Retrier
 from cdc_embed.flow.service import Service, Source, report_interval
 from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener, Telemetry
@@ -51,6 +52,7 @@ from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.tables import SourceTable, estimate_rows, file_nodes, text_bytes
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
+from cdc_embed.target.letters import Letters
 from cdc_embed.target.reconcile import Ledger
 from cdc_embed.target.store import Store
 
@@ -235,6 +237,10 @@ class Parts:
                 stop=ended,
                 rows_per_second=config.backfill.rows_per_second,
             )
+            verifier = Verifier(
+                comparer=comparer, scopes=scopes, metrics=self.metrics, paid=self.card.paid
+            )
+            retrier = Retrier(comparer=comparer, scopes=scopes, letters=Letters(notes, schema))
             return Reconciler(
                 comparer=comparer,
                 scopes=scopes,
@@ -246,9 +252,7 @@ class Parts:
                     measure=lambda table: self._measure(scan, table),
                     absence=self.absence,
                 ),
-                verifier=Verifier(
-                    comparer=comparer, scopes=scopes, metrics=self.metrics, paid=self.card.paid
-                ),
+                answers={"verify": verifier.answer, "retry": retrier.answer},
                 on_compared=on_compared,
                 on_failure=on_failure,
                 absence=self.absence,

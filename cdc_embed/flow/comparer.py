@@ -125,25 +125,30 @@ class Comparer:
         self._wait(self._lane.distrust(table))
 
     def examine(
-        self, table: Table, scan: Scan, *, repair: bool, sample: bool = False
+        self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
     ) -> Iterator[Examined]:
         """Have rows compared, in parts when they are many; ``hidden`` ones are left out."""
         rows: Mapping[Key, Row | None] = scan.rows
         while rows:
             part = Slice(
-                table=table, rows=rows, snapshot=scan.snapshot, repair=repair, sample=sample
+                table=table,
+                rows=rows,
+                snapshot=scan.snapshot,
+                repair=repair,
+                sample=sample,
+                retry=retry,
             )
             examined = self._wait(self._lane.submit(part))
             yield examined
             rows = examined.rest
 
     def examine_all(
-        self, table: Table, scan: Scan, *, repair: bool, sample: bool = False
+        self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
     ) -> Iterator[Examined]:
         """The same, but hidden rows are read again until none is."""
         while True:
             hidden: set[Key] = set()
-            for examined in self.examine(table, scan, repair=repair, sample=sample):
+            for examined in self.examine(table, scan, repair=repair, sample=sample, retry=retry):
                 hidden |= examined.hidden
                 yield examined
             if not hidden:

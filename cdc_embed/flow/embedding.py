@@ -2,8 +2,8 @@
 
 Takes the distinct texts of a batch and returns a vector or a refusal for each. Transient failures
 are waited out and never become a refusal; a refused call is bisected until the text that is to
-blame stands alone; before the first text of an episode is blamed, a known-good one must succeed,
-or it is the service that is ill and not the text.
+blame stands alone; before it is blamed, a known-good one must succeed, or it is the service that
+is ill and not the text.
 """
 
 import time
@@ -70,7 +70,6 @@ class EmbeddingRunner:
         self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
         self._lock = Lock()
         self._letters_in_a_row = 0
-        self._probed = False
         self.rate = Rate()
 
     @property
@@ -82,8 +81,10 @@ class EmbeddingRunner:
         self._executor.shutdown(wait=False, cancel_futures=True)
         self._embedder.close()
 
-    def embed(self, texts: dict[bytes, str]) -> Embedded:
+    def embed(self, texts: dict[bytes, str], *, again: bool = False) -> Embedded:
         """A vector or a refusal for each text, by its hash.
+
+        ``again``: texts that were refused before, so that it says little if they are still.
 
         Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
         """
@@ -94,10 +95,11 @@ class EmbeddingRunner:
             return result
         began = time.perf_counter()
         slices = _slices(wanted, self._card)
+        embed = partial(self._embed_slice, result=result, again=again)
         if len(slices) == 1:
-            self._embed_slice(slices[0], result)
+            embed(slices[0])
         else:
-            for future in [self._executor.submit(self._embed_slice, s, result) for s in slices]:
+            for future in [self._executor.submit(embed, part) for part in slices]:
                 future.result()
         characters = sum(len(text) for _, text in wanted)
         self.rate.measured(characters, time.perf_counter() - began)
@@ -113,22 +115,24 @@ class EmbeddingRunner:
                 problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
                 result.refused[digest] = ("too_long", problem)
 
-    def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], result: Embedded) -> None:
+    def _embed_slice(
+        self, wanted: Sequence[tuple[bytes, str]], *, result: Embedded, again: bool
+    ) -> None:
         texts = [text for _, text in wanted]
         try:
             vectors = self._patience.keep_trying("embed", partial(self._attempt, texts))
         except TextRefusedError as exc:
             if len(wanted) > 1:
                 middle = len(wanted) // 2
-                self._embed_slice(wanted[:middle], result)
-                self._embed_slice(wanted[middle:], result)
+                self._embed_slice(wanted[:middle], result=result, again=again)
+                self._embed_slice(wanted[middle:], result=result, again=again)
             else:
-                self._count_letter(exc)
+                if not again:
+                    self._count_letter(exc)
                 result.refused[wanted[0][0]] = ("refused", str(exc))
             return
         with self._lock:
             self._letters_in_a_row = 0
-            self._probed = False
         for (digest, _), vector in zip(wanted, vectors, strict=True):
             result.vectors[digest] = vector
 
@@ -141,24 +145,19 @@ class EmbeddingRunner:
         try:
             return self._call(texts)
         except TextRefusedError:
-            if len(texts) > 1 or not self._probe():
+            if len(texts) > 1:
                 raise
+        self._probe()
         return self._call(texts)
 
-    def _probe(self) -> bool:
-        """At the start of an episode of refusals, a known-good text must succeed; whether it was
-        asked for just now."""
-        with self._lock:
-            if self._probed:
-                return False
-            try:
-                self._call([PROBE])
-            except TextRefusedError as exc:
-                raise EmbedderUnavailableError(
-                    problem=f"it refuses even a text that is known to be good: {exc}"
-                ) from exc
-            self._probed = True
-            return True
+    def _probe(self) -> None:
+        """Before a text is blamed, a known-good one must succeed."""
+        try:
+            self._call([PROBE])
+        except TextRefusedError as exc:
+            raise EmbedderUnavailableError(
+                problem=f"it refuses even a text that is known to be good: {exc}"
+            ) from exc
 
     def _count_letter(self, refusal: TextRefusedError) -> None:
         with self._lock:

@@ -34,6 +34,8 @@ class Slice:
     """Make what is stored equal to them."""
     sample: bool = False
     """Embed them afresh too, and compare the vectors."""
+    retry: bool = False
+    """With ``repair``: try dead letters once more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

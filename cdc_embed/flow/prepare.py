@@ -156,13 +156,17 @@ class Preparer:
                 rest[key] = row
                 del verdicts[key]
                 continue
-            action = repair(part.table, row, stored[key], verdicts[key], cut)
+            verdict = verdicts[key]
+            if part.retry and verdict is Verdict.DEAD_LETTER:
+                verdict = Verdict.STALE
+            action = repair(part.table, row, stored[key], verdict, cut)
             if action is not None:
                 planned.actions[part.table, key] = action
             if isinstance(action, Write):
                 spent += sum(len(chunk.text) for chunk in action.document.chunks)
         missing = self._to_embed(planned, work.arriving, facts)
-        ready = self._embed(planned, [c for c in missing if c[1] not in vectors], ())
+        wanted = [chunk for chunk in missing if chunk[1] not in vectors]
+        ready = self._embed(planned, wanted, (), again=part.retry)
         ready.vectors |= vectors
         ready.examined = Examined(verdicts=verdicts, hidden=work.hidden, rest=rest)
         return ready
@@ -215,10 +219,16 @@ class Preparer:
         return fresh
 
     def _embed(
-        self, planned: Plan, wanted: Sequence[tuple[Table, bytes]], rest: Sequence[Event]
+        self,
+        planned: Plan,
+        wanted: Sequence[tuple[Table, bytes]],
+        rest: Sequence[Event],
+        *,
+        again: bool = False,
     ) -> Ready:
         texts = planned.texts()
-        embedded = self._runner.embed({digest: texts[table, digest] for table, digest in wanted})
+        distinct = {digest: texts[table, digest] for table, digest in wanted}
+        embedded = self._runner.embed(distinct, again=again)
         planned.refuse(embedded.refused)
         return Ready(
             plan=planned,

@@ -7,7 +7,7 @@ far it came is ``target.reconcile``'s. It yields to the stream, but for a slice 
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event, Thread
 from typing import Final
 
@@ -23,10 +23,9 @@ from cdc_embed.errors import (
 from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.requests import Desk
-from cdc_embed.flow.verify import Verifier
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.reconcile import DONE, RUNNING, Comparison
+from cdc_embed.target.reconcile import DONE, RUNNING, Comparison, Request
 
 POLL_SECONDS: Final = 0.5
 """Between two looks for something to do."""
@@ -34,6 +33,11 @@ CANCEL_SECONDS: Final = 0.5
 TROUBLE_SECONDS: Final = 2.0
 SAVE_SECONDS: Final = 1.0
 """Between two notes of how far a table is."""
+SOON: Final = ("retry",)
+"""What is asked of these kinds is done quickly, and does not wait for a backfill to end."""
+
+Answers = Mapping[str, Callable[[Request], None]]
+"""What answers the requests of each kind, but backfills."""
 
 log = structlog.get_logger()
 
@@ -47,7 +51,7 @@ class Reconciler:
         comparer: Comparer,
         scopes: list[Scope],
         desk: Desk,
-        verifier: Verifier,
+        answers: Answers,
         on_compared: Callable[[Table, bool], None],
         on_failure: Callable[[CdcEmbedError], None],
         absence: Absence,
@@ -61,7 +65,7 @@ class Reconciler:
         self._ledger = comparer.ledger
         self._scopes = scopes
         self._desk = desk
-        self._verifier = verifier
+        self._answers = answers
         self._on_compared = on_compared
         self._on_failure = on_failure
         self._absence = absence
@@ -125,17 +129,20 @@ class Reconciler:
             return
         todo = [scope for scope in present if known[scope.table.full_name].state == RUNNING]
         self._desk.close_backfills()
-        if not todo and not self._desk.verifications():
+        if not todo and not self._desk.asked(*self._answers):
             return
         self._comparer.begin(self._desk.say_waiting)
         try:
             for scope in todo:
                 self._backfill(scope, known[scope.table.full_name])
             self._desk.close_backfills()
-            for request in self._desk.verifications():
-                self._verifier.answer(request)
+            self._answer(*self._answers)
         finally:
             self._comparer.end()
+
+    def _answer(self, *kinds: str) -> None:
+        for request in self._desk.asked(*kinds):
+            self._answers[request.kind](request)
 
     def _present(self) -> list[Scope]:
         absent = self._absence.problems
@@ -177,4 +184,5 @@ class Reconciler:
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._ledger.save(comparison, self._epoch)
                 self._desk.take_in()
+                self._answer(*SOON)
                 saved = time.monotonic()

@@ -97,7 +97,7 @@ class Desk:
     def take_in(self) -> None:
         """Begin the backfills that are asked for, and say how far those are that were begun."""
         self._open = self._ledger.requests()
-        for request in self._requests("backfill"):
+        for request in self.asked("backfill"):
             if request.state == WAITING:
                 self._begin(request)
             else:
@@ -133,18 +133,15 @@ class Desk:
     def close_backfills(self) -> None:
         """Answer the backfills whose tables are done."""
         self._open = self._ledger.requests()
-        for request in self._requests("backfill"):
+        for request in self.asked("backfill"):
             standing = self._standing(request)
             states = {table["state"] for table in standing["tables"]}
             if request.state == RUNNING and states == {DONE}:
                 self._ledger.reply(request.id, DONE, progress=standing, result=standing)
 
-    def verifications(self) -> list[Request]:
-        """What is to be verified, of the requests that were taken in."""
-        return self._requests("verify")
-
-    def _requests(self, kind: str) -> list[Request]:
-        return [request for request in self._open if request.kind == kind]
+    def asked(self, *kinds: str) -> list[Request]:
+        """What is asked of these kinds, of the requests that were taken in."""
+        return [request for request in self._open if request.kind in kinds]
 
     def _tables(self, request: Request) -> list[Table]:
         name = request.arguments.get("table")

@@ -78,12 +78,12 @@ class Writer:
 
 
 def _fingerprint(action: Action) -> bytes:
-    """Of the document whose row the database refuses."""
+    """Of the document whose row the database refuses, with its metadata: it may be either."""
     match action:
-        case Write(document):
-            return document.fingerprint
-        case Move(_, fingerprint):
-            return fingerprint
-        case Annotate(_, state):
-            return state.fingerprint
+        case Write(document, metadata):
+            return document.fingerprint + metadata.hash
+        case Move(_, fingerprint, metadata):
+            return fingerprint + metadata.hash
+        case Annotate(metadata, state):
+            return state.fingerprint + metadata.hash
     raise AssertionError("only rows with values can be refused")

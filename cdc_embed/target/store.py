@@ -289,10 +289,11 @@ class Store:
 
 
 def _state(
-    document_hash: Any, metadata_hash: Any, from_log: bool, letter: Any, *, trusted: bool
+    document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any, trusted: bool
 ) -> State:
-    if letter is not None:
-        return Refused(bytes(letter))
+    refused, reason, error = letter
+    if refused is not None:
+        return Refused(bytes(refused), reason, error)
     if document_hash is None:
         return ABSENT
     if not len(document_hash):

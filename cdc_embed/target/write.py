@@ -85,9 +85,9 @@ class TableWriter:
             self._execute("delete_all_chunks", {})
             self._execute("delete_all_letters", self._statements.values)
         elif replaced:
-            touched = self._statements.keys(replaced)
-            self._execute("delete_chunks", touched)
-            self._execute("delete_letters", touched)
+            self._execute("delete_chunks", self._statements.keys(replaced))
+            cleared = [key for key in replaced if key not in letters]
+            self._execute("delete_letters", self._statements.keys(cleared))
         if writes or moves:
             self._execute("insert_chunks", self._statements.values)
         if notes:

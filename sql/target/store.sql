@@ -81,7 +81,8 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 -- name: look_up
 -- What is stored of some rows: the document's hash and whether it is the log's, a dead letter.
 -- (``is true`` keeps the planner from scanning an index for the space: nearly every row is in it.)
-select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null, l.fingerprint
+select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
+       l.fingerprint, l.class, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and {key_texts_match} and t.chunk = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
@@ -89,7 +90,7 @@ left join {schema}.dead_letter l
 
 -- name: look_up_whole
 -- The same with a document's other chunks: how many, up to where, and whether they are of one text.
-select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint,
+select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.class, l.error,
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join lateral (
@@ -177,9 +178,10 @@ from unnest({key_arrays}, %(commit_lsns)s::text[], %(committed_ats)s::text[],
 where {annotated_matches} and (t.space = %(space)s) is true{kept_hashes_match}
 
 -- name: missing_annotations
--- How many rows kept other metadata than was known of them.
+-- How many rows are not stored, or kept other metadata than was known of them.
 select count(*) from unnest({key_arrays}, %(metadata_hashes)s::bytea[]) as m ({key_names}, metadata_hash)
-join {table} t on {annotated_matches} and t.chunk = 0 and t.metadata_hash is distinct from m.metadata_hash
+left join {table} t on {annotated_matches} and t.chunk = 0 and (t.space = %(space)s) is true
+where t.metadata_hash is distinct from m.metadata_hash
 
 -- name: delete_chunks
 -- Remove every chunk of the touched rows: what stays is inserted again.
@@ -213,11 +215,18 @@ where l.table_name = %(table_name)s and l.key = {key_object}
 delete from {schema}.dead_letter where table_name = %(table_name)s
 
 -- name: insert_letters
--- Documents that cannot be embedded.
-insert into {schema}.dead_letter (table_name, key, fingerprint, space, class, error)
+-- Documents that cannot be embedded; one that was refused before is only tried once more.
+insert into {schema}.dead_letter as l (table_name, key, fingerprint, space, class, error)
 select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.class, k.error
 from unnest({key_arrays}, %(fingerprints)s::bytea[], %(classes)s::text[], %(errors)s::text[])
   as k ({key_names}, fingerprint, class, error)
+on conflict (table_name, key) do update
+set fingerprint = excluded.fingerprint, space = excluded.space, class = excluded.class,
+    error = excluded.error, last_at = now(),
+    attempts = case when (l.fingerprint, l.space) = (excluded.fingerprint, excluded.space)
+                    then l.attempts else 0 end + 1,
+    first_at = case when (l.fingerprint, l.space) = (excluded.fingerprint, excluded.space)
+                    then l.first_at else now() end
 
 -- name: count_letters
 -- Dead letters of each table.

@@ -23,12 +23,22 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
-from cdc_embed.change.plan import Annotate, Forget, Metadata, Move, Plan, Refuse, Write, one_chunk
+from cdc_embed.change.plan import (
+    Action,
+    Annotate,
+    Forget,
+    Metadata,
+    Move,
+    Plan,
+    Refuse,
+    Write,
+    one_chunk,
+)
 from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
-from cdc_embed.flow import comparer, patience, pipeline, reconcile, verify
+from cdc_embed.flow import comparer, patience, pipeline, reconcile, retry, verify
 from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
@@ -38,6 +48,7 @@ from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, Stock
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk
+from cdc_embed.flow.retry import Retrier
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.writing import Writer
@@ -45,6 +56,7 @@ from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Prog
 from cdc_embed.metrics import Metrics
 from cdc_embed.session import RowRefusedError
 from cdc_embed.source.rows import RowReader, Scan
+from cdc_embed.target.letters import Letter, Letters
 from cdc_embed.target.reconcile import DONE, RUNNING, WAITING, Comparison, Ledger, Request
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.write import Actions, MissingDonorError, Vectors, actions_by_table
@@ -98,8 +110,9 @@ def refused_by_model(text: str) -> bool:
     return "x" in text.lower()
 
 
-def refused_by_database(text: str) -> bool:
-    return "z" in text.lower()
+def refused_by_database(value: object) -> bool:
+    """A text or a metadata value."""
+    return isinstance(value, str) and "z" in value.lower()
 
 
 def vector(digest: bytes) -> Any:
@@ -322,7 +335,8 @@ class Source:
             old_kind, old = OldTuple.KEY, (key, None, None, None)
         update = Update(relation_oid=source.oid, old_kind=old_kind, old=old, new=(new_key, *values))
         self._emit(update, source, key, new_key)
-        self._count(source, new, new=key != new_key or before[:2] != new[:2])
+        again = before[2] != new[2] and any(map(refused_by_database, before))
+        self._count(source, new, new=key != new_key or before[:2] != new[:2] or again)
 
     def _write_a(self, source: Table, op: Op) -> None:
         if row := self.rows[source].get(KEYS[op.key]):
@@ -657,12 +671,16 @@ class Target:
         self._lose_answer()
 
     def refused_rows(self, plan: Plan, _vectors: Vectors) -> dict[RowId, str]:
-        return {
-            row: "refused"
-            for row, action in plan.actions.items()
-            if isinstance(action, Write)
-            and any(refused_by_database(chunk.text) for chunk in action.document.chunks)
-        }
+        return {row: "refused" for row, action in plan.actions.items() if self._refuses(action)}
+
+    def _refuses(self, action: Action) -> bool:
+        """A value that an action brings; one that it keeps is stored already."""
+        values: list[object] = []
+        if isinstance(action, Write):
+            values += [chunk.text for chunk in action.document.chunks]
+        if isinstance(action, Write | Move | Annotate):
+            values += action.metadata.values
+        return any(map(refused_by_database, values))
 
     def record(self, lsn: LSN, _batch_seq: int) -> None:
         confirmed = max(self.checkpoint.confirmed_lsn, lsn)
@@ -673,6 +691,8 @@ class Target:
         self, after: Tables, plan: Plan, source: Table, actions: Actions, vectors: Vectors
     ) -> None:
         rows = {(source, key): action for key, action in actions.items()}
+        if any(self._refuses(action) for action in actions.values()):
+            raise RowRefusedError
         donors = {
             piece.hash: piece.vector
             for row, stored in self.now.chunks.items()
@@ -695,7 +715,9 @@ class Target:
         after.chunks |= staged
         for row, action in rows.items():
             stored = after.chunks.get(row)
-            if isinstance(action, Annotate) and stored is not None:
+            if isinstance(action, Annotate):
+                if stored is None or not stored.has_first:
+                    raise MissingDonorError
                 after.chunks[row] = stored._replace(
                     metadata=_kept(action.metadata, stored),
                     metadata_hash=action.metadata.hash,
@@ -715,8 +737,6 @@ class Target:
             for place, chunk in enumerate(chunks)
         )
         before = self._origin(source, metadata.origin) if metadata.origin is not None else None
-        if any(refused_by_database(chunk.text) for chunk in chunks):
-            raise RowRefusedError
         return Stored(
             write.document.fingerprint,
             pieces,
@@ -957,8 +977,9 @@ class Notes:
         assert progress
         self._actor.rest()
         if state == DONE:
-            self._world.requests = [r for r in self._world.requests if r.id != number]
-            self._world.verified(result or {})
+            (request,) = (r for r in self._world.requests if r.id == number)
+            self._world.requests.remove(request)
+            self._world.answered(request, result or {})
         return True
 
     # -- the desk ----------------------------------------------------------------------------------
@@ -980,8 +1001,36 @@ class Notes:
 
     def say_waiting(self, _holders: str) -> None: ...
 
-    def verifications(self) -> list[Request]:
-        return [request for request in self._world.requests if request.kind == "verify"]
+    def asked(self, *kinds: str) -> list[Request]:
+        return [request for request in self._world.requests if request.kind in kinds]
+
+
+class DeadLetters:
+    """``target/letters.py``'s: what a retry is about."""
+
+    def __init__(self, target: Target, actor: Actor) -> None:
+        self._target = target
+        self._actor = actor
+
+    def find(self, tables: Collection[str], ids: Collection[int] | None = None) -> list[Letter]:
+        self._actor.rest()
+        found = [
+            Letter(
+                id=t.oid * 10 + int(key[0]),
+                table=t.full_name,
+                key={"id": key[0]},
+                fingerprint=digest,
+                model="m",
+                reason="refused",
+                error="why",
+                attempts=1,
+                first_at=NOW,
+                last_at=NOW,
+            )
+            for (t, key), digest in self._target.now.letters.items()
+            if t.full_name in tables
+        ]
+        return [letter for letter in found if ids is None or letter.id in ids]
 
 
 # -- the service -----------------------------------------------------------------------------------
@@ -1022,11 +1071,11 @@ class Model:
         self.embedded: Counter[str] = Counter()
         """Texts that it was given on this connection."""
 
-    def embed(self, texts: Mapping[bytes, str]) -> Embedded:
+    def embed(self, texts: Mapping[bytes, str], *, again: bool = False) -> Embedded:
         result = Embedded()
         for digest, text in texts.items():
             assert digest == fingerprint(text)
-            self.embedded[text] += 1
+            self.embedded[text] += not again
             if refused_by_model(text):
                 result.refused[digest] = ("refused", "it does not like it")
             else:
@@ -1061,6 +1110,7 @@ class World:
         self.reread = 0
         """Rows read again on this connection."""
         self.requests: list[Request] = []
+        self._asked = 0
         self.answers: list[dict[str, Any]] = []
         """What verifying found."""
         self.damaged = False
@@ -1130,10 +1180,15 @@ class World:
         self.write()
 
     def ask(self, request: tuple[str, int]) -> None:
-        """Somebody asks for a backfill of a table, or to have everything verified."""
+        """Somebody asks for a backfill of a table, or to have everything verified or retried."""
         kind, place = request
-        number = len(self.requests) + 1000 * len(self.answers)
-        arguments = {"table": place} if kind == "backfill" else {}
+        self._asked += 1
+        number = self._asked
+        arguments: dict[str, Any] = {}
+        if kind == "backfill":
+            arguments["table"] = place
+        if kind == "retry":
+            arguments["ids"] = None
         self.requests.append(Request(id=number, kind=kind, arguments=arguments, state=WAITING))
 
     def damage(self, what: tuple[str, int, int, str]) -> None:
@@ -1191,7 +1246,9 @@ class World:
         if source not in self._damaged_since:
             self.wrong.discard(source)
 
-    def verified(self, result: dict[str, Any]) -> None:
+    def answered(self, request: Request, result: dict[str, Any]) -> None:
+        if request.kind == "retry":
+            return
         self.answers.append(result)
         if not self.damaged:
             assert result["drift"] == 0, f"nothing is wrong, but verify says {result}"
@@ -1268,15 +1325,14 @@ class World:
             stop=stop,
             rows_per_second=0,
         )
+        verifier = Verifier(comparer=comparing, scopes=scopes, metrics=METRICS)
+        letters = cast(Letters, DeadLetters(self.target, self.actor))
+        retrier = Retrier(comparer=comparing, scopes=scopes, letters=letters)
         reconciler = Reconciler(
             comparer=comparing,
             scopes=scopes,
             desk=cast(Desk, notes),
-            verifier=Verifier(
-                comparer=comparing,
-                scopes=scopes,
-                metrics=METRICS,
-            ),
+            answers={"verify": verifier.answer, "retry": retrier.answer},
             on_compared=self.target.trusted.__setitem__,
             absence=Absence(),
             on_failure=_fail,
@@ -1333,12 +1389,15 @@ class World:
             if text is None:
                 continue
             chunks = self.cut(source, text).chunks
-            if any(refused_by_model(c.text) or refused_by_database(c.text) for c in chunks):
+            metadata = row[2:] if source.metadata else ()
+            hashed = source.hash_metadata(metadata) or b""
+            if any(refused_by_model(chunk.text) for chunk in chunks):
                 wanted[source, (key,)] = fingerprint(text)
                 continue
-            metadata = row[2:] if source.metadata else ()
+            if any(map(refused_by_database, (*(chunk.text for chunk in chunks), *metadata))):
+                wanted[source, (key,)] = fingerprint(text) + hashed
+                continue
             parts = [(n, chunk.hash, chunk.end) for n, chunk in enumerate(chunks)]
-            hashed = source.hash_metadata(metadata)
             wanted[source, (key,)] = (fingerprint(text), parts, metadata, hashed)
         stored: dict[RowId, Any] = {
             r: f for r, f in self.target.now.letters.items() if r[0] is source
@@ -1394,6 +1453,7 @@ def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
         patch.object(reconcile, "SAVE_SECONDS", -1.0),
         patch.object(reconcile, "log", silent),
         patch.object(verify, "MOST_SUSPECTS", setting.slice_rows),
+        patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),
     ):
         yield clock

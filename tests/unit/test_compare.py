@@ -86,6 +86,8 @@ def test_what_says_nothing_of_the_row_is_stale() -> None:
 def test_a_dead_letter_of_the_same_text_stands_and_of_another_is_stale() -> None:
     assert judged(ROW, Stored(Refused(DIGEST))) == (DEAD, None)
     assert judged(ROW, Stored(Refused(OTHER))) == (STALE, WRITE)
+    assert judged(ROW, Stored(Refused(DIGEST + meta("1")))) == (DEAD, None)
+    assert judged(ROW, Stored(Refused(DIGEST + meta("2")))) == (STALE, WRITE)
 
 
 @pytest.mark.parametrize("row", [None, BLANK])

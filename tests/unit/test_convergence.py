@@ -65,7 +65,8 @@ def schedule(
         return [op() for _ in range(random.choice((1, 1, 1, 2, 3, 5)))]
 
     def request() -> tuple[str, int]:
-        return random.choice(("backfill", "backfill", "verify")), random.choice(tables)
+        kind = random.choice(("backfill", "backfill", "verify", "retry"))
+        return kind, random.choice(tables)
 
     def damage() -> tuple[str, int, int, str]:
         what = random.choice(("lose", "age", "age", "break_off"))

@@ -178,16 +178,31 @@ def test_exactly_the_poisonous_texts_are_refused(poison: set[str]) -> None:
     assert {reason for reason, _ in result.refused.values()} == {"refused"}
 
 
-def test_a_known_good_text_must_succeed_before_the_first_letter_of_an_episode() -> None:
+def test_a_known_good_text_must_succeed_before_each_letter() -> None:
     fake = Fake(refusing(lambda text: text.startswith("bad")))
     with running(fake) as runner:
         runner.embed(hashed("bad"))
         assert fake.calls == [["bad"], [PROBE], ["bad"]]
         runner.embed(hashed("bad again"))
-        assert fake.calls.count([PROBE]) == 1, "the episode goes on"
-        runner.embed(hashed("good"))
-        runner.embed(hashed("bad for the third time"))
-        assert fake.calls.count([PROBE]) == 2, "a success ends an episode"
+        assert fake.calls.count([PROBE]) == 2
+
+
+def test_nothing_is_blamed_when_the_service_falls_ill_right_after_a_letter() -> None:
+    ill = 0
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        nonlocal ill
+        if ill > 0 or texts == ["bad"]:
+            ill -= texts != ["bad"]
+            raise TextRefusedError(problem="no")
+        return good(texts)
+
+    with running(Fake(answer)) as runner:
+        assert set(runner.embed(hashed("bad")).refused) == set(hashed("bad"))
+        ill = 20
+        result = runner.embed(hashed("good", "also good"))
+    assert result.refused == {}
+    assert set(result.vectors) == set(hashed("good", "also good"))
 
 
 def test_nothing_is_blamed_while_even_the_known_good_text_is_refused() -> None:
@@ -255,6 +270,13 @@ def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:
         assert len(result.refused) == MOST_LETTERS_IN_A_ROW == 25
         with pytest.raises(EmbedderError, match="26 texts in a row"):
             runner.embed(hashed(texts[-1]))
+
+
+def test_texts_that_were_refused_before_say_nothing_of_the_configuration() -> None:
+    texts = [f"bad {number}" for number in range(2 * MOST_LETTERS_IN_A_ROW)]
+    with running(Fake(refusing(lambda text: text.startswith("bad")))) as runner:
+        assert len(runner.embed(hashed(*texts), again=True).refused) == len(texts)
+        assert len(runner.embed(hashed(*texts[:MOST_LETTERS_IN_A_ROW])).refused)
 
 
 def test_a_success_in_between_starts_the_count_again() -> None:

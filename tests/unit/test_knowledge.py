@@ -59,8 +59,17 @@ def test_nothing_enters_the_cache_before_its_batch_is_committed() -> None:
 def test_what_came_of_a_batch_counts_and_not_what_was_planned() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({ROW: A}))
-    knowledge.committed(outcome({ROW: Refused(b"a" * 16)}))
-    assert knowledge.known([ROW]) == {ROW: Refused(b"a" * 16)}
+    knowledge.committed(outcome({ROW: ABSENT}))
+    assert knowledge.known([ROW]) == {ROW: ABSENT}
+
+
+def test_a_committed_letter_is_looked_up_because_somebody_may_drop_it() -> None:
+    knowledge = Knowledge()
+    commit(knowledge, {ROW: A})
+    knowledge.planned(outcome({ROW: Refused(b"b" * 16)}))
+    assert knowledge.known([ROW]) == {ROW: Refused(b"b" * 16)}
+    knowledge.committed(outcome({ROW: Refused(b"b" * 16)}))
+    assert knowledge.known([ROW]) == {}
 
 
 def test_a_row_that_was_never_seen_must_be_looked_up() -> None:

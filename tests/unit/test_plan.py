@@ -276,7 +276,7 @@ def test_a_truncate_is_written_even_without_rows() -> None:
 def test_only_rows_that_the_decision_asks_for_are_looked_up() -> None:
     assert rows_to_look_up(updated(WHOLE)) == [ROW]
     assert rows_to_look_up(Batch.of([change(Op.DELETE, KEY)])) == []
-    assert rows_to_look_up(moved(WHOLE)) == [MOVED]
+    assert rows_to_look_up(moved(WHOLE)) == [MOVED, ROW]
     assert rows_to_look_up(moved(ALL_U)) == [MOVED, ROW]
     assert rows_to_look_up(moved(ALL_U), left_out={MOVED}) == []
     truncated = Batch.of([change(Op.TRUNCATE), change(Op.INSERT, KEY, WHOLE)])
@@ -338,6 +338,7 @@ NOTED_STATES: tuple[State, ...] = (
     *(Reread(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
     SAME_LETTER,
     OTHER_LETTER,
+    *(Refused(DIGEST + hashed, "database", "why") for hashed in (FIRST, SECOND)),
     ABSENT,
     UNKNOWN,
 )
@@ -384,6 +385,8 @@ def expected(
     - A text that is told is compared with what is stored at its key; one that is left out is the
       origin's, and goes where its row goes.
     - Metadata is compared only where the text is the stored one.
+    - What was refused is not tried again, at its own key or at the one that its row goes to: a
+      text, or a text with its metadata where the database refused the two.
     - Unchanged values are taken from the origin; an annotation can take them from its own key only.
     """
     before = origin if isinstance(origin, Known) else None
@@ -391,7 +394,8 @@ def expected(
     kept = KEY if U in metadata else None
     if texts == PART_U or (texts == ALL_U and before is None):
         return None
-    if texts == WHOLE and stored == SAME_LETTER:
+    letters = {DIGEST, DIGEST + (hashed or b"")}
+    if texts == WHOLE and isinstance(stored, Refused) and stored.fingerprint in letters:
         return Skip("unchanged", stored)
     if hashed is None:
         return None
@@ -409,6 +413,8 @@ def expected(
             return Skip("unchanged", after)
         if kept is None or to == KEY:
             return Annotate(beside, after)
+    if to != KEY and isinstance(origin, Refused) and origin.fingerprint in letters:
+        return Refuse(origin.fingerprint, origin.reason, origin.error)
     return Write(Document.whole(TEXT), beside)
 
 
@@ -509,8 +515,18 @@ def test_rows_of_equal_texts_that_are_swapped_do_not_take_each_others_metadata()
     }
 
 
-def test_the_origin_is_looked_up_for_metadata_alone() -> None:
-    assert rows_to_look_up(Batch.of([noted_update(WHOLE, FIRST_VALUES, to=NEW)])) == [THERE]
+def test_a_letter_goes_with_its_row_to_a_new_key_though_the_text_had_to_be_read_again() -> None:
+    letter, other = Refused(DIGEST, "refused", "why"), Refused(OTHER_DIGEST, "refused", "why")
+    batch = Batch.of([noted_update(ALL_U, FIRST_VALUES, to=NEW)])
+    found = {THERE: Row(("a", "b"), FIRST_VALUES)}
+    planned = plan(batch, {HERE: letter}, refetched=found)
+    assert planned.actions == {HERE: Delete(), THERE: Refuse(DIGEST, "refused", "why")}
+    assert planned.outcome().states[THERE] == letter
+    assert isinstance(plan(batch, {HERE: other}, refetched=found).actions[THERE], Write)
+
+
+def test_the_origin_is_looked_up_for_its_metadata_and_its_letter() -> None:
+    assert rows_to_look_up(Batch.of([noted_update(WHOLE, FIRST_VALUES, to=NEW)])) == [THERE, HERE]
     assert rows_to_look_up(Batch.of([noted_update(WHOLE, (U, "1"), to=NEW)])) == [THERE, HERE]
 
 
@@ -530,13 +546,14 @@ def test_a_row_that_was_read_again_is_known_from_the_read_alone(
         Batch.of([noted_update(PART_U, (U, "1"))]), {HERE: stored}, refetched={HERE: row}
     )
     action: Action = Write(Document.whole(TEXT), Metadata(values, hashed), reread=True)
-    if stored == SAME_LETTER or stored == Reread(DIGEST, hashed):
+    letters = {SAME_LETTER, Refused(DIGEST + hashed)}
+    if stored in letters or stored == Reread(DIGEST, hashed):
         action = Skip("unchanged", stored)
     elif isinstance(stored, Reread) and stored.fingerprint == DIGEST:
         action = Annotate(Metadata(values, hashed), Reread(DIGEST, hashed))
     assert (planned.actions, planned.refetch) == ({HERE: action}, [])
     after = planned.outcome().states[HERE]
-    assert after == (stored if stored == SAME_LETTER else Reread(DIGEST, hashed))
+    assert after == (stored if stored in letters else Reread(DIGEST, hashed))
 
 
 def test_a_complete_row_makes_known_what_was_read() -> None:

@@ -1,0 +1,79 @@
+"""Dead letters as people see them: listed, chosen, asked after, forgotten.
+
+The service writes them, in the transactions of its batches (see ``write``); nothing here does.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.session import Session
+from cdc_embed.sql import queries
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter:
+    """A document that cannot be embedded."""
+
+    id: int
+    table: str
+    """Full name of the source table."""
+    key: dict[str, str]
+    """The key columns' values as text, by name."""
+    fingerprint: bytes
+    """As ``change.knowledge.Refused`` has it."""
+    model: str
+    reason: str
+    error: str
+    attempts: int
+    first_at: datetime
+    last_at: datetime
+
+    def key_in(self, table: Table) -> Key:
+        """The key of its row in ``table``, which is the source table."""
+        return tuple(self.key.get(column.name, "") for column in table.key)
+
+
+class Letters:
+    """Reads and forgets dead letters. Not for two threads at once."""
+
+    def __init__(self, session: Session, schema: str) -> None:
+        self._session = session
+        self._schema = schema
+
+    def find(self, tables: Collection[str], ids: Collection[int] | None = None) -> list[Letter]:
+        """Letters of some source tables, all or only these, in the order of their ids."""
+        values = {"table_names": list(tables), "ids": None if ids is None else list(ids)}
+        with self._session.transaction("dead_letter") as cursor:
+            cursor.execute(self._sql("find_letters"), values)
+            return [_letter(row) for row in cursor.fetchall()]
+
+    def drop(self, ids: Collection[int]) -> int:
+        """Forget letters; how many there were."""
+        with self._session.transaction("dead_letter") as cursor:
+            cursor.execute(self._sql("drop_letters"), {"ids": list(ids)})
+            dropped: int = cursor.rowcount
+        return dropped
+
+    def _sql(self, name: str) -> sql.Composed:
+        statement = sql.SQL(queries("target/letters")[name])
+        return statement.format(schema=sql.Identifier(self._schema))
+
+
+def _letter(row: Sequence[Any]) -> Letter:
+    return Letter(
+        id=row[0],
+        table=row[1],
+        key={name: str(value) for name, value in row[2].items()},
+        fingerprint=bytes(row[3]),
+        model=row[4],
+        reason=row[5],
+        error=row[6],
+        attempts=row[7],
+        first_at=row[8],
+        last_at=row[9],
+    )

@@ -1,0 +1,256 @@
+"""Documents that cannot be embedded: found among the good ones, kept, and cleared by their rows."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns
+
+MOST_IN_A_ROW = 25
+"""After more refusals without a success it is the configuration, not the texts."""
+
+
+def ready(site: Site, server: EmbeddingServer, embedder: str = "", metadata: str = "") -> Site:
+    """A site whose texts are embedded whole by the server, and whose long ones are TOASTed."""
+    site.sql(DOCUMENTS)
+    site.sql("alter table documents alter body set storage external")
+    site.configure(
+        embedder=f"{server.configuration}\n{embedder}",
+        tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        f"metadata = [{metadata}]\nchunk = {{ max_tokens = 100000 }}\n",
+    )
+    site.cli("setup")
+    server.reset()
+    return site
+
+
+@pytest.fixture
+def picky(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -> Site:
+    """A site whose model refuses texts with "bad" in them."""
+    site = ready(make_site(18), embedding_server)
+    embedding_server.faults(refuse=["bad"])
+    return site
+
+
+@contextmanager
+def without_a_call(service: RunningService, server: EmbeddingServer) -> Iterator[None]:
+    """What happens meanwhile is reflected, and the model was not asked."""
+    before = server.counts()["requests"]
+    yield
+    service.settle()
+    assert server.counts()["requests"] == before
+
+
+def letters(site: Site) -> list[int]:
+    """Keys of the dead letters."""
+    found = columns(site.sql("select (key ->> 'id')::int from cdc_embed.dead_letter order by 1"))
+    assert len(set(found)) == len(found)
+    return found
+
+
+def stored(site: Site) -> list[int]:
+    return columns(site.sql("select id from cdc_embed.documents_embedding order by id"))
+
+
+@pytest.mark.parametrize("fault", ["refuse", "nan"])
+def test_one_text_among_many_is_found_by_bisection_and_costs_the_others_nothing(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer, fault: str
+) -> None:
+    """256 texts tried one by one would be 256 calls."""
+    site = ready(make_site(18), embedding_server, "concurrency = 1\nmax_batch = 256")
+    embedding_server.faults(**{fault: ["poison"]})
+    with site.service() as service:
+        site.sql(
+            "insert into documents select i, 't', 'text ' || i || "
+            "case i when 77 then ' poison' else '' end from generate_series(1, 256) i"
+        )
+        service.settle()
+        assert letters(site) == [77]
+        assert stored(site) == [i for i in range(1, 257) if i != 77]
+        assert embedding_server.counts()["requests"] < 60
+        assert site.drift() == ["missing 77"]
+        row = site.sql("select table_name, class, error, attempts from cdc_embed.dead_letter")
+        assert row[0][:2] == ("public.documents", "refused")
+        assert row[0][2].startswith("the model refuses the text:")
+        assert row[0][3] == 1
+        assert service.metric("cdc_embed_dead_letters_total", reason="refused") == 1
+        assert service.status()["waiting"] == {}
+
+
+def test_a_letter_is_cleared_by_its_row_and_the_same_text_is_not_tried_again(
+    picky: Site, embedding_server: EmbeddingServer
+) -> None:
+    site, server = picky, embedding_server
+    with site.service() as service:
+        site.sql("insert into documents select i, 't', 'bad ' || i from generate_series(1, 5) i")
+        site.sql("insert into documents values (6, 't', 'good')")
+        service.settle()
+        assert letters(site) == [1, 2, 3, 4, 5]
+        with without_a_call(service, server):
+            site.sql("update documents set views = views + 1")
+            site.sql("update documents set body = body")
+        assert letters(site) == [1, 2, 3, 4, 5]
+        site.sql("update documents set body = 'good now' where id = 1")
+        site.sql("delete from documents where id = 2")
+        site.sql("update documents set title = null, body = ' ' where id = 3")
+        site.sql("update documents set body = 'bad as ever' where id = 4")
+        service.settle()
+        assert letters(site) == [4, 5]
+        assert stored(site) == [1, 6]
+        assert service.stop() == 0
+    with site.service() as service:
+        with without_a_call(service, server):
+            site.sql("update documents set views = views + 1")
+        assert letters(site) == [4, 5]
+        site.transaction("truncate documents", "insert into documents values (5, 't', 'good')")
+        service.settle()
+        assert letters(site) == []
+        assert site.drift() == []
+
+
+def test_a_document_that_becomes_bad_loses_its_old_vector(picky: Site) -> None:
+    with picky.service() as service:
+        picky.sql("insert into documents values (1, 't', 'good')")
+        service.settle()
+        assert stored(picky) == [1]
+        picky.sql("update documents set body = 'bad' where id = 1")
+        service.settle()
+        assert (stored(picky), letters(picky)) == ([], [1])
+
+
+def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
+    picky: Site, embedding_server: EmbeddingServer
+) -> None:
+    """More of them than may be refused in a row: tried again, they would stop the service."""
+    site, server = picky, embedding_server
+    many = 2 * MOST_IN_A_ROW
+    with site.service() as service:
+        for start in range(0, many, MOST_IN_A_ROW):
+            site.sql(
+                "insert into documents select i, 't', 'bad ' || repeat(i || ' ', i * 100) "
+                "from generate_series(%s, %s) i",
+                start + 1,
+                start + MOST_IN_A_ROW,
+            )
+            service.settle()  # a success in between: these are not in a row
+            site.sql("insert into documents values (%s, 't', 'good ' || %s)", 1000 + start, start)
+            service.settle()
+        assert letters(site) == list(range(1, many + 1))
+        error = columns(site.sql("select distinct error from cdc_embed.dead_letter"))
+        with without_a_call(service, server):
+            site.sql("update documents set id = id + 100 where id <= %s", many)
+        assert letters(site) == [100 + number for number in range(1, many + 1)]
+        assert columns(site.sql("select distinct error from cdc_embed.dead_letter")) == error
+        with without_a_call(service, server):
+            site.sql("update documents set id = -id")
+        assert stored(site) == [-1000 - MOST_IN_A_ROW, -1000]
+        server.faults()
+        site.sql("update documents set id = -id, title = 'new'")
+        service.settle()
+        assert letters(site) == []
+        assert site.drift() == []
+
+
+def test_many_letters_in_a_row_stop_the_service_with_what_to_do_and_the_slot_waits(
+    picky: Site, embedding_server: EmbeddingServer
+) -> None:
+    """Then it is the configuration, and not so many texts."""
+    site = picky
+    with site.service() as service:
+        site.sql("insert into documents values (0, 't', 'good')")
+        service.settle()
+        before = site.checkpoint()
+        site.sql(
+            "insert into documents select i, 't', 'bad ' || i from generate_series(1, %s) i",
+            MOST_IN_A_ROW + 1,
+        )
+        assert service.wait() == 4
+    said = "".join(service.output)
+    assert f"it refused {MOST_IN_A_ROW + 1} texts in a row" in said
+    assert "correct the [embedder] section" in said
+    assert "bad 1" not in said
+    assert letters(site) == []
+    assert site.checkpoint()["end_lsn"] == before["end_lsn"], "nothing of it is recorded"
+    embedding_server.faults()
+    with site.service() as service:
+        service.settle()
+        assert site.drift() == []
+
+
+# -- what the database refuses ---------------------------------------------------------------------
+
+REFUSE = {
+    "23514": "alter table cdc_embed.documents_embedding add constraint low check (views < 100)",
+    "22003": """
+        create function too_high() returns trigger language plpgsql as $$ begin
+          if new.views >= 100 then raise 'too high' using errcode = '22003'; end if;
+          return new;
+        end $$;
+        create trigger high before insert or update on cdc_embed.documents_embedding
+        for each row execute function too_high()""",
+}
+
+
+@pytest.mark.parametrize("refuse", REFUSE.values(), ids=REFUSE.keys())
+def test_a_metadata_value_that_the_database_refuses_is_a_letter_until_the_row_changes(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer, refuse: str
+) -> None:
+    """A letter that forgot which metadata was refused would hide the row from its next change."""
+    site, server = ready(make_site(18), embedding_server, metadata='"views"'), embedding_server
+    site.sql(refuse)
+    big = "select string_agg(md5(i::text), '') from generate_series(1, 200) i"
+    with site.service() as service:
+        site.sql("insert into documents select i, 't', 'x' || i, i from generate_series(1, 40) i")
+        service.settle()
+        site.transaction(
+            "update documents set views = 100 + id where id in (7, 8)",
+            "insert into documents select i, 't', 'x' || i, 3 * i from generate_series(41, 50) i",
+            f"insert into documents values (60, 't', ({big}), 100)",
+            "update documents set body = 'new text' where id = 1",
+        )
+        service.settle()
+        refused = [7, 8, *range(41, 51), 60]
+        refused = [key for key in refused if site.value(VIEWS, key) >= 100]
+        assert letters(site) == refused
+        assert stored(site) == [i for i in range(1, 51) if i not in refused]
+        assert set(columns(site.sql("select class from cdc_embed.dead_letter"))) == {"database"}
+        with without_a_call(service, server):
+            site.sql("update documents set body = body where id in (7, 60)")
+        assert letters(site) == refused
+        site.sql("update documents set views = id where id >= 7")
+        site.sql("update documents set views = 200 where id = 9")
+        service.settle()
+        assert letters(site) == [9]
+        site.sql("update documents set views = 9 where id = 9")
+        service.settle()
+        assert letters(site) == []
+        assert site.drift() == []
+        assert site.cli("verify").returncode == 0
+
+
+VIEWS = "select views from documents where id = %s"
+
+
+def test_a_row_that_is_mended_while_its_refusal_is_written_is_not_lost(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    """The batch with the mended metadata is prepared on top of one whose row the database refuses
+    only then: an annotation that finds no document must not pass for done."""
+    site = ready(make_site(18), embedding_server, metadata='"views"')
+    site.sql(REFUSE["23514"])
+    other: Any = site.connect()
+    with site.service() as service:
+        for round_ in range(5):
+            site.sql("insert into documents values (%s, 't', 'text', 1)", round_)
+            service.settle()
+            with other.cursor() as cursor:
+                cursor.execute("lock table cdc_embed.documents_embedding in share mode")
+                site.sql("update documents set views = 100 where id = %s", round_)
+                site.sql("update documents set views = 2 where id = %s", round_)
+            other.rollback()
+            service.settle()
+            assert letters(site) == []
+            assert site.drift() == []
+    other.close()
