@@ -49,7 +49,7 @@ from cdc_embed.serve.status import Live, status
 from cdc_embed.session import SOURCE, TARGET, Session, Side
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
-from cdc_embed.source.tables import SourceTable, estimate_rows, file_nodes, text_bytes
+from cdc_embed.source.tables import SourceTable, estimate_rows, shape_of, text_bytes
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
 from cdc_embed.target.letters import Letters
@@ -265,11 +265,11 @@ class Parts:
         return make
 
     def _measure(self, session: Session, table: Table) -> Size:
-        files = file_nodes(session, table)
+        shape = shape_of(session, table)
         if not self.card.paid:
-            return Size(rows=estimate_rows(session, table), bytes=0, files=files)
+            return Size(rows=estimate_rows(session, table), bytes=0, shape=shape)
         rows, size = text_bytes(session, table)
-        return Size(rows=rows, bytes=size, files=files)
+        return Size(rows=rows, bytes=size, shape=shape)
 
     def _ensure_index(self, session: Session, table: Table) -> bool:
         return ensure_index(

@@ -27,7 +27,7 @@ class Size:
     rows: int | None
     bytes: int
     """Of text; 0 where nobody pays for it."""
-    files: str
+    shape: str
 
     @property
     def tokens(self) -> int:
@@ -74,7 +74,7 @@ class Desk:
                 state=WAITING if reason else RUNNING,
                 reason=reason,
                 estimate=sizes[scope.table].rows,
-                files=sizes[scope.table].files,
+                shape=sizes[scope.table].shape,
             )
             if reason:
                 log.warning("backfill waits", table=scope.table.full_name, reason=reason)
@@ -127,7 +127,7 @@ class Desk:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
         for table, size in sizes.items():
-            self._ledger.start(table, size.rows, size.files)
+            self._ledger.start(table, size.rows, size.shape)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
     def close_backfills(self) -> None:

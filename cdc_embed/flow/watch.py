@@ -2,7 +2,7 @@
 
 ``gather`` asks both databases once; ``Watch`` does it at intervals in a thread of its own, so that
 ``/status`` and ``/metrics`` answer from memory. It also notices what the change log would not say:
-a table that left the publication or has other files, and a slot beyond what we recorded.
+a table that left the publication or has another shape, and a slot beyond what we recorded.
 """
 
 import threading
@@ -26,7 +26,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable, estimate_rows, file_nodes
+from cdc_embed.source.tables import SourceTable, estimate_rows, shape_of
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.reconcile import Comparison, Ledger
@@ -198,7 +198,7 @@ class Watch:
         self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
         self._show(self.facts)
         self._check_coverage()
-        self._check_files()
+        self._check_shape()
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 
@@ -225,17 +225,17 @@ class Watch:
                 hint=REPAIR,
             )
 
-    def _check_files(self) -> None:
-        """A rewrite, a change of the partitions and TRUNCATE of one of them are not in the log."""
+    def _check_shape(self) -> None:
+        """A rewrite, other partitions, another column of the same name: that is not in the log."""
         compared = self._ledger.comparisons()
         for source in self._tables:
             name = source.table.full_name
             known = compared.get(name)
             if known is None or name in self._absence.problems:
                 continue
-            if known.files != file_nodes(self._both.source, source.table):
+            if known.shape != shape_of(self._both.source, source.table):
                 self._ledger.forget([name])
-                log.info("table has other files, every row is compared", table=name)
+                log.info("table has another shape, every row is compared", table=name)
 
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:

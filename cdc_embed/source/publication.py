@@ -26,6 +26,8 @@ class PublishedTable:
     name: str
     columns: frozenset[str]
     filtered: bool
+    listed: bool
+    """With a column list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +94,9 @@ def read_publication(session: Session, name: str) -> Publication | None:
                 name=f"{schema}.{table}",
                 columns=frozenset(columns or ()),
                 filtered=row_filter is not None,
+                listed=listed,
             )
-            for oid, schema, table, columns, row_filter in cursor.fetchall()
+            for oid, schema, table, columns, row_filter, listed in cursor.fetchall()
         }
     return Publication(
         name=name,
@@ -183,7 +186,8 @@ def _carries_exactly(publication: Publication, tables: Sequence[SourceTable], li
         return False
     return all(
         _gap(published, table) is None
-        and (not _has_list(table, lists) or published.columns == set(table.published_columns))
+        and published.listed == _has_list(table, lists)
+        and (not published.listed or published.columns == set(table.published_columns))
         for table in tables
         for published in [publication.tables[table.table.oid]]
     )

@@ -63,10 +63,15 @@ def estimate_rows(session: Session, table: Table) -> int | None:
     return rows
 
 
-def file_nodes(session: Session, table: Table) -> str:
-    """The files of a table and its partitions: others after a rewrite, a TRUNCATE, an ATTACH."""
+def shape_of(session: Session, table: Table) -> str:
+    """The files of a table and its partitions, and the numbers of its followed columns.
+
+    Other files after a rewrite, a TRUNCATE, an ATTACH; another number when another column has the
+    name: nothing of that has to be in the log.
+    """
+    columns = [*(c.name for c in table.key), *table.text_columns, *(c.name for c in table.metadata)]
     with session.transaction(table.full_name) as cursor:
-        cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
+        cursor.execute(queries("source/tables")["shape"], {"oid": table.oid, "columns": columns})
         return str(cursor.fetchone()[0])
 
 

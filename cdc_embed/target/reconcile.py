@@ -38,8 +38,8 @@ class Comparison:
     counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     estimate: int | None = None
     """About how many rows there are."""
-    files: str | None = None
-    """The files of the source table when it began: what changes them may not be in the log."""
+    shape: str | None = None
+    """The source table's files and columns when it began: what changes them may not be logged."""
 
     def count(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:
@@ -98,7 +98,7 @@ class Ledger:
         state: str,
         reason: str,
         estimate: int | None,
-        files: str,
+        shape: str,
     ) -> None:
         """Begin to remember the comparison of a table in this space."""
         values = {
@@ -106,7 +106,7 @@ class Ledger:
             "state": state,
             "reason": reason,
             "estimate": estimate,
-            "files": files,
+            "shape": shape,
         }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("open_reconcile"), values)
@@ -125,9 +125,9 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("forget_comparisons"), {"source_tables": list(names)})
 
-    def start(self, table: Table, estimate: int | None, files: str) -> None:
+    def start(self, table: Table, estimate: int | None, shape: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
-        values = {"source_table": table.full_name, "estimate": estimate, "files": files}
+        values = {"source_table": table.full_name, "estimate": estimate, "shape": shape}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
@@ -280,5 +280,5 @@ def _comparison(row: Sequence[Any]) -> Comparison:
         checked=row[5],
         counts={Verdict(name): count for name, count in zip(names, row[6:12], strict=True)},
         estimate=row[12],
-        files=row[13],
+        shape=row[13],
     )

@@ -70,10 +70,13 @@ from pg_publication p where p.pubname = %(publication)s
 
 -- name: publication_tables
 -- The publication's tables, their published columns and row filters.
-select c.oid::bigint, t.schemaname::text, t.tablename::text, t.attnames::text[], t.rowfilter
+select c.oid::bigint, t.schemaname::text, t.tablename::text, t.attnames::text[], t.rowfilter,
+       r.prattrs is not null
 from pg_publication_tables t
 join pg_namespace n on n.nspname = t.schemaname
 join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
+join pg_publication p on p.pubname = t.pubname
+left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
 where t.pubname = %(publication)s
 
 -- name: create_publication

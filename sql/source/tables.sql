@@ -36,6 +36,15 @@ select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) orde
 from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 
+-- name: shape
+-- The same with the numbers of some columns: another one after a column was dropped and made anew.
+select (select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)
+        from (select %(oid)s::oid::regclass as relid
+              union select relid from pg_partition_tree(%(oid)s)) as tree)::text
+       || (select array_agg(a.attnum order by w.place)
+           from unnest(%(columns)s::text[]) with ordinality as w (name, place)
+           left join pg_attribute a on a.attrelid = %(oid)s and a.attname = w.name)::text
+
 -- name: snapshot
 -- What this transaction sees; xids in it have 64 bits.
 select pg_current_snapshot()::text

@@ -1,7 +1,7 @@
 -- name: open_reconcile
 -- Make sure that a table's comparison is known for this space and these metadata columns.
-insert into {schema}.reconcile (source_table, space, metadata, state, reason, estimate, files)
-values (%(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(files)s)
+insert into {schema}.reconcile (source_table, space, metadata, state, reason, estimate, shape)
+values (%(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s)
 on conflict do nothing
 
 -- name: drop_other_reconciles
@@ -33,7 +33,7 @@ delete from {schema}.reconcile where source_table = any (%(source_tables)s)
 -- name: read_reconciles
 -- Where every comparison stands.
 select source_table, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
-       orphan, dead_letter, estimate, files
+       orphan, dead_letter, estimate, shape
 from {schema}.reconcile
 
 -- name: start_reconcile
@@ -41,7 +41,7 @@ from {schema}.reconcile
 update {schema}.reconcile
 set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, fresh = 0,
     missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
-    estimate = %(estimate)s, files = %(files)s, started_at = now(), finished_at = null, updated_at = now()
+    estimate = %(estimate)s, shape = %(shape)s, started_at = now(), finished_at = null, updated_at = now()
 where source_table = %(source_table)s and state <> 'running'
 
 -- name: save_reconcile
