@@ -126,20 +126,20 @@ class Servers(Misfortune):
     def _side(self) -> Site:
         return self.choice.choice([self._source, self._target])
 
-    def _name(self) -> str:
+    def _some_session(self) -> str:
         """Of some of the service's sessions."""
         kind = self.choice.choice(SESSIONS)
         return " ".join(word for word in ("cdc_embed", kind, self._source.name) if word)
 
     def end_sessions(self) -> None:
-        self._end(self._side(), "application_name = left(%s, 63)", self._name())
+        self._end(self._side(), "application_name = left(%s, 63)", self._some_session())
 
     def freeze_session(self) -> None:
         """The server's end of a connection says nothing for a while."""
         found = ask(
             self._side(),
             "select pid from pg_stat_activity where application_name = left(%s, 63)",
-            self._name(),
+            self._some_session(),
         )
         for (pid,) in found[:1]:
             with suppress(ProcessLookupError):
