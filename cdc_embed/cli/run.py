@@ -238,9 +238,18 @@ class Parts:
                 rows_per_second=config.backfill.rows_per_second,
             )
             verifier = Verifier(
-                comparer=comparer, scopes=scopes, metrics=self.metrics, paid=self.card.paid
+                comparer=comparer,
+                scopes=scopes,
+                metrics=self.metrics,
+                absence=self.absence,
+                paid=self.card.paid,
             )
-            retrier = Retrier(comparer=comparer, scopes=scopes, letters=Letters(notes, schema))
+            retrier = Retrier(
+                comparer=comparer,
+                scopes=scopes,
+                letters=Letters(notes, schema),
+                absence=self.absence,
+            )
             return Reconciler(
                 comparer=comparer,
                 scopes=scopes,

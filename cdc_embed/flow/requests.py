@@ -120,9 +120,7 @@ class Desk:
         problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
-        for table in tables:
-            if table.full_name in self._absence.problems:
-                problem = f"{table.full_name} {self._absence.problems[table.full_name]}"
+        problem = self._absence.problem_of(tables) or problem
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return

@@ -11,9 +11,10 @@ from typing import Any, Final
 import structlog
 
 from cdc_embed.change.document import Table
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.target.letters import Letter, Letters
-from cdc_embed.target.reconcile import DONE, RUNNING, Request
+from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, Request
 
 PART_LETTERS: Final = 100
 """Tried together; progress is told in between."""
@@ -40,7 +41,15 @@ class _Tally:
 class Retrier:
     """Answers retry requests, one after the other."""
 
-    def __init__(self, *, comparer: Comparer, scopes: Sequence[Scope], letters: Letters) -> None:
+    def __init__(
+        self,
+        *,
+        comparer: Comparer,
+        scopes: Sequence[Scope],
+        letters: Letters,
+        absence: Absence,
+    ) -> None:
+        self._absence = absence
         self._comparer = comparer
         self._tables = [scope.table for scope in scopes]
         self._letters = letters
@@ -53,6 +62,10 @@ class Retrier:
             for table in self._tables
             if (letters := self._letters.find([table.full_name], request.arguments["ids"]))
         ]
+        problem = self._absence.problem_of([tally.table for tally in tallies])
+        if problem:
+            reply(request.id, FAILED, error=problem)
+            return
         for tally in tallies:
             for start in range(0, len(tally.letters), PART_LETTERS):
                 progress = {"tables": [each.progress() for each in tallies]}

@@ -14,6 +14,7 @@ import structlog
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.metrics import DRIFT_KINDS, Metrics
 from cdc_embed.source.rows import Scan
@@ -73,8 +74,10 @@ class Verifier:
         comparer: Comparer,
         scopes: list[Scope],
         metrics: Metrics,
+        absence: Absence,
         paid: bool = False,
     ) -> None:
+        self._absence = absence
         self._paid = paid
         self._comparer = comparer
         self._scopes = scopes
@@ -82,6 +85,10 @@ class Verifier:
 
     def answer(self, request: Request) -> None:
         """Verify every table, and leave the result beside the request."""
+        problem = self._absence.problem_of([scope.table for scope in self._scopes])
+        if problem:
+            self._comparer.ledger.reply(request.id, FAILED, error=problem)
+            return
         if request.arguments.get("repair") and self._paid and self._refuse(request):
             return
         done: list[Tally] = []

@@ -10,7 +10,15 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from cdc_embed.cli.main import app
-from tests.site import COMMAND, DOCUMENTS, EmbeddingServer, Site, columns, wait_until
+from tests.site import (
+    COMMAND,
+    DOCUMENTS,
+    EmbeddingServer,
+    RunningService,
+    Site,
+    columns,
+    wait_until,
+)
 
 CONTRACT = {"id", "table", "key", "class", "error", "attempts", "last_at"}
 
@@ -52,6 +60,16 @@ def retried(site: Site, *arguments: str, expect: int = 0) -> Any:
 def listed(site: Site) -> dict[int, dict[str, Any]]:
     """The letters by the id of their rows."""
     return {letter["key"]["id"]: letter for letter in answer(site, "list")}
+
+
+def compared(service: RunningService) -> None:
+    """The first comparison is over: nothing is embedded by itself any more."""
+
+    def done() -> bool:
+        tables = service.status()["tables"]
+        return bool(tables) and all(table["backfill_state"] == "done" for table in tables)
+
+    wait_until(done, "compared")
 
 
 def insert(site: Site, *texts: str) -> None:
@@ -175,6 +193,7 @@ def test_a_dropped_letter_is_missing_for_verify_until_its_row_is_tried_again(
 ) -> None:
     """Were the service to remember the letter, the next change of the row would be skipped."""
     with site.service() as service:
+        compared(service)
         insert(site, "bad one", "bad two", "bad three", "good")
         service.settle()
         ids = {key: str(letter["id"]) for key, letter in listed(site).items()}
@@ -259,3 +278,69 @@ def test_a_wrong_choice_is_a_usage_error(site: Site) -> None:
         assert said in " ".join(stderr.replace("\u2502", " ").split())
     site.cli("teardown", "--yes")
     assert "run: cdc-embed setup" in site.cli("dlq", "list", expect=4).stderr
+
+
+TWO = """
+[[tables]]
+name = "documents"
+text = ["title", "body"]
+[[tables]]
+name = '"Notes"'
+text = ["body"]
+"""
+
+
+def test_a_table_that_stands_still_is_neither_tried_nor_verified_and_stops_nobody(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    """By its name another table may be read, or none: what was read would prove nothing."""
+    target = make_site(16)
+    site = make_site(18, target=target)
+    site.sql(DOCUMENTS)
+    site.sql(
+        'create table "Notes" ("the name" text, n integer, body text, primary key ("the name", n))'
+    )
+    site.configure(embedder=embedding_server.configuration, tables=TWO)
+    site.cli("setup")
+    embedding_server.faults(refuse=["bad"])
+    with site.service() as service:
+        site.sql("insert into documents values (1, 't', 'bad document')")
+        site.sql("""insert into "Notes" values ('it''s', 7, 'bad note')""")
+        service.settle()
+        note = answer(site, "list", "--table", '"Notes"')[0]
+        assert (note["table"], note["key"]) == ("public.Notes", {"the name": "it's", "n": 7})
+        assert answer(site, "show", str(note["id"]))["text"] == "bad note"
+        assert retried(site, "--table", '"Notes"', expect=1)["refused"] == 1
+        site.sql("alter table documents rename to old")
+        wait_until(lambda: service.status()["tables"][0]["problem"], "it is noticed")
+        asked = embedding_server.counts()["requests"]
+        failed = site.cli("dlq", "retry", "--all", expect=4)
+        assert "public.documents" in failed.stderr
+        assert "public.documents" in site.cli("verify", expect=4).stderr
+        assert embedding_server.counts()["requests"] == asked
+        embedding_server.faults()
+        assert retried(site, str(note["id"]))["refused"] == 0
+        assert len(target.sql('select n from cdc_embed."Notes_embedding"')) == 1
+        assert service.process.poll() is None
+
+
+def test_a_retry_does_not_wait_for_a_backfill_to_end(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    more = site.config_path.read_text() + "[backfill]\nrows_per_second = 5\n"
+    site.config_path.write_text(more)
+    with site.service() as service:
+        insert(site, "bad one", "bad two")
+        service.settle()
+        compared(service)
+        assert service.stop() == 0
+    site.sql("insert into documents select i, 't', 'text ' || i from generate_series(10, 900) i")
+    with site.service() as service:
+        service.settle()
+        site.sql("update cdc_embed.reconcile set state = 'running', stage = 'rows', cursor = null")
+        service.wait_for("reconcile")
+        embedding_server.faults()
+        assert retried(site, "--all")["refused"] == 0
+        running = "select state, stage from cdc_embed.reconcile"
+        assert site.sql(running) == [("running", "rows")], "three minutes of work"
+        assert answer(site, "list") == []

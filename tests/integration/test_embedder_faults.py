@@ -6,13 +6,18 @@ dead letter, be confirmed before it is durable, or need a person.
 
 import time
 from collections.abc import Callable
+from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
 
+import httpx2
 import pytest
+from structlog.testing import capture_logs
 
+from cdc_embed.cli import run
+from cdc_embed.config import load
 from cdc_embed.lsn import LSN
-from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
+from tests.site import DOCUMENTS, PATIENCE, EmbeddingServer, RunningService, Site, wait_until
 
 ALWAYS = 1_000_000_000
 """Of a fault that counts down: until it is taken away."""
@@ -162,6 +167,33 @@ def test_an_outage_under_load_loses_nothing_and_keeps_the_connection(
         assert ready_code(service) == 200
         assert service.metric("cdc_embed_reconnects_total") == 0
         assert service.metric("cdc_embed_dead_letters_total") == 0
+
+
+def test_a_long_outage_is_told_by_readiness_until_it_is_over(
+    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, so that half a minute can be a moment; the real one has the long test."""
+    monkeypatch.setattr(run, "LONG_TROUBLE_SECONDS", 0.5)
+    with capture_logs() as logs, run.running(load(faulty.config_path)) as service:
+        thread = Thread(target=service.run)
+        thread.start()
+        port = next(entry["port"] for entry in logs if entry["event"] == "serving")
+
+        def ready() -> int:
+            return httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code
+
+        try:
+            wait_until(lambda: ready() == 200, "it leads")
+            embedding_server.faults(fail_next=ALWAYS, status=500)
+            insert(faulty, 1, 1)
+            wait_until(lambda: ready() == 503, "it is not ready")
+            assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+            embedding_server.faults()
+            wait_until(lambda: ready() == 200, "it is ready again")
+        finally:
+            service.stop()
+            thread.join(PATIENCE)
+    assert faulty.drift() == []
 
 
 def ready_code(service: RunningService) -> int:

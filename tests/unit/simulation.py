@@ -1325,16 +1325,16 @@ class World:
             stop=stop,
             rows_per_second=0,
         )
-        verifier = Verifier(comparer=comparing, scopes=scopes, metrics=METRICS)
-        letters = cast(Letters, DeadLetters(self.target, self.actor))
-        retrier = Retrier(comparer=comparing, scopes=scopes, letters=letters)
+        absence, letters = Absence(), cast(Letters, DeadLetters(self.target, self.actor))
+        verifier = Verifier(comparer=comparing, scopes=scopes, metrics=METRICS, absence=absence)
+        retrier = Retrier(comparer=comparing, scopes=scopes, letters=letters, absence=absence)
         reconciler = Reconciler(
             comparer=comparing,
             scopes=scopes,
             desk=cast(Desk, notes),
             answers={"verify": verifier.answer, "retry": retrier.answer},
             on_compared=self.target.trusted.__setitem__,
-            absence=Absence(),
+            absence=absence,
             on_failure=_fail,
             epoch=epoch,
             metrics=METRICS,

@@ -13,6 +13,7 @@ from cdc_embed.change.plan import Annotate, Row, Write, one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.flow import verify
+from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.flow.verify import Verifier
@@ -182,6 +183,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
         comparer=cast(Comparer, world),
         scopes=[Scope(table=TABLE, space=1)],
         metrics=metrics,
+        absence=Absence(),
     )
     verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
     state, result = world.replies[-1]
