@@ -87,7 +87,8 @@ class Target:
         self.recorded = max(self.recorded, lsn)
 
 
-def build(stream: Stream, target: Target) -> Pipeline:
+def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
+    """``end_lsn`` is the end of the last transaction that is recorded."""
     metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
     patience = Patience(threading.Event(), lambda _stage, _error: None)
     embedder = HashEmbedder()
@@ -96,7 +97,7 @@ def build(stream: Stream, target: Target) -> Pipeline:
         source=HERE,
         target=HERE,
         position=START,
-        end_lsn=ZERO,
+        end_lsn=end_lsn,
         confirmed_lsn=target.recorded,
         batch_seq=0,
         epoch=1,
@@ -104,7 +105,7 @@ def build(stream: Stream, target: Target) -> Pipeline:
     return Pipeline(
         stream=stream,
         decode=pgoutput.messages,
-        assembler=Assembler([TABLE], checkpoint, target.recorded),
+        assembler=Assembler([TABLE], checkpoint, min(target.recorded, RECORDED)),
         preparer=Preparer(
             stock=cast(Stock, target),
             read_rows=lambda _table, _keys: {},
@@ -123,13 +124,13 @@ def build(stream: Stream, target: Target) -> Pipeline:
 class Rig:
     """The loop at one end of a connection and the script at the other."""
 
-    def __init__(self, server: Walsender, recorded: LSN) -> None:
+    def __init__(self, server: Walsender, end_lsn: LSN) -> None:
         self.server = server
-        self.target = Target(recorded)
+        self.target = Target(max(end_lsn, RECORDED))
         self.stream = Stream(server.dsn, "s")
         self.stream.start({"proto_version": "1"})
         assert server.streaming.wait(5)
-        self._pipeline = build(self.stream, self.target)
+        self._pipeline = build(self.stream, self.target, end_lsn=end_lsn)
         self._stop = threading.Event()
         self._loop = threading.Thread(target=self._pipeline.run, args=(self._stop,))
 
@@ -162,9 +163,9 @@ class Rig:
 
 
 @contextmanager
-def rigged(recorded: LSN = RECORDED) -> Iterator[Rig]:
+def rigged(end_lsn: LSN = ZERO) -> Iterator[Rig]:
     with Walsender() as server:
-        rig = Rig(server, recorded)
+        rig = Rig(server, end_lsn)
         try:
             yield rig
         finally:
@@ -235,3 +236,19 @@ def test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not
         assert rig.target.recorded == RECORDED
         rig.target.may_commit.set()
         rig.wait_for_confirmed(0x3100)
+
+
+def test_nothing_is_confirmed_before_the_recorded_commit_has_come_again() -> None:
+    """T2: the slot stands before the recorded transaction, so that has to be delivered once more.
+
+    A source that was rolled back to an older state has another transaction there, or none: then
+    what is recorded says nothing of its log, and must not move its slot.
+    """
+    with rigged(end_lsn=LSN(0x2100)) as rig:
+        server = rig.server
+        server.send_frame(0x0F00, b"M" + struct.pack(">BQ", 0, 0x0F00) + b"anchor\0" + bytes(4))
+        rig.run()
+        server.send_keepalive(0x1F00, reply=True)
+        assert max(rig.reports()) == 0
+        send_first_transaction(server)
+        rig.wait_for_confirmed(0x2100)
