@@ -1,13 +1,22 @@
-"""T3: a transaction can be decoded before a SELECT sees it; a read must wait until it does."""
+"""Rows read again from the source, when the log did not carry their text.
+
+T3: a transaction can be decoded before a SELECT sees it; a read must wait until it does.
+T7: a snapshot from before a rewrite or TRUNCATE shows an empty table; such a read does not count.
+"""
 
 import random
 import string
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.snapshot import widen
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from cdc_embed.session import SOURCE, Session
+from cdc_embed.source.rows import RowReader
 from tests.site import DOCUMENTS, Site, wait_until
 
 
@@ -49,6 +58,53 @@ def test_text_is_not_read_before_its_commit_is_visible(
             assert service.stop() == 0
         site.close()
         target.close()
+
+
+REWRITES = {
+    "rewrite": ["alter table documents add column stamp uuid default gen_random_uuid()"],
+    "truncate": [
+        "create temporary table kept as select * from documents",
+        "truncate documents",
+        "insert into documents select * from kept",
+    ],
+}
+
+
+@pytest.mark.parametrize("how", list(REWRITES))
+def test_rows_are_read_until_the_table_is_not_rewritten_meanwhile(
+    make_site: Callable[..., Site], version: int, how: str
+) -> None:
+    """The row is there before and after, but not for a snapshot from before: it would be "gone"."""
+    site = make_site(version)
+    site.sql(DOCUMENTS)
+    site.sql("insert into documents values (1, 'title', 'body')")
+    table = Table(
+        schema="public",
+        name="documents",
+        oid=site.value("select 'documents'::regclass::oid::bigint"),
+        key=(TableColumn("id", "bigint"),),
+        text_columns=("title", "body"),
+        template=None,
+        embedding_table="documents_embedding",
+    )
+    session = Session(SOURCE, site.dsn, "the reader")
+    rows = RowReader(session, threading.Event())
+    other = site.connect()
+    with other.cursor() as cursor, ThreadPoolExecutor(1) as executor:
+        for statement in REWRITES[how]:
+            cursor.execute(statement)
+        reading = executor.submit(rows.read, table, {("1",): 3})
+        blocked = (
+            "select count(*) from pg_stat_activity "
+            "where application_name = 'the reader' and wait_event_type = 'Lock'"
+        )
+        wait_until(lambda: site.value(blocked), "the read waits for the lock")
+        other.commit()
+        row = reading.result(30)["1",]
+        assert row is not None
+        assert row.texts == ("title", "body")
+    other.close()
+    session.close()
 
 
 @pytest.mark.parametrize(
