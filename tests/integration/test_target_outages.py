@@ -1,0 +1,220 @@
+"""A target that is away: nothing is lost, nothing is confirmed too early, and it is said."""
+
+import os
+import time
+import urllib.error
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.outages import confirmed, recorded, watched
+from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[EmbeddedPostgres]:
+    """The target's server: nobody else's, so that it may be stopped."""
+    with EmbeddedPostgres(18, tcp=True) as server:
+        yield server
+
+
+@pytest.fixture
+def pair(
+    make_site: Callable[..., Site],
+    server: EmbeddedPostgres,
+    embedding_server: EmbeddingServer,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Iterator[Site]:
+    """A source on 16 that has two seconds of patience with its reader; texts are counted."""
+    server.start()
+    target = Site(server, f"t{os.getpid()}_{abs(hash(request.node.name))}", tmp_path)
+    source = make_site(16, target=target)
+    source.sql(DOCUMENTS)
+    source.configure(
+        embedder=embedding_server.configuration,
+        tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        "chunk = { max_tokens = 100000 }\n",
+        more='[limits]\nmemory = "1MB"\ndrain_timeout = "1s"\n',
+    )
+    source.environment["CDC_EMBED_SOURCE__DSN"] = (
+        f"{source.dsn}?options=-c%20wal_sender_timeout%3D2s"
+    )
+    source.cli("setup")
+    embedding_server.reset()
+    yield source
+    target.close()
+
+
+@pytest.fixture
+def target(pair: Site) -> Site:
+    assert pair.target is not None
+    return pair.target
+
+
+def reader(site: Site) -> int | None:
+    """The process that serves the stream."""
+    statement = "select active_pid from pg_replication_slots where slot_name = %s"
+    pid: int | None = site.value(statement, site.name)
+    return pid
+
+
+def waits_for_target(service: RunningService) -> str:
+    return str(service.status()["waiting"].get("target"))
+
+
+def test_target_that_is_away_for_long_costs_neither_changes_nor_the_connection(
+    pair: Site, target: Site, server: EmbeddedPostgres, embedding_server: EmbeddingServer
+) -> None:
+    """Longer than the server's patience with a silent reader, with more than memory holds."""
+    with watched(pair) as violations, pair.service() as service:
+        service.wait_for("indexed")
+        pair.sql("insert into documents values (0, 't', 'text 0')")
+        service.settle()
+        stream, before = reader(pair), recorded(pair)
+        assert stream is not None
+        target.close()
+        server.stop()
+        pair.sql(
+            "insert into documents select i, 't', 'text ' || i || repeat(' word', 1600) "
+            "from generate_series(1, 300) i"
+        )
+        wait_until(lambda: "refused" in waits_for_target(service), "it says so")
+        wait_until(lambda: service.metric("cdc_embed_backpressure_active"), "memory is full")
+        since = pair.value("select now()")
+        wait_until(lambda: pair.value("select now() > %s + interval '3 s'", since), "an outage")
+        assert reader(pair) == stream
+        assert confirmed(pair) <= before
+        server.start()
+        service.settle(60)
+        assert pair.drift() == []
+        assert set(embedding_server.counts()["by_text"].values()) == {1}
+        assert service.metric("cdc_embed_reconnects_total") == 0
+        assert service.status()["waiting"] == {}
+        assert service.stop() == 0
+    assert violations == []
+
+
+def test_target_that_restarts_under_load_is_written_to_again(
+    pair: Site, target: Site, server: EmbeddedPostgres, embedding_server: EmbeddingServer
+) -> None:
+    """A crash and a shutdown in the middle of batches; what was embedded is not embedded again."""
+    with watched(pair) as violations, pair.service() as service:
+        service.wait_for("indexed")
+        stored = 0
+        for mode in ("immediate", "fast"):
+            pair.sql(
+                "insert into documents select %s + i, 't', %s || i from generate_series(1, 600) i",
+                stored * 10,
+                mode,
+            )
+            wait_until(partial(documents, target, stored), "some batches are committed")
+            target.close()
+            server.restart(mode)
+            service.settle(60)
+            stored = documents(target)
+        assert stored == 1200
+        assert pair.drift() == []
+        assert set(embedding_server.counts()["by_text"].values()) == {1}
+        assert service.metric("cdc_embed_errors_total", stage="target") > 0
+        assert service.stop() == 0
+    assert violations == []
+
+
+def documents(target: Site, more_than: int = 0) -> int:
+    """How many there are, if there are more."""
+    count: int = target.value("select count(*) from cdc_embed.documents_embedding")
+    return count if count > more_than else 0
+
+
+def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
+    pair: Site, target: Site, server: EmbeddedPostgres
+) -> None:
+    with watched(pair) as violations:
+        with pair.service() as service:
+            service.wait_for("indexed")
+            service.settle()
+            target.close()
+            server.stop()
+            pair.sql("insert into documents values (1, 't', 'before the stop')")
+            wait_until(lambda: waits_for_target(service), "it says so")
+            began = time.monotonic()
+            assert service.stop() == 0
+            assert time.monotonic() - began < 10, "the drain timeout is a second"
+        stands = confirmed(pair)
+        refused = pair.cli("run", expect=75)
+        assert "target database" in refused.stderr
+        assert "target.dsn" in refused.stderr, "what to do"
+        assert confirmed(pair) == stands
+        server.start()
+        with pair.service() as service:
+            service.settle()
+            assert pair.drift() == []
+            target.close()
+            server.stop()
+            pair.sql("insert into documents values (2, 't', 'before the kill')")
+            wait_until(lambda: waits_for_target(service), "it says so")
+            service.kill()
+        server.start()
+        with pair.service() as service:
+            service.settle()
+            assert pair.drift() == []
+            assert service.stop() == 0
+    assert violations == []
+
+
+def test_standby_that_takes_over_while_the_target_is_away_waits_for_it(
+    pair: Site, target: Site, server: EmbeddedPostgres
+) -> None:
+    with (
+        watched(pair) as violations,
+        pair.service() as first,
+        pair.service(wait=False) as second,
+    ):
+        second.wait_for("standby, the slot is in use")
+        first.settle()
+        target.close()
+        server.stop()
+        pair.sql("insert into documents values (1, 't', 'text')")
+        stands = confirmed(pair)
+        first.kill()
+        assert "target" in second.wait_for("connection lost")["reason"]
+        assert confirmed(pair) == stands
+        server.start()
+        second.wait_for("streaming", 60)
+        second.settle()
+        assert pair.drift() == []
+        assert second.stop() == 0
+    assert violations == []
+
+
+@pytest.mark.long
+def test_long_outage_makes_the_service_unready_and_its_end_ready_again(
+    pair: Site, target: Site, server: EmbeddedPostgres
+) -> None:
+    with pair.service() as service:
+        service.wait_for("indexed")
+        service.settle()
+        assert service.get("/readyz") == "ok\n"
+        target.close()
+        server.stop()
+        pair.sql("insert into documents values (1, 't', 'text')")
+        told = wait_until(lambda: unready(service), "it is not ready", 90)
+        assert "target" in told
+        assert service.get("/livez") == "ok\n"
+        server.start()
+        service.settle(60)
+        assert service.get("/readyz") == "ok\n"
+        assert service.stop() == 0
+
+
+def unready(service: RunningService) -> str | None:
+    try:
+        service.get("/readyz")
+    except urllib.error.HTTPError as exc:
+        with exc:
+            return exc.read().decode()
+    return None
