@@ -21,7 +21,7 @@ class Documents:
     key: Sequence[str] = ("id",)
     text: Sequence[str] = ("title", "body")
     template: str = ""
-    """Of ``text``'s columns, in braces."""
+    """Of ``text``'s columns, in braces; braces themselves are doubled."""
     metadata: Sequence[str] = ()
     embedding_table: str = ""
 
@@ -56,7 +56,11 @@ class Documents:
         if not present or not self.template:
             return "\n\n".join(present)
         named = dict(zip(self.text, values, strict=True))
-        return re.sub(r"\{(.*?)\}", lambda match: named[match[1]] or "", self.template)
+
+        def fill(match: re.Match[str]) -> str:
+            return match[0][0] if match[1] is None else named[match[1]] or ""
+
+        return re.sub(r"\{\{|\}\}|\{(.*?)\}", fill, self.template)
 
     def _stored(self, site: Site) -> dict[tuple[str, ...], tuple[str, list[str], bytes, Any]]:
         columns = [*self.key, *self.metadata, "chunk_text", "document_hash", "embedding"]
