@@ -8,17 +8,19 @@ need a person is said here once, by SQLSTATE class
 
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any, Final
 
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
+from cdc_embed import pulse
 from cdc_embed.errors import (
     AuthenticationError,
     CdcEmbedError,
@@ -27,6 +29,7 @@ from cdc_embed.errors import (
     TargetRefusedError,
     TargetUnavailableError,
 )
+from cdc_embed.sql import queries
 
 VALUE_SETTINGS: Final = {
     "datestyle": "ISO",
@@ -50,12 +53,13 @@ NOTICE_A_LOST_CLIENT: Final = "set client_connection_check_interval = '1s'"
 
 CONNECT_TIMEOUT: Final = 10
 
+DEAD_PEER_SECONDS: Final = 30.0
 DEAD_PEER_OPTIONS: Final = {
     "keepalives": "1",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
-    "tcp_user_timeout": "30000",
+    "tcp_user_timeout": f"{DEAD_PEER_SECONDS * 1000:.0f}",
 }
 """A peer that vanished is noticed within half a minute, unless the DSN says otherwise."""
 
@@ -104,6 +108,9 @@ TARGET: Final = Side(
 )
 
 
+PULSE: Final = pulse.Pulse()
+
+
 class RowRefusedError(Exception):
     """The database refuses a row's data; which row, the caller must find out."""
 
@@ -118,6 +125,11 @@ class Session:
         self._connection: Any = None
         self._opening: Future[Any] | None = None
         self._cut: Any = None
+        self.waiting_since: float | None = None
+        self.patience = DEAD_PEER_SECONDS
+        """Seconds after which the server is asked whether it works on what is waited for."""
+        self._backend = 0
+        """The server's process; 0 where a pooler hides it."""
         self.generation = 0
         """Counts the connections: what lives as long as a session is tied to it."""
 
@@ -134,7 +146,7 @@ class Session:
         ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, whether it
         took effect is unknown.
         """
-        with translated(self.side, table, rows=rows):
+        with translated(self.side, table, rows=rows), self._watched():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
@@ -153,7 +165,7 @@ class Session:
     @contextmanager
     def autocommit(self, table: str) -> Iterator[Any]:
         """A cursor outside any transaction, for statements that make their own."""
-        with translated(self.side, table):
+        with translated(self.side, table), self._watched():
             connection = self._open()
             connection.autocommit = True
             try:
@@ -181,14 +193,55 @@ class Session:
             opening.cancel()
         if connection is not None:
             self._cut = connection
-            with suppress(psycopg2.Error, OSError):  # closed meanwhile
-                _cut(connection.fileno())
+            cut(connection)
+
+    def is_served(self) -> bool:
+        """Whether the server works on what is waited for, as a session of its own sees it."""
+        connection = self._connection
+        if connection is None or connection.closed or not self._backend:
+            return True
+        try:
+            other = connect(self.side, self._dsn, f"{self._application_name} pulse")
+        except psycopg2.OperationalError as exc:
+            return "FATAL" in str(exc)  # it is there, but lets nobody in
+        limit = Timer(self.patience, cut, [other])
+        limit.daemon = True
+        limit.start()
+        try:
+            with other.cursor() as cursor:
+                values = {
+                    "pid": self._backend,
+                    "application_name": self._application_name,
+                    "seconds": self.patience,
+                }
+                cursor.execute(queries("session")["served"], values)
+                served: bool = cursor.fetchone()[0]
+                if not served:  # what it holds, the next attempt would wait for
+                    cursor.execute(queries("session")["end"], values)
+        except psycopg2.Error:
+            return False
+        finally:
+            limit.cancel()
+            other.close()
+        return served
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        self.waiting_since = time.monotonic()
+        PULSE.watch(self)
+        try:
+            yield
+        finally:
+            self.waiting_since = None
 
     def _open(self) -> Any:
         if self._connection is not None and self._connection is self._cut:
             self.close()
         if self._connection is None or self._connection.closed:
+            self.patience = patience(parameters_of(self._dsn))
+            self._backend = 0
             self._connection = self._connect()
+            self._backend = _backend_of(self._connection)
             self.generation += 1
         return self._connection
 
@@ -224,9 +277,22 @@ def _connect_for(opening: "Future[Any]", side: Side, dsn: str, application_name:
             connection.close()
 
 
-def _cut(fd: int) -> None:
-    with socket.socket(fileno=os.dup(fd)) as peer:
+def _backend_of(connection: Any) -> int:
+    with connection.cursor() as cursor:
+        cursor.execute(queries("session")["backend"])
+        pid: int = cursor.fetchone()[0]
+    connection.rollback()
+    return pid if pid == connection.info.backend_pid else 0
+
+
+def cut(connection: Any) -> None:
+    """End a connection that another thread waits on; harmless when it is closed already."""
+    with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
         peer.shutdown(socket.SHUT_RDWR)
+
+
+def _socket_of(connection: Any) -> socket.socket:
+    return socket.socket(fileno=os.dup(connection.fileno()))
 
 
 def connect(side: Side, dsn: str, application_name: str) -> Any:
@@ -241,6 +307,9 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     }
     connection = psycopg2.connect(**{**parameters, "application_name": application_name})
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
+    limit = Timer(patience(parameters), cut, [connection])
+    limit.daemon = True
+    limit.start()
     try:
         connection.set_client_encoding("UTF8")
         connection.autocommit = True
@@ -257,7 +326,15 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     except BaseException:
         connection.close()
         raise
+    finally:
+        limit.cancel()
     return connection
+
+
+def patience(parameters: Mapping[str, str]) -> float:
+    """Seconds after which an answer should have come: as long as TCP waits for a peer's."""
+    given = int(parameters.get("tcp_user_timeout", 0))
+    return given / 1000 if given > 0 else DEAD_PEER_SECONDS
 
 
 def parameters_of(dsn: str) -> dict[str, str]:

@@ -1,11 +1,10 @@
 """``cdc-embed run``: the service, until a signal ends it."""
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import typer
@@ -15,6 +14,7 @@ from cdc_embed.cli.context import Context
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.plugin import make_plugin
+from cdc_embed.cli.stopping import Stopping, signals
 from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError
@@ -38,7 +38,7 @@ from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
 from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.service import Service, Source, report_interval
+from cdc_embed.flow.service import Service, Source, report_interval, silence_limit
 from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
@@ -71,11 +71,16 @@ def run(ctx: typer.Context) -> None:
     context: Context = ctx.obj
     config = context.load()
     set_up_logs(config.log, debug=context.debug)
+    with signals(config.limits.drain_timeout) as stopping:
+        _run(config, stopping)
+
+
+def _run(config: Config, stopping: Stopping) -> None:
     gap: HistoryGapError | None = None
     rebuilt_at = 0.0
     while True:
         try:
-            with running(config, gap=gap) as service, _signals(service):
+            with running(config, gap=gap) as service, stopping.drains(service):
                 return service.run()
         except HistoryGapError as exc:
             in_vain = gap is not None and time.monotonic() - rebuilt_at < REBUILD_SECONDS
@@ -172,6 +177,7 @@ class Parts:
         runner = EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics)
         stack.callback(runner.close)
         reconciling = self._reconciling(stack, store)
+        wal_sender_timeout = self.both.catalogue.wal_sender_timeout()
         service = Service(
             source=Source(
                 dsn=config.source.resolved_dsn(),
@@ -180,6 +186,7 @@ class Parts:
                 catalogue=self.both.catalogue,
                 rows=self.reader,
                 tables=self.tables,
+                silence_limit=silence_limit(wal_sender_timeout),
             ),
             store=store,
             cut=cutter(self.card, self.tables),
@@ -190,7 +197,7 @@ class Parts:
             telemetry=self.telemetry,
             limits=Limits(
                 memory=config.limits.memory,
-                report_interval=report_interval(self.both.catalogue.wal_sender_timeout()),
+                report_interval=report_interval(wal_sender_timeout),
                 linger=config.embedder.linger,
             ),
             abandon=self.abandon,
@@ -345,26 +352,3 @@ class Parts:
             oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
             waiting=waiting,
         )
-
-
-@contextmanager
-def _signals(service: Service) -> Iterator[None]:
-    """The first SIGTERM or SIGINT drains, the second ends at once."""
-    received = 0
-
-    def on_signal(*_: Any) -> None:
-        nonlocal received
-        received += 1
-        if received == 1:
-            service.stop()
-        else:
-            service.stop_now()
-
-    before = {
-        number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -72,9 +72,10 @@ def _run(both: Connections, plan: SetupPlan, say: Callable[[str], None]) -> None
 
 def _show(plan: SetupPlan) -> None:
     for step in plan.steps:
-        typer.echo(f"-- {step.where.value}: {step.why}\n{step.statement};\n")
+        typer.echo(_comment(f"{step.where.value}: {step.why}"))
+        typer.echo(f"{step.statement};\n")
     for note in plan.notes:
-        typer.echo(f"-- note: {note}")
+        typer.echo(_comment(f"note: {note}"))
     if not plan.steps:
         typer.echo("-- nothing to do, everything is set up")
 
@@ -86,6 +87,11 @@ def _script(plan: SetupPlan, one_database: bool) -> str:
         if steps and not one_database:
             lines.append(f"\n-- in the {where.value} database")
         for step in steps:
-            lines += [f"\n-- {step.why}", f"{step.statement.rstrip().rstrip(';')};"]
+            lines += ["", _comment(step.why), f"{step.statement.rstrip().rstrip(';')};"]
     lines.append("\n-- Then run cdc-embed setup once more: it records where the slot stands.")
     return "\n".join(lines)
+
+
+def _comment(text: str) -> str:
+    """A line of SQL that does nothing, whatever line breaks a name in it has."""
+    return "-- " + " ".join(text.split())

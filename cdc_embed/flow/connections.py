@@ -41,6 +41,11 @@ class Connections:
     source: Session
     target: Session
 
+    def cancel(self) -> None:
+        """Make what another thread waits for fail."""
+        self.source.cancel()
+        self.target.cancel()
+
     @property
     def catalogue(self) -> SlotCatalogue:
         return SlotCatalogue(self.source, self.config.source.slot)

@@ -40,7 +40,7 @@ from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import Slot, SlotCatalogue
-from cdc_embed.source.stream import SlotIsActiveError, Stream
+from cdc_embed.source.stream import SILENT_SECONDS, SlotIsActiveError, Stream
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
 from cdc_embed.wire.messages import Decoder
@@ -50,6 +50,8 @@ LONGEST_REPORT_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 0.5
 """Between two looks at whether a stop still waits for the target."""
 REPORTS_PER_TIMEOUT: Final = 4
+LEAST_SILENT_SECONDS: Final = 10.0
+"""A busy server may answer late, whatever it expects of us."""
 
 COMES_BACK: Final = (
     ReplicationError,
@@ -81,6 +83,8 @@ class Source:
     catalogue: SlotCatalogue
     rows: RowReader
     tables: Iterable[Table]
+    silence_limit: float
+    """Seconds without an answer, after which a connection is given up."""
 
 
 Reconciling = Callable[[Lane, int, threading.Event], Reconciler]
@@ -121,6 +125,7 @@ class Service:
         self._stop_now = threading.Event()
         self._stopped_at = 0.0
         self._attempt = 0
+        self._silence_limit = source.silence_limit
         self._pipeline: Pipeline | None = None
         self.phase = "starting"
         self.holder = ""
@@ -200,7 +205,7 @@ class Service:
     def _lead(self) -> None:
         """Take the slot and follow it until stopped; raises when the connection is lost."""
         slot = self._usable_slot()
-        stream = Stream(self._source.dsn, self._source.slot)
+        stream = Stream(self._source.dsn, self._source.slot, self._silence_limit)
         try:
             source = stream.identify()
             history = stream.timeline_history(source.timeline)
@@ -225,6 +230,9 @@ class Service:
             self._source.catalogue.anchor()
             self._follow(stream, checkpoint, confirmed)
         finally:
+            if stream.unanswered:  # it may decode what comes to nothing: the next waits longer
+                longer = self._source.silence_limit if stream.frames else 2 * self._silence_limit
+                self._silence_limit = longer
             stream.close()
 
     def _usable_slot(self) -> Slot:
@@ -354,6 +362,11 @@ def report_interval(wal_sender_timeout: float) -> float:
     if wal_sender_timeout <= 0:
         return LONGEST_REPORT_SECONDS
     return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
+
+
+def silence_limit(wal_sender_timeout: float) -> float:
+    """Seconds without an answer after which the server is given up: as long as it waits for us."""
+    return max(wal_sender_timeout or SILENT_SECONDS, LEAST_SILENT_SECONDS)
 
 
 def _reason(exc: Exception) -> str:

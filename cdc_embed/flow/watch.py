@@ -32,6 +32,7 @@ from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.reconcile import Comparison, Ledger
 from cdc_embed.target.schema import registered_tables
 
+CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
 """A table that leaves the publication loses changes from then on: soon enough to say which."""
 
@@ -179,7 +180,10 @@ class Watch:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(CANCEL_SECONDS)
+        while self._thread.is_alive():
+            self._both.cancel()
+            self._thread.join(CANCEL_SECONDS)
 
     def _run(self) -> None:
         while True:

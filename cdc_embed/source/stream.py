@@ -11,6 +11,10 @@ connection open for it. We confirm only what is recorded, which the stopping ser
 do any more, so both would wait for ever. It ends ordinary sessions at once, though: one of those
 is kept beside the stream as a ``sentinel``, and when it is ended, the stream is too.
 
+An idle server says nothing for hours, so silence alone means nothing. After a while of it a report
+asks for an answer, as PostgreSQL's own subscribers do (``wal_receiver_timeout``): TCP notices a
+peer that vanished, but not a proxy whose other side is gone and that acknowledges all we send.
+
 What remains is a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
 a transaction with an origin): after it the reading cursor forwards any keepalive. ``unguarded``
 says so, ``exposed`` up to where it may have happened; the loop reads on only when that is safe.
@@ -25,6 +29,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Timer
 from typing import Any, Final
 
 import psycopg2
@@ -45,8 +50,10 @@ from cdc_embed.session import (
     SOURCE,
     VALUE_SETTINGS,
     connect,
+    cut,
     describe,
     parameters_of,
+    patience,
     translated,
 )
 
@@ -56,6 +63,9 @@ nothing to report, and what it would report is 0."""
 
 SILENCE_LIMIT: Final = 10.0
 """Seconds that a readable connection may yield nothing before it is called dead."""
+
+SILENT_SECONDS: Final = 60.0
+"""The server's own patience with a client, where it has none."""
 
 SLOT_BUSY: Final = "55006"
 UNDEFINED_OBJECT: Final = "42704"
@@ -82,8 +92,11 @@ class Stream:
     the slot or its log is, ``AuthenticationError`` or ``PreflightError`` when a person must act.
     """
 
-    def __init__(self, dsn: str, slot: str) -> None:
+    def __init__(self, dsn: str, slot: str, silence_limit: float = SILENT_SECONDS) -> None:
+        """``silence_limit``: seconds without a sign of life, asked for after half of them."""
         self._slot = slot
+        self._silence_limit = silence_limit
+        self._patience = patience(parameters_of(dsn))
         self.application_name = stream_name(slot)
         self._streaming = False
         self._silent_since: float | None = None
@@ -96,10 +109,17 @@ class Stream:
         self._reader = self._connection.cursor()
         self._reporter = self._connection.cursor()
         self._data_start = ZERO
+        self._heard_at = time.monotonic()
+        self._asked_at: float | None = None
+        self._spoken_at = self._reader.io_timestamp
+        self.frames = 0
+        """How many were read."""
+        self.unanswered = False
+        """The server was given up because it did not answer."""
 
     def identify(self) -> Identity:
         """The server, database and timeline at the other end."""
-        with self._translated():
+        with self._answered():
             self._reader.execute("IDENTIFY_SYSTEM")
             system_identifier, timeline, _, database = self._reader.fetchone()
         return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
@@ -108,7 +128,7 @@ class Stream:
         """(ancestor, switch point) of every timeline that ``timeline`` descends from."""
         if timeline == 1:
             return []
-        with self._translated():
+        with self._answered():
             self._reader.execute(sql.SQL("TIMELINE_HISTORY {}").format(sql.Literal(timeline)))
             content = bytes(self._reader.fetchone()[1]).decode()
         lines = (line.split("\t") for line in content.splitlines() if line.strip())
@@ -123,7 +143,7 @@ class Stream:
                 for name, value in options.items()
             ),
         )
-        with self._translated():
+        with self._answered():
             self._reader.start_replication_expert(command, decode=False, status_interval=NEVER)
         self._streaming = True
 
@@ -148,6 +168,8 @@ class Stream:
             # a stopping server asks for a reply, which would forward its position; it ends the
             # sentinel before
             self.check_sentinel()
+        if self._asked_at is not None and _is_readable(self._connection):
+            self._hear()  # a part of a large message is a sign of life, too
         with self._translated():
             message = self._reader.read_message()
         if unguarded:
@@ -156,18 +178,25 @@ class Stream:
             self._watch_silence()
             return None
         self._silent_since = None
+        self._hear()
+        self.frames += 1
         self._data_start = LSN(message.data_start)
         return Frame(message.payload, self._data_start)
 
     def report(self, received: LSN, confirmed: LSN) -> None:
         """Tell the server what has arrived, and up to where it may forget."""
+        now = time.monotonic()
+        ask = self._asked_at is None and now - self._heard_at > self._silence_limit / 2
         with self._translated():
-            self._reporter.send_feedback(write_lsn=received, flush_lsn=confirmed, force=True)
+            self._reporter.send_feedback(
+                write_lsn=received, flush_lsn=confirmed, reply=ask, force=True
+            )
+        if ask:
+            self._asked_at = now
 
     def check_sentinel(self) -> None:
         """Raise when the server has ended the session beside the stream: it is stopping."""
-        readable, _, _ = select.select([self.sentinel], [], [], 0)
-        if readable:
+        if _is_readable(self.sentinel):
             raise ReplicationError(problem="the server ends its sessions, it may be stopping")
 
     def close(self) -> None:
@@ -176,17 +205,43 @@ class Stream:
 
     def _watch_silence(self) -> None:
         """A stopped server can look like a readable connection that never yields anything."""
-        readable, _, _ = select.select([self._connection], [], [], 0)
-        if not readable:
+        now = time.monotonic()
+        if not _is_readable(self._connection):
             self._silent_since = None
+            self._expect_answer(now)
             return
-        unread, now = _unread_bytes(self.fileno()), time.monotonic()
+        unread = _unread_bytes(self.fileno())
         if unread == 0:
             raise ReplicationError(problem="the server closed it")
         if self._silent_since is None or unread != self._unread:
             self._silent_since, self._unread = now, unread
         elif now - self._silent_since > SILENCE_LIMIT:
             raise ReplicationError(problem="it is open but says nothing that can be read")
+
+    def _expect_answer(self, now: float) -> None:
+        """Nothing waits to be read: is it because nobody is there?"""
+        spoken_at = self._reader.io_timestamp  # a keepalive is no message, but moves this
+        if spoken_at != self._spoken_at:
+            self._spoken_at = spoken_at
+            self._hear()
+        elif self._asked_at is not None and now - self._asked_at > self._silence_limit / 2:
+            self.unanswered = True
+            raise ReplicationError(problem="the server does not answer any more")
+
+    def _hear(self) -> None:
+        self._heard_at, self._asked_at = time.monotonic(), None
+
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """A command that is answered at once, or never: then the connection is cut."""
+        limit = Timer(self._patience, cut, [self._connection])
+        limit.daemon = True
+        limit.start()
+        try:
+            with self._translated():
+                yield
+        finally:
+            limit.cancel()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -234,6 +289,11 @@ def _connect_for_replication(dsn: str, application_name: str) -> Any:
         "options": f"{given.get('options', '')} {settings}".strip(),
     }
     return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
+
+
+def _is_readable(connection: Any) -> bool:
+    readable, _, _ = select.select([connection], [], [], 0)
+    return bool(readable)
 
 
 def _unread_bytes(fd: int) -> int:

@@ -1,0 +1,95 @@
+"""SIGTERM and SIGINT, heard by a thread of their own: the main one may wait inside the driver.
+
+The first lets the service drain; what only starts has nothing to drain, and ends. The second, or
+the end of the drain timeout, ends the process whatever it waits for: a server that does not answer,
+a model that computes. Nothing is lost by that, some is replayed.
+"""
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from threading import Thread, Timer
+from typing import Final
+
+import structlog
+
+from cdc_embed.flow.service import Service
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+LEEWAY_SECONDS: Final = 3.0
+"""For what follows the drain: recording, confirming, closing."""
+AT_ONCE_SECONDS: Final = 1.0
+
+log = structlog.get_logger()
+
+
+class Stopping:
+    """What a signal stops."""
+
+    def __init__(self, drain_timeout: float) -> None:
+        self._drain_timeout = drain_timeout
+        self._service: Service | None = None
+        self._received = 0
+
+    @contextmanager
+    def drains(self, service: Service) -> Iterator[None]:
+        """From here on a signal lets this service drain."""
+        self._service = service
+        try:
+            yield
+        finally:
+            if not self._received:
+                self._service = None
+
+    def on_signal(self) -> None:
+        self._received += 1
+        if self._service is None:
+            os._exit(0)
+        if self._received == 1:
+            self._service.stop()
+            self._end_after(self._drain_timeout + LEEWAY_SECONDS)
+        else:
+            self._service.stop_now()
+            self._end_after(AT_ONCE_SECONDS)
+
+    def _end_after(self, seconds: float) -> None:
+        timer = Timer(seconds, _end)
+        timer.daemon = True
+        timer.start()
+
+
+@contextmanager
+def signals(drain_timeout: float) -> Iterator[Stopping]:
+    """Hear them while the context lasts."""
+    stopping = Stopping(drain_timeout)
+    hear, tell = socket.socketpair()
+    tell.setblocking(False)
+
+    def listen() -> None:
+        while number := hear.recv(1):
+            if number[0] in SIGNALS:
+                stopping.on_signal()
+
+    before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
+    waker = signal.set_wakeup_fd(tell.fileno())
+    thread = Thread(target=listen, name="signals", daemon=True)
+    thread.start()
+    try:
+        yield stopping
+    finally:
+        signal.set_wakeup_fd(waker)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        tell.close()
+        thread.join()
+        hear.close()
+
+
+def _end() -> None:
+    log.warning("ended before all was finished", hint="it is replayed at the next start")
+    with suppress(OSError):
+        sys.stderr.flush()
+    os._exit(0)

@@ -1,0 +1,64 @@
+"""Notices an answer that will never come: another session asks whether the server works on it.
+
+TCP notices a peer that vanished. It does not notice one whose kernel acknowledges what nobody reads
+any more: a proxy or a tunnel whose other side is gone, a connection that a load balancer forgot. A
+statement may take hours and a lock may be waited for as long, so no time limit tells a slow answer
+from a lost one. The server does.
+"""
+
+import time
+from threading import Lock, Thread
+from typing import Final, Protocol
+from weakref import WeakKeyDictionary
+
+LOOK_SECONDS: Final = 1.0
+
+
+class Watched(Protocol):
+    """What waits for a server's answers."""
+
+    patience: float
+    waiting_since: float | None
+    """Monotonic seconds; None while nothing is waited for."""
+
+    def is_served(self) -> bool: ...
+    def cancel(self) -> None: ...
+
+
+class Pulse:
+    """One thread for everything that waits; it lives as long as the process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._asked: WeakKeyDictionary[Watched, float] = WeakKeyDictionary()
+        """When each was last asked about; monotonic seconds."""
+        self._running = False
+
+    def watch(self, watched: Watched) -> None:
+        """Look after it from here on."""
+        with self._lock:
+            self._asked.setdefault(watched, 0.0)
+            if not self._running:
+                self._running = True
+                Thread(target=self._run, name="pulse", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            with self._lock:
+                waiting = [w for w, asked in self._asked.items() if _is_due(w, asked, now)]
+                self._asked.update(dict.fromkeys(waiting, now))
+            for watched in waiting:
+                Thread(target=_ask, args=(watched,), name="pulse", daemon=True).start()
+
+
+def _is_due(watched: Watched, asked: float, now: float) -> bool:
+    since = watched.waiting_since
+    return since is not None and now - max(since, asked) > watched.patience
+
+
+def _ask(watched: Watched) -> None:
+    since = watched.waiting_since
+    if since is not None and not watched.is_served() and watched.waiting_since == since:
+        watched.cancel()
