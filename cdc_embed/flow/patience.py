@@ -20,8 +20,8 @@ from cdc_embed.errors import (
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
-SLOW_SECONDS: Final = 10.0
-"""An attempt that lasts longer waits for somebody: a lock, a server that hangs."""
+SLOW_SECONDS: Final = 30.0
+"""An attempt that lasts longer seems to wait for somebody: a lock, a server that hangs."""
 PASSING: Final = (EmbedderUnavailableError, SourceUnavailableError, TargetUnavailableError)
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class _Wait:
 
     def seen_at(self, now: float) -> Trouble | None:
         if self.trouble is None and now - self.began > SLOW_SECONDS:
-            return Trouble(f"no answer for {now - self.began:.0f} s", self.began)
+            return Trouble(f"no answer for {now - self.began:.0f} s", self.began + SLOW_SECONDS)
         return self.trouble
 
 

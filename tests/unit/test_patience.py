@@ -181,7 +181,7 @@ def test_attempt_that_lasts_long_shows_as_waiting(monkeypatch: pytest.MonkeyPatc
         now += SLOW_SECONDS
         assert patient.troubles == {}
         now += 2
-        assert patient.troubles == {"target": Trouble("no answer for 12 s", 1000.0)}
+        assert patient.troubles == {"target": Trouble("no answer for 32 s", 1000.0 + SLOW_SECONDS)}
 
     patient.keep_trying("target", attempt)
     assert patient.troubles == {}
