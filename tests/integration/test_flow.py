@@ -110,21 +110,6 @@ def test_key_changes_move_vectors(counted: tuple[Site, EmbeddingServer]) -> None
         assert server.texts() == 0
 
 
-def test_insert_and_delete_in_one_transaction_embed_nothing(
-    counted: tuple[Site, EmbeddingServer],
-) -> None:
-    site, server = counted
-    with site.service() as service:
-        site.transaction(
-            "insert into documents values (1, 't', 'short life')",
-            "update documents set body = 'still short' where id = 1",
-            "delete from documents where id = 1",
-        )
-        service.settle()
-        assert server.texts() == 0
-        assert site.drift() == []
-
-
 def test_unchanged_toast_is_no_change_of_the_text(counted: tuple[Site, EmbeddingServer]) -> None:
     site, server = counted
     with site.service() as service:
@@ -163,21 +148,6 @@ def test_row_from_before_the_slot_is_read_again_when_it_changes(
         assert service.metric("cdc_embed_changes_skipped_total", reason="unchanged") == 1
 
 
-def test_truncate_removes_everything_before_it_and_nothing_after(each_site: Site) -> None:
-    site = each_site
-    with site.service() as service:
-        site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1,50) i")
-        service.settle()
-        site.transaction(
-            "insert into documents values (100, 't', 'gone')",
-            "truncate documents",
-            "insert into documents values (1, 't', 'again'), (101, 't', 'new')",
-        )
-        service.settle()
-        assert site.drift() == []
-        assert site.value("select count(*) from cdc_embed.documents_embedding") == 2
-
-
 def test_text_over_the_window_is_stored_in_chunks_and_none_of_it_is_lost(each_site: Site) -> None:
     site = each_site
     site.cli("teardown", "--yes")
@@ -201,56 +171,3 @@ def test_text_over_the_window_is_stored_in_chunks_and_none_of_it_is_lost(each_si
         service.settle()
         assert site.value("select count(*) from cdc_embed.dead_letter") == 0
         assert site.drift() == []
-
-
-def test_composite_key_and_quoted_names(each_site: Site) -> None:
-    site = each_site
-    site.cli("teardown", "--yes")
-    site.sql(
-        'create table "we""ird; drop" ("Key A" uuid, "key-b" timestamptz, "Te""xt" text, '
-        'primary key ("Key A", "key-b"))'
-    )
-    site.configure(
-        tables='[[tables]]\nname = \'public."we""ird; drop"\'\ntext = [\'Te"xt\']\n'
-        "embedding_table = 'weird_embedding'\n"
-    )
-    site.cli("setup")
-    with site.service() as service:
-        site.sql(
-            'insert into "we""ird; drop" values (gen_random_uuid(), now(), %s), '
-            "(gen_random_uuid(), 'infinity', 'another')",
-            "emoji \U0001f600 and \u05e2\u05d1\u05e8\u05d9\u05ea and e\u0301",
-        )
-        service.settle()
-        matches = site.value(
-            'select count(*) from "we""ird; drop" s join cdc_embed.weird_embedding t '
-            'on t."Key A" = s."Key A" and t."key-b" = s."key-b" and t.chunk_text = s."Te""xt"'
-        )
-        assert matches == 2
-        site.sql('update "we""ird; drop" set "key-b" = \'2020-01-01\' where "key-b" = \'infinity\'')
-        site.sql('delete from "we""ird; drop" where "key-b" <> \'2020-01-01\'')
-        service.settle()
-        assert site.sql(
-            'select "key-b"::date::text, chunk_text from cdc_embed.weird_embedding'
-        ) == [("2020-01-01", "another")]
-
-
-def test_key_of_an_own_type_can_be_read_again(each_site: Site) -> None:
-    site = each_site
-    site.cli("teardown", "--yes")
-    site.sql("create type mood as enum ('glad', 'sad')")
-    site.sql("create table moods (id mood primary key, title text, body text)")
-    site.sql("alter table moods alter body set storage external")
-    site.configure(
-        embedder='kind = "hash"',
-        tables='[[tables]]\nname = "moods"\ntext = ["title", "body"]\n',
-    )
-    site.cli("setup")
-    with site.service() as service:
-        site.sql("insert into moods values ('glad', 'one', %s)", big(1))
-        site.sql("update moods set title = 'two'")
-        service.settle()
-        assert site.drift("moods") == []
-        site.sql("update moods set id = 'sad'")
-        service.settle()
-        assert site.drift("moods") == []
