@@ -22,7 +22,7 @@ from cdc_embed.source.tables import find_tables
 from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.messages import Decoder
 from cdc_embed.wire.wal2json import Followed, Wal2json
-from tests.installed import INSTALLED, InstalledPostgres, _allow_wal2json
+from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import PATIENCE, Site
 
 END: Final = "the end of it"
@@ -81,8 +81,7 @@ class Log:
 @contextmanager
 def server_of_both(folder: Path) -> Iterator[Callable[..., Site]]:
     """A server that has both plugins; gives what makes databases on it."""
-    allowed = dict.fromkeys(_allow_wal2json(), "pgoutput, wal2json")
-    settings = {**allowed, "max_prepared_transactions": "2", "max_replication_slots": "200"}
+    settings = {"max_prepared_transactions": "2", "max_replication_slots": "200"}
     with InstalledPostgres(INSTALLED, settings, tcp=True) as server:
 
         def make(encoding: str = "UTF8") -> Site:

@@ -80,6 +80,10 @@ def test_tables_are_followed_by_name_and_nothing_is_made_in_the_source_but_the_s
         service.settle()
         assert source.drift() == []
         assert drift(source) == 0
+        assert service.stop() == 0
+    source.cli("teardown", "--yes")
+    slots = "select count(*) from pg_replication_slots where database = current_database()"
+    assert source.value(slots) == 0
 
 
 def test_values_that_are_not_finite_are_stored_as_they_are(source: Site) -> None:
@@ -249,7 +253,7 @@ def kill_inside(site: Site, service: RunningService, statement: str) -> None:
     target.sql("drop function gate cascade")
 
 
-@pytest.mark.parametrize("change", ["nothing", "remove", "add"])
+@pytest.mark.parametrize("change", ["remove", "add"])
 def test_a_position_inside_a_transaction_counts_the_changes_of_every_table(
     source: Site, change: str
 ) -> None:
@@ -258,11 +262,7 @@ def test_a_position_inside_a_transaction_counts_the_changes_of_every_table(
     If it did not count, as many changes of the others would be taken for recorded.
     """
     source.sql("create table notes (id bigint primary key, title text, body text)")
-    before, after = {
-        "nothing": (BOTH, BOTH),
-        "remove": (BOTH, BOTH[:1]),
-        "add": (BOTH[:1], BOTH),
-    }[change]
+    before, after = (BOTH, BOTH[:1]) if change == "remove" else (BOTH[:1], BOTH)
     follow(source, *before)
     source.cli("setup")
     rows = f"select n, null, {LONG.format('n')} from generate_series(1, 300) n"

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cdc_embed.errors import DecodeError
 from cdc_embed.wire.messages import Message
@@ -69,7 +70,7 @@ def refusal(payload: bytes, follower: Wal2json | None = None) -> DecodeError:
 @cache
 def golden() -> tuple[dict[TableName, Followed], list[bytes], list[str]]:
     """The tables that were asked for, the frames, and what they mean."""
-    head, *lines = map(json.loads, GOLDEN.with_suffix(".jsonl").read_text().splitlines())
+    head, *lines = _stored()
     tables = {
         (table["schema"], table["table"]): Followed(
             oid=table["oid"], columns=frozenset(table["columns"])
@@ -78,3 +79,12 @@ def golden() -> tuple[dict[TableName, Followed], list[bytes], list[str]]:
     }
     frames = [line["payload"].encode() for line in lines]
     return tables, frames, GOLDEN.with_suffix(".txt").read_text().splitlines()
+
+
+def starts() -> list[str]:
+    """Each frame's place in the log, as the server gave it."""
+    return [line["data_start"] for line in _stored()[1:]]
+
+
+def _stored() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in GOLDEN.with_suffix(".jsonl").read_text().splitlines()]

@@ -8,7 +8,7 @@ import json
 from functools import cache
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdc_embed.lsn import LSN
@@ -36,6 +36,7 @@ from tests.unit.json_lines import (
     frame,
     golden,
     refusal,
+    starts,
     text,
 )
 
@@ -150,6 +151,11 @@ def test_each_table_of_a_truncate_has_a_message_of_its_own() -> None:
     assert len(step("truncate before any row, of a table that is not asked for too")) == 1
 
 
+def test_every_frame_has_a_place_in_the_log() -> None:
+    """After one that has none the stream would have to wait, as keepalives are forwarded then."""
+    assert LSN(0) not in map(LSN.parse, starts())
+
+
 def test_what_needs_no_message_gives_none() -> None:
     for name in ("message alone in a transaction", "message beside a transaction, of bytes"):
         assert step(name) == []
@@ -185,6 +191,7 @@ texts = st.text(st.characters(codec="utf-8", exclude_characters="\0")) | st.samp
 )
 
 
+@settings(deadline=None)
 @given(st.lists(texts), st.lists(numbers))
 @example(['"value":1.50,'], ["1.50", "1" + "0" * 400])
 def test_texts_and_numbers_of_one_row_come_back_as_they_are(

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdc_embed.errors import DecodeError
@@ -289,6 +289,7 @@ names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=
 )
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(names, names), min_size=1, max_size=4))
 @example([("*", "*"), ("a*", "*b")])
 @example([("\\", "\\"), ("\\\\", ".\\.")])
