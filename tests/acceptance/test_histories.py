@@ -24,7 +24,7 @@ SETTINGS = [
     Setting(version=18, target=16),
     Setting(version=15, target=18, plugin="wal2json"),
 ]
-CI_SECONDS = 45.0
+CI_SECONDS = 40.0
 
 
 def seed() -> int:
@@ -34,7 +34,7 @@ def seed() -> int:
 @pytest.mark.timeout(600)
 def test_history_of_a_fixed_seed_ends_equal(tmp_path: Path) -> None:
     with History(1, Setting(version=18), tmp_path).prepared() as history:
-        history.run(CI_SECONDS)
+        history.run(CI_SECONDS, longest_round=7)
 
 
 @pytest.mark.timeout(600)
@@ -42,7 +42,7 @@ def test_history_of_a_random_seed_ends_equal(tmp_path: Path) -> None:
     chosen = seed()
     setting = random.Random(chosen).choice(SETTINGS)
     with History(chosen, setting, tmp_path).prepared() as history:
-        history.run(CI_SECONDS)
+        history.run(CI_SECONDS, longest_round=7)
 
 
 @pytest.mark.long

@@ -92,6 +92,8 @@ class Client(threading.Thread):
         connection = self._connect()
         with connection.cursor() as cursor:
             cursor.execute("set lock_timeout = '300ms'")
+            if self._number % 2:  # many more transactions; a crash of the server takes the last
+                cursor.execute("set synchronous_commit = off")
             cursor.execute("set application_name = %s", (self.name,))
         connection.commit()
         return connection
