@@ -300,9 +300,12 @@ class _Line:
     def names(self, field: str) -> _Names:
         """The column names of a list; a row without identity has none."""
         try:
-            return frozenset([column["name"] for column in self._columns(field)])
+            names = frozenset([column["name"] for column in self._columns(field)])
         except (KeyError, TypeError) as exc:
             raise self.fail(field, "a column without a name") from exc
+        if not all(isinstance(name, str) for name in names):
+            raise self.fail(field, "a column's name that is none")
+        return names
 
     def values(self, field: str, wanted: _Names) -> _Row:
         """The text forms of some columns, as PostgreSQL writes them."""

@@ -88,6 +88,7 @@ def test_a_damaged_golden_frame_gives_messages_or_a_decode_error(data: st.DataOb
         ('"pk":[', '"pk":{},"x":[', "Insert", "pk"),
         ('"pk":[', '"pk":[["id"],7],"x":[', "Insert", "pk"),
         ('"pk":[', '"pk":[{"name":[]}],"x":[', "Insert", "pk"),
+        ('"pk":[', '"pk":[{"name":null}],"x":[', "Insert", "pk"),
         ('"columns":[', '"columns":[{}],"x":[', "Insert", "columns"),
         ('"columns":[', '"columns":null,"x":[', "Insert", "columns"),
         ('"columns":[', '"columns":[{"name":"id","typeoid":1}],"x":[', "Insert", "columns"),
