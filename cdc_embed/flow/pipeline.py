@@ -11,6 +11,7 @@ of the log, one at a time each, so a plan always knows the outcome of every batc
     report -- the one line that confirms is in ``reporting``
 """
 
+import math
 import select
 import socket
 import threading
@@ -26,7 +27,8 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Supersede
-from cdc_embed.change.transaction import Assembler, Change, Event
+from cdc_embed.change.transaction import Assembler, Change, Event, TransactionEnd
+from cdc_embed.errors import ReplicationError
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.prepare import Extract, Preparer, Range, Ready, rows_of
 from cdc_embed.flow.reporting import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
@@ -59,6 +61,8 @@ class Limits:
     """Bytes of pending changes."""
     report_interval: float
     """Seconds between reports at the least: well below the server's timeout."""
+    longest_silence: float = math.inf
+    """Seconds after which the server, not having heard of us, asks for an answer."""
     linger: float = 0.0
     """Seconds that a change waits for others."""
 
@@ -252,8 +256,7 @@ class Pipeline:
 
     def _settle_idle(self) -> None:
         """With nothing open, pending or in flight, all that was heard needs nothing more."""
-        in_flight = any(flight.offer is None for flight in self._in_flight)
-        if self._pending or in_flight or not self._assembler.verified:
+        if not self._is_idle():
             return
         begin = self._assembler.open_transaction
         if begin is None:
@@ -262,6 +265,11 @@ class Pipeline:
             # every commit before this transaction's is durable, and a forwarded keepalive
             # cannot reach beyond the place of its own commit
             self._progress.settle(begin.final_lsn)
+
+    def _is_idle(self) -> bool:
+        """Whether nothing of the log is pending or in flight, and the log goes on where we were."""
+        in_flight = any(flight.offer is None for flight in self._in_flight)
+        return not (self._pending or in_flight) and self._assembler.verified
 
     # -- dispatch ------------------------------------------------------------------------------
 
@@ -351,10 +359,21 @@ class Pipeline:
         """
         if self._full():
             return False
+        self._expect_no_ping()
         begin = self._assembler.open_transaction
         if self._stream.unguarded and begin is not None:
             return self._progress.is_recorded(begin.final_lsn)
         return True
+
+    def _expect_no_ping(self) -> None:
+        """Raise when reading could tell the server a position that is not recorded.
+
+        When it has not heard of us for long it asks for an answer, and the driver gives it: the
+        highest position that it came by while nothing guarded it.
+        """
+        exposed = self._stream.unguarded or not self._progress.is_recorded(self._stream.exposed)
+        if exposed and self._stream.silence > self._limits.longest_silence:
+            raise ReplicationError(problem="it was silent for too long to be read on safely")
 
     def _full(self) -> bool:
         in_flight = sum(flight.size for flight in self._in_flight)
@@ -375,6 +394,9 @@ class Pipeline:
                     self._take_in(event)
 
     def _take_in(self, event: Event) -> None:
+        if isinstance(event, TransactionEnd) and self._is_idle():
+            self._progress.settle(event.end_lsn)  # of nothing: wal2json tells of every transaction
+            return
         self._pending.add(event)
         if isinstance(event, Change):
             self._lane.note(event)
@@ -413,4 +435,7 @@ class Pipeline:
             if flight.oldest is not None:
                 return flight.oldest
         oldest = self._pending.oldest
+        begin = self._assembler.open_transaction
+        if oldest is None and begin is not None:  # reading on may have to wait for the target
+            oldest = begin.committed_at
         return oldest.timestamp() if oldest is not None else None

@@ -5,6 +5,7 @@ a working leader; the recorded position is read with the epoch and compared with
 then ours, so that nothing can move between the look and the first frame.
 """
 
+import math
 import random
 import threading
 import time
@@ -362,6 +363,11 @@ def report_interval(wal_sender_timeout: float) -> float:
     if wal_sender_timeout <= 0:
         return LONGEST_REPORT_SECONDS
     return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
+
+
+def longest_silence(wal_sender_timeout: float) -> float:
+    """Seconds of ours before the server asks for an answer: half of its patience, with a margin."""
+    return 0.45 * wal_sender_timeout if wal_sender_timeout > 0 else math.inf
 
 
 def silence_limit(wal_sender_timeout: float) -> float:

@@ -185,7 +185,7 @@ def _target_steps(
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
-    if planner.alone and survey.slot is not None:
+    if (planner.alone or unasked) and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
     return [_step(both, Where.TARGET, why, statement) for why, statement in found]
 

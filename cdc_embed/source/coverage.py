@@ -5,6 +5,7 @@ each START_REPLICATION, and knows neither partitioned tables nor column lists; a
 replica identity it leaves out without a word.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
@@ -15,6 +16,9 @@ from cdc_embed.finding import Finding
 from cdc_embed.session import Session
 from cdc_embed.source.publication import Published
 from cdc_embed.source.tables import SourceTable, find_tables
+
+CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
+"""Encodings that Python reads as PostgreSQL does, to the last character."""
 
 
 class Coverage(Protocol):
@@ -58,8 +62,17 @@ class Named:
             _bad(f"{table} {problem}", "run: cdc-embed setup")
             for table, problem in self.missed(tables).items()
         ]
-        found = [*partitioned, *missed]
+        found = [*self._unread(), *partitioned, *missed]
         return found or [_finding(True, "wal2json is asked for every table by name")]
+
+    def _unread(self) -> list[Finding]:
+        with self._session.transaction("catalogue") as cursor:
+            cursor.execute("select getdatabaseencoding()")
+            encoding = cursor.fetchone()[0]
+        if CONVERTED_ALIKE.fullmatch(encoding):
+            return []
+        problem = f"wal2json does not convert, and {encoding} is read with other characters"
+        return [_bad(problem, 'set source.plugin = "pgoutput" and make a new slot')]
 
     def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
         found, findings = find_tables(self._session, self._config)

@@ -109,7 +109,7 @@ class Stream:
         self._reader = self._connection.cursor()
         self._reporter = self._connection.cursor()
         self._data_start = ZERO
-        self._heard_at = time.monotonic()
+        self._heard_at = self._told_at = time.monotonic()
         self._asked_at: float | None = None
         self._spoken_at = self._reader.io_timestamp
         self.frames = 0
@@ -143,6 +143,7 @@ class Stream:
                 for name, value in options.items()
             ),
         )
+        self._told_at = time.monotonic()
         with self._answered():
             self._reader.start_replication_expert(command, decode=False, status_interval=NEVER)
         self._streaming = True
@@ -160,6 +161,11 @@ class Stream:
     def heard(self) -> LSN:
         """The position of the last frame or keepalive; it goes back and forth."""
         return LSN(self._reader.wal_end)
+
+    @property
+    def silence(self) -> float:
+        """Seconds since the server last heard of us."""
+        return time.monotonic() - self._told_at
 
     def read(self) -> Frame | None:
         """The next frame, or None when there is none at the moment. Never waits."""
@@ -185,7 +191,7 @@ class Stream:
 
     def report(self, received: LSN, confirmed: LSN) -> None:
         """Tell the server what has arrived, and up to where it may forget."""
-        now = time.monotonic()
+        now = self._told_at = time.monotonic()
         ask = self._asked_at is None and now - self._heard_at > self._silence_limit / 2
         with self._translated():
             self._reporter.send_feedback(
@@ -277,9 +283,9 @@ def stream_name(slot: str) -> str:
 
 def _connect_for_replication(dsn: str, application_name: str) -> Any:
     given = parameters_of(dsn)
-    settings = " ".join(
-        f"-c {name}={value.replace(' ', '')}" for name, value in VALUE_SETTINGS.items()
-    )
+    # replication commands know no other way to write a string
+    fixed = {**VALUE_SETTINGS, "standard_conforming_strings": "on"}
+    settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in fixed.items())
     parameters = {
         **DEAD_PEER_OPTIONS,
         "connect_timeout": str(CONNECT_TIMEOUT),

@@ -98,7 +98,7 @@ drop publication if exists {publication}
 
 -- name: synchronous_walsender
 -- Whether commits wait, or would wait, for a walsender of this name.
-select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?\*"?([ ,)]|$)'
+select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?[*]"?([ ,)]|$)'
        or position(lower(%(application_name)s) in lower(current_setting('synchronous_standby_names'))) > 0
        or exists (select from pg_stat_replication
                   where application_name = left(%(application_name)s, 63) and sync_state <> 'async')

@@ -12,6 +12,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.outages import confirmed, recorded, watched
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
+from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +142,7 @@ def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
             server.stop()
             pair.sql("insert into documents values (1, 't', 'before the stop')")
             wait_until(lambda: waits_for_target(service), "it says so")
-            began = time.monotonic()
-            assert service.stop() == 0
-            assert time.monotonic() - began < 10, "the drain timeout is a second"
+            stop_in_time(service)
         stands = confirmed(pair)
         refused = pair.cli("run", expect=75)
         assert "target database" in refused.stderr
@@ -218,3 +217,101 @@ def unready(service: RunningService) -> str | None:
         with exc:
             return exc.read().decode()
     return None
+
+
+@pytest.fixture
+def proxy(pair: Site, target: Site, server: EmbeddedPostgres) -> Iterator[TcpProxy]:
+    """The service reaches the target through it."""
+    with TcpProxy(server.port) as proxy:
+        pair.environment["CDC_EMBED_TARGET__DSN"] = proxy.dsn(target.dsn)
+        yield proxy
+
+
+@pytest.mark.parametrize("how", ["stall", pytest.param("vanish", marks=pytest.mark.long)])
+def test_stop_ends_in_time_when_the_target_does_not_answer(
+    pair: Site, proxy: TcpProxy, how: str
+) -> None:
+    """It accepts and says nothing, or it is gone without a word: a cancel would wait for ever."""
+    with watched(pair) as violations:
+        with pair.service() as service:
+            service.wait_for("indexed")
+            service.settle()
+            getattr(proxy, how)()
+            pair.sql("insert into documents values (1, 't', 'text')")
+            if how == "vanish":  # connections are being made when the stop comes
+                wait_until(lambda: "timeout" in waits_for_target(service), "it says so", 60)
+            stop_in_time(service)
+        proxy.resume()
+        with pair.service() as service:
+            service.settle()
+            assert pair.drift() == []
+            assert service.stop() == 0
+    assert violations == []
+
+
+def stop_in_time(service: RunningService) -> None:
+    began = time.monotonic()
+    assert service.stop() == 0
+    assert time.monotonic() - began < 10, "the drain timeout is a second"
+
+
+def test_stop_is_heard_while_the_start_waits_for_the_target(pair: Site, proxy: TcpProxy) -> None:
+    """A thread that is in a statement runs no signal handler."""
+    waits = proxy.stall_at(b"cdc_embed reader", b"set epoch = epoch + 1", lost=True)
+    with pair.service(wait=False) as service:
+        assert waits.wait(30)
+        stop_in_time(service)
+    proxy.cut()
+    with pair.service() as service:
+        service.settle()
+        assert service.stop() == 0
+
+
+def test_stop_ends_in_time_when_a_table_of_the_target_is_locked(pair: Site, target: Site) -> None:
+    """What looks after the tables counts their rows, and waits for the lock too."""
+    lock = target.connect()
+    waits = (
+        "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
+        f"and application_name = 'cdc_embed {pair.name}'"
+    )
+    with pair.service() as service:
+        service.settle()
+        lock.cursor().execute("lock table cdc_embed.documents_embedding in access exclusive mode")
+        wait_until(lambda: target.value(waits), "the rows are counted")
+        stop_in_time(service)
+    lock.close()
+
+
+def test_kill_before_anything_could_be_recorded_is_no_gap(pair: Site, target: Site) -> None:
+    """The start waits for so long that the server asks for an answer, and a full disk lets nothing
+    be recorded. The driver would answer by itself with a position that nobody has recorded."""
+    patience = 4
+    pair.environment["CDC_EMBED_SOURCE__DSN"] = (
+        f"{pair.dsn}?options=-c%20wal_sender_timeout%3D{patience}s"
+    )
+    pair.sql("create table other (x int)")
+    pair.sql("insert into other select generate_series(1, 1000)")
+    target.sql(
+        "create function full_disk() returns trigger language plpgsql as "
+        "$$ begin raise 'full' using errcode = '53100'; end $$"
+    )
+    target.sql(
+        "create trigger full_disk before update on cdc_embed.checkpoint for each row "
+        "when (old.epoch = new.epoch) execute function full_disk()"
+    )
+    lock = target.connect()
+    waits = "select count(*) from pg_locks where not granted"
+    with watched(pair) as violations:
+        lock.cursor().execute("lock table cdc_embed.checkpoint in exclusive mode")
+        with pair.service(wait=False) as service:
+            wait_until(lambda: target.value(waits), "the start waits")
+            lock.cursor().execute("select pg_sleep(%s)", (0.7 * patience,))
+            lock.close()
+            service.wait_for("streaming")
+            wait_until(lambda: "full" in waits_for_target(service), "nothing can be recorded")
+            service.kill()
+        target.sql("drop trigger full_disk on cdc_embed.checkpoint")
+        with pair.service() as service:
+            service.settle()
+            assert service.stop() == 0
+    assert violations == []

@@ -459,6 +459,7 @@ class Wire:
 
     def __init__(self, source: Source, slot: Slot, recorded: Callable[[], LSN]) -> None:
         self.exposed = ZERO
+        self.silence = 0.0
         self.sentinel: Any = None
         self.heard = ZERO
         self.unguarded = True

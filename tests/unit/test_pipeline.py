@@ -134,6 +134,7 @@ class Script:
         for end in (self._readable, self._feed):
             end.setblocking(False)
         self.exposed = ZERO
+        self.silence = 0.0
         self.unguarded = False
         self.heard = RECORDED
         self.read_frames = 0
