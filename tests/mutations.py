@@ -82,7 +82,7 @@ MUTATIONS = (
         "            return self._progress.is_recorded(begin.final_lsn)",
         "            return True",
         "tests/integration/test_gate.py::"
-        "test_keepalive_after_a_relation_message_confirms_nothing_that_is_not_recorded",
+        "test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded",
     ),
     Mutation(
         "no visibility check in refetch",
@@ -145,6 +145,96 @@ MUTATIONS = (
         "        self._in_flight.append(outcome)",
         "        self._in_flight.append(outcome); self._committed.update(outcome.states)",
         "tests/unit/test_knowledge.py::test_nothing_enters_the_cache_before_its_batch_is_committed",
+    ),
+    Mutation(
+        "confirm before the recorded commit has come again",
+        "cdc_embed/flow/reporting.py",
+        "confirmable = self._progress.confirmable() if self._assembler.verified else ZERO",
+        "confirmable = self._progress.confirmable()",
+        "tests/integration/test_gate.py::"
+        "test_nothing_is_confirmed_before_the_recorded_commit_has_come_again",
+    ),
+    Mutation(
+        "a slot beyond the record by one byte",
+        "cdc_embed/lsn.py",
+        "    if slot_confirmed > recorded:",
+        "    if slot_confirmed > recorded + 1:",
+        "tests/unit/test_lsn.py::test_what_breaks_the_history_is_named_with_its_positions",
+    ),
+    Mutation(
+        "a record ahead of the log",
+        "cdc_embed/lsn.py",
+        "    if recorded > wal_end:",
+        "    if recorded > wal_end + 1:",
+        "tests/unit/test_lsn.py::test_what_breaks_the_history_is_named_with_its_positions",
+    ),
+    Mutation(
+        "a source that was rolled back",
+        "cdc_embed/lsn.py",
+        "        return not seen and commit_end > self.end_lsn > ZERO",
+        "        return False",
+        "tests/unit/test_transaction.py::test_a_replay_without_the_recorded_commit_is_a_gap",
+    ),
+    Mutation(
+        "any index as identity at setup",
+        "cdc_embed/source/tables.py",
+        'or (identity == "i" and index == key):',
+        'or identity == "i":',
+        "tests/integration/test_refusals.py::test_unusable_table_is_named_with_what_mends_it",
+    ),
+    Mutation(
+        "an identity that moved while the service runs",
+        "cdc_embed/change/transaction.py",
+        "is not ReplicaIdentity.FULL and identity != set(key):",
+        "is not ReplicaIdentity.FULL and not identity:",
+        "tests/unit/test_transaction.py::"
+        "test_an_identity_that_is_not_the_primary_key_any_more_stops_the_table",
+    ),
+    Mutation(
+        "unchanged texts not filled from the pending image",
+        "cdc_embed/change/batch.py",
+        "texts, metadata = _fill(texts, before.texts), _fill(metadata, before.metadata)",
+        "pass",
+        "tests/integration/test_unchanged_texts.py::"
+        "test_change_of_something_else_never_hides_the_change_of_a_text_before_it[together]",
+    ),
+    Mutation(
+        "batches in flight not looked at",
+        "cdc_embed/change/knowledge.py",
+        "        for outcome in reversed(self._in_flight):",
+        "        for outcome in ():",
+        "tests/unit/test_knowledge.py",
+    ),
+    Mutation(
+        "replayed changes applied again",
+        "cdc_embed/change/transaction.py",
+        "            if self._checkpoint.covers(position):",
+        "            if False:",
+        "tests/unit/test_transaction.py::"
+        "test_exactly_the_changes_that_the_recorded_position_covers_are_left_out",
+    ),
+    Mutation(
+        "a batch written again when its answer was lost",
+        "cdc_embed/target/store.py",
+        "                if self._is_committed(cursor, batch_seq):\n                    return\n",
+        "                self._is_committed(cursor, batch_seq)\n",
+        "tests/integration/test_store.py::test_batch_whose_answer_was_lost_is_not_written_twice",
+    ),
+    Mutation(
+        "a row read again across a rewrite",
+        "cdc_embed/source/rows.py",
+        "            if cursor.fetchone()[0] != files:",
+        "            if cursor.fetchone()[0] == ():",
+        "tests/integration/test_refetch.py::"
+        "test_rows_are_read_until_the_table_is_not_rewritten_meanwhile",
+    ),
+    Mutation(
+        "a filtered read is no error",
+        "cdc_embed/session.py",
+        '    "row_security": "off",',
+        '    "row_security": "on",',
+        "tests/integration/test_silent_losses.py::"
+        "test_row_security_is_an_error_and_never_an_empty_table[False]",
     ),
 )
 
