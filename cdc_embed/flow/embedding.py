@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from threading import Lock
 from typing import Final
 
 import numpy as np
@@ -32,6 +31,8 @@ FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
 
 Refusal = tuple[str, str]
 """(class, error) of a dead letter."""
+REFUSED: Final = "refused"
+TOO_LONG: Final = "too_long"
 
 
 @dataclass(slots=True)
@@ -68,7 +69,6 @@ class EmbeddingRunner:
         self._patience = patience
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
-        self._lock = Lock()
         self._letters_in_a_row = 0
         self.rate = Rate()
 
@@ -95,7 +95,7 @@ class EmbeddingRunner:
             return result
         began = time.perf_counter()
         slices = _slices(wanted, self._card)
-        embed = partial(self._embed_slice, result=result, again=again)
+        embed = partial(self._embed_slice, result=result)
         if len(slices) == 1:
             embed(slices[0])
         else:
@@ -103,6 +103,7 @@ class EmbeddingRunner:
                 future.result()
         characters = sum(len(text) for _, text in wanted)
         self.rate.measured(characters, time.perf_counter() - began)
+        self._count(result, again=again)
         return result
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
@@ -113,26 +114,20 @@ class EmbeddingRunner:
             window = self._card.window or tokens
             if tokens > window:
                 problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
-                result.refused[digest] = ("too_long", problem)
+                result.refused[digest] = (TOO_LONG, problem)
 
-    def _embed_slice(
-        self, wanted: Sequence[tuple[bytes, str]], *, result: Embedded, again: bool
-    ) -> None:
+    def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], *, result: Embedded) -> None:
         texts = [text for _, text in wanted]
         try:
             vectors = self._patience.keep_trying("embed", partial(self._attempt, texts))
         except TextRefusedError as exc:
             if len(wanted) > 1:
                 middle = len(wanted) // 2
-                self._embed_slice(wanted[:middle], result=result, again=again)
-                self._embed_slice(wanted[middle:], result=result, again=again)
+                self._embed_slice(wanted[:middle], result=result)
+                self._embed_slice(wanted[middle:], result=result)
             else:
-                if not again:
-                    self._count_letter(exc)
-                result.refused[wanted[0][0]] = ("refused", str(exc))
+                result.refused[wanted[0][0]] = (REFUSED, str(exc))
             return
-        with self._lock:
-            self._letters_in_a_row = 0
         for (digest, _), vector in zip(wanted, vectors, strict=True):
             result.vectors[digest] = vector
 
@@ -159,14 +154,23 @@ class EmbeddingRunner:
                 problem=f"it refuses even a text that is known to be good: {exc}"
             ) from exc
 
-    def _count_letter(self, refusal: TextRefusedError) -> None:
-        with self._lock:
-            self._letters_in_a_row += 1
-            letters = self._letters_in_a_row
-        if letters > MOST_LETTERS_IN_A_ROW:
+    def _count(self, result: Embedded, *, again: bool) -> None:
+        """Letters without one success are the configuration's fault.
+
+        In which order a batch was tried says nothing: bad texts may be alike, in length as well.
+        """
+        errors = [error for reason, error in result.refused.values() if reason == REFUSED]
+        if result.vectors:
+            self._letters_in_a_row = 0
+        elif not again:
+            self._letters_in_a_row += len(errors)
+        if self._letters_in_a_row > MOST_LETTERS_IN_A_ROW:
             raise EmbedderError(
-                problem=f"it refused {letters} texts in a row, the last one so: {refusal}"
-            ) from refusal
+                problem=f"it refused {self._letters_in_a_row} texts in a row, "
+                f"the last one so: {errors[-1]}",
+                hint="correct the [embedder] section, then run: cdc-embed doctor\n"
+                "or, if the texts are to blame, change or delete their rows",
+            )
 
     def _call(self, texts: list[str]) -> Vectors:
         """One attempt, measured and checked."""

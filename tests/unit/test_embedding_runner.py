@@ -279,6 +279,16 @@ def test_texts_that_were_refused_before_say_nothing_of_the_configuration() -> No
         assert len(runner.embed(hashed(*texts[:MOST_LETTERS_IN_A_ROW])).refused)
 
 
+def test_many_letters_beside_a_success_say_nothing_of_the_configuration() -> None:
+    """Texts are tried in the order of their lengths, so bad ones that are alike come in a row."""
+    for good_text in ("good", "good and longer than all the others"):
+        texts = [f"bad {number}" for number in range(4 * MOST_LETTERS_IN_A_ROW)]
+        with running(Fake(refusing(lambda text: text.startswith("bad")))) as runner:
+            for _ in range(2):
+                result = runner.embed(hashed(*texts, good_text))
+                assert (len(result.refused), len(result.vectors)) == (len(texts), 1)
+
+
 def test_a_success_in_between_starts_the_count_again() -> None:
     fake = Fake(refusing(lambda text: text.startswith("bad")))
     with running(fake) as runner:
