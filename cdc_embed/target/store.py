@@ -244,19 +244,27 @@ class Store:
 
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
         """The rows of a plan whose data the database refuses, with its reason; writes nothing."""
-        refused = {}
-        for row, action in plan.actions.items():
-            if isinstance(action, Write | Move | Annotate):
-                images = {r: image for r, image in plan.batch.images.items() if r == row}
-                alone = Plan(Batch(images), {row: action})
-                try:
-                    with self._writer.transaction(
-                        row[0].embedding_table, keep=False, rows=True
-                    ) as cursor:
-                        self._write_rows(cursor, alone, vectors)
-                except RowRefusedError as exc:
-                    refused[row] = str(exc)
-        return refused
+        rows = [r for r, act in plan.actions.items() if isinstance(act, Write | Move | Annotate)]
+        return self._refused_among(rows, plan, vectors)
+
+    def _refused_among(
+        self, rows: Sequence[RowId], plan: Plan, vectors: Vectors
+    ) -> dict[RowId, str]:
+        """By halves: most often it is one row of many."""
+        images = {row: plan.batch.images[row] for row in rows if row in plan.batch.images}
+        part = Plan(Batch(images), {row: plan.actions[row] for row in rows})
+        tables = ", ".join(sorted({table.embedding_table for table, _ in rows}))
+        try:
+            with self._writer.transaction(tables, keep=False, rows=True) as cursor:
+                self._write_rows(cursor, part, vectors)
+        except RowRefusedError as exc:
+            if len(rows) == 1:
+                return {rows[0]: str(exc)}
+            middle = len(rows) // 2
+            return self._refused_among(rows[:middle], plan, vectors) | self._refused_among(
+                rows[middle:], plan, vectors
+            )
+        return {}
 
     def _write_rows(self, cursor: Any, plan: Plan, vectors: Vectors) -> frozenset[Table]:
         """Write every table of a plan; the staging tables that exist if this commits."""
