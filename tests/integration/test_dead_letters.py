@@ -1,12 +1,13 @@
 """Documents that cannot be embedded: found among the good ones, kept, and cleared by their rows."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns
+from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns, wait_until
 
 MOST_IN_A_ROW = 25
 """After more refusals without a success it is the configuration, not the texts."""
@@ -76,7 +77,7 @@ def test_one_text_among_many_is_found_by_bisection_and_costs_the_others_nothing(
         assert row[0][2].startswith("the model refuses the text:")
         assert row[0][3] == 1
         assert service.metric("cdc_embed_dead_letters_total", reason="refused") == 1
-        assert service.status()["waiting"] == {}
+        assert "embed" not in service.status()["waiting"]
 
 
 def test_a_letter_is_cleared_by_its_row_and_the_same_text_is_not_tried_again(
@@ -118,6 +119,62 @@ def test_a_document_that_becomes_bad_loses_its_old_vector(picky: Site) -> None:
         picky.sql("update documents set body = 'bad' where id = 1")
         service.settle()
         assert (stored(picky), letters(picky)) == ([], [1])
+
+
+def test_bad_rows_from_before_are_found_by_the_backfill_and_are_no_drift(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    site, server = make_site(18), embedding_server
+    site.sql(DOCUMENTS)
+    site.sql(
+        "insert into documents select i, 't', case when i % 100 = 7 then 'bad ' else '' end || i "
+        "from generate_series(1, 600) i"
+    )
+    site.configure(embedder=server.configuration)
+    site.cli("setup")
+    server.faults(refuse=["bad"])
+    with site.service() as service:
+        done = "select state from cdc_embed.reconcile"
+        wait_until(lambda: columns(site.sql(done)) == ["done"], "the backfill ends")
+        bad = list(range(7, 600, 100))
+        assert letters(site) == bad
+        assert site.drift() == sorted(f"missing {key}" for key in bad)
+        (table,) = json.loads(site.cli("verify", "--json").stdout)["tables"]
+        assert (table["checked"], table["fresh"], table["dead_letters"]) == (600, 594, 6)
+        server.faults()
+        with without_a_call(service, server):
+            site.cli("backfill")
+            site.cli("verify", "--repair")
+        assert letters(site) == bad, "only a change or a retry tries them again"
+
+
+def test_a_long_document_with_one_bad_piece_has_no_vector_at_all(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    site, server = make_site(18), embedding_server
+    site.sql(DOCUMENTS)
+    site.configure(
+        embedder=server.configuration,
+        tables='[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        "chunk = { max_tokens = 30 }\n",
+    )
+    site.cli("setup")
+    server.faults(refuse=["bad"])
+    paragraphs = [f"Paragraph {n} " + f"has its own words {n} " * 4 for n in range(8)]
+    chunks = "select count(*) from cdc_embed.documents_embedding where id = 1"
+    with site.service() as service:
+        site.sql("insert into documents values (1, 't', %s)", "\n\n".join(paragraphs))
+        service.settle()
+        assert site.value(chunks) > 5
+        paragraphs[5] += "bad"
+        site.sql("update documents set body = %s", "\n\n".join(paragraphs))
+        service.settle()
+        assert (site.value(chunks), letters(site)) == (0, [1])
+        paragraphs[5] = paragraphs[5].removesuffix("bad")
+        site.sql("update documents set body = %s", "\n\n".join(paragraphs))
+        service.settle()
+        assert letters(site) == []
+        assert site.cli("verify").returncode == 0
 
 
 def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
@@ -228,6 +285,25 @@ def test_a_metadata_value_that_the_database_refuses_is_a_letter_until_the_row_ch
         assert letters(site) == []
         assert site.drift() == []
         assert site.cli("verify").returncode == 0
+
+
+def test_one_refused_row_among_thousands_is_found_by_halves(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    site = ready(make_site(18), embedding_server, metadata='"views"')
+    site.sql(REFUSE["23514"])
+    rehearsals = "select xact_rollback from pg_stat_database where datname = current_database()"
+    with site.service() as service:
+        before = site.value(rehearsals)
+        site.sql(
+            "insert into documents select i, 't', 'x' || i, i / 3000 * 100 "
+            "from generate_series(1, 3000) i"
+        )
+        service.settle()
+        assert letters(site) == [3000]
+        assert site.value("select count(*) from cdc_embed.documents_embedding") == 2999
+        assert service.stop() == 0
+    assert 0 < site.value(rehearsals) - before < 200
 
 
 VIEWS = "select views from documents where id = %s"
