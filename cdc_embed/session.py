@@ -121,6 +121,13 @@ class RowRefusedError(Exception):
     """The database refuses a row's data; which row, the caller must find out."""
 
 
+class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
+    """The driver's, with what we know of the server's end."""
+
+    backend = 0
+    """The server's process; 0 where a pooler hides it."""
+
+
 class Session:
     """A lazily opened connection. Not for two threads at once."""
 
@@ -134,8 +141,6 @@ class Session:
         self.waiting_since: float | None = None
         self.patience = DEAD_PEER_SECONDS
         """Seconds after which the server is asked whether it works on what is waited for."""
-        self._backend = 0
-        """The server's process; 0 where a pooler hides it."""
         self.generation = 0
         """Counts the connections: what lives as long as a session is tied to it."""
 
@@ -204,7 +209,7 @@ class Session:
     def is_served(self) -> bool:
         """Whether the server works on what is waited for, as a session of its own sees it."""
         connection = self._connection
-        if connection is None or connection.closed or not self._backend:
+        if connection is None or connection.closed or not connection.backend:
             return True
         try:
             other = connect(self.side, self._dsn, f"{self._application_name} pulse")
@@ -216,7 +221,7 @@ class Session:
         try:
             with other.cursor() as cursor:
                 values = {
-                    "pid": self._backend,
+                    "pid": connection.backend,
                     "application_name": self._application_name,
                     "seconds": self.patience,
                 }
@@ -245,9 +250,7 @@ class Session:
             self.close()
         if self._connection is None or self._connection.closed:
             self.patience = patience(parameters_of(self._dsn))
-            self._backend = 0
             self._connection = self._connect()
-            self._backend = _backend_of(self._connection)
             self.generation += 1
         return self._connection
 
@@ -283,14 +286,6 @@ def _connect_for(opening: "Future[Any]", side: Side, dsn: str, application_name:
             connection.close()
 
 
-def _backend_of(connection: Any) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(queries("session")["backend"])
-        pid: int = cursor.fetchone()[0]
-    connection.rollback()
-    return pid if pid == connection.info.backend_pid else 0
-
-
 def cut(connection: Any) -> None:
     """End a connection that another thread waits on; harmless when it is closed already."""
     with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
@@ -311,7 +306,9 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
         "connect_timeout": str(CONNECT_TIMEOUT),
         **parameters_of(dsn),
     }
-    connection = psycopg2.connect(**{**parameters, "application_name": application_name})
+    connection = psycopg2.connect(
+        connection_factory=Connection, **{**parameters, "application_name": application_name}
+    )
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
     limit = Timer(patience(parameters), cut, [connection])
     limit.daemon = True
@@ -328,6 +325,9 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
                 )
             with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
                 cursor.execute(NOTICE_A_LOST_CLIENT)
+            cursor.execute(queries("session")["backend"])
+            pid = cursor.fetchone()[0]
+        connection.backend = pid if pid == connection.info.backend_pid else 0
         connection.autocommit = False
     except BaseException:
         connection.close()

@@ -139,7 +139,11 @@ def test_a_setup_that_waits_can_be_interrupted_and_run_again(
     with busy.cursor() as cursor:
         cursor.execute("insert into documents values (1, 'not', 'committed')")
     setup = subprocess.Popen(
-        [*COMMAND, "-c", str(site.config_path), "setup"], stderr=subprocess.PIPE, text=True
+        [*COMMAND, "-c", str(site.config_path), "setup"],
+        stderr=subprocess.PIPE,
+        text=True,
+        # what runs in the background of a shell inherits that it ignores the signal
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert setup.stderr is not None
     while "waits for transactions" not in setup.stderr.readline():
