@@ -207,6 +207,7 @@ class Pipeline:
         if connected:
             self._settle_idle()
             self._reporter.record(at_least=RECORD_STEP)
+            self._reporter.record_rest(now)
             self._reporter.tell(now)
         self._lane.durable = self._progress.durable
         self._telemetry.tick(self._pending, self._progress, self._oldest(), self._full())

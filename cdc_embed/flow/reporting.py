@@ -4,6 +4,7 @@ Progress that no batch recorded is recorded in steps, or when reading on depends
 hears of what is recorded, on our own clock. When something is durable is the loop's to know.
 """
 
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Final, Protocol
@@ -14,6 +15,13 @@ from cdc_embed.lsn import LSN, ZERO, Progress
 RECORD_STEP: Final = 1 << 20
 """Bytes of log without anything to write that are recorded in one step: a row for each idle
 keepalive would write log of its own, for ever."""
+SEGMENT: Final = 16 << 20
+"""Bytes of one file of the log."""
+REST_SECONDS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
+"""After how long the rest behind a segment's worth of steps is recorded too. The server lets files
+go only up to where it last noted its running transactions, once that is confirmed, and it notes
+them within 15 s: without this a large load would be kept for as long as nothing else is written.
+A few times and no more, because each writes log of its own."""
 REPORT_SECONDS: Final = 0.25
 """How soon news is reported to the server."""
 
@@ -53,6 +61,8 @@ class Reporter:
         self._record = record
         self._interval = interval
         self._recording: Future[LSN] | None = None
+        self._let_go = progress.recorded
+        self._rests: deque[float] = deque()
         self._reported = (progress.received, progress.recorded)
         self._reported_at = 0.0
 
@@ -78,6 +88,16 @@ class Reporter:
         unrecorded = progress.unrecorded_bytes()
         if unrecorded >= at_least or (unrecorded and (exposed or gated)):
             self._recording = self._record(progress.durable)
+
+    def record_rest(self, now: float) -> None:
+        """Record the rest behind much progress, at its times; ``now`` in monotonic seconds."""
+        recorded = self._progress.recorded
+        if recorded - self._let_go >= SEGMENT:
+            self._let_go = recorded
+            self._rests = deque(now + seconds for seconds in REST_SECONDS)
+        if self._rests and now >= self._rests[0]:
+            self._rests.popleft()
+            self.record(at_least=1)
 
     def tell(self, now: float, *, now_or_never: bool = False) -> None:
         """Tell the server what was received and what it may forget, when there is news or it is

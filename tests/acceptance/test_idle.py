@@ -114,6 +114,17 @@ def test_log_of_an_unpublished_table_is_let_go_with_few_writes_of_ours(
     assert unconfirmed < RECORD_STEP, "a clean stop confirms what was heard"
 
 
+def test_log_is_let_go_though_nothing_else_is_written(site: Site) -> None:
+    """The server lets go only up to a note of its running transactions that is confirmed."""
+    with site.service() as service:
+        start(site, service)
+        write_elsewhere(site, 64 << 20)
+        before = site.value(UPDATES)
+        wait_until(lambda: site.sql(BEHIND, site.name)[0][0] < SEGMENT, "the log is let go", 80)
+        assert site.value(UPDATES) - before <= 7, "the last steps, and the rest a few times"
+        assert service.stop() == 0
+
+
 @pytest.mark.parametrize("kind", ["written", "skipped"])
 def test_idle_slot_is_less_than_a_step_behind(site: Site, kind: str) -> None:
     """A Commit that comes after its rows' batch, or none of whose rows needs a write."""
