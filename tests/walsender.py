@@ -97,11 +97,20 @@ class Walsender:
             peer.sendall(_message(b"W", struct.pack(">bh", 0, 0)))
             self.streaming.set()
         else:
-            peer.sendall(_message(b"C", b"SET\0") + _message(b"Z", b"I"))
+            rows = _row(b"1") if b"pg_backend_pid" in query else b""
+            peer.sendall(rows + _message(b"C", b"SET\0") + _message(b"Z", b"I"))
 
 
 def _message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack(">I", len(body) + 4) + body
+
+
+def _row(value: bytes) -> bytes:
+    """A result of one row and one integer column."""
+    column = b"c\0" + struct.pack(">IhIhih", 0, 0, 23, 4, -1, 0)
+    return _message(b"T", struct.pack(">h", 1) + column) + _message(
+        b"D", struct.pack(">hI", 1, len(value)) + value
+    )
 
 
 def _read(peer: socket.socket, size: int) -> bytes:
