@@ -244,7 +244,15 @@ def test_stop_ends_in_time_whatever_does_not_answer(net: Net, side: str) -> None
         expect_equal(site, service)
 
 
-@pytest.mark.parametrize("place", CONNECTING, ids=["connect", "settings", "identify", "start"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        CONNECTING[0],
+        *(pytest.param(place, marks=pytest.mark.long) for place in CONNECTING[1:3]),
+        CONNECTING[3],
+    ],
+    ids=["connect", "settings", "identify", "start"],
+)
 def test_stop_while_connecting_ends_in_time(net: Net, place: tuple[bytes, ...]) -> None:
     """The main thread is in the driver, where no signal handler of Python's runs."""
     site = net.site
@@ -255,7 +263,10 @@ def test_stop_while_connecting_ends_in_time(net: Net, place: tuple[bytes, ...]) 
         assert stop(service) == 0
 
 
-@pytest.mark.parametrize("command", ["setup", "status", "verify"])
+@pytest.mark.parametrize(
+    "command",
+    ["status", *(pytest.param(name, marks=pytest.mark.long) for name in ("setup", "verify"))],
+)
 def test_command_on_a_stalled_network_ends_in_time_and_says_why(net: Net, command: str) -> None:
     """Nobody answers at connect time; then somebody does, and is lost during the first question."""
     site = net.site
