@@ -15,7 +15,6 @@ from cdc_embed.flow.reporting import RECORD_STEP
 from tests.conftest import ready
 from tests.site import RunningService, Site, wait_until
 
-SEGMENT = 16 << 20
 TRANSACTION = 8 << 20
 RUNNING_TRANSACTIONS = 256
 """Bytes of log that the server itself may write once, within 15 s of the last change: the record of
@@ -64,13 +63,6 @@ def write_elsewhere(site: Site, size: int) -> None:
         site.sql("truncate other")
 
 
-def let_go(site: Site) -> bool:
-    """Whether the slot keeps less than two segments, once the server looks what it can forget."""
-    site.sql("checkpoint")
-    retained, unconfirmed = site.sql(BEHIND, site.name)[0]
-    return bool(retained < 2 * SEGMENT and unconfirmed < 2 * RECORD_STEP)
-
-
 def wait_until_quiet(site: Site, seconds: float) -> None:
     """After a checkpoint the first look at a page may write its hint bits, each page once: until
     the log has not grown for so long."""
@@ -90,39 +82,6 @@ def start(site: Site, service: RunningService) -> None:
     service.wait_for("reconciled")
     site.sql("insert into documents values (1, 't', 'text')")
     service.settle()
-
-
-@pytest.mark.parametrize(
-    "size", [128 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["128 MB", "1 GB"]
-)
-def test_log_of_an_unpublished_table_is_let_go_with_few_writes_of_ours(
-    site: Site, size: int
-) -> None:
-    """Recorded in steps of a megabyte: a row for each keepalive would be log of our own."""
-    with site.service() as service:
-        start(site, service)
-        before, began = site.value(UPDATES), position(site)
-        write_elsewhere(site, size)
-        written = position(site) - began
-        assert written > size
-        wait_until(lambda: let_go(site), "the log is let go", 120)
-        updates = site.value(UPDATES) - before
-        assert 1 <= updates <= written // RECORD_STEP + 2
-        assert service.stop() == 0
-    retained, unconfirmed = site.sql(BEHIND, site.name)[0]
-    assert retained < 2 * SEGMENT
-    assert unconfirmed < RECORD_STEP, "a clean stop confirms what was heard"
-
-
-def test_log_is_let_go_though_nothing_else_is_written(site: Site) -> None:
-    """The server lets go only up to a note of its running transactions that is confirmed."""
-    with site.service() as service:
-        start(site, service)
-        write_elsewhere(site, 64 << 20)
-        before = site.value(UPDATES)
-        wait_until(lambda: site.sql(BEHIND, site.name)[0][0] < SEGMENT, "the log is let go", 80)
-        assert site.value(UPDATES) - before <= 7, "the last steps, and the rest a few times"
-        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("kind", ["written", "skipped"])
@@ -147,7 +106,6 @@ def test_idle_database_stays_idle(site: Site, seconds: int) -> None:
     with site.service() as service:
         start(site, service)
         write_elsewhere(site, TRANSACTION)
-        wait_until(lambda: let_go(site), "the log is let go")
         wait_until_quiet(site, 20 if seconds > 15 else 6)
         allowed = 0 if seconds > 15 else RUNNING_TRANSACTIONS
         updates, began = site.value(UPDATES), position(site)
