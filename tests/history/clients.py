@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg2
 
-from tests.history.tables import BULK, PREFILLED, TABLES, HistoryTable, Texts
+from tests.history.tables import BULK, POISON, PREFILLED, TABLES, HistoryTable, Texts
 from tests.site import Site
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -208,13 +208,16 @@ class Client(threading.Thread):
     # -- operations: statements on one table ---------------------------------------------------
 
     def _key(self, table: HistoryTable) -> tuple[Any, ...]:
+        """Of a few hot rows, or of many cold ones: what goes wrong there is not mended soon."""
         key = self._choice.choice(table.keys)
         chance = self._choice.random()
-        if chance < 0.1:
+        if chance < 0.5:
+            return key
+        if chance < 0.6:
             return (-key[0], *key[1:])
-        if chance < 0.45:  # all over the table, so that reconcile meets them all the time
+        if chance < 0.7:
             return (PREFILLED + 37 + 100 * self._choice.randrange(8), *key[1:])
-        return key
+        return (PREFILLED + self._choice.randrange(800), *table.filled)
 
     def _values(self, columns: tuple[str, ...]) -> tuple[str | None, ...]:
         return tuple(self._texts.value(column) for column in columns)
@@ -339,7 +342,7 @@ class Client(threading.Thread):
         """Rows enough for several batches of one transaction."""
         first = 3 * BULK + self._choice.randrange(1000)
         last = first + self._choice.choice([100, 400])
-        rest = ", 'x'" * (len(table.key) - 1)
+        rest = "".join(f", '{value}'" for value in table.filled)
         column = self._choice.choice(table.text)
         names = ", ".join((*table.key, column))
         yield f"delete from {table.name} where {number_between(table)}", (first, last)
@@ -349,6 +352,21 @@ class Client(threading.Thread):
                 "from generate_series(%s, %s) i",
                 (first, last),
             )
+
+    def refill(self, table: HistoryTable) -> Iterator[Statement]:
+        """Cold rows, some of them from before the service was there."""
+        first = PREFILLED + self._choice.randrange(700)
+        rest = "".join(f", '{value}'" for value in table.filled)
+        names = ", ".join((*table.key, *table.text))
+        texts = [None if text and POISON in text else text for text in self._values(table.text)]
+        marks = ", ".join(
+            f"%s || case when i %% 3 = {n} then i::text else '' end" for n, _ in enumerate(texts)
+        )
+        yield (
+            f"insert into {table.name} ({names}) select i{rest}, {marks} "
+            "from generate_series(%s, %s) i on conflict do nothing",
+            (*texts, first, first + self._choice.choice([20, 100])),
+        )
 
     def truncate(self, table: HistoryTable) -> Iterator[Statement]:
         names = {table.name, self._choice.choice(TABLES).name}
@@ -365,17 +383,18 @@ _WEIGHTS: dict[Callable[[Client, HistoryTable], Iterator[Statement]], float] = {
     Client.insert: 16,
     Client.merge: 4,
     Client.update: 16,
-    Client.update_other: 10,
+    Client.update_other: 14,
     Client.update_all: 2,
     Client.append: 6,
     Client.delete: 5,
-    Client.delete_many: 0.3,
+    Client.delete_many: 0.05,
     Client.replace: 4,
-    Client.move: 10,
-    Client.swap: 5,
+    Client.move: 14,
+    Client.swap: 8,
     Client.mirror: 3,
     Client.chain: 1.5,
-    Client.bulk: 1,
-    Client.truncate: 0.3,
+    Client.bulk: 0.5,
+    Client.refill: 0.5,
+    Client.truncate: 0.05,
 }
 OPERATIONS = (list(_WEIGHTS), list(_WEIGHTS.values()))

@@ -134,7 +134,7 @@ class History:
             whole = table is not DOCUMENTS or not parts
             self.source.sql(table.definition if whole else IN_PARTITIONS)
             names = ", ".join((*table.key, table.text[-1]))
-            rest = ", 'x'" * (len(table.key) - 1)
+            rest = "".join(f", '{value}'" for value in table.filled)
             self.source.sql(
                 f"insert into {table.name} ({names}) select {PREFILLED} + i{rest}, 'filled ' || i "
                 "from generate_series(1, %s) i",

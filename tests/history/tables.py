@@ -18,7 +18,7 @@ BULK = 10_000
 
 @dataclass(frozen=True, kw_only=True)
 class HistoryTable:
-    """One table; ``{n}`` in ``filled`` is a running number."""
+    """One table; the first column of its key is a number."""
 
     name: str
     definition: str
@@ -34,6 +34,11 @@ class HistoryTable:
     @property
     def columns(self) -> tuple[str, ...]:
         return (*self.text, *self.metadata)
+
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The rest of the key of rows that are made many at once."""
+        return ("x",) * (len(self.key) - 1)
 
     @property
     def number(self) -> str:
@@ -79,6 +84,7 @@ DOCUMENTS = HistoryTable(
     definition="""
         create table documents (
           id bigint primary key, title text, body text, views integer not null default 0);
+        alter table documents alter title set storage external;
         alter table documents alter body set storage external;
     """,
     key=("id",),
@@ -93,6 +99,7 @@ NOTES = HistoryTable(
         create table notes (
           tenant integer, name text, heading text, body text, score numeric(8,2), label text,
           views integer not null default 0, primary key (tenant, name));
+        alter table notes alter heading set storage external;
         alter table notes alter body set storage external;
         alter table notes alter label set storage external;
     """,
@@ -129,8 +136,11 @@ IN_PARTITIONS = """
     create table documents_below partition of documents for values from (minvalue) to (0);
     create table documents_few partition of documents for values from (0) to (4);
     create table documents_rest partition of documents for values from (4) to (maxvalue);
+    alter table documents_below alter title set storage external;
     alter table documents_below alter body set storage external;
+    alter table documents_few alter title set storage external;
     alter table documents_few alter body set storage external;
+    alter table documents_rest alter title set storage external;
     alter table documents_rest alter body set storage external;
 """
 """The same table of documents; a change of a key is then a delete and an insert in the log."""
