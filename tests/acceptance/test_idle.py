@@ -15,6 +15,7 @@ from cdc_embed.flow.reporting import RECORD_STEP
 from tests.conftest import ready
 from tests.site import RunningService, Site, wait_until
 
+SEGMENT = 16 << 20
 TRANSACTION = 8 << 20
 RUNNING_TRANSACTIONS = 256
 """Bytes of log that the server itself may write once, within 15 s of the last change: the record of
@@ -63,6 +64,16 @@ def write_elsewhere(site: Site, size: int) -> None:
         site.sql("truncate other")
 
 
+def retained(site: Site) -> int:
+    """Bytes of log that the server keeps for the slot."""
+    return int(site.sql(BEHIND, site.name)[0][0])
+
+
+def unconfirmed(site: Site) -> int:
+    """Bytes of log that the server was not told of yet."""
+    return int(site.sql(BEHIND, site.name)[0][1])
+
+
 def wait_until_quiet(site: Site, seconds: float) -> None:
     """After a checkpoint the first look at a page may write its hint bits, each page once: until
     the log has not grown for so long."""
@@ -84,6 +95,40 @@ def start(site: Site, service: RunningService) -> None:
     service.settle()
 
 
+@pytest.mark.parametrize(
+    "size", [128 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["128 MB", "1 GB"]
+)
+def test_log_of_an_unpublished_table_is_let_go_with_few_writes_of_ours(
+    site: Site, size: int
+) -> None:
+    """Recorded in steps of a megabyte: a row for each keepalive would be log of our own."""
+    with site.service() as service:
+        start(site, service)
+        before, began = site.value(UPDATES), position(site)
+        write_elsewhere(site, size)
+        written = position(site) - began
+        assert written > size
+        wait_until(lambda: unconfirmed(site) < RECORD_STEP, "all but a step", 120)
+        site.sql("checkpoint")  # it notes its running transactions, behind what is confirmed
+        wait_until(lambda: retained(site) < 2 * SEGMENT, "the log is let go", 90)
+        updates = site.value(UPDATES) - before
+        assert 1 <= updates <= written // RECORD_STEP + 7
+        assert service.stop() == 0
+    assert retained(site) < 2 * SEGMENT
+    assert unconfirmed(site) < RECORD_STEP, "a clean stop confirms what was heard"
+
+
+def test_log_is_let_go_though_nothing_else_is_written(site: Site) -> None:
+    """The server lets go only up to a note of its running transactions that is confirmed."""
+    with site.service() as service:
+        start(site, service)
+        write_elsewhere(site, 64 << 20)
+        before = site.value(UPDATES)
+        wait_until(lambda: retained(site) < SEGMENT, "the log is let go", 80)
+        assert site.value(UPDATES) - before <= 7, "the last steps, and the rest a few times"
+        assert service.stop() == 0
+
+
 @pytest.mark.parametrize("kind", ["written", "skipped"])
 def test_idle_slot_is_less_than_a_step_behind(site: Site, kind: str) -> None:
     """A Commit that comes after its rows' batch, or none of whose rows needs a write."""
@@ -93,7 +138,7 @@ def test_idle_slot_is_less_than_a_step_behind(site: Site, kind: str) -> None:
             statement = f"insert into documents values ({number + 2}, 't', 'text {number}')"
             site.sql(statement if kind == "written" else "update documents set views = views + 1")
         service.settle()
-        wait_until(lambda: site.sql(BEHIND, site.name)[0][1] < RECORD_STEP, "all but a step")
+        wait_until(lambda: unconfirmed(site) < RECORD_STEP, "all but a step")
         assert site.drift() == []
         assert service.stop() == 0
 
