@@ -195,8 +195,7 @@ def test_target_that_was_made_read_only_is_written_to_once_it_is_not_any_more(
         target.sql(f'alter database "{name}" set default_transaction_read_only = on')
         end_sessions(target)
         pair.sql("insert into documents values (1, 't', 'text')")
-        told = lambda: service.status()["waiting"].get("target", "")  # noqa: E731
-        wait_until(lambda: "read-only" in told(), "it says so")
+        wait_until(lambda: "read-only" in str(service.status()["waiting"]), "it says so")
         pair.sql("insert into documents values (2, 't', 'text')")
         assert confirmed(pair) <= max(before, recorded(pair))
         target.sql(f'alter database "{name}" reset default_transaction_read_only')
