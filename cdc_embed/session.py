@@ -97,7 +97,7 @@ SOURCE: Final = Side(
     VALUE_SETTINGS,
     SourceUnavailableError,
     lambda table, problem, hint: PreflightError(
-        where=f"source {table}", problem=problem, hint=hint
+        where=f"source {table}", problem=problem, hint=hint, table=table
     ),
 )
 TARGET: Final = Side(

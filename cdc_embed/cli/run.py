@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Final
 
 import structlog
 import typer
 
-from cdc_embed.change.document import Table
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.plan import Row
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
@@ -19,7 +20,7 @@ from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError
 from cdc_embed.finding import expect
-from cdc_embed.flow.absence import Absence
+from cdc_embed.flow.absence import Absence, absence_passes
 from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.connections import (
     Connections,
@@ -47,6 +48,7 @@ from cdc_embed.metrics import Metrics
 from cdc_embed.serve.app import LOCAL_NAMES, Answers, make_app, serving
 from cdc_embed.serve.status import Live, status
 from cdc_embed.session import SOURCE, TARGET, Session, Side
+from cdc_embed.source.coverage import COVERAGES
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.tables import SourceTable, estimate_rows, shape_of, text_bytes
@@ -167,7 +169,8 @@ class Parts:
         extension = vector_extension(both.target)
         assert extension is not None, "the preflight found pgvector"
         self.extension_schema = extension[1]
-        self.reader = RowReader(self._session(SOURCE, "rows"), self.abandon)
+        self.read_session = self._session(SOURCE, "rows")
+        self.reader = RowReader(self.read_session, self.abandon)
 
     def build(self, stack: ExitStack) -> Service:
         config = self.config
@@ -184,7 +187,7 @@ class Parts:
                 slot=config.source.slot,
                 plugin=make_plugin(self.both, self.tables),
                 catalogue=self.both.catalogue,
-                rows=self.reader,
+                read_rows=self._read_rows,
                 tables=self.tables,
                 silence_limit=silence_limit(wal_sender_timeout),
             ),
@@ -205,6 +208,18 @@ class Parts:
             drain_timeout=config.limits.drain_timeout,
         )
         return service
+
+    def _read_rows(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
+        """Rows by key. Those of a table that stands still are unknown until it is compared: what
+        has its name now may be another table."""
+        if self.absence.problem_of([table]):
+            return dict.fromkeys(wanted)
+        with self._reading(self.read_session):
+            return self.reader.read(table, wanted)
+
+    def _reading(self, session: Session) -> AbstractContextManager[None]:
+        coverage = COVERAGES[self.config.source.plugin](session, self.config)
+        return absence_passes(coverage, self.sources)
 
     def _recheck(self) -> None:
         for table in self.tables:
@@ -273,6 +288,7 @@ class Parts:
                 on_compared=on_compared,
                 on_failure=on_failure,
                 absence=self.absence,
+                reading=lambda: self._reading(scan),
                 epoch=epoch,
                 metrics=self.metrics,
                 stop=ended,

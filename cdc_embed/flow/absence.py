@@ -1,9 +1,13 @@
 """Tables whose changes do not arrive in the log any more: they stand still until they are back."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from cdc_embed.change.document import Table
+from cdc_embed.errors import PreflightError, SourceUnavailableError
+from cdc_embed.source.coverage import Coverage
+from cdc_embed.source.tables import SourceTable
 
 
 @dataclass(slots=True)
@@ -18,3 +22,20 @@ class Absence:
         problems = self.problems
         names = (table.full_name for table in tables)
         return next((f"{name} {problems[name]}" for name in names if name in problems), "")
+
+
+@contextmanager
+def absence_passes(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterator[None]:
+    """Reading rows: a table that cannot be read because it left is no reason to end.
+
+    It passes for an outage, ``SourceUnavailableError``, until whoever looks for absent tables has
+    seen it too: from then on it stands still, and will be compared.
+    """
+    try:
+        yield
+    except PreflightError as exc:
+        name = str(exc.fields.get("table"))
+        problem = coverage.missed(tables).get(name)
+        if problem is None:
+            raise
+        raise SourceUnavailableError(problem=f"table {name} {problem}") from exc

@@ -25,7 +25,7 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience
 
-RowReader = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
+ReadRows = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
 
 SAME_VECTOR: Final = 0.999
 """Cosine of a stored vector and a fresh one: rounding (halfvec, another machine) stays above it."""
@@ -112,7 +112,7 @@ class Preparer:
         self,
         *,
         stock: Stock,
-        read_rows: RowReader,
+        read_rows: ReadRows,
         cut: Cut,
         runner: EmbeddingRunner,
         patience: Patience,

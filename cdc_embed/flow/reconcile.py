@@ -8,6 +8,7 @@ far it came is ``target.reconcile``'s. It yields to the stream, but for a slice 
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from threading import Event, Thread
 from typing import Final
 
@@ -55,6 +56,7 @@ class Reconciler:
         on_compared: Callable[[Table, bool], None],
         on_failure: Callable[[CdcEmbedError], None],
         absence: Absence,
+        reading: Callable[[], AbstractContextManager[None]],
         epoch: int,
         metrics: Metrics,
         stop: Event,
@@ -69,6 +71,7 @@ class Reconciler:
         self._on_compared = on_compared
         self._on_failure = on_failure
         self._absence = absence
+        self._reading = reading
         self._epoch = epoch
         self._metrics = metrics
         self._stop = stop
@@ -95,7 +98,8 @@ class Reconciler:
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
-                self._turn()
+                with self._reading():
+                    self._turn()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 log.warning("reconcile waits", problem=str(exc))
                 self._stop.wait(TROUBLE_SECONDS)

@@ -34,12 +34,11 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, Patience, delay
 from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.prepare import Preparer, ReadRows
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
-from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import SILENT_SECONDS, SlotIsActiveError, Stream
 from cdc_embed.target.store import Store
@@ -82,7 +81,7 @@ class Source:
     slot: str
     plugin: Plugin
     catalogue: SlotCatalogue
-    rows: RowReader
+    read_rows: ReadRows
     tables: Iterable[Table]
     silence_limit: float
     """Seconds without an answer, after which a connection is given up."""
@@ -338,7 +337,7 @@ class Service:
             ),
             preparer=Preparer(
                 stock=self._store,
-                read_rows=self._source.rows.read,
+                read_rows=self._source.read_rows,
                 cut=self._cut,
                 runner=self._runner,
                 patience=self._patience,

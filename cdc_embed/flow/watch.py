@@ -199,10 +199,10 @@ class Watch:
                 return
 
     def _look(self) -> None:
-        self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
-        self._show(self.facts)
         self._check_coverage()
         self._check_shape()
+        self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
+        self._show(self.facts)
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
         self._check_confirmed(self.facts)
 

@@ -17,7 +17,7 @@ from psycopg2 import sql
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot, widen
-from cdc_embed.errors import PreflightError, SourceUnavailableError, TableChangedError
+from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.session import RowRefusedError, Session
 from cdc_embed.sql import queries
 
@@ -144,22 +144,6 @@ class RowReader:
         """What ``fetch`` gets in one snapshot; None when it does not see the ``xids``, or the
         table had other files before it than after it."""
         files = self._files(table)
-        try:
-            return self._read_beside(files, table, fetch, xids)
-        except PreflightError as exc:
-            name = self._current_name(table)
-            if name in {None, table.full_name}:
-                raise
-            problem = f"it is now named {name}"
-            raise TableChangedError(table=table.full_name, problem=problem) from exc
-
-    def _read_beside(
-        self,
-        files: Any,
-        table: Table,
-        fetch: Callable[[Any], tuple[dict[Key, Row], bool]],
-        xids: Iterable[int],
-    ) -> Scan | None:
         with self._session.transaction(table.full_name, rows=True) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
             snapshot = _snapshot(cursor)
@@ -171,12 +155,6 @@ class RowReader:
             if cursor.fetchone()[0] != files:
                 return None
         return Scan(rows=dict(rows), snapshot=snapshot, more=more)
-
-    def _current_name(self, table: Table) -> str | None:
-        with self._session.transaction(table.full_name) as cursor:
-            cursor.execute(queries("source/tables")["current_name"], {"oid": table.oid})
-            row = cursor.fetchone()
-        return None if row is None else row[0]
 
     def _files(self, table: Table) -> Any:
         with self._session.transaction(table.full_name) as cursor:

@@ -25,11 +25,6 @@ from pg_class c
 where c.oid = %(oid)s and c.relkind = 'r'
    or c.oid in (select relid from pg_partition_tree(%(oid)s) where isleaf)
 
--- name: current_name
--- What a table is called now.
-select n.nspname || '.' || c.relname
-from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(oid)s
-
 -- name: file_nodes
 -- The files of a table and its partitions: another one after a rewrite or TRUNCATE.
 select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text

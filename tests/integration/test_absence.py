@@ -100,6 +100,47 @@ def test_table_that_is_published_again_by_hand_is_compared_while_the_service_run
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize(
+    "leaves", ["drop column body cascade", "rename to another", "rename column body to other"]
+)
+def test_table_that_leaves_while_it_is_compared_stands_still_alone(two: Site, leaves: str) -> None:
+    """Its rows cannot be read any more, a while before anybody has looked why."""
+    two.sql("insert into documents select i, 't', 'text ' || i from generate_series(2, 200) i")
+    two.configure(
+        tables=TABLES,
+        source=f'plugin = "{"wal2json" if two.target else "pgoutput"}"',
+        more="[backfill]\nrows_per_second = 10\n",
+    )
+    with two.service() as service:
+        service.wait_for("reconcile")
+        two.sql(f"alter table documents {leaves}")
+        wait_until(lambda: problem_of(service, "documents"), "noticed", 30)
+        two.sql("insert into notes values (2, 'goes', 'on')")
+        wait_until(lambda: not two.drift("notes"), "the other one is compared, and goes on")
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("two", ["pgoutput"], indirect=True)
+def test_row_to_be_read_again_of_a_table_that_left(two: Site) -> None:
+    """Every column is published: the row comes without its text, and the source has none either."""
+    two.configure(tables=TABLES, source='publish = "rows"')
+    two.cli("setup")
+    with two.service() as service:
+        wait_until(lambda: backfilled(service), "backfill")
+        two.transaction(
+            "alter table documents drop column body", "update documents set title = 'other'"
+        )
+        two.sql("insert into notes values (2, 'goes', 'on')")
+        service.settle()
+        assert two.drift("notes") == []
+        wait_until(lambda: problem_of(service, "documents") == "lacks column body", "shown", 10)
+        assert service.stop() == 0
+    two.sql("alter table documents add column body text default 'again'")
+    two.cli("setup")
+    with two.service() as service:
+        wait_until(lambda: backfilled(service) and not two.drift(), "compared")
+
+
 def test_identity_that_was_taken_away_stops_the_table(two: Site) -> None:
     """Without one wal2json leaves updates and deletes out, and says nothing."""
     with two.service() as service:

@@ -61,6 +61,7 @@ TABLES: Final = {
     "notes": Documents(name="notes"),
     "blockers": Documents(name="blockers"),
 }
+A_DAY_OF_EACH_PARTITION: Final = ("2024-01-01", "2024-02-01", "2024-03-01", "2024-12-31")
 PARTITIONED: Final = {"events": Documents(name="events", key=("id", "day"))}
 
 
@@ -118,7 +119,11 @@ class Stage:
         self._service.end()
 
     def clear(self) -> None:
-        """Empty every table, and have its Relation announced: reading pauses after one."""
+        """Empty every table, and have each Relation announced, those of partitions too.
+
+        Reading pauses after one. No fault of a case that failed is left.
+        """
+        self.embedder.faults()
         keyed = ("documents", "scratch", "bodies", "whole", "moods", "sums", "blockers")
         touch = [
             *(f"insert into {name} (id) values (0)" for name in keyed),
@@ -126,7 +131,7 @@ class Stage:
             "insert into pairs (a, b) values (0, '')",
             "insert into notes default values",
             "insert into replies default values",
-            "insert into events values (0, '2024-01-01')",
+            *(f"insert into events values (0, '{day}')" for day in A_DAY_OF_EACH_PARTITION),
         ]
         empty = [f"delete from {name}" for name in TABLES | PARTITIONED]
         self.site.sql("; ".join([*empty, *touch, *empty]))

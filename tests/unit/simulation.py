@@ -9,7 +9,7 @@ or the comparison gets on, when something crashes. What is promised stands in ``
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from threading import Event, Semaphore, Thread
@@ -1336,6 +1336,7 @@ class World:
             answers={"verify": verifier.answer, "retry": retrier.answer},
             on_compared=self.target.trusted.__setitem__,
             absence=absence,
+            reading=nullcontext,
             on_failure=_fail,
             epoch=epoch,
             metrics=METRICS,
