@@ -298,13 +298,14 @@ def _account() -> pwd.struct_passwd:
 
 
 def _base(account: pwd.struct_passwd | None) -> str:
-    """The first folder where a socket's path is short enough and the account can get to it."""
+    """The first folder where a socket's path is short enough and the account may make one."""
     for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         path = Path(base).resolve()
         longest = os.fsencode(path / "cdc-pg-xxxxxxxx" / ".s.PGSQL.65535")
         if len(longest) > _SOCKET_PATH_BYTES or not os.access(path, os.W_OK):
             continue
-        if account is None or all(p.stat().st_mode & 0o001 for p in (path, *path.parents)):
+        reached = all(parent.stat().st_mode & 0o001 for parent in path.parents)
+        if account is None or (reached and path.stat().st_mode & 0o003 == 0o003):
             return str(path)
     problem = "no temporary folder has a path short enough for a Unix socket"
     raise PreflightError(where="demo", problem=problem, hint="set TMPDIR to a short path")
