@@ -360,6 +360,8 @@ class Parts:
             waiting["source"] = f"transaction {reader.waiting_for} is committed but not visible yet"
         if service.phase == "standby":
             waiting["slot"] = service.holder
+        if service.phase == "reconnecting" and service.lost:
+            waiting["stream"] = service.lost
         if service.reconcile_waits_for:
             waiting["reconcile"] = f"the end of {service.reconcile_waits_for}"
         return Live(

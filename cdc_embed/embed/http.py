@@ -52,6 +52,7 @@ _ADDRESS_HINT = (
     "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
     "name that the service knows"
 )
+_PROXY_HINT = "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY: http://host:port, no SOCKS"
 
 
 class HttpEmbedder:
@@ -97,13 +98,17 @@ class HttpEmbedder:
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._client = httpx2.Client(
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
-            timeout=timeout,
-            limits=httpx2.Limits(
-                max_connections=concurrency, max_keepalive_connections=concurrency
-            ),
-        )
+        try:
+            self._client = httpx2.Client(
+                headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
+                timeout=timeout,
+                limits=httpx2.Limits(
+                    max_connections=concurrency, max_keepalive_connections=concurrency
+                ),
+            )
+        except (ValueError, ImportError, httpx2.InvalidURL):  # they quote it, with its password
+            problem = "the proxy that the environment names cannot be used"
+            raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
         self._dimensions = dimensions
         self._dimensions = dimensions or expected_dimensions or self._ask_dimensions()
         self._card = ModelCard(

@@ -130,6 +130,8 @@ class Service:
         self.phase = "starting"
         self.holder = ""
         """Who has the slot while this instance waits."""
+        self.lost = ""
+        """Why there is no connection, while it reconnects."""
         self.failure: CdcEmbedError | None = None
 
     # -- control, from any thread --------------------------------------------------------------
@@ -183,10 +185,11 @@ class Service:
             self._set_phase("stopped")
 
     def _come_back(self, exc: Exception) -> None:
-        self._set_phase("reconnecting")
         reason = _reason(exc)
+        self.lost = str(exc)
+        self._set_phase("reconnecting")
         self.telemetry.metrics.reconnects.labels(reason).inc()
-        log.warning("connection lost", reason=reason, problem=str(exc), attempt=self._attempt)
+        log.warning("connection lost", reason=reason, problem=self.lost, attempt=self._attempt)
         self._stop.wait(delay(self._attempt, random.random()))
         self._attempt += 1
 
@@ -282,10 +285,11 @@ class Service:
             pipeline.run(self._stop)
             self._set_phase("draining")
             self._finish(pipeline, connected=True)
-        except (ReplicationError, SourceUnavailableError):
+        except (ReplicationError, SourceUnavailableError) as exc:
             # a stopping server waits for its walsenders: let go of ours before anything else
             stream.close()
             # batches in flight are whole and ours: losing the connection must not lose their work
+            self.lost = str(exc)
             self._set_phase("reconnecting")
             self._finish(pipeline, connected=False)
             raise

@@ -84,26 +84,31 @@ def plan_setup(
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
         *_target_steps(both, card, survey, rebuild=rebuild, gap=gap),
-        *(_forget_slot(both, survey) if gap else []),
+        *(_drop_slot(both, survey) if gap else []),
         *_source_steps(both, survey, new_slot=bool(gap)),
+        *(_forget_position(both) if gap else []),
     ]
     return SetupPlan(steps, both.coverage.notes(survey.tables))
 
 
-def _forget_slot(both: Connections, survey: Survey) -> list[Step]:
-    """Drop what is left of the slot, and the position with which nothing can go on."""
-    config = both.config
-    schema = sql.Identifier(config.target.schema)
-    steps = []
-    if survey.slot is not None:
-        expect_idle(survey.slot, "cdc-embed setup --rebuild")
-        drop = sql.SQL(queries("source/slot")["drop_slot"])
-        values = {"slot": config.source.slot, "plugin": config.source.plugin}
-        steps.append(_step(both, Where.SOURCE, f"drop slot {config.source.slot}", drop, values))
+def _drop_slot(both: Connections, survey: Survey) -> list[Step]:
+    """Drop what is left of a slot whose log is lost."""
+    if survey.slot is None:
+        return []
+    expect_idle(survey.slot, "cdc-embed setup --rebuild")
+    source = both.config.source
+    drop = sql.SQL(queries("source/slot")["drop_slot"])
+    values = {"slot": source.slot, "plugin": source.plugin}
+    return [_step(both, Where.SOURCE, f"drop slot {source.slot}", drop, values)]
+
+
+def _forget_position(both: Connections) -> list[Step]:
+    """Last: as long as it is there, the slot is seen to have a gap, also after an interruption."""
     forget = sql.SQL(queries("target/schema")["forget_position"]).format(
-        schema=schema, slot=sql.Literal(config.source.slot)
+        schema=sql.Identifier(both.config.target.schema),
+        slot=sql.Literal(both.config.source.slot),
     )
-    return [*steps, _step(both, Where.TARGET, "forget the position", forget)]
+    return [_step(both, Where.TARGET, "forget the position", forget)]
 
 
 def expect_idle(slot: Slot, command: str) -> None:

@@ -39,6 +39,9 @@ class MissingDonorError(Exception):
     """A stored chunk that should have lent its vector or metadata is gone, or is not what was known
     of it; nothing was written."""
 
+    def __init__(self) -> None:
+        super().__init__("a stored vector to be used again is gone; its text is embedded instead")
+
 
 def actions_by_table(plan: Plan) -> dict[Table, Actions]:
     """The actions that write, by table; truncated tables are always there."""

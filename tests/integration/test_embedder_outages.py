@@ -203,6 +203,7 @@ def test_a_lost_connection_within_an_outage_is_made_again_and_a_stop_still_ends_
             wait_for_trouble(service)
             site.sql(end_walsender, site.name)
             wait_until(lambda: service.status()["state"] == "reconnecting", "it notices")
+            assert "administrator" in service.status()["waiting"]["stream"]
             expect_nothing_beyond(site, end)
             if stop:
                 assert service.stop() == 0

@@ -14,8 +14,12 @@ import psycopg2
 import pytest
 
 from cdc_embed.cli import search as search_command
+from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.main import app
+from cdc_embed.config import load
 from cdc_embed.errors import CdcEmbedError
+from cdc_embed.flow.connections import connections
+from cdc_embed.flow.setup import Step, plan_setup, run_setup
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,
@@ -638,6 +642,35 @@ def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
         service.wait_for("reconciled")
         service.settle()
         assert library.server.texts() == 2, "the changed row and the new one"
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("before", ["make the replication slot", "forget the position"])
+def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
+    library: Library, before: str
+) -> None:
+    """Without the recorded position a new slot would look as if nothing were missed."""
+    site = library.site
+    text = site.config_path.read_text()
+    site.config_path.write_text(text.replace("[source]", '[source]\non_history_gap = "rebuild"', 1))
+    forge_slot(site)
+
+    def interrupt(step: Step) -> None:
+        if step.why == before:
+            raise KeyboardInterrupt
+
+    config = load(site.config_path)
+    with (
+        closing(make_embedder(config.embedder, stored_dimensions=384)) as embedder,
+        connections(config) as both,
+    ):
+        plan = plan_setup(both, embedder.describe(), rebuild=True)
+        with pytest.raises(KeyboardInterrupt):
+            run_setup(both, plan, on_step=interrupt, on_wait=lambda _: None)
+    with site.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
         assert site.drift() == []
         assert service.stop() == 0
 

@@ -274,6 +274,15 @@ def test_an_address_that_cannot_work_is_refused(url: str) -> None:
     assert "pw" not in str(caught.value)
 
 
+@pytest.mark.parametrize("proxy", ["foo://me:pw@host", "http://a:pw:x", "socks5://me:pw@host:1"])
+def test_a_proxy_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTP_PROXY", proxy)
+    with pytest.raises(EmbedderError, match="proxy") as caught:
+        HttpEmbedder(url="http://a/b", model="m", dimensions=8)
+    assert "HTTP_PROXY" in caught.value.hint
+    assert "pw" not in "".join(traceback.format_exception(caught.value))
+
+
 # --- transient -----------------------------------------------------------------------------------
 
 
