@@ -73,7 +73,7 @@ CASES: Final = {
             "delete from events where day > '2025-01-01'; drop table next_year",
         ),
         texts=1,
-        alone=range(1, 3),
+        alone=range(3),
         pauses=True,
     ),
 }
