@@ -16,7 +16,8 @@ from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Assembler, Change, Event
 from cdc_embed.config import Config
 from cdc_embed.lsn import START, ZERO, Checkpoint, Identity
-from cdc_embed.session import SOURCE, Session
+from cdc_embed.session import Session
+from cdc_embed.side import SOURCE
 from cdc_embed.source.stream import Frame, Stream
 from cdc_embed.source.tables import find_tables
 from cdc_embed.wire import pgoutput, wal2json

@@ -1,69 +1,30 @@
 """``cdc-embed run``: the service, until a signal ends it."""
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 import structlog
 import typer
 
-from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
-from cdc_embed.cli.plugin import make_plugin
+from cdc_embed.cli.parts import Parts
 from cdc_embed.cli.stopping import Stopping, signals
 from cdc_embed.config import Config
 from cdc_embed.embed.base import Embedder, ModelCard
-from cdc_embed.errors import CdcEmbedError, HistoryGapError
+from cdc_embed.errors import HistoryGapError
 from cdc_embed.finding import expect
-from cdc_embed.flow.absence import Absence, absence_passes
-from cdc_embed.flow.comparer import Comparer, Scope
-from cdc_embed.flow.connections import (
-    Connections,
-    connections,
-    cutter,
-    expect_set_up,
-    open_store,
-    stored_dimensions,
-)
-from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.indexing import Indexer
-from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits
+from cdc_embed.flow.connections import Connections, connections, expect_set_up, stored_dimensions
 from cdc_embed.flow.preflight import history_gap, survey_all
-from cdc_embed.flow.reconcile import Reconciler
-from cdc_embed.flow.requests import Desk, Size
-from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.service import Service, Source, longest_silence, report_interval, silence_limit
+from cdc_embed.flow.service import Service
 from cdc_embed.flow.setup import plan_setup, run_setup
-from cdc_embed.flow.telemetry import Listener, Telemetry
-from cdc_embed.flow.verify import Verifier
-from cdc_embed.flow.watch import Watch
-from cdc_embed.metrics import Metrics
-from cdc_embed.serve.app import LOCAL_NAMES, Answers, make_app, serving
-from cdc_embed.serve.status import Live, status
-from cdc_embed.session import SOURCE, TARGET, Session, Side
-from cdc_embed.source.coverage import COVERAGES
-from cdc_embed.source.rows import RowReader
-from cdc_embed.source.slot import SlotCatalogue
-from cdc_embed.source.tables import SourceTable, estimate_rows, shape_of, text_bytes
-from cdc_embed.target.checks import vector_extension
-from cdc_embed.target.index import ensure_index
-from cdc_embed.target.letters import Letters
-from cdc_embed.target.reconcile import Ledger
-from cdc_embed.target.store import Store
+from cdc_embed.flow.telemetry import Listener
 
-DEAD_LOOP_SECONDS: Final = 60.0
-"""The loop turns several times a second; a minute without a turn is a hang."""
 REBUILD_SECONDS: Final = 60.0
 """A new slot that does not last so long did not help, and another one would not either."""
-LONG_TROUBLE_SECONDS: Final = 30.0
-"""A short outage of the embedder is normal and no reason to be called unready."""
 
 log = structlog.get_logger()
 
@@ -140,234 +101,3 @@ def make_new_slot(both: Connections, card: ModelCard, gap: str) -> None:
         on_step=lambda step: log.info("setup", side=step.where.value, step=step.why),
         on_wait=lambda holders: log.info("setup waits", transactions=holders),
     )
-
-
-class Parts:
-    """The construction of one service, part by part."""
-
-    def __init__(
-        self,
-        config: Config,
-        both: Connections,
-        tables: list[SourceTable],
-        embedder: Embedder,
-        card: ModelCard,
-        listeners: Sequence[Listener],
-    ) -> None:
-        self.config = config
-        self.both = both
-        self.sources = tables
-        self.tables = [source.table for source in tables]
-        self.embedder = embedder
-        self.card = card
-        names = [table.full_name for table in self.tables]
-        self.metrics = Metrics(slot=config.source.slot, tables=names, model=card.identity)
-        self.telemetry = Telemetry(self.metrics, listeners)
-        self.absence = Absence()
-        self.abandon = threading.Event()
-        self.patience = Patience(self.abandon, self._count_error)
-        extension = vector_extension(both.target)
-        assert extension is not None, "the preflight found pgvector"
-        self.extension_schema = extension[1]
-        self.read_session = self._session(SOURCE, "rows")
-        self.reader = RowReader(self.read_session, self.abandon)
-
-    def build(self, stack: ExitStack) -> Service:
-        config = self.config
-        store = open_store(self.both, self.tables, self.card, self.extension_schema)
-        stack.callback(store.close)
-        stack.callback(self.reader.close)
-        runner = EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics)
-        stack.callback(runner.close)
-        reconciling = self._reconciling(stack, store)
-        wal_sender_timeout = self.both.catalogue.wal_sender_timeout()
-        service = Service(
-            source=Source(
-                dsn=config.source.resolved_dsn(),
-                slot=config.source.slot,
-                plugin=make_plugin(self.both, self.tables),
-                catalogue=self.both.catalogue,
-                read_rows=self._read_rows,
-                tables=self.tables,
-                silence_limit=silence_limit(wal_sender_timeout),
-            ),
-            store=store,
-            cut=cutter(self.card, self.tables),
-            recheck=self._recheck,
-            reconciling=lambda lane, epoch, ended: reconciling(lane, epoch, ended, service.fail),
-            runner=runner,
-            patience=self.patience,
-            telemetry=self.telemetry,
-            limits=Limits(
-                memory=config.limits.memory,
-                report_interval=report_interval(wal_sender_timeout),
-                longest_silence=longest_silence(wal_sender_timeout),
-                linger=config.embedder.linger,
-            ),
-            abandon=self.abandon,
-            drain_timeout=config.limits.drain_timeout,
-        )
-        return service
-
-    def _read_rows(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
-        """Rows by key. Those of a table that stands still are unknown until it is compared: what
-        has its name now may be another table."""
-        if self.absence.problem_of([table]):
-            return dict.fromkeys(wanted)
-        with self._reading(self.read_session):
-            return self.reader.read(table, wanted)
-
-    def _reading(self, session: Session) -> AbstractContextManager[None]:
-        coverage = COVERAGES[self.config.source.plugin](session, self.config)
-        return absence_passes(coverage, self.sources)
-
-    def _recheck(self) -> None:
-        for table in self.tables:
-            expect_set_up(self.both, table, self.card)
-
-    def _reconciling(self, stack: ExitStack, store: Store) -> Callable[..., Reconciler]:
-        """What compares rows beside each connection, in sessions of its own."""
-        config, schema = self.config, self.config.target.schema
-        scan = self._session(SOURCE, "reconcile")
-        notes = self._session(TARGET, "reconcile")
-        stack.callback(scan.close)
-        stack.callback(notes.close)
-        indexer = Indexer(self._session(TARGET, "index"), self._ensure_index)
-        stack.callback(indexer.close)
-        scopes = [Scope(table=table, space=store.space(table)) for table in self.tables]
-
-        def on_compared(table: Table, done: bool) -> None:
-            store.trust(table, done)
-            if done:
-                indexer.filled(table)
-
-        def cancel() -> None:
-            scan.cancel()
-            notes.cancel()
-
-        def make(
-            lane: Lane,
-            epoch: int,
-            ended: threading.Event,
-            on_failure: Callable[[CdcEmbedError], None],
-        ) -> Reconciler:
-            ledger = Ledger(notes, schema, config.source.slot)
-            comparer = Comparer(
-                lane=lane,
-                rows=RowReader(scan, ended),
-                ledger=ledger,
-                wal_end=SlotCatalogue(scan, config.source.slot).wal_end,
-                stop=ended,
-                rows_per_second=config.backfill.rows_per_second,
-            )
-            verifier = Verifier(
-                comparer=comparer,
-                scopes=scopes,
-                metrics=self.metrics,
-                absence=self.absence,
-                paid=self.card.paid,
-            )
-            retrier = Retrier(
-                comparer=comparer,
-                scopes=scopes,
-                letters=Letters(notes, schema),
-                absence=self.absence,
-            )
-            return Reconciler(
-                comparer=comparer,
-                scopes=scopes,
-                desk=Desk(
-                    ledger=ledger,
-                    scopes=scopes,
-                    backfill=config.backfill,
-                    paid=self.card.paid,
-                    measure=lambda table: self._measure(scan, table),
-                    absence=self.absence,
-                ),
-                answers={"verify": verifier.answer, "retry": retrier.answer},
-                on_compared=on_compared,
-                on_failure=on_failure,
-                absence=self.absence,
-                reading=lambda: self._reading(scan),
-                epoch=epoch,
-                metrics=self.metrics,
-                stop=ended,
-                cancel=cancel,
-            )
-
-        return make
-
-    def _measure(self, session: Session, table: Table) -> Size:
-        shape = shape_of(session, table)
-        if not self.card.paid:
-            return Size(rows=estimate_rows(session, table), bytes=0, shape=shape)
-        rows, size = text_bytes(session, table)
-        return Size(rows=rows, bytes=size, shape=shape)
-
-    def _ensure_index(self, session: Session, table: Table) -> bool:
-        return ensure_index(
-            session, self.config.target.schema, table, self.config.index, self.extension_schema
-        )
-
-    def _session(self, side: Side, name: str) -> Session:
-        source = self.config.source
-        dsn = source.resolved_dsn() if side is SOURCE else self.config.target_dsn()
-        return Session(side, dsn, f"cdc_embed {name} {source.slot}")
-
-    def watch(self, stack: ExitStack, service: Service, *, serve: bool) -> None:
-        """Look after both databases and, with ``serve``, answer over HTTP."""
-        watching = stack.enter_context(connections(self.config))
-        watch = Watch(watching, self.sources, self.telemetry, self.absence, service.fail)
-        stack.enter_context(watch)
-        if not serve:
-            return
-        settings = self.config.serve
-        app = make_app(
-            Answers(
-                registry=self.metrics.registry,
-                problem_alive=self._problem_alive,
-                problem_ready=lambda: self._problem_ready(service),
-                status=lambda: status(watch.facts, self._live(service, self.reader)),
-            ),
-            LOCAL_NAMES | {settings.host} | frozenset(settings.allowed_hosts),
-        )
-        port = stack.enter_context(serving(app, settings.host, settings.port))
-        log.info("serving", host=settings.host, port=port)
-
-    def _count_error(self, stage: str, error: CdcEmbedError) -> None:
-        self.metrics.errors.labels(stage, type(error).__name__).inc()
-        log.warning("waiting", stage=stage, problem=str(error))
-
-    def _problem_alive(self) -> str | None:
-        silent = time.monotonic() - self.telemetry.ticked_at
-        return f"the loop has not turned for {silent:.0f} s" if silent > DEAD_LOOP_SECONDS else None
-
-    def _problem_ready(self, service: Service) -> str | None:
-        if service.phase not in {"streaming", "standby"}:
-            return service.phase
-        for table, problem in self.absence.problems.items():
-            return f"{table} {problem}"
-        now = time.monotonic()
-        for stage, trouble in list(self.patience.troubles.items()):
-            if now - trouble.since > LONG_TROUBLE_SECONDS:
-                return f"{stage}: {trouble.problem}"
-        return None
-
-    def _live(self, service: Service, reader: RowReader) -> Live:
-        troubles = list(self.patience.troubles.items())
-        waiting = {stage: trouble.problem for stage, trouble in troubles}
-        if reader.waiting_for is not None:
-            waiting["source"] = f"transaction {reader.waiting_for} is committed but not visible yet"
-        if service.phase == "standby":
-            waiting["slot"] = service.holder
-        if service.phase == "reconnecting" and service.lost:
-            waiting["stream"] = service.lost
-        if service.reconcile_waits_for:
-            waiting["reconcile"] = f"the end of {service.reconcile_waits_for}"
-        return Live(
-            state=service.phase,
-            role="leader" if service.leading else "standby",
-            positions=self.telemetry.positions,
-            oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
-            waiting=waiting,
-        )

@@ -14,7 +14,7 @@ from cdc_embed.config_sections import LogConfig
 from cdc_embed.errors import PreflightError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import connections, expect_set_up, stored_dimensions
-from cdc_embed.session import RowRefusedError
+from cdc_embed.side import RowRefusedError
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.checks import check_migrations, vector_extension
 from cdc_embed.target.search import Hit, Searcher

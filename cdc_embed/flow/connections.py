@@ -14,7 +14,8 @@ from cdc_embed.change.plan import Cut
 from cdc_embed.config import Config
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
-from cdc_embed.session import SOURCE, TARGET, Session
+from cdc_embed.session import Session
+from cdc_embed.side import SOURCE, TARGET
 from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.schema import (

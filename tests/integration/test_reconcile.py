@@ -12,7 +12,8 @@ import pytest
 
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.session import SOURCE, Session
+from cdc_embed.session import Session
+from cdc_embed.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
 from tests.site import DOCUMENTS, RunningService, Site, columns, wait_until
 

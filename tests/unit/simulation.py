@@ -54,7 +54,7 @@ from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Progress, find_gap
 from cdc_embed.metrics import Metrics
-from cdc_embed.session import RowRefusedError
+from cdc_embed.side import RowRefusedError
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.letters import Letter, Letters
 from cdc_embed.target.reconcile import DONE, RUNNING, WAITING, Comparison, Ledger, Request

@@ -26,14 +26,9 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from cdc_embed.embed.answers import decode_vectors, retry_after_seconds, server_message
 from cdc_embed.embed.base import Embedder
-from cdc_embed.embed.http import (
-    HttpEmbedder,
-    Pace,
-    decode_vectors,
-    retry_after_seconds,
-    server_message,
-)
+from cdc_embed.embed.http import HttpEmbedder, Pace
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,

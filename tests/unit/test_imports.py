@@ -42,7 +42,9 @@ WORDS: dict[str, set[str]] = {
     "metrics": {""},
     "finding": {"errors"},
     "pulse": set(),
-    "session": {"errors", "pulse", "sql"},
+    "side": {"errors"},
+    "connecting": {"side", "sql"},
+    "session": {"connecting", "pulse", "side", "sql"},
     "config_notation": set(),
     "config_sections": {"config_notation"},
     "config": {"config_notation", "config_sections", "errors"},
@@ -206,7 +208,7 @@ def drivers_out_of_place(modules: Modules) -> list[str]:
             found = {other for other in found if other.split(".")[0] == "psycopg2"}
             if room(name) == "flow":
                 found -= {"psycopg2.sql"}
-            if room(name) not in {"session", "source", "target", "cli"}:
+            if room(name) not in {"connecting", "session", "side", "source", "target", "cli"}:
                 broken += [f"{name} imports {other}" for other in found]
     return broken
 

@@ -1,0 +1,105 @@
+"""A connection of the driver: opened with what is needed to notice that its peer is lost."""
+
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from threading import Timer
+from typing import Any, Final
+
+import psycopg2
+from psycopg2 import sql
+from psycopg2.extensions import parse_dsn
+
+from cdc_embed.side import Side
+from cdc_embed.sql import queries
+
+SINCE_17: Final = {"transaction_timeout": "0"}
+
+NOTICE_A_LOST_CLIENT: Final = "set client_connection_check_interval = '1s'"
+"""A statement whose client was killed or cut off must not go on and hold its locks."""
+
+CONNECT_TIMEOUT: Final = 10
+
+DEAD_PEER_SECONDS: Final = 30.0
+DEAD_PEER_OPTIONS: Final = {
+    "keepalives": "1",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": f"{DEAD_PEER_SECONDS * 1000:.0f}",
+}
+"""A peer that vanished is noticed within half a minute, unless the DSN says otherwise."""
+
+
+class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
+    """The driver's, with what we know of the server's end."""
+
+    backend = 0
+    """The server's process; 0 where a pooler hides it."""
+
+
+def cut(connection: Any) -> None:
+    """End a connection that another thread waits on; harmless when it is closed already."""
+    with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
+        peer.shutdown(socket.SHUT_RDWR)
+
+
+def _socket_of(connection: Any) -> socket.socket:
+    return socket.socket(fileno=os.dup(connection.fileno()))
+
+
+def connect(side: Side, dsn: str, application_name: str) -> Any:
+    """A new psycopg2 connection with the side's settings, in autocommit off.
+
+    Driver errors are the caller's to translate.
+    """
+    parameters = {
+        **DEAD_PEER_OPTIONS,
+        "connect_timeout": str(CONNECT_TIMEOUT),
+        **parameters_of(dsn),
+    }
+    connection = psycopg2.connect(
+        connection_factory=Connection, **{**parameters, "application_name": application_name}
+    )
+    settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
+    limit = Timer(patience(parameters), cut, [connection])
+    limit.daemon = True
+    limit.start()
+    try:
+        connection.set_client_encoding("UTF8")
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            for name, value in settings.items():
+                cursor.execute(
+                    sql.SQL("set {} = {}").format(
+                        sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
+                    )
+                )
+            with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
+                cursor.execute(NOTICE_A_LOST_CLIENT)
+            cursor.execute(queries("session")["backend"])
+            pid = cursor.fetchone()[0]
+        connection.backend = pid if pid == connection.info.backend_pid else 0
+        connection.autocommit = False
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        limit.cancel()
+    return connection
+
+
+def patience(parameters: Mapping[str, str]) -> float:
+    """Seconds after which an answer should have come: as long as TCP waits for a peer's."""
+    given = int(parameters.get("tcp_user_timeout", 0))
+    return given / 1000 if given > 0 else DEAD_PEER_SECONDS
+
+
+def parameters_of(dsn: str) -> dict[str, str]:
+    """A connection string's parts; what libpq says of a wrong one would quote it."""
+    try:
+        parts: dict[str, str] = parse_dsn(dsn)
+    except psycopg2.Error:
+        raise psycopg2.ProgrammingError("the connection string is not one of libpq's") from None
+    return parts

@@ -1,0 +1,96 @@
+"""What an embedding service answers: its vectors, when to come again, its words for an error."""
+
+import base64
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+
+import numpy as np
+import orjson
+
+from cdc_embed.embed.base import Vectors
+from cdc_embed.errors import TextRefusedError
+
+_MESSAGE_LENGTH = 200
+_QUOTE_LENGTH = 12  # characters in common that make a service's message a quotation
+
+
+def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
+    """The body of an answer as float32 array (count, d), in the order of the texts.
+
+    ``dimensions`` 0 takes any width. Raises TextRefusedError for any other body.
+    """
+    try:
+        data = orjson.loads(content)["data"]
+        vectors = {
+            int(item.get("index", place)): _vector(item["embedding"])
+            for place, item in enumerate(data)
+        }
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
+        raise TextRefusedError(problem="the answer is not a list of embeddings") from exc
+    if len(data) != count or vectors.keys() != set(range(count)):
+        raise TextRefusedError(problem=f"the answer does not hold one vector for each of {count}")
+    widths = {len(vector) for vector in vectors.values()}
+    if len(widths) != 1 or 0 in widths or (dimensions and widths != {dimensions}):
+        problem = (
+            f"the vectors have {sorted(widths)} dimensions, expected {dimensions or 'one width'}"
+        )
+        raise TextRefusedError(problem=problem)
+    stacked: Vectors = np.stack([vectors[index] for index in range(count)])
+    if not np.isfinite(stacked).all():
+        raise TextRefusedError(problem="the vector has numbers that are not finite")
+    return stacked
+
+
+def _vector(embedding: object) -> Vectors:
+    if isinstance(embedding, str):
+        return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4").astype(np.float32)
+    with np.errstate(over="ignore"):
+        vector = np.asarray(embedding, dtype=np.float32)
+    if vector.ndim != 1:
+        raise ValueError
+    return vector
+
+
+def retry_after_seconds(value: str | None, now: datetime) -> float | None:
+    """A Retry-After header, in seconds or as an HTTP date, as seconds from ``now``."""
+    try:
+        seconds = float(value or "nan")
+    except ValueError:
+        try:
+            seconds = (parsedate_to_datetime(value or "") - now).total_seconds()
+        except (ValueError, TypeError):  # TypeError: a date without a zone
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def server_message(content: bytes, secrets: Sequence[str]) -> str:
+    """What a service says in an error's body, shortened; "" when it quotes one of ``secrets``."""
+    try:
+        body = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    error = body.get("error")
+    fields = error if isinstance(error, dict) else body
+    said = [fields.get(name) for name in ("type", "error_type", "message", "error", "detail")]
+    text = ": ".join(words for words in said if isinstance(words, str))
+    text = "".join(filter(str.isprintable, _plain(text)))[:_MESSAGE_LENGTH]
+    return "" if _quotes(text, secrets) else text
+
+
+def _quotes(message: str, secrets: Sequence[str]) -> bool:
+    message = message.casefold()
+    pieces = {
+        message[begin : begin + _QUOTE_LENGTH]
+        for begin in range(max(1, len(message) - _QUOTE_LENGTH + 1))
+    }
+    plain = [text for secret in secrets if (text := _plain(secret).casefold())]
+    joined = "\0".join(plain)
+    return any(text in message for text in plain) or any(piece in joined for piece in pieces)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
