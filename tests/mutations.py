@@ -230,11 +230,37 @@ MUTATIONS = (
     ),
     Mutation(
         "a filtered read is no error",
-        "cdc_embed/session.py",
+        "cdc_embed/side.py",
         '    "row_security": "off",',
         '    "row_security": "on",',
         "tests/integration/test_silent_losses.py::"
         "test_row_security_is_an_error_and_never_an_empty_table[False]",
+    ),
+    Mutation(
+        "a table that left and came back is the same",
+        "cdc_embed/source/publication.py",
+        'return f"{shape_of(self._session, table)} {versions}"',
+        "return shape_of(self._session, table)",
+        "tests/integration/test_absence.py::"
+        "test_table_that_left_and_came_back_unseen_is_compared[pgoutput]",
+    ),
+    Mutation(
+        "a row that cannot be read ends the service",
+        "cdc_embed/flow/absence.py",
+        "        if problem is None:",
+        "        if problem != ():",
+        "tests/integration/test_absence.py::test_row_to_be_read_again_of_a_table_that_left[pgoutput]",
+    ),
+    Mutation(
+        "the position goes before the new slot is there",
+        "cdc_embed/flow/setup.py",
+        "        *_source_steps(both, survey, new_slot=bool(gap)),\n"
+        "        *(_forget_position(both) if gap else []),",
+        "        *(_forget_position(both) if gap else []),\n"
+        "        *_source_steps(both, survey, new_slot=bool(gap)),",
+        "tests/integration/test_spaces.py::"
+        "test_a_rebuild_that_was_interrupted_is_done_again_by_the_service"
+        "[make the replication slot]",
     ),
 )
 

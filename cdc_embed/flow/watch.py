@@ -26,7 +26,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable, estimate_rows, shape_of
+from cdc_embed.source.tables import SourceTable, estimate_rows
 from cdc_embed.sql import queries
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.reconcile import Comparison, Ledger
@@ -230,14 +230,14 @@ class Watch:
             )
 
     def _check_shape(self) -> None:
-        """A rewrite, other partitions, another column of the same name: that is not in the log."""
+        """A rewrite, other partitions, a table that left and came back: that is not in the log."""
         compared = self._ledger.comparisons()
         for source in self._tables:
             name = source.table.full_name
             known = compared.get(name)
             if known is None or name in self._absence.problems:
                 continue
-            if known.shape != shape_of(self._both.source, source.table):
+            if known.shape != self._both.coverage.shape(source.table):
                 self._ledger.forget([name])
                 log.info("table has another shape, every row is compared", table=name)
 

@@ -11,11 +11,13 @@ from typing import Final, Protocol
 
 from psycopg2 import sql
 
+from cdc_embed.change.document import Table
 from cdc_embed.config import Config
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
 from cdc_embed.source.publication import Published
-from cdc_embed.source.tables import SourceTable, find_tables
+from cdc_embed.source.tables import SourceTable, find_tables, shape_of
+from cdc_embed.sql import queries
 
 CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
 """Encodings that Python reads as PostgreSQL does, to the last character."""
@@ -32,6 +34,10 @@ class Coverage(Protocol):
 
     def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
         """Why changes of some of the tables do not arrive, by the table's name."""
+
+    def shape(self, table: Table) -> str:
+        """What differs as soon as something happened to a table that does not have to be in the
+        log: another form of it, or that for a while its changes did not arrive."""
 
     def steps(self, tables: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
         """What must be run for it before there is a slot: (why, statement) pairs."""
@@ -86,6 +92,12 @@ class Named:
             elif oids[name] != oid:
                 missed[name] = "is the name of another table now"
         return missed
+
+    def shape(self, table: Table) -> str:
+        with self._session.transaction(table.full_name) as cursor:
+            cursor.execute(queries("source/tables")["version"], {"oid": table.oid})
+            row = cursor.fetchone()
+        return f"{shape_of(self._session, table)} {row and row[0]}"
 
     def steps(self, _: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
         return []

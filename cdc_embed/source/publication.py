@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from psycopg2 import sql
 
+from cdc_embed.change.document import Table
 from cdc_embed.config import Config
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
-from cdc_embed.source.tables import SourceTable
+from cdc_embed.source.tables import SourceTable, shape_of
 from cdc_embed.sql import queries
 
 MARK: Final = "made by cdc_embed"
@@ -56,6 +57,13 @@ class Published:
 
     def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
         return missed_tables(self._read(), tables)
+
+    def shape(self, table: Table) -> str:
+        values = {"publication": self._name, "oid": table.oid}
+        with self._session.transaction("pg_publication") as cursor:
+            cursor.execute(queries("source/slot")["publication_versions"], values)
+            versions = cursor.fetchone()[0]
+        return f"{shape_of(self._session, table)} {versions}"
 
     def steps(self, tables: Sequence[SourceTable]) -> list[tuple[str, sql.Composed]]:
         return publication_sql(self._read(), self._name, tables, lists=self._lists)

@@ -79,6 +79,18 @@ join pg_publication p on p.pubname = t.pubname
 left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
 where t.pubname = %(publication)s
 
+-- name: publication_versions
+-- What makes the publication carry a table: other rows after it left and came back, or was altered.
+with p as (select oid, xmin from pg_publication where pubname = %(publication)s)
+select array_agg(version order by version)::text
+from (select format('%%s:%%s', p.oid, p.xmin) from p
+      union all
+      select format('%%s:%%s', r.oid, r.xmin) from p join pg_publication_rel r on r.prpubid = p.oid
+      where r.prrelid = %(oid)s
+      union all
+      select format('%%s:%%s', s.oid, s.xmin) from p join pg_publication_namespace s on s.pnpubid = p.oid
+      join pg_class c on c.relnamespace = s.pnnspid where c.oid = %(oid)s) as carrying (version)
+
 -- name: create_publication
 -- What the slot will carry: these tables, every operation.
 create publication {publication} for table {tables}

@@ -40,6 +40,10 @@ select (select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(reli
            from unnest(%(columns)s::text[]) with ordinality as w (name, place)
            left join pg_attribute a on a.attrelid = %(oid)s and a.attname = w.name)::text
 
+-- name: version
+-- The version of its row in the catalogue: another one after a new name or another identity.
+select xmin::text from pg_class where oid = %(oid)s
+
 -- name: snapshot
 -- What this transaction sees; xids in it have 64 bits.
 select pg_current_snapshot()::text

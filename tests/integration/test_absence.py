@@ -141,6 +141,37 @@ def test_row_to_be_read_again_of_a_table_that_left(two: Site) -> None:
         wait_until(lambda: backfilled(service) and not two.drift(), "compared")
 
 
+def leave_and_come_back(two: Site) -> None:
+    wal2json = two.target is not None
+    two.sql(
+        "alter table documents replica identity nothing"
+        if wal2json
+        else "alter publication cdc_embed drop table documents"
+    )
+    two.sql("update documents set body = 'missed'")
+    two.sql(
+        "alter table documents replica identity default"
+        if wal2json
+        else "alter publication cdc_embed add table documents (id, title, body)"
+    )
+
+
+def test_table_that_left_and_came_back_unseen_is_compared(two: Site) -> None:
+    """Between two looks, and while no service runs: the catalogue's rows are others than before."""
+    with two.service() as service:
+        wait_until(lambda: backfilled(service), "backfill")
+        leave_and_come_back(two)
+        service.settle()
+        assert two.drift() == ["stale 1"]
+        wait_until(lambda: not two.drift(), "compared", 15)
+        assert service.stop() == 0
+    two.sql("update documents set body = 'followed'")
+    leave_and_come_back(two)
+    with two.service() as service:
+        wait_until(lambda: not two.drift(), "compared", 15)
+        assert two.drift("notes") == []
+
+
 def test_identity_that_was_taken_away_stops_the_table(two: Site) -> None:
     """Without one wal2json leaves updates and deletes out, and says nothing."""
     with two.service() as service:
