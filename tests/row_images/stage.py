@@ -47,6 +47,15 @@ alter table words alter body set storage external
 """
 """``big`` is stored out of line: an update of another column leaves it out of the log. A table that
 is truncated or rewritten is compared again some time later: that is what ``scratch`` is for."""
+WITHOUT_AUTOVACUUM: Final = """
+do $$ declare r record; begin
+  for r in select oid::regclass as name from pg_class
+           where relkind = 'r' and relnamespace = 'public'::regnamespace loop
+    execute format('alter table %s set (autovacuum_enabled = false)', r.name);
+  end loop;
+end $$
+"""
+"""After it ANALYZEs a table its Relation is sent again, and reading pauses: at any moment."""
 
 TABLES: Final = {
     "documents": Documents(name="documents"),
@@ -87,6 +96,7 @@ class Stage:
         self.embedder = embedder
         self._tables = TABLES | (PARTITIONED if partitions else {})
         site.sql(SCHEMA)
+        site.sql(WITHOUT_AUTOVACUUM)
         site.configure(
             tables="".join(
                 f'[[tables]]\nname = "{name}"\ntext = {list(table.text)}\n'
