@@ -70,8 +70,8 @@ SOURCE: Final = Side(
     "source database",
     VALUE_SETTINGS,
     SourceUnavailableError,
-    lambda table, problem, hint: PreflightError(
-        where=f"source {table}", problem=problem, hint=hint, table=table
+    lambda table, problem, hint, state: PreflightError(
+        where=f"source {table}", problem=problem, hint=hint, table=table, state=state
     ),
 )
 TARGET: Final = Side(
@@ -109,7 +109,7 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         ):
             raise side.unavailable(problem=problem) from exc
         hint = HINTS.get(state)
-        raise side.refused(table=table, problem=problem, hint=hint) from exc
+        raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
 
 
 def describe(exc: psycopg2.Error) -> str:

@@ -235,7 +235,14 @@ class Parts:
     def watch(self, stack: ExitStack, service: Service, *, serve: bool) -> None:
         """Look after both databases and, with ``serve``, answer over HTTP."""
         watching = stack.enter_context(connections(self.config))
-        watch = Watch(watching, self.sources, self.telemetry, self.absence, service.fail)
+        watch = Watch(
+            watching,
+            self.sources,
+            self.telemetry,
+            self.absence,
+            on_failure=service.fail,
+            is_leading=lambda: service.leading,
+        )
         stack.enter_context(watch)
         if not serve:
             return

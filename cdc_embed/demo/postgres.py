@@ -308,7 +308,11 @@ def _base(account: pwd.struct_passwd | None) -> str:
         if account is None or (reached and path.stat().st_mode & 0o003 == 0o003):
             return str(path)
     problem = "no temporary folder has a path short enough for a Unix socket"
-    raise PreflightError(where="demo", problem=problem, hint="set TMPDIR to a short path")
+    hint = "set TMPDIR to a short path"
+    if account is not None:
+        problem += f" where the account {_ACCOUNT} may write"
+        hint += " that everybody may write to, such as /tmp"
+    raise PreflightError(where="demo", problem=problem, hint=hint)
 
 
 def _copy_binaries(package: Path, binaries: Path, folder: Path, account: pwd.struct_passwd) -> Path:

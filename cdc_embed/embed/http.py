@@ -49,7 +49,10 @@ _ADDRESS_HINT = (
     "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
     "name that the service knows"
 )
-_PROXY_HINT = "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY: http://host:port, no SOCKS"
+_PROXY_HINT = (
+    "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
+    "SSL_CERT_FILE and SSL_CERT_DIR"
+)
 
 
 class HttpEmbedder:
@@ -103,8 +106,8 @@ class HttpEmbedder:
                     max_connections=concurrency, max_keepalive_connections=concurrency
                 ),
             )
-        except (ValueError, ImportError, httpx2.InvalidURL):  # they quote it, with its password
-            problem = "the proxy that the environment names cannot be used"
+        except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote its password
+            problem = "the proxy or the certificates that the environment names cannot be used"
             raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
         self._dimensions = dimensions
         self._dimensions = dimensions or expected_dimensions or self._ask_dimensions()

@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.source.coverage import Coverage
 from cdc_embed.source.tables import SourceTable
+
+UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
+"""No such column, table or schema."""
 
 
 @dataclass(slots=True)
@@ -36,6 +40,8 @@ def absence_passes(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterato
     except PreflightError as exc:
         name = str(exc.fields.get("table"))
         problem = coverage.missed(tables).get(name)
+        if problem is None and exc.fields.get("state") in UNDEFINED:
+            problem = "was altered, and is what it was"
         if problem is None:
             raise
         raise SourceUnavailableError(problem=f"table {name} {problem}") from exc

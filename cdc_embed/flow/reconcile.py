@@ -37,6 +37,11 @@ SAVE_SECONDS: Final = 1.0
 SOON: Final = ("retry",)
 """What is asked of these kinds is done quickly, and does not wait for a backfill to end."""
 
+
+class _OutdatedError(Exception):
+    """Changes of the table were missed meanwhile, or another instance compares it."""
+
+
 Answers = Mapping[str, Callable[[Request], None]]
 """What answers the requests of each kind, but backfills."""
 
@@ -164,15 +169,18 @@ class Reconciler:
             if comparison.stage == "rows":
                 self._pass(table, comparison, self._comparer.scan(table, comparison.cursor))
                 comparison.stage, comparison.cursor = "orphans", None
-                self._ledger.save(comparison, self._epoch)
+                self._save(comparison)
             self._pass(table, comparison, self._comparer.orphans(table, comparison.cursor))
+            # the slices may have seen what the log has not brought yet
+            self._comparer.wait_until_durable()
+            self._save(comparison)
+            self._ledger.delete_other_spaces(table, scope.space, self._epoch)
+            comparison.state = DONE
+            self._save(comparison)
+        except _OutdatedError:
+            return  # it begins again with the next turn
         finally:
             running.set(0)
-        # the slices may have seen what the log has not brought yet
-        self._comparer.wait_until_durable()
-        self._ledger.delete_other_spaces(table, scope.space, self._epoch)
-        comparison.state = DONE
-        self._ledger.save(comparison, self._epoch)
         self._on_compared(table, True)
         counts = {verdict.value: count for verdict, count in comparison.counts.items() if count}
         log.info("reconciled", table=table.full_name, rows=comparison.checked, **counts)
@@ -186,7 +194,11 @@ class Reconciler:
                 comparison.count(examined.verdicts.values())
             comparison.cursor = after
             if time.monotonic() - saved > SAVE_SECONDS:
-                self._ledger.save(comparison, self._epoch)
+                self._save(comparison)
                 self._desk.take_in()
                 self._answer(*SOON)
                 saved = time.monotonic()
+
+    def _save(self, comparison: Comparison) -> None:
+        if not self._ledger.save(comparison, self._epoch):
+            raise _OutdatedError

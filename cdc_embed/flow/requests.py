@@ -101,7 +101,7 @@ class Desk:
             if request.state == WAITING:
                 self._begin(request)
             else:
-                self._say(request, self._standing(request))
+                self._go_on(request)
 
     def say_waiting(self, holders: str) -> None:
         """Nothing can be compared before these transactions have ended."""
@@ -128,6 +128,21 @@ class Desk:
             self._ledger.start(table, size.rows, size.shape)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
+    def _go_on(self, request: Request) -> None:
+        """A table may have left meanwhile, or ``setup`` may have it wait again."""
+        tables = self._tables(request)
+        problem = self._absence.problem_of(tables)
+        if problem:
+            self._ledger.reply(request.id, FAILED, error=problem)
+            return
+        known = self._ledger.comparisons()
+        for table in tables:
+            comparison = known.get(table.full_name)
+            if comparison is not None and comparison.state == WAITING:
+                size = self._measure(table)
+                self._ledger.start(table, size.rows, size.shape)
+        self._say(request, self._standing(request))
+
     def close_backfills(self) -> None:
         """Answer the backfills whose tables are done."""
         self._open = self._ledger.requests()
@@ -148,15 +163,15 @@ class Desk:
 
     def _standing(self, request: Request) -> dict[str, Any]:
         known = self._ledger.comparisons()
-        found = [known[t.full_name] for t in self._tables(request) if t.full_name in known]
-        return {
-            "tables": [
+        tables = []
+        for table in self._tables(request):
+            found = known.get(table.full_name)
+            tables.append(
                 {
-                    "name": comparison.source_table,
-                    "state": comparison.state,
-                    "done": comparison.checked,
-                    "estimate": comparison.estimate,
+                    "name": table.full_name,
+                    "state": found.state if found else WAITING,
+                    "done": found.checked if found else 0,
+                    "estimate": found.estimate if found else None,
                 }
-                for comparison in found
-            ]
-        }
+            )
+        return {"tables": tables}

@@ -161,8 +161,10 @@ class Watch:
         telemetry: Telemetry,
         absence: Absence,
         on_failure: Callable[[CdcEmbedError], None],
+        is_leading: Callable[[], bool],
     ) -> None:
         self._absence = absence
+        self._is_leading = is_leading
         self._both = both
         self._ledger = Ledger(both.target, both.config.target.schema, both.config.source.slot)
         self._tables = tables
@@ -200,7 +202,8 @@ class Watch:
 
     def _look(self) -> None:
         self._check_coverage()
-        self._check_shape()
+        if self._is_leading():  # one of another version may see other shapes
+            self._check_shape()
         self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
         self._show(self.facts)
         self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
@@ -212,7 +215,7 @@ class Watch:
         self._absence.problems = missed  # first, so that no comparison of them begins anew
         gone = missed.keys() - self._absent
         if gone:
-            self._ledger.forget(gone)
+            self._ledger.again(gone, None)
         for table in sorted(gone):
             log.error("table stands still", table=table, problem=missed[table], hint=REPAIR)
         for table in sorted(self._absent - missed.keys()):
@@ -237,9 +240,10 @@ class Watch:
             known = compared.get(name)
             if known is None or name in self._absence.problems:
                 continue
-            if known.shape != self._both.coverage.shape(source.table):
-                self._ledger.forget([name])
-                log.info("table has another shape, every row is compared", table=name)
+            shape = self._both.coverage.shape(source.table)
+            if known.shape != shape:
+                self._ledger.again([name], shape)
+                log.info("table or its publication was altered, every row is compared", table=name)
 
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:

@@ -120,10 +120,15 @@ class Ledger:
             )
             cursor.execute(self._sql("drop_old_requests"))
 
-    def forget(self, names: Iterable[str]) -> None:
-        """Changes of these source tables were missed: they must be compared again."""
+    def again(self, names: Iterable[str], shape: str | None) -> None:
+        """Changes of these source tables were missed: compare them from their beginning.
+
+        Nobody has to be asked: what was missed would have been embedded. ``shape`` is what they
+        have now; None as long as changes are missed.
+        """
+        values = {"source_tables": list(names), "shape": shape}
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(self._sql("forget_comparisons"), {"source_tables": list(names)})
+            cursor.execute(self._sql("compare_again"), values)
 
     def start(self, table: Table, estimate: int | None, shape: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
@@ -131,20 +136,26 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
-    def save(self, comparison: Comparison, epoch: int) -> None:
-        """Remember how far a comparison is, as this epoch's writer."""
+    def save(self, comparison: Comparison, epoch: int) -> bool:
+        """Remember how far a comparison is, as this epoch's writer.
+
+        Returns whether it still counts: it does not when it has to begin again.
+        """
         values = {
             "source_table": comparison.source_table,
             "state": comparison.state,
             "stage": comparison.stage,
             "cursor": list(comparison.cursor) if comparison.cursor is not None else None,
             "checked": comparison.checked,
+            "shape": comparison.shape,
             "slot": self._slot,
             "epoch": epoch,
             **{verdict.value: count for verdict, count in comparison.counts.items()},
         }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("save_reconcile"), values)
+            saved: bool = cursor.rowcount == 1
+        return saved
 
     # -- keys that are stored ------------------------------------------------------------------
 

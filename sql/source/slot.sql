@@ -89,7 +89,11 @@ from (select format('%%s:%%s', p.oid, p.xmin) from p
       where r.prrelid = %(oid)s
       union all
       select format('%%s:%%s', s.oid, s.xmin) from p join pg_publication_namespace s on s.pnpubid = p.oid
-      join pg_class c on c.relnamespace = s.pnnspid where c.oid = %(oid)s) as carrying (version)
+      join pg_class c on c.relnamespace = s.pnnspid where c.oid = %(oid)s
+      union all  -- carried with its schema, or as one of all: as long as it has its place
+      select format('%%s:%%s', c.oid, c.xmin) from p, pg_class c where c.oid = %(oid)s and not exists (
+        select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid)
+     ) as carrying (version)
 
 -- name: create_publication
 -- What the slot will carry: these tables, every operation.

@@ -32,17 +32,23 @@ from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 
 -- name: shape
--- The same with the numbers of some columns: another one after a column was dropped and made anew.
-select (select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)
+-- The same with the numbers of some columns, another one after a column was dropped and made anew, and
+-- with how partitions are attached, another one after one was detached, written to, and attached again.
+select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(relid), i.xmin)
+                         order by relid)
         from (select %(oid)s::oid::regclass as relid
-              union select relid from pg_partition_tree(%(oid)s)) as tree)::text
+              union select relid from pg_partition_tree(%(oid)s)) as tree
+        left join pg_inherits i on i.inhrelid = relid and relid <> %(oid)s::oid)::text
        || (select array_agg(a.attnum order by w.place)
            from unnest(%(columns)s::text[]) with ordinality as w (name, place)
            left join pg_attribute a on a.attrelid = %(oid)s and a.attname = w.name)::text
 
 -- name: version
--- The version of its row in the catalogue: another one after a new name or another identity.
-select xmin::text from pg_class where oid = %(oid)s
+-- Its rows in the catalogue: others after a new name, another identity, another primary key.
+select format('%%s:%%s:%%s', c.xmin, n.xmin,
+              (select array_agg(indexrelid order by indexrelid) from pg_index
+               where indrelid = c.oid and (indisprimary or indisreplident)))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(oid)s
 
 -- name: snapshot
 -- What this transaction sees; xids in it have 64 bits.

@@ -26,9 +26,13 @@ where e.source_table = r.source_table and e.source_table = %(source_table)s
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
 
--- name: forget_comparisons
--- Changes of these tables were missed: they must be compared again.
-delete from {schema}.reconcile where source_table = any (%(source_tables)s)
+-- name: compare_again
+-- Changes of these tables were missed. One that waits to be asked for goes on waiting.
+update {schema}.reconcile
+set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
+    checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
+    shape = %(shape)s, started_at = now(), finished_at = null, updated_at = now()
+where source_table = any (%(source_tables)s)
 
 -- name: read_reconciles
 -- Where every comparison stands.
@@ -45,14 +49,14 @@ set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, 
 where source_table = %(source_table)s and state <> 'running'
 
 -- name: save_reconcile
--- How far a comparison is; no row when another instance took over.
+-- How far a comparison is; no row when another instance took over, or it has to begin again.
 update {schema}.reconcile
 set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(checked)s,
     fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
     metadata_stale = %(metadata_stale)s, orphan = %(orphan)s, dead_letter = %(dead_letter)s,
     started_at = coalesce(started_at, now()),
     finished_at = case when %(state)s = 'done' then now() end, updated_at = now()
-where source_table = %(source_table)s
+where source_table = %(source_table)s and shape is not distinct from %(shape)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
 
 -- name: stored_keys

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from cdc_embed.cli import run
+from cdc_embed.cli import parts, run
 from cdc_embed.config import load
 from tests.embedder_site import (
     ALWAYS,
@@ -92,7 +92,7 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
     faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, so that half a minute can be a moment; the real one has the long test."""
-    monkeypatch.setattr(run, "LONG_TROUBLE_SECONDS", 0.5)
+    monkeypatch.setattr(parts, "LONG_TROUBLE_SECONDS", 0.5)
     with capture_logs() as logs, run.running(load(faulty.config_path)) as service:
         thread = Thread(target=service.run)
         thread.start()

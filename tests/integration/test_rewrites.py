@@ -52,6 +52,29 @@ def test_what_is_not_in_the_log_is_compared_soon(
         assert service.stop() == 0
 
 
+def test_partition_that_was_written_to_while_detached_is_compared_without_asking(
+    parted: Site, embedding_server: EmbeddingServer
+) -> None:
+    """Its files are the same. What was missed would have been embedded: nobody has to be asked."""
+    with parted.service() as service:
+        wait_until(lambda: embedding_server.texts() >= 21 and not keys(parted), "backfill")
+        assert service.stop() == 0
+    parted.configure(
+        embedder=embedding_server.configuration,
+        source='publish = "rows"',
+        more="[backfill]\nmax_tokens_unasked = 1\n",
+    )
+    with parted.service() as service:
+        embedding_server.reset()
+        for _ in range(2):
+            parted.sql("alter table documents detach partition low")
+            parted.sql("update low set title = title || '!' where id = 95")
+            parted.sql("alter table documents attach partition low for values from (0) to (100)")
+            wait_until(lambda: not parted.drift(), "compared", 15)
+        assert embedding_server.texts() == 2
+        assert service.stop() == 0
+
+
 def test_another_column_of_the_same_name_is_compared(site: Site) -> None:
     """A column with a default that is stored once only: no rewrite, no row event."""
     site.configure(source='publish = "rows"')

@@ -949,12 +949,13 @@ class Notes:
         self._actor.rest()
         return {t.full_name: replace(c) for t, c in self._target.comparisons.items()}
 
-    def save(self, comparison: Comparison, _epoch: int) -> None:
+    def save(self, comparison: Comparison, _epoch: int) -> bool:
         self._actor.rest()
         (source,) = (t for t in TABLES if t.full_name == comparison.source_table)
         self._target.comparisons[source] = replace(comparison)
         if comparison.state == DONE:
             self._world.compared(source)
+        return True
 
     def stored_keys(self, source: Table, after: Key | None, limit: int) -> list[Key]:
         self._actor.rest()
