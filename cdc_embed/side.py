@@ -45,6 +45,8 @@ ROW_DATA: Final = frozenset({"22", "23", "54"})
 """Classes that speak of one row's data: no such value, a constraint, too large for an index."""
 READ_ONLY: Final = "25006"
 """A session stays as it began, and its server may have been demoted: a new one may find better."""
+UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
+"""No such column, table or schema: of a followed table, until it is known what became of it."""
 
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"

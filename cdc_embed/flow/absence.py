@@ -3,15 +3,12 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import PreflightError, SourceUnavailableError
+from cdc_embed.side import UNDEFINED
 from cdc_embed.source.coverage import Coverage
 from cdc_embed.source.tables import SourceTable
-
-UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
-"""No such column, table or schema."""
 
 
 @dataclass(slots=True)

@@ -36,16 +36,14 @@ SAVE_SECONDS: Final = 1.0
 """Between two notes of how far a table is."""
 SOON: Final = ("retry",)
 """What is asked of these kinds is done quickly, and does not wait for a backfill to end."""
-
-
-class _OutdatedError(Exception):
-    """Changes of the table were missed meanwhile, or another instance compares it."""
-
-
 Answers = Mapping[str, Callable[[Request], None]]
 """What answers the requests of each kind, but backfills."""
 
 log = structlog.get_logger()
+
+
+class _OutdatedError(Exception):
+    """Changes of the table were missed meanwhile, or another instance compares it."""
 
 
 class Reconciler:
@@ -173,7 +171,7 @@ class Reconciler:
             self._pass(table, comparison, self._comparer.orphans(table, comparison.cursor))
             # the slices may have seen what the log has not brought yet
             self._comparer.wait_until_durable()
-            self._save(comparison)
+            self._save(comparison)  # or a document that was missed would lose its former vectors
             self._ledger.delete_other_spaces(table, scope.space, self._epoch)
             comparison.state = DONE
             self._save(comparison)

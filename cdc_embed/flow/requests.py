@@ -129,19 +129,16 @@ class Desk:
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
     def _go_on(self, request: Request) -> None:
-        """A table may have left meanwhile, or ``setup`` may have it wait again."""
+        """Say how far it is; a table may have left, or have to wait again, at another price."""
         tables = self._tables(request)
-        problem = self._absence.problem_of(tables)
+        known = self._ledger.comparisons()
+        found = [known[t.full_name] for t in tables if t.full_name in known]
+        waiting = [f"{c.source_table} waits: {c.reason}" for c in found if c.state == WAITING]
+        problem = self._absence.problem_of(tables) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
-            return
-        known = self._ledger.comparisons()
-        for table in tables:
-            comparison = known.get(table.full_name)
-            if comparison is not None and comparison.state == WAITING:
-                size = self._measure(table)
-                self._ledger.start(table, size.rows, size.shape)
-        self._say(request, self._standing(request))
+        else:
+            self._say(request, self._standing(request))
 
     def close_backfills(self) -> None:
         """Answer the backfills whose tables are done."""

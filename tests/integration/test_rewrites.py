@@ -75,6 +75,31 @@ def test_partition_that_was_written_to_while_detached_is_compared_without_asking
         assert service.stop() == 0
 
 
+def test_comparison_that_is_outdated_begins_again(
+    parted: Site, embedding_server: EmbeddingServer
+) -> None:
+    """It has passed a row whose change was missed since: its own end must not count."""
+    parted.configure(
+        embedder=embedding_server.configuration,
+        source='publish = "rows"',
+        more="[backfill]\nrows_per_second = 20\n",
+    )
+    parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(1, 89) n")
+    parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(111, 180) n")
+    with parted.service() as service:
+        wait_until(lambda: 1 not in missing(parted), "the first row is compared")
+        parted.sql("alter table documents detach partition low")
+        parted.sql("update low set title = 'missed' where id = 1")
+        parted.sql("alter table documents attach partition low for values from (0) to (100)")
+        service.wait_for("reconciled", 60)
+        assert parted.drift() == []
+        assert service.stop() == 0
+
+
+def missing(site: Site) -> set[int]:
+    return {int(problem.split()[1]) for problem in site.drift() if problem.startswith("missing")}
+
+
 def test_another_column_of_the_same_name_is_compared(site: Site) -> None:
     """A column with a default that is stored once only: no rewrite, no row event."""
     site.configure(source='publish = "rows"')

@@ -278,6 +278,13 @@ def test_a_proxy_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, pr
     assert "pw" not in "".join(traceback.format_exception(caught.value))
 
 
+def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
+    with pytest.raises(EmbedderError, match="certificates") as caught:
+        HttpEmbedder(url="https://a/b", model="m", dimensions=8)
+    assert "SSL_CERT_FILE" in caught.value.hint
+
+
 # --- transient -----------------------------------------------------------------------------------
 
 
