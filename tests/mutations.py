@@ -253,6 +253,13 @@ MUTATIONS = (
         "test_primary_key_that_was_away_unseen_means_a_comparison[wal2json]",
     ),
     Mutation(
+        "a comparison that is outdated counts",
+        "sql/target/reconcile.sql",
+        " and shape is not distinct from %(shape)s",
+        "",
+        "tests/integration/test_rewrites.py::test_comparison_that_is_outdated_begins_again[18]",
+    ),
+    Mutation(
         "a row that cannot be read ends the service",
         "cdc_embed/flow/absence.py",
         "        if problem is None:",

@@ -82,14 +82,13 @@ def test_comparison_that_is_outdated_begins_again(
     parted.configure(
         embedder=embedding_server.configuration,
         source='publish = "rows"',
-        more="[backfill]\nrows_per_second = 20\n",
+        more="[backfill]\nrows_per_second = 10\n",
     )
-    parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(1, 89) n")
-    parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(111, 180) n")
+    parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(111, 199) n")
     with parted.service() as service:
-        wait_until(lambda: 1 not in missing(parted), "the first row is compared")
+        wait_until(lambda: 90 not in missing(parted), "the first row is compared")
         parted.sql("alter table documents detach partition low")
-        parted.sql("update low set title = 'missed' where id = 1")
+        parted.sql("update low set title = 'missed' where id = 90")
         parted.sql("alter table documents attach partition low for values from (0) to (100)")
         service.wait_for("reconciled", 60)
         assert parted.drift() == []
