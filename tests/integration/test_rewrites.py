@@ -1,10 +1,11 @@
 """What changes rows and is not in the log: noticed by the table's files, then compared."""
 
+import subprocess
 from collections.abc import Callable
 
 import pytest
 
-from tests.site import EmbeddingServer, Site, wait_until
+from tests.site import COMMAND, EmbeddingServer, Site, wait_until
 
 PARTITIONED = """
 create table documents (id bigint, title text, body text, primary key (id)) partition by range (id);
@@ -92,6 +93,30 @@ def test_comparison_that_is_outdated_begins_again(
         parted.sql("alter table documents attach partition low for values from (0) to (100)")
         service.wait_for("reconciled", 60)
         assert parted.drift() == []
+        assert service.stop() == 0
+
+
+def test_backfill_under_way_is_answered_when_its_table_has_to_wait_again(
+    parted: Site, embedding_server: EmbeddingServer
+) -> None:
+    """``setup`` forgets a comparison: what begins anew may have another price."""
+    parted.configure(
+        embedder=embedding_server.configuration,
+        source='publish = "rows"',
+        more="[backfill]\nrows_per_second = 5\nmax_tokens_unasked = 1\n",
+    )
+    with parted.service() as service:
+        service.wait_for("backfill waits")
+        asked = subprocess.Popen(
+            [*COMMAND, "-c", str(parted.config_path), "backfill", "--yes"],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        service.wait_for("reconcile")
+        parted.sql("delete from cdc_embed.reconcile")
+        problem = asked.communicate(timeout=30)[1]
+        assert asked.returncode == 4
+        assert "public.documents waits: about" in problem
         assert service.stop() == 0
 
 
