@@ -78,6 +78,7 @@ def test_kill_in_the_middle_of_the_target_commit_is_settled_by_what_the_target_s
     site = counted
     with watched(site):
         with site.service() as service:
+            service.wait_for("reconciled")  # from here on what is stored is known from the log
             site.sql("insert into documents values (1, 't', 'first'), (2, 't', 'second')")
             service.settle()
             with held_commits(site):

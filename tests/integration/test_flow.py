@@ -90,6 +90,7 @@ def test_equal_texts_are_embedded_once(counted: tuple[Site, EmbeddingServer]) ->
 def test_key_changes_move_vectors(counted: tuple[Site, EmbeddingServer]) -> None:
     site, server = counted
     with site.service() as service:
+        service.wait_for("reconciled")  # from here on what is stored is known from the log
         site.sql("insert into documents values (1, 'one', %s), (2, 'two', 'short')", big(1))
         site.sql("insert into documents values (3, 'three', %s)", big(3))
         service.settle()
@@ -113,6 +114,7 @@ def test_key_changes_move_vectors(counted: tuple[Site, EmbeddingServer]) -> None
 def test_unchanged_toast_is_no_change_of_the_text(counted: tuple[Site, EmbeddingServer]) -> None:
     site, server = counted
     with site.service() as service:
+        service.wait_for("reconciled")
         site.sql("insert into documents values (1, 'one', %s)", big(1))
         service.settle()
         server.reset()
@@ -134,6 +136,7 @@ def test_row_from_before_the_slot_is_read_again_when_it_changes(
     site.configure(
         embedder=server.configuration,
         tables='[[tables]]\nname = "documents"\ntext = ["body"]\nchunk = { max_tokens = 100000 }\n',
+        more='[backfill]\nstart = "manual"\n',
     )
     site.sql("insert into documents values (1, null, %s)", big(1))
     site.cli("setup")
