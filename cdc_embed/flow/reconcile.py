@@ -161,6 +161,8 @@ class Reconciler:
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._on_compared(table, False)
         self._comparer.distrust(table)
+        # the log may still bring older versions than what made this necessary: they come first
+        self._comparer.wait_until_durable()
         running = self._metrics.reconcile_running.labels(table.full_name)
         running.set(1)
         try:
