@@ -186,7 +186,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        hint = "make one with: cdc-embed init, or name another with: cdc-embed -c FILE"
+        hint = "write one (the README shows how), or name another with: cdc-embed -c FILE"
         raise ConfigError(where=str(path), problem="there is no such file", hint=hint) from exc
     except OSError as exc:
         problem = f"the file cannot be read: {exc.strerror}"

@@ -92,7 +92,10 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
 
 def patience(parameters: Mapping[str, str]) -> float:
     """Seconds after which an answer should have come: as long as TCP waits for a peer's."""
-    given = int(parameters.get("tcp_user_timeout", 0))
+    try:
+        given = int(parameters.get("tcp_user_timeout", 0))
+    except ValueError:  # libpq takes no units either, and says so better
+        given = 0
     return given / 1000 if given > 0 else DEAD_PEER_SECONDS
 
 

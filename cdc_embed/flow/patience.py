@@ -20,6 +20,8 @@ from cdc_embed.errors import (
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
+LONGEST_ASKED: Final = 600.0
+"""A service that is well again is not waited for until some day that it named in error."""
 SLOW_SECONDS: Final = 30.0
 """An attempt that lasts longer seems to wait for somebody: a lock, a server that hangs."""
 PASSING: Final = (EmbedderUnavailableError, SourceUnavailableError, TargetUnavailableError)
@@ -34,10 +36,10 @@ class AbandonedError(Exception):
 def delay(attempt: int, chance: float, asked: float | None = None) -> float:
     """Seconds before the next attempt: doubling, jittered by ``chance`` in [0, 1).
 
-    What the other side asked for (Retry-After) is the least.
+    What the other side asked for (Retry-After) is the least, within reason.
     """
     backoff = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 16))
-    return max(backoff * (0.5 + chance / 2), asked or 0.0)
+    return max(backoff * (0.5 + chance / 2), min(asked or 0.0, LONGEST_ASKED))
 
 
 @dataclass(frozen=True, slots=True)

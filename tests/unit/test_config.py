@@ -283,10 +283,10 @@ def test_variables_that_name_no_key_are_not_ours(
 # --- what is wrong -----------------------------------------------------------------------------
 
 
-def test_a_missing_file_is_refused_with_the_command_that_makes_one(tmp_path: Path) -> None:
+def test_a_missing_file_is_refused_with_the_way_to_name_another(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml") as caught:
         load(tmp_path / "nowhere.toml")
-    assert "cdc-embed init" in caught.value.hint
+    assert "cdc-embed -c FILE" in caught.value.hint
 
 
 def test_what_is_not_a_readable_text_file_is_refused(tmp_path: Path) -> None:

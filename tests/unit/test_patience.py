@@ -18,6 +18,7 @@ from cdc_embed.errors import (
 from cdc_embed.flow import patience
 from cdc_embed.flow.patience import (
     FIRST_DELAY,
+    LONGEST_ASKED,
     LONGEST_DELAY,
     SLOW_SECONDS,
     AbandonedError,
@@ -80,7 +81,12 @@ def test_chance_moves_the_delay_between_half_and_whole(attempt: int, chance: flo
 def test_what_the_other_side_asked_for_is_the_least(
     attempt: int, chance: float, asked: float
 ) -> None:
-    assert delay(attempt, chance, asked) == max(asked, delay(attempt, chance))
+    assert delay(attempt, chance, asked) == max(min(asked, LONGEST_ASKED), delay(attempt, chance))
+
+
+def test_what_was_asked_for_in_error_is_not_waited_for() -> None:
+    """A day in the year 9999, or milliseconds said as seconds."""
+    assert delay(0, 0.5, 2.5e11) == LONGEST_ASKED
 
 
 def test_a_first_success_waits_for_nothing() -> None:
