@@ -97,11 +97,10 @@ class Store:
         try:
             row = self._take_epoch(values)
         except TargetUnavailableError:
-            with self._reader.transaction("checkpoint") as cursor:
-                cursor.execute(
-                    self._sql["end_old_writers"], {"application_name": self._writer_name}
-                )
+            self._end_old_writers()
             row = self._take_epoch(values)
+        # whoever has not recorded its batch by now is fenced; its locks would be in our way
+        self._end_old_writers()
         if row is None:
             raise PreflightError(
                 where=f"slot {self._slot}",
@@ -117,6 +116,10 @@ class Store:
             cursor.execute("select set_config('lock_timeout', %s, true)", (TAKEOVER_LOCK_TIMEOUT,))
             cursor.execute(self._sql["take_epoch"], values)
             return cursor.fetchone()
+
+    def _end_old_writers(self) -> None:
+        with self._reader.transaction("checkpoint") as cursor:
+            cursor.execute(self._sql["end_old_writers"], {"application_name": self._writer_name})
 
     def record(self, lsn: LSN, batch_seq: int) -> None:
         """Commit that everything up to ``lsn`` is reflected, where no batch says so.
@@ -237,10 +240,11 @@ class Store:
         """Wait for the end of an attempt whose answer was lost: it may be in its COMMIT still.
 
         The next one would meet its rows, and seem to write them twice. It has the checkpoint row by
-        then; before that it is not committed any more.
+        then; before that it is not committed any more, and is ended.
         """
         with self._writer.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["settle"], {"slot": self._slot})
+            cursor.execute(self._sql["end_old_writers"], {"application_name": self._writer_name})
         self._in_doubt = False
 
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:

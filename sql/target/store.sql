@@ -44,11 +44,11 @@ set source_timeline = %(source_timeline)s, target_system_identifier = %(target_s
 where slot = %(slot)s and epoch = %(epoch)s
 
 -- name: end_old_writers
--- End the sessions of an older writer that still hold the checkpoint row.
+-- End the transactions of older writers: one that waits for its client holds its rows for ever.
 select pg_terminate_backend(pid)
 from pg_stat_activity
 where application_name = left(%(application_name)s, 63) and datname = current_database()
-  and usename = current_user and pid <> pg_backend_pid()
+  and usename = current_user and pid <> pg_backend_pid() and state <> 'idle'
 
 -- name: check_epoch
 -- The epoch and the last batch of a slot, without a lock.
