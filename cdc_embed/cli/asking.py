@@ -11,14 +11,18 @@ from typing import Any, Final
 
 from cdc_embed.cli.run import running
 from cdc_embed.config import Config
-from cdc_embed.errors import CdcEmbedError, PreflightError, RequestFailedError
+from cdc_embed.errors import CdcEmbedError, PreflightError, RequestFailedError, SlotBusyError
 from cdc_embed.flow.connections import Connections, connections
+from cdc_embed.source.slot import UNKNOWN_OWNER
+from cdc_embed.source.stream import stream_name
 from cdc_embed.target.reconcile import DONE, FAILED, Answer, Ledger
 from cdc_embed.target.schema import applied_migrations, missing_migrations
 
 POLL_SECONDS: Final = 0.2
 LEADERLESS_SECONDS: Final = 5.0
 """A slot that nobody reads for so long has lost its service: it may have been killed."""
+NAME_LENGTH: Final = 63
+"""PostgreSQL keeps no more of a name."""
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -80,8 +84,13 @@ def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:
 
 
 def _is_led(both: Connections) -> bool:
+    """Whether a service reads the slot; raises when another program does, and will not answer."""
     slot = both.catalogue.slot()
-    return slot is not None and slot.active
+    if slot is None or not slot.active:
+        return False
+    if slot.owner not in {stream_name(slot.name)[:NAME_LENGTH], UNKNOWN_OWNER}:
+        raise SlotBusyError(slot=slot.name, pid=slot.active_pid, owner=slot.owner)
+    return True
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables
-from cdc_embed.target.checks import check_migrations, check_vector_extension
+from cdc_embed.target.checks import check_encoding, check_migrations, check_vector_extension
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.schema import applied_migrations, refuse_unindexable, registered_tables
 
@@ -26,6 +26,7 @@ class Survey:
     tables: list[SourceTable] = field(default_factory=list)
     slot: Slot | None = None
     database: str = ""
+    encoding: str = ""
 
 
 def survey_source(both: Connections) -> Survey:
@@ -39,7 +40,9 @@ def survey_source(both: Connections) -> Survey:
             problem="it is a standby",
             hint="name the primary in source.dsn",
         )
-    survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database)
+    survey = Survey(
+        slot=catalogue.slot(), database=catalogue.identity().database, encoding=server.encoding
+    )
     survey.findings += check_server(
         server, survey.slot, catalogue.slot_count(), config.source.plugin
     )
@@ -58,6 +61,8 @@ def survey_all(both: Connections) -> Survey:
     )
     survey.findings.append(check_reader(survey.slot))
     survey.findings.append(check_vector_extension(both.target))
+    tables = [source.table for source in survey.tables]
+    survey.findings.append(check_encoding(both.target, survey.encoding, tables))
     survey.findings.append(check_migrations(both.target, config.target.schema))
     return survey
 

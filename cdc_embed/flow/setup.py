@@ -23,7 +23,7 @@ from cdc_embed.flow.setup_tables import TablePlanner
 from cdc_embed.source.checks import check_slot
 from cdc_embed.source.slot import Slot
 from cdc_embed.sql import queries
-from cdc_embed.target.checks import check_vector_extension, vector_extension
+from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
 from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
 
@@ -74,6 +74,8 @@ def plan_setup(
     extension = check_vector_extension(both.target)
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
+    followed = [source.table for source in survey.tables]
+    findings.append(check_encoding(both.target, survey.encoding, followed))
     gap = gap or history_gap(both, survey)
     if survey.slot is not None and not (rebuild and survey.slot.lost):
         findings.append(

@@ -11,6 +11,8 @@ from cdc_embed.sql import queries
 WAL_PAGE: Final = 8192
 WAL_HEADERS: Final = frozenset({24, 40})
 """Bytes of a page's header, and of the first one of a segment."""
+UNKNOWN_OWNER: Final = "unknown"
+"""Of a slot: its reader has just left, or has no name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +102,7 @@ class SlotCatalogue:
             retained_bytes=row[8],
             safe_wal_bytes=row[9],
             kind=row[10],
-            owner=row[11] or row[12] or "unknown",
+            owner=row[11] or row[12] or UNKNOWN_OWNER,
             wal_end=LSN.parse(row[13]),
         )
 

@@ -1,7 +1,9 @@
 """What must be true of the target before a vector can be stored, and how to make it so."""
 
+from collections.abc import Sequence
 from typing import Final
 
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.finding import Finding, Severity
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
@@ -48,6 +50,29 @@ def check_vector_extension(session: Session) -> Finding:
         message="pgvector is not installed in the target database",
         fix="create extension vector;  -- or: cdc-embed setup",
     )
+
+
+def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Finding:
+    """Whatever the source may hold, the target can: keys must, a text becomes a dead letter."""
+    with session.transaction("server_encoding") as cursor:
+        cursor.execute("show server_encoding")
+        encoding = cursor.fetchone()[0]
+    if encoding in {"UTF8", source}:
+        return Finding(id="encoding", ok=True, message=f"the target's encoding is {encoding}")
+    worded = [table.full_name for table in tables if any(map(_is_text, table.key))]
+    what = f"keys of {', '.join(worded)}" if worded else "texts, which become dead letters"
+    return Finding(
+        id="encoding",
+        ok=False,
+        severity=Severity.ERROR if worded else Severity.WARNING,
+        message=f"the target's encoding is {encoding}, the source's {source}: "
+        f"it cannot store all {what}",
+        fix="take a target database with encoding 'UTF8'",
+    )
+
+
+def _is_text(column: TableColumn) -> bool:
+    return column.type.startswith(("text", "character"))
 
 
 def check_migrations(session: Session, schema: str) -> Finding:

@@ -86,6 +86,26 @@ def in_encoding(site: Site, encoding: str) -> None:
         assert site.value("show server_encoding") == encoding
 
 
+def test_a_target_that_lacks_characters_of_keys_is_refused(make_site: Callable[..., Site]) -> None:
+    """A text that it lacks characters of is a dead letter; a key could be in no statement."""
+    target = make_site(16)
+    in_encoding(target, "LATIN1")
+    site = make_site(18, target=target)
+    site.sql("create table documents (id text primary key, title text, body text)")
+    site.configure()
+    refused = site.cli("setup", expect=4).stderr
+    assert "it cannot store all keys of public.documents" in refused
+    assert "take a target database with encoding 'UTF8'" in refused
+    site.sql("alter table documents alter id type integer using 1")
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("insert into documents values (1, 'one', 'façade'), (2, 'two', '\U0001f600')")
+        service.settle()
+        assert target.value("select key->>'id' from cdc_embed.dead_letter") == "2"
+        assert target.value("select id from cdc_embed.documents_embedding") == 1
+        assert service.stop() == 0
+
+
 @pytest.mark.parametrize("name", ["100%", "%s"])
 def test_a_name_with_a_per_cent_sign_is_refused_by_name(
     make_site: Callable[..., Site], name: str

@@ -224,6 +224,7 @@ def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
         site.dsn,
         connection_factory=psycopg2.extras.LogicalReplicationConnection,
         application_name="somebody else",
+        options="-c wal_sender_timeout=0",  # it never answers the server
     )
     cursor = connection.cursor()
     cursor.start_replication_expert(
@@ -239,3 +240,20 @@ def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
         site.sql("insert into documents values (1, 't', 'text')")
         service.settle()
         assert site.drift() == []
+
+
+def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Site) -> None:
+    """It would never answer them."""
+    connection = psycopg2.connect(
+        site.dsn,
+        connection_factory=psycopg2.extras.LogicalReplicationConnection,
+        application_name="somebody else",
+        options="-c wal_sender_timeout=0",
+    )
+    connection.cursor().start_replication_expert(
+        f'START_REPLICATION SLOT "{site.name}" LOGICAL 0/0 '
+        "(proto_version '1', publication_names 'cdc_embed')"
+    )
+    for command in ("verify", "backfill"):
+        assert "somebody else" in site.cli(command, expect=75).stderr
+    connection.close()
