@@ -56,6 +56,8 @@ class Table:
     """Tokens that a chunk may have; 0: as many as the model takes."""
     store_text: bool = True
     """Each chunk's text is kept beside its vector."""
+    partitioned: bool = False
+    """Its rows are its partitions', each with a replica identity of its own."""
 
     @property
     def full_name(self) -> str:

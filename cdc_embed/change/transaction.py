@@ -13,7 +13,7 @@ from enum import Enum
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.errors import HistoryGapError, TableChangedError
-from cdc_embed.lsn import LSN, Checkpoint, Position
+from cdc_embed.lsn import LSN, ZERO, Checkpoint, Position
 from cdc_embed.wire.messages import (
     UNCHANGED,
     WITHHELD,
@@ -85,7 +85,9 @@ class Assembler:
     ``tables`` are the configured ones; ``checkpoint`` is where the target stands, ``replay_from``
     where the slot stood when streaming began. A relation is a configured table when its oid is:
     the log keeps the names of its time. One that is not configured is ignored; one that changed
-    beyond use is an error as soon as a change of it would count. ``on_covered`` hears of each
+    beyond use is an error as soon as a change of it would count, but not from a time before
+    ``in_order_from``, where the tables were found to be in order: ``on_missed`` hears of it, before
+    anything behind it is an event, and all its rows must be compared. ``on_covered`` hears of each
     replayed change that the target has already.
     """
 
@@ -95,6 +97,9 @@ class Assembler:
         checkpoint: Checkpoint,
         replay_from: LSN,
         on_covered: Callable[[Table], None] = lambda _: None,
+        *,
+        in_order_from: LSN = ZERO,
+        on_missed: Callable[[Table], None] = lambda _: None,
     ) -> None:
         self._tables = {table.oid: table for table in tables}
         self._checkpoint = checkpoint
@@ -103,6 +108,9 @@ class Assembler:
         self._ordinal = 0
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
         self._on_covered = on_covered
+        self._in_order_from = in_order_from
+        self._on_missed = on_missed
+        self._missed: set[Table] = set()
 
     @property
     def open_transaction(self) -> Begin | None:
@@ -179,10 +187,22 @@ class Assembler:
                 continue
             if self._checkpoint.covers(position):
                 self._on_covered(self._tables[oid])
-            elif isinstance(layout, TableChangedError):
-                raise layout
+                continue
+            try:
+                if isinstance(layout, TableChangedError):
+                    raise layout
+                change = layout.change(message, position, begin, size + OVERHEAD)
+            except TableChangedError:
+                if begin.final_lsn >= self._in_order_from:
+                    raise
+                self._miss(self._tables[oid])
             else:
-                yield layout.change(message, position, begin, size + OVERHEAD)
+                yield change
+
+    def _miss(self, table: Table) -> None:
+        if table not in self._missed:
+            self._on_missed(table)
+            self._missed.add(table)
 
     def _layout(self, oid: int) -> "_Layout | TableChangedError | None":
         if oid not in self._layouts:
@@ -230,6 +250,9 @@ class _Layout:
         if op is Op.UPDATE and old is not None:
             old_key = self._key(old)
         full = old if isinstance(message, Update) and message.old_kind is OldTuple.FULL else None
+        if self.table.partitioned:
+            # said to be whole when the table's identity is FULL; a partition's may be its key
+            full = None
         texts = _pick(self.text, row, full) if row is not None else ()
         metadata = _pick(self.metadata, row, full) if row is not None else ()
         if WITHHELD in texts or WITHHELD in metadata:

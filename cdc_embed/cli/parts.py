@@ -35,6 +35,7 @@ from cdc_embed.flow.service import Service, Source, longest_silence, report_inte
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.watch import Watch
+from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
 from cdc_embed.serve.app import LOCAL_NAMES, Answers, make_app, serving
 from cdc_embed.serve.status import Live, status
@@ -69,6 +70,7 @@ class Parts:
         embedder: Embedder,
         card: ModelCard,
         listeners: Sequence[Listener],
+        in_order_from: LSN,
     ) -> None:
         self.config = config
         self.both = both
@@ -76,6 +78,7 @@ class Parts:
         self.tables = [source.table for source in tables]
         self.embedder = embedder
         self.card = card
+        self.in_order_from = in_order_from
         names = [table.full_name for table in self.tables]
         self.metrics = Metrics(slot=config.source.slot, tables=names, model=card.identity)
         self.telemetry = Telemetry(self.metrics, listeners)
@@ -105,6 +108,8 @@ class Parts:
                 catalogue=self.both.catalogue,
                 read_rows=self._read_rows,
                 tables=self.tables,
+                in_order_from=self.in_order_from,
+                on_missed=self._on_missed(stack),
                 silence_limit=silence_limit(wal_sender_timeout),
             ),
             store=store,
@@ -124,6 +129,18 @@ class Parts:
             drain_timeout=config.limits.drain_timeout,
         )
         return service
+
+    def _on_missed(self, stack: ExitStack) -> Callable[[Table], None]:
+        """Has a table compared whose changes of a time when it was not in order are of no use."""
+        session = self._session(TARGET, "missed")
+        stack.callback(session.close)
+        ledger = Ledger(session, self.config.target.schema, self.config.source.slot)
+
+        def miss(table: Table) -> None:
+            ledger.again([table.full_name], None)
+            log.warning("table was not in order, every row is compared", table=table.full_name)
+
+        return miss
 
     def _read_rows(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
         """Rows by key. Those of a table that stands still are unknown until it is compared: what

@@ -70,6 +70,7 @@ def running(
     """
     with ExitStack() as stack:
         both = stack.enter_context(connections(config))
+        in_order_from = both.catalogue.wal_end()
         survey = survey_all(both)
         problem = history_gap(both, survey)
         if problem is not None and gap is None:
@@ -86,7 +87,7 @@ def running(
             for source in survey.tables:  # another space says more than a column not published
                 expect_set_up(both, source.table, card)
             expect(survey.findings)
-        parts = Parts(config, both, survey.tables, embedder, card, listeners)
+        parts = Parts(config, both, survey.tables, embedder, card, listeners, in_order_from)
         service = parts.build(stack)
         parts.watch(stack, service, serve=serve)
         yield service

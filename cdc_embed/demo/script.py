@@ -137,10 +137,7 @@ class Script:
                     f"insert into documents (id, title, body) values {marks}",
                     [value for row in values for value in row],
                 )
-        while self._service.watched.written < len(pages):
-            on_progress(self._service.watched.written)
-            self._check_time(began)
-            time.sleep(0.05)
+            self._settle(cursor, lambda: on_progress(self._service.watched.written))
         on_progress(len(pages))
         report.documents_per_second = len(pages) / (time.perf_counter() - began)
         self._service.watched.take()
@@ -195,12 +192,13 @@ class Script:
             seconds=seconds if len(statements) > 1 and not together else [],
         )
 
-    def _settle(self, cursor: Any) -> None:
+    def _settle(self, cursor: Any, on_wait: Callable[[], None] = lambda: None) -> None:
         """Wait until everything that is committed now is reflected in the target."""
         cursor.execute("select pg_current_wal_lsn()::text")
         end = LSN.parse(cursor.fetchone()[0])
         began = time.perf_counter()
         while self._service.durable() < end:
+            on_wait()
             self._check_time(began)
             time.sleep(0.005)
 

@@ -83,6 +83,10 @@ class Source:
     catalogue: SlotCatalogue
     read_rows: ReadRows
     tables: Iterable[Table]
+    in_order_from: LSN
+    """Where the log ended when the tables were found to be in order."""
+    on_missed: Callable[[Table], None]
+    """Makes sure that a table is compared, whose changes from before were of no use."""
     silence_limit: float
     """Seconds without an answer, after which a connection is given up."""
 
@@ -338,6 +342,8 @@ class Service:
                 checkpoint,
                 confirmed,
                 lambda table: covered.labels(table.full_name, "filtered").inc(),
+                in_order_from=self._source.in_order_from,
+                on_missed=self._source.on_missed,
             ),
             preparer=Preparer(
                 stock=self._store,

@@ -62,7 +62,7 @@ class Named:
                 'set source.plugin = "pgoutput" and make a new slot',
             )
             for source in tables
-            if source.partitioned
+            if source.table.partitioned
         ]
         missed = [
             _bad(f"{table} {problem}", "run: cdc-embed setup")

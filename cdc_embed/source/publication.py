@@ -15,7 +15,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.config import Config
 from cdc_embed.finding import Finding
 from cdc_embed.session import Session
-from cdc_embed.source.tables import SourceTable, shape_of
+from cdc_embed.source.tables import SourceTable, partition_problems, shape_of
 from cdc_embed.sql import queries
 
 MARK: Final = "made by cdc_embed"
@@ -56,7 +56,11 @@ class Published:
         return publication_findings(self._read(), self._name, tables)
 
     def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        return missed_tables(self._read(), tables)
+        missed = missed_tables(self._read(), tables)
+        for table in [source.table for source in tables if source.table.partitioned]:
+            for problem, fix in partition_problems(self._session, table):
+                missed.setdefault(table.full_name, f"cannot be followed: {problem} ({fix})")
+        return missed
 
     def shape(self, table: Table) -> str:
         values = {"publication": self._name, "oid": table.oid}

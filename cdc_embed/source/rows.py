@@ -66,7 +66,7 @@ class RowReader:
         """
         try:
             while True:
-                found = self._read(table, lambda c: _by_key(c, table, wanted), wanted.values())
+                found = self._parts(table, list(wanted), _by_key, wanted.values())
                 if found is not None:
                     return {key: found.rows.get(key) for key in wanted}
                 if self._stop.wait(POLL_SECONDS):
@@ -94,7 +94,15 @@ class RowReader:
 
         At least one row, where there is one; None when the table was rewritten meanwhile.
         """
-        return self._read(table, lambda cursor: _in_order(cursor, table, after, rows, characters))
+        try:
+            return self._read(
+                table, lambda cursor: _in_order(cursor, table, after, rows, characters)
+            )
+        except RowRefusedError:
+            if after is None:
+                raise
+        # where the scan stood is no value of the key's type any more
+        return self.scan(table, None, rows, characters)
 
     def snapshot(self) -> Snapshot:
         """What a transaction sees that begins now."""
@@ -122,16 +130,17 @@ class RowReader:
         table: Table,
         keys: list[Key],
         fetch: Callable[[Any, Table, Collection[Key]], tuple[dict[Key, Row], bool]],
+        xids: Collection[int] = (),
     ) -> Scan | None:
         """What is found of some keys; one that is no value of its type any more has no row."""
         try:
-            return self._read(table, lambda cursor: fetch(cursor, table, keys))
+            return self._read(table, lambda cursor: fetch(cursor, table, keys), xids)
         except RowRefusedError:
             if len(keys) == 1:
                 return Scan(rows={}, snapshot=self.snapshot())
         middle = len(keys) // 2
-        first = self._parts(table, keys[:middle], fetch)
-        second = self._parts(table, keys[middle:], fetch)
+        first = self._parts(table, keys[:middle], fetch, xids)
+        second = self._parts(table, keys[middle:], fetch, xids)
         if first is None or second is None:
             return None
         return Scan(rows=first.rows | second.rows, snapshot=first.snapshot)

@@ -1,6 +1,6 @@
 """The configured tables as the source's catalogue has them, and what is wrong with them."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from psycopg2 import sql
@@ -30,8 +30,8 @@ class SourceTable:
 
     table: Table
     full_identity: bool
-    """REPLICA IDENTITY FULL: published without a column list, or its writers would fail."""
-    partitioned: bool = False
+    """REPLICA IDENTITY FULL, also of a partition alone: published without a column list, or its
+    writers would fail."""
 
     @property
     def published_columns(self) -> tuple[str, ...]:
@@ -64,10 +64,10 @@ def estimate_rows(session: Session, table: Table) -> int | None:
 
 
 def shape_of(session: Session, table: Table) -> str:
-    """The files of a table and its partitions, and the numbers of its followed columns.
+    """The files of a table and its partitions, the numbers and labels of its followed columns.
 
     Other files after a rewrite, a TRUNCATE, an ATTACH; another number when another column has the
-    name: nothing of that has to be in the log.
+    name; other labels when those of an enum are renamed: nothing of that has to be in the log.
     """
     columns = [*(c.name for c in table.key), *table.text_columns, *(c.name for c in table.metadata)]
     with session.transaction(table.full_name) as cursor:
@@ -117,8 +117,43 @@ def _find(
         problems.append(
             _bad(entry, "it may not be read", f"grant select on {entry.name} to {role};")
         )
-    found = _source_table(entry, oid, identity, columns, max_tokens)
-    return replace(found, partitioned=kind == "p"), problems
+    partitions = _partitions(cursor, oid) if kind == "p" else []
+    problems += [_bad(entry, problem, fix) for problem, fix in _problems_of(partitions)]
+    return (
+        SourceTable(
+            table=_table(entry, oid, columns, max_tokens, partitioned=kind == "p"),
+            full_identity="f" in {identity, *(own for _, own, _ in partitions)},
+        ),
+        problems,
+    )
+
+
+def partition_problems(session: Session, table: Table) -> list[tuple[str, str]]:
+    """(problem, SQL that mends it) of each partition whose old rows the log does not tell by key.
+
+    A partition has an identity of its own: the default when it is made, whatever its table's.
+    """
+    with session.transaction(table.full_name) as cursor:
+        return _problems_of(_partitions(cursor, table.oid))
+
+
+def _partitions(cursor: Any, oid: int) -> list[tuple[str, str, bool]]:
+    cursor.execute(queries("source/tables")["partitions"], {"oid": oid})
+    found: list[tuple[str, str, bool]] = cursor.fetchall()
+    return found
+
+
+def _problems_of(partitions: list[tuple[str, str, bool]]) -> list[tuple[str, str]]:
+    return [
+        (
+            f"the replica identity of its partition {name} is "
+            f"{'nothing' if identity == 'n' else 'an index'}, not the primary key: "
+            f"key changes and deletes would be lost",
+            f"alter table {name} replica identity default;",
+        )
+        for name, identity, tells_key in partitions
+        if not tells_key
+    ]
 
 
 def _columns(cursor: Any, oid: int) -> list[_Column]:
@@ -136,11 +171,11 @@ def _columns(cursor: Any, oid: int) -> list[_Column]:
     ]
 
 
-def _source_table(
-    entry: TableConfig, oid: int, identity: str, columns: list[_Column], max_tokens: int
-) -> SourceTable:
+def _table(
+    entry: TableConfig, oid: int, columns: list[_Column], max_tokens: int, *, partitioned: bool
+) -> Table:
     key = sorted((c for c in columns if c.in_key is not None), key=lambda c: c.in_key or 0)
-    table = Table(
+    return Table(
         schema=entry.schema,
         name=entry.table,
         oid=oid,
@@ -156,8 +191,8 @@ def _source_table(
         ),
         max_tokens=max_tokens,
         store_text=entry.store_text,
+        partitioned=partitioned,
     )
-    return SourceTable(table=table, full_identity=identity == "f")
 
 
 def _table_column(column: _Column) -> TableColumn:

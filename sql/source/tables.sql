@@ -18,6 +18,18 @@ left join pg_index r on r.indrelid = a.attrelid and r.indisreplident
 where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped
 order by a.attnum
 
+-- name: partitions
+-- Its partitions that have rows: name, replica identity, and whether that tells of the primary key.
+select c.oid::regclass::text, c.relreplident::text,
+       c.relreplident in ('d', 'f')
+       or coalesce(r.indkey::smallint[] @> p.indkey::smallint[]
+                   and r.indkey::smallint[] <@ p.indkey::smallint[], false)
+from pg_partition_tree(%(oid)s) t
+join pg_class c on c.oid = t.relid and t.isleaf and c.oid <> %(oid)s
+left join pg_index p on p.indrelid = c.oid and p.indisprimary
+left join pg_index r on r.indrelid = c.oid and r.indisreplident
+order by 1
+
 -- name: estimate
 -- About how many rows a table has; null before its first ANALYZE.
 select nullif(sum(c.reltuples), -1)::bigint
@@ -32,8 +44,9 @@ from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 
 -- name: shape
--- The same with the numbers of some columns, another one after a column was dropped and made anew, and
--- with how partitions are attached, another one after one was detached, written to, and attached again.
+-- The same with the numbers of some columns, another one after a column was dropped and made anew,
+-- with the labels of their types, which rows show at once after a renaming, and with how partitions are
+-- attached, another one after one was detached, written to, and attached again.
 select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(relid), i.xmin)
                          order by relid)
         from (select %(oid)s::oid::regclass as relid
@@ -42,6 +55,9 @@ select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(
        || (select array_agg(a.attnum order by w.place)
            from unnest(%(columns)s::text[]) with ordinality as w (name, place)
            left join pg_attribute a on a.attrelid = %(oid)s and a.attname = w.name)::text
+       || coalesce((select array_agg(e.enumlabel order by e.oid) from pg_enum e
+                    where e.enumtypid in (select atttypid from pg_attribute
+                                          where attrelid = %(oid)s and attname = any (%(columns)s)))::text, '')
 
 -- name: version
 -- Its rows in the catalogue: others after a new name, another identity, another primary key.

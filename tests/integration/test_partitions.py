@@ -1,5 +1,7 @@
 """What is not in the log of a partitioned table, and the tables that wal2json cannot follow."""
 
+import random
+import string
 from collections.abc import Callable
 
 from tests.oracle import Documents
@@ -50,6 +52,53 @@ def test_partitions_that_come_go_or_are_emptied_are_mended_by_a_repair(published
     with site.service() as service:
         site.sql("update events set title = 'other', day = day + 1 where id = 0")
         site.sql("update february set title = 'not followed any more'")
+        service.settle()
+        assert EVENTS.drift(site) == []
+        assert service.stop() == 0
+
+
+def test_identity_of_a_table_says_nothing_of_its_partitions(published: Site) -> None:
+    """FULL is the table's alone: an old row is announced as whole, and holds the key alone.
+
+    Taken for whole, it makes NULL of the text that an update of the key leaves out.
+    """
+    site = published
+    follow(site)
+    site.sql("alter table january alter body set storage external")
+    site.sql("alter table events replica identity full")
+    site.sql("alter table march replica identity full")
+    body = "".join(random.Random(7).choices(string.ascii_letters, k=6000))
+    site.sql("update events set body = %s where id in (1, 2)", body)
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        site.sql("update events set title = 'other', id = id + 10 where id = 1")
+        site.sql("update events set id = id + 10 where id = 2")
+        site.sql("delete from events where id = 0")
+        service.settle()
+        assert EVENTS.drift(site) == []
+        assert service.stop() == 0
+
+
+def test_partition_that_is_not_told_by_its_key_is_refused(published: Site) -> None:
+    site = published
+    follow(site)
+    site.sql("alter table january replica identity nothing")
+    site.sql("alter table february alter title set not null")
+    site.sql("create unique index titles on february (id, title)")
+    refused = site.cli("setup", expect=4).stderr
+    assert "the replica identity of its partition january is nothing" in refused
+    site.sql("alter table january replica identity default")
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        site.sql("alter table february replica identity using index titles")
+        site.sql("update events set day = day + 2 where id = 0 and day = '2024-02-01'")
+        assert service.wait() == 4
+        assert "alter table february replica identity default" in "".join(service.output)
+    site.sql("alter table february replica identity default")
+    with site.service() as service:
+        service.wait_for("reconciled")
         service.settle()
         assert EVENTS.drift(site) == []
         assert service.stop() == 0

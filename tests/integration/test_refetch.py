@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import widen
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.session import Session
@@ -121,3 +122,48 @@ def test_rows_are_read_until_the_table_is_not_rewritten_meanwhile(
 )
 def test_transaction_ids_are_widened_by_signed_distance(xid: int, xmax: int, wide: int) -> None:
     assert widen(xid, xmax) == wide
+
+
+ANOTHER = Row(("another",))
+
+
+def test_key_that_is_no_value_of_its_type_any_more_has_no_row(
+    make_site: Callable[..., Site], version: int
+) -> None:
+    """The log says it as it was; what is read by it must not end the service, at every start."""
+    site = make_site(version)
+    site.sql("create type mood as enum ('calm', 'glad')")
+    site.sql("create table documents (id mood primary key, title text, body text)")
+    site.sql("alter table documents alter body set storage external")
+    body = "".join(random.Random(5).choices(string.ascii_letters, k=6000))
+    site.configure()
+    site.cli("setup")
+    with site.service() as service:
+        site.sql(
+            "insert into documents values ('calm', 'one', %s), ('glad', 'two', %s)", body, body
+        )
+        service.settle()
+        assert service.stop() == 0
+    site.sql("update documents set title = 'another'")
+    site.sql("alter type mood rename value 'calm' to 'quiet'")
+    table = Table(
+        schema="public",
+        name="documents",
+        oid=site.value("select 'documents'::regclass::oid::bigint"),
+        key=(TableColumn("id", "text", "mood"),),
+        text_columns=("title",),
+        template=None,
+        embedding_table="documents_embedding",
+    )
+    session = Session(SOURCE, site.dsn, "the reader")
+    rows = RowReader(session, threading.Event())
+    assert rows.read(table, {("calm",): 3, ("glad",): 3}) == {("calm",): None, ("glad",): ANOTHER}
+    found = rows.scan(table, ("calm",), 10, 1000)  # a scan that stood there begins anew
+    assert found is not None
+    assert found.rows == {("quiet",): ANOTHER, ("glad",): ANOTHER}
+    session.close()
+    with site.service() as service:
+        service.settle()
+        wait_until(lambda: site.drift() == [], "compared, because its rows have another key")
+        assert site.value("select count(*) from cdc_embed.dead_letter") == 0
+        assert service.stop() == 0

@@ -1,5 +1,6 @@
 """Messages to changes: numbered in their transaction, in their table's terms, none twice."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -312,6 +313,36 @@ def test_a_row_without_its_key_stops_the_table(message: Message) -> None:
         streaming(relation(), begin()).feed(message, 1)
 
 
+def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_error() -> None:
+    """The log will say it so for ever, whatever is mended: the table is compared instead."""
+    missed: list[Table] = []
+    assembler = Assembler(
+        [FIRST, SECOND], checkpoint(), ZERO, in_order_from=LSN(0x200), on_missed=missed.append
+    )
+    found = events(
+        assembler,
+        *(relation(key=()), relation(name="second", oid=2)),
+        *(begin(0x100), insert("1", "a", "b"), insert("2", "c", "d", oid=2)),
+        Delete(relation_oid=2, old_kind=OldTuple.KEY, old=(None, None, None)),
+        *(insert("3", "e", "f"), commit(0x100)),
+    )
+    assert [event.table for event in found if isinstance(event, Change)] == [SECOND]
+    assert missed == [FIRST, SECOND]
+    assert events(assembler, relation(), begin(0x180), insert("4", "g", "h")) != []
+    assert missed == [FIRST, SECOND]
+
+
+def test_what_comes_after_the_table_was_in_order_is_an_error() -> None:
+    missed: list[Table] = []
+    assembler = Assembler(
+        [FIRST], checkpoint(), ZERO, in_order_from=LSN(0x100), on_missed=missed.append
+    )
+    events(assembler, relation(key=()), begin(0x100))
+    with pytest.raises(TableChangedError):
+        assembler.feed(insert("1", "a", "b"), 1)
+    assert missed == []
+
+
 # -- tuples -----------------------------------------------------------------------------------
 
 
@@ -327,6 +358,15 @@ def test_a_complete_old_tuple_fills_in_what_is_unchanged() -> None:
     change = only(streaming(relation(), begin()), message)
     assert (change.texts, change.old_key) == (("new", "long"), None)
     assert change.complete
+
+
+def test_an_old_tuple_of_a_partition_fills_in_nothing() -> None:
+    """It is announced as complete with the table's identity; the partition's may be its key."""
+    parted = replace(FIRST, partitioned=True)
+    assembler = Assembler([parted], checkpoint(), ZERO)
+    events(assembler, relation(identity=ReplicaIdentity.FULL), begin())
+    change = only(assembler, update("2", "new", UNCHANGED, full=("1", None, None)))
+    assert (change.texts, change.old_key) == (("new", UNCHANGED), ("1",))
 
 
 def test_an_old_tuple_of_the_key_fills_in_no_text() -> None:
