@@ -11,6 +11,8 @@ from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import DOCUMENTS, EmbeddingServer, Site
 from tests.sources import PUBLISHED, SOURCES, make_source, name_of, sites
 
+SERVERS = pytest.StashKey[dict[int, EmbeddedPostgres]]()
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
@@ -45,10 +47,16 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hundreds of databases take a while to remove, more than a test has."""
+    for server in session.config.stash.get(SERVERS, {}).values():
+        server.close()
+
+
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Callable[[int], EmbeddedPostgres]]:
+def servers(pytestconfig: pytest.Config) -> Callable[[int], EmbeddedPostgres]:
     """Servers by version, started when first asked for: 16 and 18 embedded, 15 the system's."""
-    running: dict[int, EmbeddedPostgres] = {}
+    running = pytestconfig.stash.setdefault(SERVERS, {})
 
     def start(version: int) -> EmbeddedPostgres:
         if version not in running:
@@ -65,9 +73,7 @@ def servers() -> Iterator[Callable[[int], EmbeddedPostgres]]:
             running[version] = server.__enter__()
         return running[version]
 
-    yield start
-    for server in running.values():
-        server.__exit__(None, None, None)
+    return start
 
 
 @pytest.fixture(params=[16, 18])
