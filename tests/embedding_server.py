@@ -7,7 +7,8 @@ embedder, written here once more, so that the two check each other. The process 
 and when its stdin closes, so that no test can leave it behind.
 
     POST /v1/embeddings  {"model", "input", "encoding_format", "dimensions"}
-    GET  /counts         {"requests", "texts", "by_text": {text: n}}; texts count once answered
+    GET  /counts         {"requests", "times", "texts", "by_text": {text: n}}; a request counts, and
+                         has its time, when it comes, a text once it is answered
     POST /reset          counts to zero, faults gone
     POST /faults         the faults from now on, in place of those before; see ``Faults``
 """
@@ -22,6 +23,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -68,7 +70,7 @@ class State:
 
     def reset(self) -> None:
         with self._lock:
-            self._requests = 0
+            self._times: list[float] = []
             self._texts: Counter[str] = Counter()
         self.fail(Faults())
 
@@ -82,7 +84,7 @@ class State:
     def begin(self) -> tuple[Faults, threading.Event]:
         """Count a request; the faults it meets and the signal that they are over."""
         with self._lock:
-            self._requests += 1
+            self._times.append(time.monotonic())
             self._in_flight += 1
             met = replace(self._faults)
             if met.drop_connection:
@@ -105,7 +107,8 @@ class State:
         with self._lock:
             texts = dict(self._texts)
             return {
-                "requests": self._requests,
+                "requests": len(self._times),
+                "times": list(self._times),
                 "in_flight": self._in_flight,
                 "texts": sum(texts.values()),
                 "by_text": texts,

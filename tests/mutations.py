@@ -277,6 +277,46 @@ MUTATIONS = (
         "test_a_rebuild_that_was_interrupted_is_done_again_by_the_service"
         "[make the replication slot]",
     ),
+    Mutation(
+        "a comparison does not wait for the log before it",
+        "cdc_embed/flow/reconcile.py",
+        "come first\n        self._comparer.wait_until_durable()",
+        "come first",
+        "tests/integration/test_rewrites.py::"
+        "test_what_is_not_in_the_log_is_compared_after_what_the_log_has_before_it[18]",
+    ),
+    Mutation(
+        "a writer that was cut off keeps its rows",
+        "sql/target/store.sql",
+        "usename = current_user and pid <> pg_backend_pid() and state <> 'idle'",
+        "usename = current_user and pid <> pg_backend_pid() and state = 'none'",
+        "tests/integration/test_old_writers.py::"
+        "test_writer_that_was_cut_off_does_not_hold_up_the_next_leader",
+    ),
+    Mutation(
+        "an old tuple of a partition is whole",
+        "cdc_embed/change/transaction.py",
+        "        if self.table.partitioned:",
+        "        if not self.table:",
+        "tests/integration/test_partitions.py::"
+        "test_identity_of_a_table_says_nothing_of_its_partitions[pgoutput-18]",
+    ),
+    Mutation(
+        "what the log has of a wrong identity is an error for ever",
+        "cdc_embed/change/transaction.py",
+        "                if begin.final_lsn >= self._in_order_from:",
+        "                if begin.final_lsn:",
+        "tests/integration/test_silent_losses.py::"
+        "test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread[18]",
+    ),
+    Mutation(
+        "a key that is no value any more is an error",
+        "cdc_embed/source/rows.py",
+        "            if len(keys) == 1:",
+        "            if not keys:",
+        "tests/integration/test_refetch.py::"
+        "test_key_that_is_no_value_of_its_type_any_more_has_no_row[18]",
+    ),
 )
 
 

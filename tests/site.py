@@ -146,6 +146,22 @@ class Site:
         finally:
             running.end()
 
+    def wait_for_last_session(self) -> None:
+        """Until the server's side of every session of ours has ended.
+
+        That is a moment after the client has, and only then are its statistics complete.
+        """
+        sessions = (
+            "select count(*) from pg_stat_activity "
+            "where application_name like 'cdc_embed%' and datname = current_database()"
+        )
+        wait_until(lambda: self.value(sessions) == 0, "every session has ended")
+
+    def wait_for_free_slot(self) -> None:
+        """Until the server has noticed that nobody reads from the slot any more."""
+        free = "select not active from pg_replication_slots where slot_name = %s"
+        wait_until(lambda: self.value(free, self.name), "the slot is free")
+
     def checkpoint(self) -> dict[str, Any]:
         columns = "commit_lsn, ordinal, end_lsn, confirmed_lsn, batch_seq, epoch"
         site = self.target or self
@@ -223,7 +239,8 @@ class RunningService:
         return int(next(e for e in self.log if e["event"] == "serving")["port"])
 
     def get(self, path: str) -> str:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+        url = f"http://127.0.0.1:{self.port}{path}"
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             body: bytes = answer.read()
         return body.decode()
 
@@ -328,7 +345,7 @@ class EmbeddingServer:
     def _ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", data)
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.loads(answer.read() or b"null")
 
 

@@ -2,7 +2,7 @@
 
 Four failures, because different things notice them:
 
-- ``cut``: both ends get an RST at once;
+- ``cut``: both ends get an RST at once, or only the client where the connection is held;
 - ``stall``: a frozen peer, or a load balancer whose other side is gone: the sockets stay open and
   every byte is acknowledged, so TCP sees nothing wrong, but nothing is passed on;
 - ``vanish``: a pulled cable: nothing is acknowledged, no FIN, no RST, no answer to a SYN. A socket
@@ -85,6 +85,8 @@ class TcpProxy:
         self._listener: socket.socket | None = None
         self.port = 0
         self._links: list[_Link] = []
+        self._kept: list[socket.socket] = []
+        """Ends of servers that have not heard that their client is gone."""
         self._accepting = True
         self._holding = (False, False)
         self._place: _Place | None = None
@@ -113,9 +115,13 @@ class TcpProxy:
 
     # -- failures ------------------------------------------------------------------------------
 
-    def cut(self) -> None:
-        """Reset every connection; new ones are let through."""
-        self._do(self._cut)
+    def cut(self, *, unheard: bool = False) -> None:
+        """Reset every connection; new ones are let through.
+
+        With ``unheard`` the server of a connection that is held for ever does not hear of it until
+        the network is back: it goes on with what it was told, as if its client still waited.
+        """
+        self._do(lambda: self._cut(unheard=unheard))
 
     def refuse(self) -> None:
         """Reset every connection, and refuse new ones."""
@@ -153,9 +159,14 @@ class TcpProxy:
 
     # -- the same, in the thread that owns the sockets -----------------------------------------
 
-    def _cut(self) -> None:
+    def _cut(self, *, unheard: bool = False) -> None:
         for link in list(self._links):
-            self._drop(link, reset=True)
+            self._drop(link, reset=True, unheard=unheard and link.stranded)
+
+    def _forget(self) -> None:
+        for end in self._kept:
+            _reset(end)
+        self._kept.clear()
 
     def _refuse(self) -> None:
         self._cut()
@@ -188,6 +199,7 @@ class TcpProxy:
             _drop_segments(end)
 
     def _resume(self) -> None:
+        self._forget()
         if self._listener is None:
             self._listen()
         for end in self._ends():
@@ -200,6 +212,7 @@ class TcpProxy:
 
     def _close(self) -> None:
         self._refuse()
+        self._forget()
         self._closed = True
 
     # -- forwarding ----------------------------------------------------------------------------
@@ -235,8 +248,7 @@ class TcpProxy:
         try:
             server = socket.create_connection(self._upstream)
         except OSError:
-            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            client.close()
+            _reset(client)
             return
         for end in (client, server):
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -279,12 +291,16 @@ class TcpProxy:
         self._place = None
         place.reached.set()
 
-    def _drop(self, link: _Link, *, reset: bool = False) -> None:
+    def _drop(self, link: _Link, *, reset: bool = False, unheard: bool = False) -> None:
         self._links.remove(link)
-        for end in link.sockets:
+        client, server = link.sockets
+        if unheard:
+            self._kept.append(server)
+        for end in (client,) if unheard else (client, server):
             if reset:
-                end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            end.close()
+                _reset(end)
+            else:
+                end.close()
 
     def _listen(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", self.port))
@@ -293,6 +309,11 @@ class TcpProxy:
     def _ends(self) -> list[socket.socket]:
         ends = [end for link in self._links for end in link.sockets]
         return ends if self._listener is None else [*ends, self._listener]
+
+
+def _reset(end: socket.socket) -> None:
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+    end.close()
 
 
 def _drop_segments(end: socket.socket) -> None:

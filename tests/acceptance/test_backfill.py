@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -197,16 +198,18 @@ def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
     So what a kill makes worthless is at most the texts of one slice: 1,000 rows.
     """
     rows, slice_rows = 5000, 1000
-    with EmbeddingServer("--delay", "0.1", "--dimensions", "16") as server:
+    with EmbeddingServer("--dimensions", "16") as server:
         site = make_site()
         fill(site, rows)
         site.configure(embedder=server.configuration)
         site.cli("setup")
         server.reset()
+        server.faults(hang=1)  # for each slice
         with site.service() as service:
             wait_until(lambda: site.value(STORED) >= 1000, "a part is stored")
             service.kill()
         assert site.value(STORED) < rows, "killed in the middle"
+        server.faults()
         wait_until(lambda: server.counts()["in_flight"] == 0, "the killed process's requests end")
         with site.service() as service:
             logged(service, "reconciled", 60)
@@ -219,21 +222,24 @@ def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
 def test_stopped_backfill_goes_on_and_embeds_nothing_twice(
     make_site: Callable[..., Site],
 ) -> None:
-    with EmbeddingServer("--delay", "0.1", "--dimensions", "16") as server:
+    rows = 5000
+    with EmbeddingServer("--dimensions", "16") as server:
         site = make_site()
-        fill(site, 3000)
+        fill(site, rows)
         site.configure(embedder=server.configuration)
         site.cli("setup")
         server.reset()
+        server.faults(hang=1.5)  # for each slice of 1,000 rows
         with site.service() as service:
             wait_until(lambda: site.value(STORED) > 0, "a part is stored")
             assert service.stop() == 0
-        assert site.value(STORED) < 3000, "stopped in the middle"
+        assert site.value(STORED) < rows, "stopped in the middle"
+        server.faults()
         with site.service() as service:
             logged(service, "reconciled", 60)
             assert site.drift() == []
             assert service.stop() == 0
-        assert server.texts() == 3000
+        assert server.texts() == rows
 
 
 def test_lost_connections_do_not_make_a_backfill_embed_twice(
@@ -327,9 +333,9 @@ def test_new_row_is_searchable_long_before_a_long_backfill_ends(
                 site.sql("insert into documents values (%s, 'new', 'row %s')", number, number)
                 began = time.monotonic()
                 wait_until(partial(site.value, f"{STORED} where id = {number}"), "it is stored")
-                assert time.monotonic() - began < 4
+                assert time.monotonic() - began < 10, "the backfill lasts for minutes"
             assert site.value(STORED) < rows / 2
-            assert service.status()["oldest_pending_age_seconds"] < 4
+            assert service.status()["oldest_pending_age_seconds"] < 10
 
 
 def test_rows_per_second_is_kept_and_the_index_comes_last(
@@ -337,15 +343,17 @@ def test_rows_per_second_is_kept_and_the_index_comes_last(
 ) -> None:
     site = make_site()
     fill(site, 300)
-    site.configure(more="[backfill]\nrows_per_second = 100\n")
+    site.configure(more="[backfill]\nrows_per_second = 50\n")
     site.cli("setup")
     with site.service() as service:
         wait_until(lambda: site.value(STORED) > 0, "the first rows are stored")
-        began = time.monotonic()
         assert site.value(STORED) <= 200
         assert site.sql(HNSW) == [], "no index while the backfill runs"
-        logged(service, "reconciled")
-        assert 1.5 <= time.monotonic() - began < 15
+        began, ended = (
+            datetime.fromisoformat(logged(service, event)["timestamp"])
+            for event in ("reconcile", "reconciled")
+        )
+        assert 4.5 <= (ended - began).total_seconds() < 20
         assert site.drift() == []
         logged(service, "indexed")
         assert site.sql(HNSW) == [(True,)]

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psycopg2
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
@@ -69,24 +68,12 @@ def configure(site: Site, server: EmbeddingServer) -> None:
     server.reset()
 
 
-@pytest.fixture
-def impatient(servers: Callable[[int], EmbeddedPostgres], version: int) -> EmbeddedPostgres:
-    server = servers(version)
-    connection = psycopg2.connect(server.dsn())
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute("alter system set wal_sender_timeout = '4s'")
-        cursor.execute("select pg_reload_conf()")
-    connection.close()
-    return server
-
-
-@pytest.mark.usefixtures("impatient")
 def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
     make_site: Callable[..., Site], version: int, slow: EmbeddingServer
 ) -> None:
     """A slow embedder, an interleaved long transaction, pings of the server, then kill -9."""
     site = make_site(version)
+    site.sql(f"alter database {site.name} set wal_sender_timeout = '4s'")
     configure(site, slow)
     with watched(site) as violations:
         with site.service() as service:
@@ -272,7 +259,8 @@ def test_second_instance_takes_over_and_the_first_cannot_write(
                 site.name,
             )
             second.wait_for("streaming")
-            assert site.checkpoint()["epoch"] == epoch + 1
+            taken = site.checkpoint()["epoch"]
+            assert taken > epoch
             site.sql("update documents set body = 'text 2'")
             second.settle()
         finally:
@@ -281,7 +269,7 @@ def test_second_instance_takes_over_and_the_first_cannot_write(
         site.sql("update documents set body = 'text 3'")
         second.settle()
         assert site.drift() == []
-        assert site.checkpoint()["epoch"] == epoch + 1
+        assert site.checkpoint()["epoch"] == taken
         assert (first.stop(), second.stop()) == (0, 0)
 
 

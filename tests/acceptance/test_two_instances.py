@@ -89,7 +89,7 @@ def test_killed_leader_is_followed_by_the_standby_under_load(pair: Site) -> None
             standby.wait_for("streaming")
             assert time.monotonic() - killed < 10, "it looks every second"
         expect_equal(pair, standby)
-        expect_one_writer(pair, 2)
+        expect_one_writer(pair, at_least(pair, 2))
         assert standby.stop() == 0
 
 
@@ -98,11 +98,12 @@ def test_leader_that_is_paused_loses_the_slot_and_waits_when_it_goes_on(pair: Si
     with watched(pair), two(pair) as (first, second):
         with load(pair):
             leader, standby = first, second
-            for epoch in (2, 3):
+            for _ in range(2):
+                epoch = pair.checkpoint()["epoch"]
                 leader.process.send_signal(signal.SIGSTOP)
                 try:
                     standby.wait_for("streaming")
-                    assert pair.checkpoint()["epoch"] == epoch
+                    assert pair.checkpoint()["epoch"] > epoch
                 finally:
                     leader.process.send_signal(signal.SIGCONT)
                 leader.wait_for(STANDBY)
@@ -155,6 +156,8 @@ def test_leader_that_is_paused_in_its_commit_cannot_write_any_more(pair: Site) -
 
 
 def test_standby_that_comes_and_goes_is_not_felt(pair: Site) -> None:
+    # a leader that is starved for a while is to be given up by nobody here
+    pair.sql(f"alter database {pair.name} set wal_sender_timeout = '1min'")
     with watched(pair), pair.service() as leader, load(pair):
         streaming = sessions(pair, "stream")
         for end in (RunningService.stop, RunningService.kill):

@@ -6,15 +6,18 @@ everything right.
 
 import random
 import signal
+import time
 from collections.abc import Callable
 
 from tests.history.clients import Diary, ask
 from tests.history.fleet import DRIFT, Command, Fleet
 from tests.history.oracle import Watcher
 from tests.history.tables import TABLES
-from tests.site import Site
+from tests.site import Site, wait_until
 
 COMMAND_SECONDS = 120.0
+NOTICED_SECONDS = 10.0
+"""Two looks of the watch at the files of the tables."""
 
 
 class Accidents:
@@ -58,6 +61,7 @@ class Accidents:
 
     def damage(self) -> None:
         """Somebody changes the tables of vectors by hand; ``verify`` finds it and mends it."""
+        self._await_comparisons()
         table = self._choice.choice(TABLES)
         name = f"cdc_embed.{table.name}_embedding"
         statement = self._choice.choice(
@@ -76,6 +80,16 @@ class Accidents:
         self._run(DRIFT if damaged else 0, "verify", "--json")
         self._run(0, "verify", "--repair", "--json")
         self._run(0, "verify", "--json")
+
+    def _await_comparisons(self) -> None:
+        """A rewrite by the last client may not be noticed yet; its comparison mends damage too."""
+        time.sleep(NOTICED_SECONDS)
+        states = "select state from cdc_embed.reconcile"
+        wait_until(
+            lambda: {state for (state,) in ask(self._target, states)} == {"done"},
+            "every table is compared",
+            COMMAND_SECONDS,
+        )
 
     def _run(self, expected: int, *arguments: str) -> None:
         code, out, err = Command(self._source, *arguments).finish(COMMAND_SECONDS)

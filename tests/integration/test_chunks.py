@@ -96,7 +96,7 @@ def test_documents_of_five_megabytes_stay_within_the_memory_limit(site: Site) ->
     site.configure(
         embedder='kind = "hash"\ndimensions = 32',
         tables='[[tables]]\nname = "documents"\ntext = ["body"]\nchunk = { max_tokens = 256 }\n',
-        more='[limits]\nmemory = "32MB"\n',
+        more='[limits]\nmemory = "32MB"\n[index]\nkind = "none"\n',
     )
     site.cli("setup")
     with site.service() as service:

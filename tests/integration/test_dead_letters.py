@@ -184,6 +184,7 @@ def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
     site, server = picky, embedding_server
     many = 2 * MOST_IN_A_ROW
     with site.service() as service:
+        service.wait_for("reconciled")  # from here on nothing is tried but what changes
         for start in range(0, many, MOST_IN_A_ROW):
             site.sql(
                 "insert into documents select i, 't', 'bad ' || repeat(i || ' ', i * 100) "
@@ -211,11 +212,14 @@ def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
 
 
 def test_many_letters_in_a_row_stop_the_service_with_what_to_do_and_the_slot_waits(
-    picky: Site, embedding_server: EmbeddingServer
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """Then it is the configuration, and not so many texts."""
-    site = picky
+    together = 'linger = "1s"'  # one batch: the letters of another before it would be kept
+    site = ready(make_site(18), embedding_server, together)
+    embedding_server.faults(refuse=["bad"])
     with site.service() as service:
+        service.wait_for("reconciled")
         site.sql("insert into documents values (0, 't', 'good')")
         service.settle()
         before = site.checkpoint()
@@ -303,6 +307,7 @@ def test_one_refused_row_among_thousands_is_found_by_halves(
         assert letters(site) == [3000]
         assert site.value("select count(*) from cdc_embed.documents_embedding") == 2999
         assert service.stop() == 0
+    site.wait_for_last_session()
     assert 0 < site.value(rehearsals) - before < 200
 
 

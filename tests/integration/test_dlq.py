@@ -107,6 +107,7 @@ def test_letters_are_tried_again_by_the_running_service(
         assert listed(site)[3] == letters[1], "the others are left alone"
 
         site.sql("update documents set body = 'good by now' where id = 3")
+        service.settle()
         server.faults(refuse=["bad three"])
         said = site.cli("dlq", "retry", "--table", "public.documents", expect=1).stdout
         assert "2 retried, 1 refused again" in said
@@ -143,8 +144,7 @@ def test_letters_are_tried_again_without_a_service(
     assert answer(site, "list") == []
     assert site.cli("verify").returncode == 0
     assert site.drift() == []
-    held = "select active from pg_replication_slots where slot_name = %s"
-    assert not site.value(held, site.name)
+    site.wait_for_free_slot()
 
 
 def test_more_letters_than_may_come_in_a_row_are_tried_again_without_stopping_the_service(

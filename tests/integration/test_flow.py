@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from tests.site import EmbeddingServer, Site, columns
+from tests.site import EmbeddingServer, Site, columns, wait_until
 
 
 def big(seed: int) -> str:
@@ -67,9 +67,17 @@ def test_hot_row_is_embedded_a_few_times(counted: tuple[Site, EmbeddingServer]) 
         site.sql("insert into documents values (1, 't', 'first')")
         service.settle()
         server.reset()
-        server.faults(hang=0.2)
-        for number in range(20):
+        received = service.metric("cdc_embed_changes_received_total")
+        server.faults(hang=20.0)
+        site.sql("update documents set body = 'version 0' where id = 1")
+        wait_until(lambda: server.counts()["in_flight"], "the first is being embedded")
+        for number in range(1, 20):
             site.sql("update documents set body = %s where id = 1", f"version {number}")
+        wait_until(
+            lambda: service.metric("cdc_embed_changes_received_total") == received + 20,
+            "the others are read meanwhile",
+        )
+        server.faults()  # ends the wait
         service.settle()
         assert 1 <= server.texts() <= 3
         assert site.drift() == []

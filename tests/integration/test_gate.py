@@ -25,7 +25,7 @@ from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.stream import Stream
 from cdc_embed.wire import pgoutput
-from tests.site import wait_until
+from tests.site import PATIENCE, wait_until
 from tests.walsender import Walsender
 
 TABLE = Table(
@@ -77,7 +77,7 @@ class Target:
         return set()
 
     def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
-        assert self.may_commit.wait(20)
+        assert self.may_commit.wait(4 * PATIENCE)
         self.recorded = max(self.recorded, plan.batch.end_lsn)
 
     def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
@@ -129,7 +129,7 @@ class Rig:
         self.target = Target(max(end_lsn, RECORDED))
         self.stream = Stream(server.dsn, "s")
         self.stream.start({"proto_version": "1"})
-        assert server.streaming.wait(5)
+        assert server.streaming.wait(PATIENCE)
         self._pipeline = build(self.stream, self.target, end_lsn=end_lsn)
         self._stop = threading.Event()
         self._loop = threading.Thread(target=self._pipeline.run, args=(self._stop,))
@@ -140,17 +140,17 @@ class Rig:
 
     def reports(self, count: int = 20) -> list[int]:
         """The flush positions of the next status updates."""
-        return [self.server.flushed.get(timeout=5) for _ in range(count)]
+        return [self.server.flushed.get(timeout=PATIENCE) for _ in range(count)]
 
     def wait_for_confirmed(self, lsn: int) -> None:
         """Until this is confirmed, and nothing on the way that was not recorded."""
 
         def confirmed() -> bool:
-            flushed = self.server.flushed.get(timeout=5)
+            flushed = self.server.flushed.get(timeout=PATIENCE)
             assert flushed <= self.target.recorded
             return flushed == lsn
 
-        wait_until(confirmed, f"{lsn:X} is confirmed", 10)
+        wait_until(confirmed, f"{lsn:X} is confirmed")
 
     def close(self) -> None:
         self._stop.set()
@@ -190,7 +190,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_reco
         server = rig.server
         rig.run()
         server.send_keepalive(RECORDED, reply=False)
-        wait_until(lambda: server.flushed.get(timeout=5) == RECORDED, "it is confirmed")
+        wait_until(lambda: server.flushed.get(timeout=PATIENCE) == RECORDED, "it is confirmed")
         send_first_transaction(server)
         server.send_frame(0x0E00, begin(0x3000))
         server.send_frame(0x0F00, insert("2", "of an older transaction"))

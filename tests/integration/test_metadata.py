@@ -389,12 +389,14 @@ def test_changed_metadata_alone_touches_no_vector_and_no_index(
         )
         service.settle()
         assert service.stop() == 0
+    site.wait_for_last_session()
     before, (size, blocks) = hot_updates(site), index_use(site)
     embedder.reset()
     with site.service() as service:
         site.sql("update documents set views = 1")
         service.settle()
         assert service.stop() == 0
+    site.wait_for_last_session()
     assert embedder.texts() == 0
     assert wrong(site) == []
     updated, hot = (now - then for now, then in zip(hot_updates(site), before, strict=True))

@@ -56,7 +56,7 @@ def test_service_keeps_its_secrets_from_pages_logs_tables_and_process_lists(
     site.config_path.write_text(
         f'[source]\ndsn = {json.dumps(source)}\nslot = "{site.name}"\n'
         f"[target]\ndsn = {json.dumps(target)}\n"
-        f'[embedder]\nkind = "http"\nmodel = "m"\nurl = "{service_url}"\ntimeout = "2s"\n'
+        f'[embedder]\nkind = "http"\nmodel = "m"\nurl = "{service_url}"\ntimeout = "10s"\n'
         f'api_key_file = "{key_file}"\n[serve]\nport = 0\n[log]\nlevel = "debug"\n{TABLES}'
     )
     written = [site.cli("setup").stderr]

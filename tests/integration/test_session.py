@@ -38,8 +38,8 @@ def test_time_limits_of_the_database_do_not_end_what_takes_long(
     if database.server.version >= 17:
         limits.append("transaction_timeout")
     for limit in limits:
-        database.sql(f'alter database "{database.name}" set {limit} = 100')
-    run(session, "select pg_sleep(0.3)")
+        database.sql(f'alter database "{database.name}" set {limit} = 2000')
+    run(session, "select pg_sleep(3)")
 
 
 def test_statement_that_waits_can_be_given_up_and_leaves_nothing_behind(

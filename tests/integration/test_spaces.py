@@ -38,6 +38,14 @@ def table(name: str = "documents", text: str = 'text = ["title", "body"]', more:
     return f'[[tables]]\nname = "{name}"\n{text}\n{more}\n'
 
 
+def logged(service: RunningService, event: str, times: int = 1) -> None:
+    """Until it was logged so often, whatever came before or after it."""
+    wait_until(
+        lambda: sum(entry["event"] == event for entry in service.log) >= times,
+        f"the log says {event}",
+    )
+
+
 class Library:
     """A site whose texts are embedded by the counting server."""
 
@@ -52,13 +60,15 @@ class Library:
             more=more,
         )
 
-    def embedded(self, *, compared: int = 1) -> int:
+    def embedded(self, *, compared: int = 1, indexed: bool = False) -> int:
         """Run the service until ``compared`` tables are compared; the texts that it embedded."""
         self.server.reset()
         with self.site.service() as service:
-            for _ in range(compared):
-                service.wait_for("reconciled")
+            logged(service, "reconciled", compared)
+            if indexed:
+                logged(service, "indexed")
             assert service.stop() == 0
+        self.site.wait_for_last_session()
         return self.server.texts()
 
 
@@ -74,7 +84,7 @@ def library(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -
     made = Library(site, embedding_server)
     made.configure()
     command(site, "setup")
-    assert made.embedded() == 3
+    assert made.embedded(indexed=True) == 3
     return made
 
 
@@ -144,19 +154,29 @@ def wait(site: Site, true: str) -> None:
     wait_until(lambda: site.value(true), true)
 
 
-def held_back(site: Site, statement: str) -> Any:
-    """A transaction that keeps the writer from a row until it is closed.
+def held_back(site: Site, number: int) -> Any:
+    """A session that keeps the writer from a document until it is closed.
 
-    It begins after the comparison, which waits for every transaction before it.
+    By a lock that needs no transaction: the comparison waits for every one that was there before.
     """
+    site.sql(
+        "create function hold() returns trigger language plpgsql as "
+        "$$ begin perform pg_advisory_xact_lock(1); return null; end $$"
+    )
+    site.sql(
+        "create trigger hold after insert or update on cdc_embed.documents_embedding "
+        f"for each row when (new.id = {number}) execute function hold()"
+    )
     connection = site.connect()
+    connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(statement)
+        cursor.execute("select pg_advisory_lock(1)")
     return connection
 
 
 def refused(site: Site, name: str, *words: str) -> None:
     """The command exits 4 with these words, and nothing is written."""
+    site.wait_for_last_session()
     before = written(site)
     if name == "run":
         with site.service(wait=False) as service:
@@ -170,6 +190,7 @@ def refused(site: Site, name: str, *words: str) -> None:
 def ended(service: RunningService, code: int, *words: str) -> None:
     """The service ends by itself within 30 s with this code and these words."""
     assert service.wait(30) == code, "".join(service.output)
+    service.site.wait_for_last_session()
     message = "".join(service.output)
     for word in words:
         assert word in message, message
@@ -329,10 +350,8 @@ def test_a_changed_template_leaves_old_rows_searchable_until_they_are_replaced(
         table(text='template = "{title}: {body}"'), more="[backfill]\nrows_per_second = 1\n"
     )
     library.server.reset()
+    held = held_back(site, 3)
     with site.service() as service:
-        service.wait_for("reconcile")
-        third = "select from cdc_embed.documents_embedding where id = 3 for update"
-        held = held_back(site, third)
         wait(site, "select count(*) = 2 from cdc_embed.documents_search where text ~ ': '")
         assert search(site, "one: first", "-k", "1") == [(1, 0.0)]
         assert search(site, "three\n\nthird", "-k", "1") == [(3, 0.0)]
@@ -399,15 +418,8 @@ def test_another_model_of_the_same_size_drops_the_vectors_that_cannot_be_compare
     assert view(site) == []
     library.configure(embedder='revision = "2"', more="[backfill]\nrows_per_second = 1\n")
     library.server.reset()
-    third = (
-        "insert into cdc_embed.documents_embedding "
-        "(id, chunk, embedding, start_offset, end_offset, document_hash, chunk_hash, space) "
-        "select 3, 0, array_fill(1, array[384])::vector, 0, 0, '', '', id from cdc_embed.space "
-        "order by id desc limit 1"
-    )
+    held = held_back(site, 3)
     with site.service() as service:
-        service.wait_for("reconcile")
-        held = held_back(site, third)
         wait(site, "select count(*) = 2 from cdc_embed.documents_search")
         assert ids(site) == [1, 2], "only what is embedded anew"
         queries = 1
@@ -435,9 +447,9 @@ def test_a_model_of_another_size_makes_the_vectors_anew(make_site: Callable[...,
     command(site, "setup", "--rebuild")
     assert search(site, "t\n\ntext 7") == []
     with site.service() as service:
-        service.wait_for("reconciled")
+        logged(service, "reconciled")
         assert service.metric("cdc_embed_embed_texts_total", source="model") == 30
-        service.wait_for("indexed")
+        logged(service, "indexed")
         assert service.stop() == 0
     dimensions = "select distinct vector_dims(embedding) from cdc_embed.documents_search"
     assert columns(site.sql(dimensions)) == [64]
@@ -481,6 +493,7 @@ def test_rebuild_is_refused_while_a_service_writes_the_old_space(library: Librar
         library.configure(table(text='template = "{title}: {body}"'))
         command(site, "setup", "--rebuild", code=75)
         assert service.stop() == 0
+    site.wait_for_last_session()
     command(site, "setup", "--rebuild")
     assert library.embedded() == 3
 

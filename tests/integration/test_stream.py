@@ -36,12 +36,12 @@ def read_all(stream: Stream, count: int) -> None:
         seen += stream.read() is not None
         return seen == count
 
-    wait_until(arrived, f"{count} frames", 5)
+    wait_until(arrived, f"{count} frames")
 
 
 def reported(server: Walsender) -> int:
     """The flush position of the next status update."""
-    return server.flushed.get(timeout=5)
+    return server.flushed.get(timeout=30)
 
 
 def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
@@ -58,7 +58,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
         server.send_frame(0x2000, BEGIN)  # B began before Z
         server.send_keepalive(end_of_a, reply=True)
         read_all(stream, 2)
-        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply", 5)
+        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply")
         assert reported(server) <= confirmed
 
 
@@ -73,7 +73,7 @@ def test_frame_without_a_position_is_told_so_that_reading_can_wait() -> None:
         read_all(stream, 1)
         assert stream.unguarded
         server.send_keepalive(0x4000, reply=True)
-        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply", 5)
+        wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply")
         assert reported(server) == 0x4000, "psycopg2 confirms behind our back here: so we wait"
         assert stream.exposed == 0x4000
 
@@ -104,7 +104,7 @@ def test_ended_sentinel_means_that_the_server_stops() -> None:
                 return "stopping" in str(exc)
             return False
 
-        wait_until(noticed, "the sentinel was ended", 5)
+        wait_until(noticed, "the sentinel was ended")
 
 
 def test_a_server_that_is_not_there_is_unavailable() -> None:
