@@ -304,8 +304,8 @@ MUTATIONS = (
     Mutation(
         "what the log has of a wrong identity is an error for ever",
         "cdc_embed/change/transaction.py",
-        "                if begin.final_lsn >= self._in_order_from:",
-        "                if begin.final_lsn:",
+        "            elif begin.final_lsn >= self._in_order_from:",
+        "            elif begin.final_lsn:",
         "tests/integration/test_silent_losses.py::"
         "test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread[18]",
     ),

@@ -188,16 +188,17 @@ class Assembler:
             if self._checkpoint.covers(position):
                 self._on_covered(self._tables[oid])
                 continue
-            try:
-                if isinstance(layout, TableChangedError):
-                    raise layout
-                change = layout.change(message, position, begin, size + OVERHEAD)
-            except TableChangedError:
-                if begin.final_lsn >= self._in_order_from:
-                    raise
-                self._miss(self._tables[oid])
-            else:
+            change = (
+                layout.change(message, position, begin, size + OVERHEAD)
+                if isinstance(layout, _Layout)
+                else layout
+            )
+            if isinstance(change, Change):
                 yield change
+            elif begin.final_lsn >= self._in_order_from:
+                raise change
+            else:
+                self._miss(self._tables[oid])
 
     def _miss(self, table: Table) -> None:
         if table not in self._missed:
@@ -241,14 +242,15 @@ class _Layout:
         position: Position,
         begin: Begin,
         size: int,
-    ) -> Change:
+    ) -> Change | TableChangedError:
+        """The change that a message says, or why it is of no use."""
         op, row, old = _parts(message)
-        key: Key = ()
-        old_key: Key | None = None
-        if op is not Op.TRUNCATE:
-            key = self._key(row if row is not None else old, old)
-        if op is Op.UPDATE and old is not None:
-            old_key = self._key(old)
+        key = () if op is Op.TRUNCATE else self._key(row if row is not None else old, old)
+        old_key = self._key(old) if op is Op.UPDATE and old is not None else None
+        if isinstance(key, TableChangedError):
+            return key
+        if isinstance(old_key, TableChangedError):
+            return old_key
         full = old if isinstance(message, Update) and message.old_kind is OldTuple.FULL else None
         if self.table.partitioned:
             # said to be whole when the table's identity is FULL; a partition's may be its key
@@ -271,9 +273,9 @@ class _Layout:
             size=size,
         )
 
-    def _key(self, row: TupleData | None, old: TupleData | None = None) -> Key:
+    def _key(self, row: TupleData | None, old: TupleData | None = None) -> Key | TableChangedError:
         if row is None or len(row) != self.width:
-            raise TableChangedError(
+            return TableChangedError(
                 table=self.table.full_name,
                 problem=f"a row of {len(row or ())} columns came, {self.width} were announced",
             )
@@ -283,7 +285,7 @@ class _Layout:
             if value is UNCHANGED and old is not None:
                 value = old[place]
             if not isinstance(value, str):
-                raise TableChangedError(
+                return TableChangedError(
                     table=self.table.full_name, problem="a row came without its primary key"
                 )
             values.append(value)
