@@ -134,8 +134,8 @@ MUTATIONS = (
     Mutation(
         "done before the log has come to what was seen",
         "cdc_embed/flow/reconcile.py",
-        "        self._comparer.wait_until_durable()",
-        "        pass",
+        "brought yet\n            self._comparer.wait_until_durable()",
+        "brought yet",
         "tests/unit/test_convergence.py::"
         "test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw",
     ),
