@@ -280,8 +280,8 @@ MUTATIONS = (
     Mutation(
         "a comparison does not wait for the log before it",
         "cdc_embed/flow/reconcile.py",
-        "come first\n        self._comparer.wait_until_durable()",
-        "come first",
+        "        if todo:\n",
+        "        if not todo:\n",
         "tests/integration/test_rewrites.py::"
         "test_what_is_not_in_the_log_is_compared_after_what_the_log_has_before_it[18]",
     ),

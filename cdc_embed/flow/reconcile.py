@@ -138,6 +138,10 @@ class Reconciler:
         self._desk.close_backfills()
         if not todo and not self._desk.asked(*self._answers):
             return
+        if todo:
+            # the log may still bring older versions than what made this necessary: they come first,
+            # and before the touched keys are remembered, of which there may be millions
+            self._comparer.wait_until_durable()
         self._comparer.begin(self._desk.say_waiting)
         try:
             for scope in todo:
@@ -161,8 +165,6 @@ class Reconciler:
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._on_compared(table, False)
         self._comparer.distrust(table)
-        # the log may still bring older versions than what made this necessary: they come first
-        self._comparer.wait_until_durable()
         running = self._metrics.reconcile_running.labels(table.full_name)
         running.set(1)
         try:

@@ -51,9 +51,10 @@ class Store:
         self._half = half
         self._statements = {statements.table: statements for statements in tables}
         self._sql = service_statements(schema)
-        self._writer_name = f"cdc_embed writer {slot}"
+        writer_name = f"cdc_embed writer {slot}"
         self._reader = Session(TARGET, dsn, f"cdc_embed reader {slot}")
-        self._writer = Session(TARGET, dsn, self._writer_name)
+        self._writer = Session(TARGET, dsn, writer_name)
+        self._old_writers = {"application_name": writer_name, "schema": schema}
         self._staged: dict[int, frozenset[Table]] = {}
         self._in_doubt = False
         self.epoch = 0
@@ -119,7 +120,7 @@ class Store:
 
     def _end_old_writers(self) -> None:
         with self._reader.transaction("checkpoint") as cursor:
-            cursor.execute(self._sql["end_old_writers"], {"application_name": self._writer_name})
+            cursor.execute(self._sql["end_old_writers"], self._old_writers)
 
     def record(self, lsn: LSN, batch_seq: int) -> None:
         """Commit that everything up to ``lsn`` is reflected, where no batch says so.
@@ -244,7 +245,7 @@ class Store:
         """
         with self._writer.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["settle"], {"slot": self._slot})
-            cursor.execute(self._sql["end_old_writers"], {"application_name": self._writer_name})
+            cursor.execute(self._sql["end_old_writers"], self._old_writers)
         self._in_doubt = False
 
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:

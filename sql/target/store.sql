@@ -45,10 +45,14 @@ where slot = %(slot)s and epoch = %(epoch)s
 
 -- name: end_old_writers
 -- End the transactions of older writers: one that waits for its client holds its rows for ever.
+-- Those that are in no table of ours are another service's, whose slot has the same name.
 select pg_terminate_backend(pid)
-from pg_stat_activity
+from pg_stat_activity a
 where application_name = left(%(application_name)s, 63) and datname = current_database()
   and usename = current_user and pid <> pg_backend_pid() and state <> 'idle'
+  and exists (select from pg_locks l join pg_class c on c.oid = l.relation
+              where l.pid = a.pid and l.database = a.datid
+                and c.relnamespace = (select oid from pg_namespace where nspname = %(schema)s))
 
 -- name: check_epoch
 -- The epoch and the last batch of a slot, without a lock.

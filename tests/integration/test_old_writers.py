@@ -70,3 +70,18 @@ def test_writer_that_was_cut_off_does_not_hold_up_its_own_process(site: Site) ->
             service.settle()
             assert site.drift() == []
         assert service.stop() == 0
+
+
+def test_writer_of_another_service_is_left_alone(site: Site) -> None:
+    """Its slot has the same name on another source; its tables are in another schema."""
+    site.sql("create schema other; create table other.rows (id bigint)")
+    other = psycopg2.connect(site.dsn, application_name=f"cdc_embed writer {site.name}")
+    with other.cursor() as cursor:
+        cursor.execute("insert into other.rows values (1)")
+        with site.service() as service:
+            site.sql("insert into documents values (1, 'one', 'first')")
+            service.settle()
+            assert service.stop() == 0
+        cursor.execute("select count(*) from other.rows")
+        assert cursor.fetchone() == (1,)
+    other.close()

@@ -1,6 +1,7 @@
 """What changes rows and is not in the log: noticed by the table's files, then compared."""
 
 import subprocess
+import time
 from collections.abc import Callable
 
 import pytest
@@ -89,8 +90,11 @@ def test_what_is_not_in_the_log_is_compared_after_what_the_log_has_before_it(
     for number in range(90):
         parted.sql("insert into documents values (%s, 'title', %s)", number, f"new {number}")
     parted.sql("truncate low")
-    embedding_server.faults(hang=6)  # longer than until the truncation is noticed
+    embedding_server.faults(hang=25)
     with parted.service() as service:
+        service.wait_for("table or its publication was altered, every row is compared")
+        time.sleep(1)  # a comparison that did not wait has begun
+        embedding_server.faults(hang=2)
         service.wait_for("reconciled")
         service.settle()
         assert keys(parted) == []

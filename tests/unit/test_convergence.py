@@ -270,7 +270,9 @@ def test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw() -> No
     stale = [("damage", ("age", 0, 0, "B")), REST]
     ahead = commits([Op("move", key=0, other=1), Op("insert", key=0, a="B", b=None)])
     slowly = [("compare", 1), ("work_on_log", 0)] * 60
-    run(ROW_BY_ROW, [*before, *stale, *ahead, ("ask", ("backfill", 0)), *slowly])
+    for begun in range(12):
+        asked = [("ask", ("backfill", 0)), *[("compare", 1)] * begun]
+        run(ROW_BY_ROW, [*before, *stale, *asked, *ahead, *slowly])
 
 
 def test_a_read_that_a_truncate_emptied_deletes_nothing() -> None:
