@@ -9,8 +9,10 @@ from cdc_embed.session import Session
 from cdc_embed.sql import queries
 
 WAL_PAGE: Final = 8192
-WAL_HEADERS: Final = frozenset({24, 40})
-"""Bytes of a page's header, and of the first one of a segment."""
+WAL_HEADER: Final = 24
+"""Bytes of a page's header."""
+WAL_SEGMENT_HEADER: Final = 40
+"""Bytes of the header of a segment's first page."""
 UNKNOWN_OWNER: Final = "unknown"
 """Of a slot: its reader has just left, or has no name."""
 
@@ -54,6 +56,17 @@ class Slot:
     @property
     def lost(self) -> bool:
         return self.wal_status == "lost"
+
+
+def end_of_records(insert: LSN, segment: int) -> LSN:
+    """Where the log ends when the next record goes to ``insert``, in segments of so many bytes.
+
+    An insert position right behind a page's header is the page's start: nothing is there yet. So
+    many bytes behind the start of another page, a record may have ended.
+    """
+    header = WAL_SEGMENT_HEADER if insert % segment < WAL_PAGE else WAL_HEADER
+    behind = insert % WAL_PAGE
+    return LSN(insert - behind) if behind == header else insert
 
 
 class SlotCatalogue:
@@ -107,13 +120,9 @@ class SlotCatalogue:
         )
 
     def wal_end(self) -> LSN:
-        """Everything that is committed now ends at or before it.
-
-        An insert position right behind a page's header is the page's start: nothing is there yet.
-        """
-        position = LSN.parse(self._row("wal_end")[0])
-        behind = position % WAL_PAGE
-        return LSN(position - behind) if behind in WAL_HEADERS else position
+        """Everything that is committed now ends at or before it."""
+        position, segment = self._row("wal_end")
+        return end_of_records(LSN.parse(position), segment)
 
     def slot_count(self) -> int:
         count: int = self._row("slot_count")[0]

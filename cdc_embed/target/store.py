@@ -245,6 +245,8 @@ class Store:
         """
         with self._writer.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["settle"], {"slot": self._slot})
+            if cursor.fetchone() != (self.epoch,):  # the writers are another's by now
+                raise FencedError(slot=self._slot, epoch=self.epoch)
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
         self._in_doubt = False
 

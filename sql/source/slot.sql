@@ -120,5 +120,5 @@ select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?[*]"?([ ,)]|$)
                   where application_name = left(%(application_name)s, 63) and sync_state <> 'async')
 
 -- name: wal_end
--- Where the next log will be written.
-select pg_current_wal_insert_lsn()::text
+-- Where the next log will be written, and the size of the log's segments.
+select pg_current_wal_insert_lsn()::text, pg_size_bytes(current_setting('wal_segment_size'))

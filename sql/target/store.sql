@@ -59,8 +59,8 @@ where application_name = left(%(application_name)s, 63) and datname = current_da
 select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
 
 -- name: settle
--- Wait for a transaction that has recorded a batch and is in its COMMIT.
-select from {schema}.checkpoint where slot = %(slot)s for share
+-- Wait for a transaction that has recorded a batch and is in its COMMIT; the epoch as it is then.
+select epoch from {schema}.checkpoint where slot = %(slot)s for share
 
 -- name: record_batch
 -- The position of a batch, in the batch's own transaction; no row when the epoch is lost.

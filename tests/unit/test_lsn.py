@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Progress, find_gap
+from cdc_embed.source.slot import end_of_records
 
 HIGHEST = 2**64 - 1
 
@@ -418,3 +419,21 @@ def test_on_one_timeline_a_slot_continues_exactly_when_slot_record_and_log_are_i
     problem = gap(recorded=point, slot_confirmed=slot_confirmed, wal_end=wal_end)
     in_order = [slot_confirmed, max(end_lsn, confirmed_lsn), wal_end]
     assert (problem is None) == (sorted(in_order) == in_order)
+
+
+@pytest.mark.parametrize(
+    ("insert", "end"),
+    [
+        (0x71BC018, 0x71BC000),
+        (0x71BC028, 0x71BC028),
+        (0x71BC020, 0x71BC020),
+        (0x71BC000, 0x71BC000),
+        (0x7000028, 0x7000000),
+        (0x7000030, 0x7000030),
+        (0x7002018, 0x7002000),
+        (0x7002028, 0x7002028),
+    ],
+)
+def test_the_log_ends_before_a_page_header_that_nothing_follows(insert: int, end: int) -> None:
+    """A record that ends as far into a page as a segment's header reaches is one all the same."""
+    assert end_of_records(LSN(insert), 16 << 20) == end
