@@ -76,6 +76,13 @@ class Session:
                 self.close()
                 raise
 
+    def encoding(self) -> str:
+        """The database's, as PostgreSQL calls it."""
+        with self.transaction("server_encoding") as cursor:
+            cursor.execute("show server_encoding")
+            name: str = cursor.fetchone()[0]
+        return name
+
     def close(self) -> None:
         """End the connection; the next transaction opens another."""
         connection, self._connection = self._connection, None

@@ -234,6 +234,16 @@ class RunningService:
             if entry["event"] == event:
                 return entry
 
+    def logged(self, event: str, times: int = 1, seconds: float = PATIENCE) -> dict[str, Any]:
+        """An entry of the log, once it is there so often, whatever came before or after it."""
+
+        def found() -> list[dict[str, Any]] | None:
+            entries = [entry for entry in self.log if entry["event"] == event]
+            return entries if len(entries) >= times else None
+
+        entry: dict[str, Any] = wait_until(found, f"the log says {event}", seconds)[0]
+        return entry
+
     @property
     def port(self) -> int:
         return int(next(e for e in self.log if e["event"] == "serving")["port"])

@@ -21,8 +21,6 @@ from cdc_embed.target.schema import applied_migrations, missing_migrations
 POLL_SECONDS: Final = 0.2
 LEADERLESS_SECONDS: Final = 5.0
 """A slot that nobody reads for so long has lost its service: it may have been killed."""
-NAME_LENGTH: Final = 63
-"""PostgreSQL keeps no more of a name."""
 
 Show = Callable[[dict[str, Any]], None]
 
@@ -88,7 +86,7 @@ def _is_led(both: Connections) -> bool:
     slot = both.catalogue.slot()
     if slot is None or not slot.active:
         return False
-    if slot.owner not in {stream_name(slot.name)[:NAME_LENGTH], UNKNOWN_OWNER}:
+    if slot.owner not in {stream_name(slot.name), UNKNOWN_OWNER}:
         raise SlotBusyError(slot=slot.name, pid=slot.active_pid, owner=slot.owner)
     return True
 

@@ -72,9 +72,7 @@ class Named:
         return found or [_finding(True, "wal2json is asked for every table by name")]
 
     def _unread(self) -> list[Finding]:
-        with self._session.transaction("catalogue") as cursor:
-            cursor.execute("select getdatabaseencoding()")
-            encoding = cursor.fetchone()[0]
+        encoding = self._session.encoding()
         if CONVERTED_ALIKE.fullmatch(encoding):
             return []
         problem = f"wal2json does not convert, and {encoding} is read with other characters"

@@ -274,8 +274,8 @@ class Stream:
 
 
 def stream_name(slot: str) -> str:
-    """The ``application_name`` of a slot's stream."""
-    return f"cdc_embed stream {slot}"
+    """The ``application_name`` of a slot's stream, as much of it as the server keeps."""
+    return f"cdc_embed stream {slot}"[:63]
 
 
 def _connect_for_replication(dsn: str, application_name: str) -> Any:

@@ -54,9 +54,7 @@ def check_vector_extension(session: Session) -> Finding:
 
 def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Finding:
     """Whatever the source may hold, the target can: keys must, a text becomes a dead letter."""
-    with session.transaction("server_encoding") as cursor:
-        cursor.execute("show server_encoding")
-        encoding = cursor.fetchone()[0]
+    encoding = session.encoding()
     if encoding in {"UTF8", source}:
         return Finding(id="encoding", ok=True, message=f"the target's encoding is {encoding}")
     worded = [table.full_name for table in tables if any(map(_is_text, table.key))]

@@ -79,10 +79,7 @@ def _join(table: Table) -> sql.Composed:
 
 def _blank(session: Session) -> str:
     """White space, as far as the database's encoding has it."""
-    with session.transaction("server_encoding") as cursor:
-        cursor.execute("show server_encoding")
-        unicode = cursor.fetchone()[0] == "UTF8"
-    return BLANK if unicode else BLANK.encode("ascii", "ignore").decode()
+    return BLANK if session.encoding() == "UTF8" else BLANK.encode("ascii", "ignore").decode()
 
 
 def _text(table: Table, blank: str) -> sql.Composable:

@@ -38,16 +38,6 @@ def fill(site: Site, rows: int, table: str = "documents") -> None:
     )
 
 
-def logged(service: RunningService, event: str, seconds: float = 30) -> dict[str, Any]:
-    """An entry of the log, whatever came before or after it."""
-    found: dict[str, Any] = wait_until(
-        lambda: next((entry for entry in service.log if entry["event"] == event), None),
-        f"the log says {event}",
-        seconds,
-    )
-    return found
-
-
 def states(site: Site) -> dict[str, str]:
     tables = json.loads(site.cli("status", "--json").stdout)["tables"]
     return {table["name"]: table["backfill_state"] for table in tables}
@@ -75,8 +65,8 @@ def test_rows_from_before_setup_are_embedded_by_run_alone(make_site: Callable[..
     site.cli("setup")
     assert site.sql(HNSW) == [], "an index is made of what is there, not filled row by row"
     with site.service() as service:
-        assert logged(service, "reconciled")["rows"] == 2000
-        logged(service, "indexed")
+        assert service.logged("reconciled")["rows"] == 2000
+        service.logged("indexed")
         assert site.sql(HNSW) == [(True,)]
         assert site.drift() == []
         assert embedded(service) == 2000
@@ -97,7 +87,7 @@ def test_manual_backfill_waits_for_the_command_and_is_done_by_the_leader(
     site.configure(tables=TWO_TABLES, more=MANUAL)
     site.cli("setup")
     with site.service() as service:
-        logged(service, "backfill waits")
+        service.logged("backfill waits")
         site.sql("insert into documents values (1001, 'new', 'row')")
         service.settle()
         assert site.sql("select id from cdc_embed.documents_embedding") == [(1001,)]
@@ -168,7 +158,7 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
     site.cli("setup")
     embedding_server.reset()
     with site.service() as service:
-        reason = logged(service, "backfill waits")["reason"]
+        reason = service.logged("backfill waits")["reason"]
         assert "tokens" in reason
         assert "cdc-embed backfill --yes" in reason
         site.sql("insert into documents values (1001, 'new', 'row')")
@@ -212,7 +202,7 @@ def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
         server.faults()
         wait_until(lambda: server.counts()["in_flight"] == 0, "the killed process's requests end")
         with site.service() as service:
-            logged(service, "reconciled", 60)
+            service.logged("reconciled", seconds=60)
             assert site.drift() == []
             assert verify(site)["drift"] == 0
             assert service.stop() == 0
@@ -236,7 +226,7 @@ def test_stopped_backfill_goes_on_and_embeds_nothing_twice(
         assert site.value(STORED) < rows, "stopped in the middle"
         server.faults()
         with site.service() as service:
-            logged(service, "reconciled", 60)
+            service.logged("reconciled", seconds=60)
             assert site.drift() == []
             assert service.stop() == 0
         assert server.texts() == rows
@@ -260,7 +250,7 @@ def test_lost_connections_do_not_make_a_backfill_embed_twice(
                 "select pg_terminate_backend(pid) from pg_stat_activity "
                 "where datname = current_database() and pid <> pg_backend_pid()"
             )
-        logged(service, "reconciled")
+        service.logged("reconciled")
         assert service.metric("cdc_embed_reconnects_total") > 0
         assert site.drift() == []
         assert service.stop() == 0
@@ -350,12 +340,12 @@ def test_rows_per_second_is_kept_and_the_index_comes_last(
         assert site.value(STORED) <= 200
         assert site.sql(HNSW) == [], "no index while the backfill runs"
         began, ended = (
-            datetime.fromisoformat(logged(service, event)["timestamp"])
+            datetime.fromisoformat(service.logged(event)["timestamp"])
             for event in ("reconcile", "reconciled")
         )
         assert 4.5 <= (ended - began).total_seconds() < 20
         assert site.drift() == []
-        logged(service, "indexed")
+        service.logged("indexed")
         assert site.sql(HNSW) == [(True,)]
 
 
@@ -371,7 +361,7 @@ def test_rows_without_text_are_checked_and_have_no_document(
     site.configure()
     site.cli("setup")
     with site.service() as service:
-        assert logged(service, "reconciled")["rows"] == rows
+        assert service.logged("reconciled")["rows"] == rows
         assert states(site) == {"public.documents": "done"}
         assert site.drift() == []
         assert site.value(STORED) == max(0, rows - 2)

@@ -15,7 +15,7 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.session import Session
 from cdc_embed.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
-from tests.site import DOCUMENTS, RunningService, Site, columns, wait_until
+from tests.site import DOCUMENTS, Site, columns, wait_until
 
 SLOWLY = "[backfill]\nrows_per_second = 30\n"
 
@@ -26,15 +26,6 @@ def fill(site: Site, rows: int) -> None:
     site.sql(
         "insert into documents select i, 't', 'text ' || i from generate_series(1, %s) i", rows
     )
-
-
-def logged(service: RunningService, event: str) -> dict[str, Any]:
-    """An entry of the log, whatever came before or after it."""
-    found: dict[str, Any] = wait_until(
-        lambda: next((entry for entry in service.log if entry["event"] == event), None),
-        f"the log says {event}",
-    )
-    return found
 
 
 def verify(site: Site, *arguments: str, expect: int = 0) -> dict[str, Any]:
@@ -122,13 +113,13 @@ def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
             return texts[0] if texts else None
 
         with site.service() as service:
-            logged(service, "reconcile")
+            service.logged("reconcile")
             with hanging_commit(site, "update documents set body = 'second' where id = 300"):
                 wait_until(lambda: stored(300) == "t\n\nsecond", "the log brought it")
                 wait_until(lambda: stored(299), "the rows beside it were reconciled")
                 assert source() == "text 300"
                 assert stored(300) == "t\n\nsecond"
-            logged(service, "reconciled")
+            service.logged("reconciled")
             service.settle()
             assert stored(300) == "t\n\nsecond"
             assert site.drift() == []
@@ -172,7 +163,7 @@ def test_first_slice_waits_for_transactions_that_were_running(
             service.settle()
             assert site.value("select count(*) from cdc_embed.documents_embedding") == 1
             writer.commit()
-            logged(service, "reconciled")
+            service.logged("reconciled")
             assert "reconcile" not in service.status()["waiting"]
             service.settle()
             assert site.drift() == []
@@ -273,7 +264,7 @@ def test_repair_beside_rewrites_finds_nothing_to_repair(make_site: Callable[...,
         own.close()
 
     with site.service() as service:
-        logged(service, "reconciled")
+        service.logged("reconciled")
         first = site.sql("select id, embedded_at from cdc_embed.documents_embedding order by id")
         with in_thread(rewrite) as answer:
             try:
@@ -371,7 +362,7 @@ def test_stored_key_that_the_source_cannot_have_any_more_is_an_orphan(
     site.configure(tables='[[tables]]\nname = "tags"\ntext = ["title", "body"]\n')
     site.cli("setup")
     with site.service() as service:
-        logged(service, "reconciled")
+        service.logged("reconciled")
         site.sql("alter type tag rename value 'b' to 'c'")
         found = verify_table(site, "--repair")
         assert (found["orphan"], found["missing"], found["repaired"]) == (1, 1, 2)
@@ -481,7 +472,7 @@ def test_sample_finds_and_mends_vectors_that_are_not_of_their_text(
     site.configure()
     site.cli("setup")
     with site.service() as service:
-        logged(service, "reconciled")
+        service.logged("reconciled")
         site.sql(
             "update cdc_embed.documents_embedding a set embedding = b.embedding "
             "from cdc_embed.documents_embedding b where (a.id, b.id) in ((3, 4), (4, 3))"
@@ -522,7 +513,7 @@ def test_verify_beside_a_writing_application_reports_no_drift(
         return turn
 
     with site.service() as service:
-        logged(service, "reconciled")
+        service.logged("reconciled")
         with in_thread(write) as answer:
             try:
                 for arguments in ((), ("--repair", "--sample", "50")):

@@ -1,6 +1,7 @@
 """What a user can get wrong: one clear sentence, the next step, the promised exit code."""
 
 from collections.abc import Callable
+from typing import Any
 
 import psycopg2
 import psycopg2.extras
@@ -219,31 +220,8 @@ def test_synchronous_standby_setting_that_catches_us_is_refused(
         site.close()
 
 
-def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
-    connection = psycopg2.connect(
-        site.dsn,
-        connection_factory=psycopg2.extras.LogicalReplicationConnection,
-        application_name="somebody else",
-        options="-c wal_sender_timeout=0",  # it never answers the server
-    )
-    cursor = connection.cursor()
-    cursor.start_replication_expert(
-        f'START_REPLICATION SLOT "{site.name}" LOGICAL 0/0 '
-        "(proto_version '1', publication_names 'cdc_embed')"
-    )
-    with site.service(wait=False) as service:
-        entry = service.wait_for("standby, the slot is in use")
-        assert "somebody else" in entry["holder"]
-        assert service.status()["role"] == "standby"
-        connection.close()
-        service.wait_for("streaming")
-        site.sql("insert into documents values (1, 't', 'text')")
-        service.settle()
-        assert site.drift() == []
-
-
-def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Site) -> None:
-    """It would never answer them."""
+def another_reader(site: Site) -> Any:
+    """A connection that reads the slot, and never answers the server."""
     connection = psycopg2.connect(
         site.dsn,
         connection_factory=psycopg2.extras.LogicalReplicationConnection,
@@ -254,6 +232,32 @@ def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Si
         f'START_REPLICATION SLOT "{site.name}" LOGICAL 0/0 '
         "(proto_version '1', publication_names 'cdc_embed')"
     )
+    return connection
+
+
+def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
+    reader = another_reader(site)
+    with site.service(wait=False) as service:
+        entry = service.wait_for("standby, the slot is in use")
+        assert "somebody else" in entry["holder"]
+        assert service.status()["role"] == "standby"
+        reader.close()
+        service.wait_for("streaming")
+        site.sql("insert into documents values (1, 't', 'text')")
+        service.settle()
+        assert site.drift() == []
+
+
+def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Site) -> None:
+    """It would never answer them."""
+    reader = another_reader(site)
     for command in ("verify", "backfill"):
         assert "somebody else" in site.cli(command, expect=75).stderr
-    connection.close()
+    reader.close()
+
+
+def test_dsn_with_a_unit_that_libpq_does_not_take_is_refused_by_libpq(site: Site) -> None:
+    site.environment["CDC_EMBED_SOURCE__DSN"] = f"{site.dsn}?tcp_user_timeout=30s"
+    done = site.cli("run", expect=None)
+    assert "tcp_user_timeout" in done.stderr, (done.returncode, done.stderr)
+    assert "Traceback" not in done.stderr

@@ -25,9 +25,17 @@ def parted(make_site: Callable[..., Site], version: int, embedding_server: Embed
         "insert into documents select n, 'title', 'text ' || n from generate_series(90, 110) n"
     )
     site.sql("insert into later select n, 'title', 'later ' || n from generate_series(200, 204) n")
-    site.configure(embedder=embedding_server.configuration, source='publish = "rows"')
+    configure(site, embedding_server)
     site.cli("setup")
     return site
+
+
+def configure(site: Site, server: EmbeddingServer, *backfill: str) -> None:
+    site.configure(
+        embedder=server.configuration,
+        source='publish = "rows"',
+        more="\n".join(["[backfill]", *backfill, ""]),
+    )
 
 
 def test_what_is_not_in_the_log_is_compared_soon(
@@ -61,11 +69,7 @@ def test_partition_that_was_written_to_while_detached_is_compared_without_asking
     with parted.service() as service:
         service.wait_for("reconciled")
         assert service.stop() == 0
-    parted.configure(
-        embedder=embedding_server.configuration,
-        source='publish = "rows"',
-        more="[backfill]\nmax_tokens_unasked = 1\n",
-    )
+    configure(parted, embedding_server, "max_tokens_unasked = 1")
     with parted.service() as service:
         embedding_server.reset()
         for _ in range(2):
@@ -105,11 +109,7 @@ def test_comparison_that_is_outdated_begins_again(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """It has passed a row whose change was missed since: its own end must not count."""
-    parted.configure(
-        embedder=embedding_server.configuration,
-        source='publish = "rows"',
-        more="[backfill]\nrows_per_second = 5\n",
-    )
+    configure(parted, embedding_server, "rows_per_second = 5")
     parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(111, 199) n")
     with parted.service() as service:
         wait_until(lambda: 90 not in missing(parted), "the first row is compared")
@@ -125,11 +125,7 @@ def test_backfill_under_way_is_answered_when_its_table_has_to_wait_again(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """``setup`` forgets a comparison: what begins anew may have another price."""
-    parted.configure(
-        embedder=embedding_server.configuration,
-        source='publish = "rows"',
-        more="[backfill]\nrows_per_second = 1\nmax_tokens_unasked = 1\n",
-    )
+    configure(parted, embedding_server, "rows_per_second = 1", "max_tokens_unasked = 1")
     with parted.service() as service:
         service.wait_for("backfill waits")
         asked = subprocess.Popen(

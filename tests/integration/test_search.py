@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from tests.site import Site, columns, hash_vector, wait_until
+from tests.site import Site, columns, hash_vector
 
 SIZE = 32
 HASH = f'kind = "hash"\ndimensions = {SIZE}'
@@ -33,12 +33,9 @@ def fill(site: Site, tables: str, *, more: str = "", indexed: bool = False) -> N
     site.configure(tables=tables, embedder=HASH, more=more)
     site.cli("setup")
     with site.service() as service:
-
-        def logged(event: str) -> int:
-            return [entry["event"] for entry in service.log].count(event)
-
-        wait_until(lambda: logged("reconciled") == tables.count("[[tables]]"), "every row")
-        wait_until(lambda: logged("indexed") or not indexed, "the index")
+        service.logged("reconciled", tables.count("[[tables]]"))
+        if indexed:
+            service.logged("indexed")
         assert service.stop() == 0
 
 

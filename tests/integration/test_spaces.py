@@ -38,14 +38,6 @@ def table(name: str = "documents", text: str = 'text = ["title", "body"]', more:
     return f'[[tables]]\nname = "{name}"\n{text}\n{more}\n'
 
 
-def logged(service: RunningService, event: str, times: int = 1) -> None:
-    """Until it was logged so often, whatever came before or after it."""
-    wait_until(
-        lambda: sum(entry["event"] == event for entry in service.log) >= times,
-        f"the log says {event}",
-    )
-
-
 class Library:
     """A site whose texts are embedded by the counting server."""
 
@@ -64,9 +56,9 @@ class Library:
         """Run the service until ``compared`` tables are compared; the texts that it embedded."""
         self.server.reset()
         with self.site.service() as service:
-            logged(service, "reconciled", compared)
+            service.logged("reconciled", compared)
             if indexed:
-                logged(service, "indexed")
+                service.logged("indexed")
             assert service.stop() == 0
         self.site.wait_for_last_session()
         return self.server.texts()
@@ -447,9 +439,9 @@ def test_a_model_of_another_size_makes_the_vectors_anew(make_site: Callable[...,
     command(site, "setup", "--rebuild")
     assert search(site, "t\n\ntext 7") == []
     with site.service() as service:
-        logged(service, "reconciled")
+        service.logged("reconciled")
         assert service.metric("cdc_embed_embed_texts_total", source="model") == 30
-        logged(service, "indexed")
+        service.logged("indexed")
         assert service.stop() == 0
     dimensions = "select distinct vector_dims(embedding) from cdc_embed.documents_search"
     assert columns(site.sql(dimensions)) == [64]

@@ -12,7 +12,12 @@ from cdc_embed.change.document import Document, Table, TableColumn
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
 from cdc_embed.change.plan import Action, Delete, Forget, Move, Plan, Refuse, Write
 from cdc_embed.change.transaction import Change, Op
-from cdc_embed.errors import FencedError, HistoryGapError, TargetRefusedError
+from cdc_embed.errors import (
+    FencedError,
+    HistoryGapError,
+    TargetRefusedError,
+    TargetUnavailableError,
+)
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
@@ -148,6 +153,31 @@ def test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle(
     assert stored(site) == {1: "new"}
     with pytest.raises(FencedError):
         old.record(LSN(0x9000), 0)
+
+
+def test_fenced_writer_that_is_in_doubt_ends_nobody(
+    site: Site, make_store: Callable[[], Store]
+) -> None:
+    """It was paused, another leads now, and its own last attempt has no answer."""
+    old = make_store()
+    waiting = "select pid from pg_locks where not granted"
+    lock = site.connect()
+    with ThreadPoolExecutor(1) as executor, lock.cursor() as cursor:
+        cursor.execute("lock table cdc_embed.documents_embedding in share mode")
+        writing = executor.submit(old.write, plan({"1": text("late")}), vectors("late"), 1)
+        ((pid,),) = wait_until(lambda: site.sql(waiting), "the old writer waits")
+        site.sql("select pg_terminate_backend(%s)", pid)
+        with pytest.raises(TargetUnavailableError):
+            writing.result(20)
+        new = make_store()
+        writing = executor.submit(new.write, plan({"1": text("new")}), vectors("new"), 1)
+        wait_until(lambda: site.sql(waiting), "the new writer waits")
+        with pytest.raises(FencedError):
+            old.write(plan({"1": text("late")}), vectors("late"), 1)
+        lock.rollback()
+        writing.result(20)
+    lock.close()
+    assert stored(site) == {1: "new"}
 
 
 def test_swapped_and_shifted_keys_keep_their_own_vectors(site: Site, store: Store) -> None:
