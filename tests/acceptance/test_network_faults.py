@@ -197,13 +197,14 @@ def test_statement_that_takes_long_is_not_taken_for_a_lost_one(net: Net) -> None
     """It waits for a lock, for longer than an answer may be missing: nothing is begun anew."""
     site = net.site
     # whoever asks meanwhile whether it is lost must be answered in time
-    net.connect(**QUICK | {"connect_timeout": 10, "tcp_user_timeout": 6000})
+    asked_after = 6
+    net.connect(**QUICK | {"connect_timeout": 10, "tcp_user_timeout": 1000 * asked_after})
     with site.service() as service, closing(site.connect()) as other, other.cursor() as cursor:
         cursor.execute("lock table cdc_embed.documents_embedding in share mode")
         insert(site, 1)
         wait_until(lambda: sessions(site, "writer"), "the batch is written")
         writers = sessions(site, "writer")
-        time.sleep(14)
+        time.sleep(2 * asked_after + 2)
         other.rollback()
         service.settle()
         assert sessions(site, "writer") == writers

@@ -62,6 +62,18 @@ def test_text_is_not_read_before_its_commit_is_visible(
         target.close()
 
 
+def documents(site: Site, key: TableColumn, *text_columns: str) -> Table:
+    return Table(
+        schema="public",
+        name="documents",
+        oid=site.value("select 'documents'::regclass::oid::bigint"),
+        key=(key,),
+        text_columns=text_columns,
+        template=None,
+        embedding_table="documents_embedding",
+    )
+
+
 REWRITES = {
     "rewrite": ["alter table documents add column stamp uuid default gen_random_uuid()"],
     "truncate": [
@@ -80,15 +92,7 @@ def test_rows_are_read_until_the_table_is_not_rewritten_meanwhile(
     site = make_site(version)
     site.sql(DOCUMENTS)
     site.sql("insert into documents values (1, 'title', 'body')")
-    table = Table(
-        schema="public",
-        name="documents",
-        oid=site.value("select 'documents'::regclass::oid::bigint"),
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("title", "body"),
-        template=None,
-        embedding_table="documents_embedding",
-    )
+    table = documents(site, TableColumn("id", "bigint"), "title", "body")
     session = Session(SOURCE, site.dsn, "the reader")
     rows = RowReader(session, threading.Event())
     other = site.connect()
@@ -146,15 +150,7 @@ def test_key_that_is_no_value_of_its_type_any_more_has_no_row(
         assert service.stop() == 0
     site.sql("update documents set title = 'another'")
     site.sql("alter type mood rename value 'calm' to 'quiet'")
-    table = Table(
-        schema="public",
-        name="documents",
-        oid=site.value("select 'documents'::regclass::oid::bigint"),
-        key=(TableColumn("id", "text", "mood"),),
-        text_columns=("title",),
-        template=None,
-        embedding_table="documents_embedding",
-    )
+    table = documents(site, TableColumn("id", "text", "mood"), "title")
     session = Session(SOURCE, site.dsn, "the reader")
     rows = RowReader(session, threading.Event())
     assert rows.read(table, {("calm",): 3, ("glad",): 3}) == {("calm",): None, ("glad",): ANOTHER}
