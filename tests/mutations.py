@@ -69,6 +69,14 @@ MUTATIONS = (
         "tests/integration/test_flow.py::test_key_changes_move_vectors[18]",
     ),
     Mutation(
+        "what is kept upon a refused row is stored",
+        "cdc_embed/change/knowledge.py",
+        "            self._in_flight = deque(later.without(refused) for later in self._in_flight)",
+        "            pass",
+        "tests/integration/test_dead_letters.py::"
+        "test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored",
+    ),
+    Mutation(
         "one cursor instead of two",
         "cdc_embed/source/stream.py",
         "        self._reporter = self._connection.cursor()",

@@ -7,8 +7,8 @@ batch is committed, so a rollback needs no undoing but a ``clear``.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from cdc_embed.change.batch import RowId
@@ -73,6 +73,15 @@ class Outcome:
     truncated: frozenset[Table]
     hashes: frozenset[tuple[Table, bytes]]
     """Chunks that it writes: later batches may take their vectors from there."""
+    kept: frozenset[RowId] = frozenset()
+    """Rows that it leaves as they are: what it says of them is so only if it was so before."""
+
+    def without(self, rows: Collection[RowId]) -> "Outcome":
+        """The same, but for those of the rows that are only kept."""
+        if self.kept.isdisjoint(rows):
+            return self
+        gone = self.kept & set(rows)
+        return replace(self, states={r: s for r, s in self.states.items() if r not in gone})
 
 
 class Knowledge:
@@ -82,6 +91,8 @@ class Knowledge:
         self._capacity = capacity
         self._committed: OrderedDict[RowId, State] = OrderedDict()
         self._in_flight: deque[Outcome] = deque()
+        self._refused: set[RowId] = set()
+        """Rows that the database refused while the next batch was prepared, maybe upon them."""
 
     def known(self, rows: Iterable[RowId]) -> dict[RowId, State]:
         """The states of those rows that need no look-up."""
@@ -102,18 +113,32 @@ class Knowledge:
 
     def planned(self, outcome: Outcome) -> None:
         """A batch with this outcome is on its way, after all others."""
-        self._in_flight.append(outcome)
+        self._in_flight.append(outcome.without(self._refused))
+        self._refused.clear()
 
     def committed(self, outcome: Outcome) -> None:
-        """The oldest batch in flight is committed, and this is what came of it."""
-        self._in_flight.popleft()
+        """The oldest batch in flight is committed, and this is what came of it.
+
+        Where the database refused a row, later batches may have left it as it is because they took
+        it for stored: what they say of it is not so.
+        """
+        planned = self._in_flight.popleft()
+        refused = {
+            row
+            for row, state in outcome.states.items()
+            if isinstance(state, Refused) and planned.states.get(row) != state
+        }
+        if refused:
+            self._refused |= refused
+            self._in_flight = deque(later.without(refused) for later in self._in_flight)
         if outcome.truncated:
             kept = (
                 (row, s) for row, s in self._committed.items() if row[0] not in outcome.truncated
             )
             self._committed = OrderedDict(kept)
         for row, state in outcome.states.items():
-            if isinstance(state, Refused):  # somebody may drop the letter: it is looked up
+            letter = isinstance(state, Refused)  # somebody may drop it: it is looked up
+            if letter or row not in planned.states:
                 self._committed.pop(row, None)
                 continue
             self._committed[row] = state
@@ -131,6 +156,7 @@ class Knowledge:
         """Forget everything: another connection, epoch or writer starts afresh."""
         self._committed.clear()
         self._in_flight.clear()
+        self._refused.clear()
 
     def _find(self, row: RowId) -> State | None:
         found = self._find_in_flight(row)

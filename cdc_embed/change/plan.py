@@ -164,6 +164,7 @@ class Plan:
             states=states,
             truncated=frozenset(self.batch.truncated),
             hashes=frozenset(self.texts()),
+            kept=frozenset(row for row, act in self.actions.items() if isinstance(act, Skip)),
         )
 
 

@@ -1,6 +1,6 @@
 """What may be known of the target without asking it, and from when on."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Table, TableColumn
@@ -39,8 +39,11 @@ def outcome(
     states: Mapping[RowId, State] | None = None,
     *truncated: Table,
     hashes: frozenset[tuple[Table, bytes]] = frozenset(),
+    kept: Iterable[RowId] = (),
 ) -> Outcome:
-    return Outcome(states=states or {}, truncated=frozenset(truncated), hashes=hashes)
+    return Outcome(
+        states=states or {}, truncated=frozenset(truncated), hashes=hashes, kept=frozenset(kept)
+    )
 
 
 def commit(knowledge: Knowledge, states: Mapping[RowId, State], *truncated: Table) -> None:
@@ -70,6 +73,43 @@ def test_a_committed_letter_is_looked_up_because_somebody_may_drop_it() -> None:
     assert knowledge.known([ROW]) == {ROW: Refused(b"b" * 16)}
     knowledge.committed(outcome({ROW: Refused(b"b" * 16)}))
     assert knowledge.known([ROW]) == {}
+
+
+KEPT = outcome({ROW: A, OTHER: B}, kept=[ROW])
+"""One row is as it was, the other is written."""
+LETTERS = outcome({ROW: Refused(b"a" * 16), OTHER: Refused(b"b" * 16)})
+"""The database refused the two, which was not planned."""
+
+
+def test_what_a_batch_only_kept_is_not_known_when_the_database_refused_it_before() -> None:
+    """It was taken for stored: a next change that calls its text unchanged would be left out."""
+    knowledge = Knowledge()
+    knowledge.planned(outcome({ROW: A, OTHER: A}))
+    knowledge.planned(KEPT)
+    assert knowledge.known([ROW, OTHER]) == {ROW: A, OTHER: B}
+    knowledge.committed(LETTERS)
+    assert knowledge.known([ROW, OTHER]) == {OTHER: B}, "in flight"
+    knowledge.committed(KEPT)
+    assert knowledge.known([ROW, OTHER]) == {OTHER: B}, "committed"
+
+
+def test_nor_is_it_when_the_batch_was_still_prepared_meanwhile() -> None:
+    knowledge = Knowledge()
+    knowledge.planned(outcome({ROW: A, OTHER: A}))
+    knowledge.committed(LETTERS)
+    knowledge.planned(KEPT)
+    assert knowledge.known([ROW, OTHER]) == {OTHER: B}
+    knowledge.planned(KEPT)
+    assert knowledge.known([ROW]) == {ROW: A}, "prepared after that, so it looked"
+
+
+def test_a_row_that_is_refused_as_planned_may_be_kept_after_that() -> None:
+    knowledge = Knowledge()
+    knowledge.planned(LETTERS)
+    kept = outcome(LETTERS.states, kept=[ROW, OTHER])
+    knowledge.planned(kept)
+    knowledge.committed(LETTERS)
+    assert knowledge.known([ROW, OTHER]) == LETTERS.states
 
 
 def test_a_row_that_was_never_seen_must_be_looked_up() -> None:
