@@ -119,8 +119,8 @@ MUTATIONS = (
     Mutation(
         "no wait for running transactions before the first slice",
         "cdc_embed/flow/comparer.py",
-        "        while self._rows.snapshot().xmin < before:",
-        "        while self._rows.snapshot().xmin < 0 * before:",
+        "        while (snapshot := self._rows.snapshot()).xmin < before:",
+        "        while (snapshot := self._rows.snapshot()).xmin < 0 * before:",
         "tests/integration/test_reconcile.py::"
         "test_first_slice_waits_for_transactions_that_were_running",
     ),

@@ -24,13 +24,12 @@ class Snapshot:
         return cls(xmin=int(xmin), xmax=int(xmax), running=ids)
 
     def sees(self, xid: int) -> bool:
-        """Whether the effects of a committed transaction, by its 32-bit id, are seen."""
+        """Whether the effects of a committed transaction, by its 32-bit id, are seen.
+
+        Then every later snapshot sees them too.
+        """
         wide = widen(xid, self.xmax)
         return wide < self.xmax and wide not in self.running
-
-    def has_ended(self, xid: int) -> bool:
-        """Whether every later snapshot sees this transaction too, by its 32-bit id."""
-        return widen(xid, self.xmax) < self.xmin
 
 
 def widen(xid: int, xmax: int) -> int:

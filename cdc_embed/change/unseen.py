@@ -49,8 +49,8 @@ class Unseen:
             self._forget_keys(max(self._transactions.values(), key=lambda t: len(t.keys)))
 
     def forget(self, snapshot: Snapshot) -> None:
-        """Every read from here on sees what has ended in ``snapshot``."""
-        for xid in [xid for xid in self._transactions if snapshot.has_ended(xid)]:
+        """Every read from here on is at least as new as ``snapshot``: what is seen stays seen."""
+        for xid in [xid for xid in self._transactions if snapshot.sees(xid)]:
             self._keys -= len(self._transactions.pop(xid).keys)
 
     def hidden(

@@ -71,7 +71,8 @@ class Comparer:
         """
         self._lane.follow()
         before = self._rows.next_xid()
-        while self._rows.snapshot().xmin < before:
+        while (snapshot := self._rows.snapshot()).xmin < before:
+            self._lane.forget(snapshot)  # it may be long, and as much is written meanwhile
             self.waiting_for = ", ".join(self._rows.running_before(before)) or "a transaction"
             on_wait(self.waiting_for)
             self.pause(BLOCKED_SECONDS)

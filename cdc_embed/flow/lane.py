@@ -79,6 +79,12 @@ class Lane:
         with self._lock:
             self._unseen = self._unseen or Unseen()
 
+    def forget(self, snapshot: Snapshot) -> None:
+        """Nothing older than ``snapshot`` is handed over from here on."""
+        with self._lock:
+            if self._unseen is not None:
+                self._unseen.forget(snapshot)
+
     def leave(self) -> None:
         """Nothing is being read any more: forget what was remembered."""
         with self._lock:

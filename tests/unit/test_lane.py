@@ -151,6 +151,18 @@ def test_nothing_is_remembered_of_what_came_before() -> None:
     assert taken(lane) == (rows, {"2"}), "whoever follows waits until what came before is seen"
 
 
+def test_what_every_later_read_sees_is_forgotten_while_none_is_handed_over() -> None:
+    lane = Lane()
+    lane.forget(part(seen=11).snapshot)
+    lane.follow()
+    lane.note(change(10, "1"))
+    lane.note(change(11, "2"))
+    lane.forget(part(seen=11).snapshot)
+    rows = part("1", "2", "3", seen=10)
+    lane.submit(rows)
+    assert taken(lane) == (rows, {"2"}), "too old a snapshot only shows what is remembered"
+
+
 def test_following_twice_forgets_nothing_and_leaving_does(lane: Lane) -> None:
     lane.note(change(10, "1"))
     lane.follow()
