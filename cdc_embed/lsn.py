@@ -104,6 +104,11 @@ class Identity:
     database: str
     timeline: int
 
+    def is_of(self, other: "Identity") -> bool:
+        """Whether both are of one database, on whichever timeline."""
+        same_server = self.system_identifier == other.system_identifier
+        return same_server and self.database == other.database
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:

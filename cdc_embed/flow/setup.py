@@ -15,13 +15,13 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.embed.base import ModelCard
-from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError, SlotBusyError
+from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import Connections, connections
 from cdc_embed.flow.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.flow.setup_tables import TablePlanner
 from cdc_embed.source.checks import check_slot
-from cdc_embed.source.slot import Slot
+from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
@@ -64,9 +64,11 @@ def plan_setup(
 
     With ``rebuild`` a slot whose log is lost is made again and a stored space gives way to the
     configured one: every row is compared afterwards, and what differs is embedded. ``gap`` says
-    why the log is lost, where that is known already.
+    why the log is lost, where that is known already: then no person asked for it, and vectors that
+    another source's slot keeps stay its own.
     """
     config = both.config
+    takes_over = rebuild and gap is None
     survey = survey_source(both)
     findings = [*survey.findings, *check_model(both, card, [])]
     if both.coverage.by_name:  # there is nothing that setup could make for it
@@ -85,7 +87,7 @@ def plan_setup(
     if gap and not rebuild:
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
-        *_target_steps(both, card, survey, rebuild=rebuild, gap=gap),
+        *_target_steps(both, card, survey, rebuild=rebuild, gap=gap, takes_over=takes_over),
         *(_drop_slot(both, survey) if gap else []),
         *_source_steps(both, survey, new_slot=bool(gap)),
         *(_forget_position(both) if gap else []),
@@ -111,17 +113,6 @@ def _forget_position(both: Connections) -> list[Step]:
         slot=sql.Literal(both.config.source.slot),
     )
     return [_step(both, Where.TARGET, "forget the position", forget)]
-
-
-def expect_idle(slot: Slot, command: str) -> None:
-    """Raise ``SlotBusyError`` when someone reads the slot."""
-    if slot.active and slot.active_pid is not None:
-        raise SlotBusyError(
-            slot=slot.name,
-            pid=slot.active_pid,
-            owner=slot.owner,
-            hint=f"stop the service that reads it, then run: {command}",
-        )
 
 
 def run_setup(
@@ -166,7 +157,13 @@ def _run_watched(both: Connections, step: Step, on_wait: Callable[[list[str]], N
 
 
 def _target_steps(
-    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
+    both: Connections,
+    card: ModelCard,
+    survey: Survey,
+    *,
+    rebuild: bool,
+    gap: str | None,
+    takes_over: bool,
 ) -> list[Step]:
     schema = both.config.target.schema
     found: list[tuple[str, sql.Composable]] = []
@@ -190,6 +187,7 @@ def _target_steps(
         known=known,
         missed=names if new_slot or unasked else coverage.missed(survey.tables),
         rebuild=rebuild,
+        takes_over=takes_over,
     )
     found += planner.steps(source.table for source in survey.tables)
     if (planner.alone or unasked) and survey.slot is not None:

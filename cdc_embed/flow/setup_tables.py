@@ -13,6 +13,8 @@ from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN, Connections, space_of
+from cdc_embed.flow.ownership import expect_free, other_source
+from cdc_embed.target.reconcile import compare_again
 from cdc_embed.target.schema import (
     Registered,
     Space,
@@ -42,6 +44,7 @@ class TablePlanner:
         known: Mapping[str, Registered],
         missed: Collection[str],
         rebuild: bool,
+        takes_over: bool,
     ) -> None:
         self._both = both
         self._card = card
@@ -49,6 +52,7 @@ class TablePlanner:
         self._known = known
         self._missed = missed
         self._rebuild = rebuild
+        self._takes_over = takes_over
         self._schema = both.config.target.schema
         self._slot = both.config.source.slot
         self._without_view = False
@@ -62,6 +66,9 @@ class TablePlanner:
 
     def _table(self, table: Table, configured: set[str]) -> list[Step]:
         known = self._known.get(table.full_name) or self._former(table, configured)
+        if known is not None:
+            expect_free(self._both, table, known, takes_over=self._takes_over)
+        self._expect_own(table, known)
         space = space_of(self._card, table)
         steps: list[Step] = []
         self._without_view = False
@@ -110,7 +117,7 @@ class TablePlanner:
         if not steps:
             return []
         view = known.search_view if known is not None else None
-        return [*self._drop_view(view), *steps, self._compare_again(table)]
+        return [*self._drop_view(view), *steps, self._forget_comparison(table)]
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (
@@ -134,7 +141,8 @@ class TablePlanner:
     def _former(self, table: Table, configured: set[str]) -> Registered | None:
         """The same source table under the name that it had before."""
         found = (r for r in self._known.values() if r.source_oid == table.oid)
-        return next((r for r in found if r.source_table not in configured), None)
+        former = (r for r in found if r.source_table not in configured)
+        return next((r for r in former if other_source(self._both, r) is None), None)
 
     def _rename(self, table: Table, known: Registered) -> list[Step]:
         names = (known.source_table, known.embedding_table, known.search_view)
@@ -169,12 +177,18 @@ class TablePlanner:
         return other or table.full_name in self._missed
 
     def _compare_again(self, table: Table) -> Step:
-        again = compose(
-            "compare_again",
+        """Nobody has to be asked for it: what was missed would have been embedded."""
+        again = compare_again(self._schema, [table.full_name], None)
+        return f"compare every row of {table.full_name}", again
+
+    def _forget_comparison(self, table: Table) -> Step:
+        """As with a new table, a large one may have to be asked for."""
+        forget = compose(
+            "forget_comparison",
             schema=sql.Identifier(self._schema),
             source_table=sql.Literal(table.full_name),
         )
-        return f"compare every row of {table.full_name}", again
+        return f"compare every row of {table.full_name}", forget
 
     def _rename_index(self, table: Table, known: Registered, kind: str) -> Step:
         former, name = (
@@ -206,7 +220,7 @@ class TablePlanner:
                 tokens=characters // CHARACTERS_PER_TOKEN,
             )
         self.alone = True
-        steps = [self._compare_again(table)]
+        steps = [self._forget_comparison(table)]
         if self._is_emptied(registered, space):
             steps += self._drop_view(table.search_view)
             drop = compose("drop_table", table=sql.Identifier(self._schema, table.embedding_table))
@@ -232,6 +246,17 @@ class TablePlanner:
             ),
             (f"keep the vectors of {table.full_name} as {wanted}", retype),
         ]
+
+    def _expect_own(self, table: Table, known: Registered | None) -> None:
+        """Raise when the table of vectors is another source table's."""
+        for other in self._known.values():
+            if other is not known and other.embedding_table == table.embedding_table:
+                raise PreflightError(
+                    where=f"table {table.full_name}",
+                    problem=f"its table of vectors, {self._schema}.{table.embedding_table}, is "
+                    f"that of {other.source_table}",
+                    hint="set another embedding_table",
+                )
 
     def _check_key(self, table: Table, existing: Mapping[str, str]) -> None:
         stored = list(existing.items())[: len(table.key)]

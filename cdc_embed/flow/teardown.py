@@ -9,8 +9,9 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.setup import REGISTRY_MIGRATION, SetupPlan, Step, Where, expect_idle
+from cdc_embed.flow.setup import REGISTRY_MIGRATION, SetupPlan, Step, Where
 from cdc_embed.source.publication import read_publication
+from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import applied_migrations, compose, registered_tables
 from cdc_embed.target.view import drop_view_step
@@ -90,11 +91,10 @@ def _plan_target(both: Connections, steps: list[Step], notes: list[str]) -> None
             return
         foreign = _foreign(cursor, schema, [*tables, *views])
         steps += [_drop_view(cursor, schema, view) for view in views]
-        steps += [_drop_table(cursor, schema, table) for table in tables]
+        steps += [_drop_table(cursor, schema, table) for table in (*tables, *_SERVICE_TABLES)]
         if foreign:
             notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
-            steps += [_drop_table(cursor, schema, table) for table in _SERVICE_TABLES]
-        else:
+        elif schema != "public":
             drop = compose("drop_schema", schema=sql.Identifier(schema)).as_string(cursor)
             steps.append(Step(Where.TARGET, f"drop schema {schema}", drop))
 
@@ -124,5 +124,5 @@ def _drop_view(cursor: Any, schema: str, view: str) -> Step:
 
 def _foreign(cursor: Any, schema: str, tables: list[str]) -> list[str]:
     ours = [*tables, *_SERVICE_TABLES]
-    cursor.execute(queries("target/schema")["foreign_relations"], {"schema": schema, "ours": ours})
+    cursor.execute(queries("target/schema")["foreign_objects"], {"schema": schema, "ours": ours})
     return [row[0] for row in cursor.fetchall()]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cdc_embed.errors import PreflightError
+from cdc_embed.errors import PreflightError, SlotBusyError
 from cdc_embed.lsn import LSN, Identity
 from cdc_embed.session import Session
 from cdc_embed.sql import queries
@@ -56,6 +56,17 @@ class Slot:
     @property
     def lost(self) -> bool:
         return self.wal_status == "lost"
+
+
+def expect_idle(slot: Slot, command: str) -> None:
+    """Raise ``SlotBusyError`` when someone reads the slot and so is in the way of ``command``."""
+    if slot.active and slot.active_pid is not None:
+        raise SlotBusyError(
+            slot=slot.name,
+            pid=slot.active_pid,
+            owner=slot.owner,
+            hint=f"stop the service that reads it, then run: {command}",
+        )
 
 
 def end_of_records(insert: LSN, segment: int) -> LSN:

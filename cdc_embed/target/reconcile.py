@@ -84,11 +84,13 @@ class Ledger:
             return {row[0]: _comparison(row) for row in cursor.fetchall()}
 
     def settle(self, table: Table, space: int) -> None:
-        """Drop the comparison of another table of this name, or of another space."""
+        """Begin anew where another table was compared, or with another space."""
         values = _values(table, space)
         with self._session.transaction("reconcile") as cursor:
-            for name in ("forget_replaced", "adopt_table", "drop_other_reconciles"):
-                cursor.execute(self._sql(name), values)
+            cursor.execute(self._sql("adopt_table"), values)
+            if cursor.rowcount:
+                cursor.execute(compare_again(self._schema, [table.full_name], None))
+            cursor.execute(self._sql("drop_other_reconciles"), values)
 
     def open(
         self,
@@ -126,9 +128,8 @@ class Ledger:
         Nobody has to be asked: what was missed would have been embedded. ``shape`` is what they
         have now; None as long as changes are missed.
         """
-        values = {"source_tables": list(names), "shape": shape}
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(self._sql("compare_again"), values)
+            cursor.execute(compare_again(self._schema, names, shape))
 
     def start(self, table: Table, estimate: int | None, shape: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
@@ -254,6 +255,15 @@ class Ledger:
         if table is not None:
             parts |= _table_parts(self._schema, table)
         return sql.SQL(queries("target/reconcile")[name]).format(**parts)
+
+
+def compare_again(schema: str, names: Iterable[str], shape: str | None) -> sql.Composed:
+    """The statement that begins the comparisons of these source tables anew."""
+    return sql.SQL(queries("target/reconcile")["compare_again"]).format(
+        schema=sql.Identifier(schema),
+        source_tables=sql.Literal(list(names)),
+        shape=sql.Literal(shape),
+    )
 
 
 def _values(table: Table, space: int) -> dict[str, Any]:

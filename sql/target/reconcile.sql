@@ -15,14 +15,8 @@ delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.source_table = r.source_table and e.slot = %(slot)s
   and r.source_table <> all (%(source_tables)s)
 
--- name: forget_replaced
--- Another table has the name of the one that was compared.
-delete from {schema}.reconcile r using {schema}.embedding_table e
-where e.source_table = r.source_table and e.source_table = %(source_table)s
-  and e.source_oid is distinct from %(source_oid)s
-
 -- name: adopt_table
--- The table that has the name now.
+-- Another table has the name of the one that was compared.
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
 
@@ -31,8 +25,8 @@ where source_table = %(source_table)s and source_oid is distinct from %(source_o
 update {schema}.reconcile
 set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
     checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
-    shape = %(shape)s, started_at = now(), finished_at = null, updated_at = now()
-where source_table = any (%(source_tables)s)
+    shape = {shape}, started_at = now(), finished_at = null, updated_at = now()
+where source_table = any ({source_tables}::text[])
 
 -- name: read_reconciles
 -- Where every comparison stands.

@@ -146,8 +146,8 @@ select to_regclass(%(view)s) is not null, obj_description(to_regclass(%(view)s),
 -- Remember how the view was made.
 comment on view {view} is {mark}
 
--- name: compare_again
--- Its changes were not followed for a while: compare every row.
+-- name: forget_comparison
+-- What it was compared with is another: begin as with a new table.
 delete from {schema}.reconcile where source_table = {source_table}
 
 -- name: vector_extension
@@ -169,16 +169,26 @@ create extension if not exists vector with schema public
 drop table if exists {table}
 
 -- name: drop_schema
--- Remove what setup made in the target; fails if something else lives there.
-drop schema if exists {schema} cascade
+-- Remove the schema that setup made; fails if something else lives there.
+drop schema if exists {schema}
 
--- name: foreign_relations
--- Relations in our schema that setup did not make.
-select c.relname
-from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = %(schema)s and c.relkind in ('r', 'v', 'm', 'p', 'f')
-  and c.relname <> all (%(ours)s)
-order by c.relname
+-- name: foreign_objects
+-- What lives in our schema and is not ours: members of an extension come and go with it, sequences
+-- with their table.
+with ours as (
+  select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = %(schema)s and c.relname = any (%(ours)s)
+)
+select pg_describe_object(d.classid, d.objid, 0)
+from pg_depend d join pg_namespace n on n.oid = d.refobjid
+where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.deptype = 'n'
+  and not (d.classid = 'pg_class'::regclass and d.objid in (select oid from ours))
+  and not exists (
+    select from pg_depend part
+    where (part.classid, part.objid) = (d.classid, d.objid)
+      and (part.deptype = 'e' or (part.deptype in ('a', 'i') and part.refobjid in (select oid from ours)))
+  )
+order by 1
 
 -- name: forget_position
 -- The position of a slot whose log is lost.

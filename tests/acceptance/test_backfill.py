@@ -179,6 +179,17 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
     assert len(by_text) == 401
     assert set(by_text.values()) == {1}
 
+    # what was missed would have been embedded: nobody has to be asked for it
+    site.sql("alter publication cdc_embed drop table documents")
+    site.sql("insert into documents values (1002, 'missed', 'row')")
+    assert "compare every row of public.documents" in site.cli("setup").stderr
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert site.drift() == []
+    by_text = embedding_server.counts()["by_text"]
+    assert len(by_text) == 402
+    assert set(by_text.values()) == {1}
+
 
 def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
     make_site: Callable[..., Site],

@@ -172,6 +172,36 @@ def test_teardown_drops_what_setup_made_and_nothing_else(site: Site) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "mine",
+    ["function {}.mine() returns int language sql as 'select 1'", "type {}.mine as enum ('a')"],
+    ids=["function", "type"],
+)
+@pytest.mark.parametrize("schema", ["vectors", "public"])
+def test_teardown_leaves_what_is_no_table_too(
+    make_site: Callable[..., Site], schema: str, mine: str
+) -> None:
+    """With the schema everything in it would go, in "public" the extension itself."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.configure(more=f'[target]\nschema = "{schema}"\n')
+    site.cli("setup")
+    site.sql("create " + mine.format(schema))
+    done = site.cli("teardown", "--yes")
+    assert f"schema {schema} stays, with what is not ours: " in done.stderr
+    assert "mine" in done.stderr
+    assert site.value("select count(*) from pg_extension where extname = 'vector'") == 1
+    kind, name = mine.split("(")[0].split()[:2]
+    site.sql(f"drop {kind} {name.format(schema)}")
+    left = "select relname from pg_class where relnamespace = %s::regnamespace and relkind = 'r'"
+    assert site.sql(left, schema) == ([] if schema == "vectors" else [("documents",)])
+    if schema == "vectors":  # nothing of ours is left in it
+        site.sql("drop schema vectors")
+    site.cli("setup")
+    site.cli("teardown", "--yes")
+    assert (site.value("select to_regnamespace(%s)", schema) is None) == (schema == "vectors")
+
+
 def test_teardown_asks_and_refuses_while_the_service_runs(site: Site) -> None:
     done = subprocess.run(
         [*COMMAND, "-c", str(site.config_path), "teardown"],

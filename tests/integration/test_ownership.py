@@ -1,0 +1,117 @@
+"""Whose a table of vectors is: one slot's, of one source, whoever else writes into the schema."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.site import DOCUMENTS, Site
+
+OWNER = "select slot from cdc_embed.embedding_table where source_table = 'public.documents'"
+STORED = "select count(*) from cdc_embed.documents_embedding"
+
+
+def fill(site: Site, rows: int) -> None:
+    site.sql(DOCUMENTS)
+    site.sql(
+        "insert into documents select i, 't', 'text ' || i from generate_series(1, %s) i", rows
+    )
+    site.configure()
+
+
+def follow(site: Site) -> None:
+    """Run the service until every row is compared."""
+    with site.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
+@pytest.fixture
+def vectors(make_site: Callable[..., Site]) -> Site:
+    return make_site(18)
+
+
+@pytest.fixture
+def first(make_site: Callable[..., Site], vectors: Site) -> Site:
+    """A source whose vectors are in the target's schema."""
+    site = make_site(18, target=vectors)
+    fill(site, 3)
+    site.cli("setup")
+    follow(site)
+    return site
+
+
+@pytest.fixture
+def second(make_site: Callable[..., Site], vectors: Site) -> Site:
+    """Another source for the same schema, with a table of the same name."""
+    site = make_site(18, target=vectors)
+    fill(site, 5)
+    return site
+
+
+def test_two_sources_do_not_share_a_table_of_vectors(
+    first: Site, second: Site, vectors: Site
+) -> None:
+    """The second one would take the first one's vectors for its own, and delete them as orphans."""
+    refused = second.cli("setup", expect=4).stderr
+    assert f"is kept by slot {first.name} of another source (database {first.name}" in refused
+    assert "set another target.schema" in refused
+    assert "cdc-embed setup --rebuild" in refused
+    assert vectors.value(OWNER) == first.name
+    assert "nothing to do" in first.cli("setup").stderr
+    assert first.drift() == []
+
+    text = second.config_path.read_text()
+    second.config_path.write_text(text.replace("[target]", '[target]\nschema = "second"', 1))
+    second.cli("setup")
+    with second.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        assert vectors.value("select count(*) from second.documents_embedding") == 5
+        assert service.stop() == 0
+    assert vectors.value(STORED) == 3
+
+
+def test_source_that_takes_anothers_place_keeps_what_is_equal(
+    first: Site, second: Site, vectors: Site
+) -> None:
+    second.cli("setup", "--rebuild")
+    assert vectors.value(OWNER) == second.name
+    follow(second)
+    assert vectors.value(STORED) == 5
+    refused = first.cli("run", expect=4).stderr
+    assert f"is kept by slot {second.name}, not by {first.name}" in refused
+    assert "cdc-embed setup" in refused
+    assert vectors.value(STORED) == 5
+
+
+def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Site) -> None:
+    site.sql("insert into documents values (1, 'one', 'text')")
+    text = site.config_path.read_text()
+    with site.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        site.config_path.write_text(text.replace(f'"{site.name}"', f'"{site.name}_new"', 1))
+        refused = site.cli("setup", expect=75).stderr
+        assert f"replication slot {site.name} is active for PID" in refused
+        assert service.stop() == 0
+    site.wait_for_free_slot()
+    site.sql("update documents set title = 'missed by the new slot'")
+    assert "compare every row of public.documents" in site.cli("setup").stderr
+    follow(site)
+    site.config_path.write_text(text)
+    assert f"is kept by slot {site.name}_new" in site.cli("run", expect=4).stderr
+    site.sql("select pg_drop_replication_slot(%s)", f"{site.name}_new")
+
+
+def test_table_of_vectors_is_that_of_one_source_table(site: Site) -> None:
+    """Its columns would be altered for the other one before its name is refused."""
+    site.sql("create table notes (id bigint primary key, body text)")
+    site.configure(
+        tables='[[tables]]\nname = "notes"\ntext = ["body"]\n'
+        'embedding_table = "documents_embedding"\n'
+    )
+    refused = site.cli("setup", expect=4).stderr
+    assert "cdc_embed.documents_embedding, is that of public.documents" in refused
+    assert "set another embedding_table" in refused
