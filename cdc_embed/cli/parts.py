@@ -37,7 +37,7 @@ from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.watch import Watch
 from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
-from cdc_embed.serve.app import LOCAL_NAMES, Answers, make_app, serving
+from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app, serving
 from cdc_embed.serve.status import Live, status
 from cdc_embed.session import Session
 from cdc_embed.side import SOURCE, TARGET, Side
@@ -271,7 +271,7 @@ class Parts:
                 problem_ready=lambda: self._problem_ready(service),
                 status=lambda: status(watch.facts, self._live(service, self.reader)),
             ),
-            LOCAL_NAMES | {settings.host} | frozenset(settings.allowed_hosts),
+            LOCAL_NAMES | {host_in_url(settings.host)} | frozenset(settings.allowed_hosts),
         )
         port = stack.enter_context(serving(app, settings.host, settings.port))
         log.info("serving", host=settings.host, port=port)

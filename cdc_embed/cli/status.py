@@ -1,7 +1,7 @@
 """``cdc-embed status``: how far behind, what waits, what was refused; the service up or down."""
 
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import httpx2
 import typer
@@ -13,11 +13,14 @@ from cdc_embed.config import Config
 from cdc_embed.errors import PreflightError
 from cdc_embed.flow.connections import connections
 from cdc_embed.flow.watch import count_documents, gather
+from cdc_embed.serve.app import host_in_url
 from cdc_embed.serve.status import status as build_status
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.schema import applied_migrations
 
 ASK_SECONDS = 2.0
+EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""Where to ask a service that listens on every address."""
 
 
 def status(
@@ -47,11 +50,13 @@ def look(config: Config) -> dict[str, Any]:
 
 
 def _ask(config: Config) -> dict[str, Any] | None:
-    host = "127.0.0.1" if config.serve.host in {"0.0.0.0", "::"} else config.serve.host
+    host = EVERYWHERE.get(config.serve.host, config.serve.host)
+    url = f"http://{host_in_url(host)}:{config.serve.port}/status"
     try:
-        answer = httpx2.get(f"http://{host}:{config.serve.port}/status", timeout=ASK_SECONDS)
+        # a proxy would look for it on its own machine
+        answer = httpx2.get(url, timeout=ASK_SECONDS, trust_env=False)
         found: dict[str, Any] = answer.json()
-    except (httpx2.HTTPError, ValueError):
+    except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
         return None
     ours = isinstance(found, dict) and found.get("slot", {}).get("name") == config.source.slot
     return found if ours else None

@@ -117,7 +117,9 @@ class Verifier:
     def _refuse(self, request: Request) -> bool:
         """A repair must not do unasked what a backfill waits to be asked for."""
         ledger = self._comparer.ledger
-        waiting = [c for c in ledger.comparisons().values() if c.state == WAITING]
+        known = ledger.comparisons()
+        ours = [known[s.table.full_name] for s in self._scopes if s.table.full_name in known]
+        waiting = [comparison for comparison in ours if comparison.state == WAITING]
         for comparison in waiting[:1]:
             error = f"{comparison.source_table} is not backfilled yet: {comparison.reason}"
             ledger.reply(request.id, FAILED, error=error)

@@ -26,6 +26,11 @@ START_SECONDS: Final = 10.0
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
+def host_in_url(host: str) -> str:
+    """As it stands in a URL and in a Host header: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
     """Where the answers come from: memory, never a database."""

@@ -169,6 +169,8 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
         refused = site.cli("backfill", expect=4)
         assert "tokens" in refused.stderr
         assert "--yes" in refused.stderr
+        refused = site.cli("verify", "--repair", expect=4)
+        assert "public.documents is not backfilled yet" in refused.stderr
         assert embedding_server.texts() == 1
 
         (table,) = backfill(site, "--yes")
@@ -183,12 +185,20 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
     site.sql("alter publication cdc_embed drop table documents")
     site.sql("insert into documents values (1002, 'missed', 'row')")
     assert "compare every row of public.documents" in site.cli("setup").stderr
+    embedding_server.reset()
     with site.service() as service:
         service.wait_for("reconciled")
         assert site.drift() == []
-    by_text = embedding_server.counts()["by_text"]
-    assert len(by_text) == 402
-    assert set(by_text.values()) == {1}
+        site.sql(
+            "insert into cdc_embed.embedding_table (source_table, embedding_table, space) "
+            "select 'public.another_services', 'theirs', space from cdc_embed.embedding_table"
+        )
+        site.sql(
+            "insert into cdc_embed.reconcile (source_table, space, metadata, state) "
+            "select 'public.another_services', space, '{}', 'waiting' from cdc_embed.reconcile"
+        )
+        site.cli("verify", "--repair")
+    assert embedding_server.counts()["by_text"] == {"missed\n\nrow": 1}
 
 
 def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(

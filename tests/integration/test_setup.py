@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import venv
@@ -246,6 +247,7 @@ def test_status_keeps_its_contract_with_the_service_up_and_down(site: Site) -> N
         wait_until(lambda: service.status()["tables"], "the first look at both databases")
         text = site.config_path.read_text()
         site.config_path.write_text(text.replace("port = 0", f"port = {service.port}"))
+        site.environment["ALL_PROXY"] = "socks5h://127.0.0.1:1"
         running = json.loads(site.cli("status", "--json").stdout)
         site.config_path.write_text(text)
     assert set(running) >= keys
@@ -261,6 +263,30 @@ def test_status_keeps_its_contract_with_the_service_up_and_down(site: Site) -> N
     stopped = json.loads(site.cli("status", "--json").stdout)
     assert stopped["tables"][0]["rows_embedded"] == 9
     assert stopped["space"] == running["space"]
+
+
+def has_ipv6() -> bool:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            return True
+    except OSError:
+        return False
+
+
+with_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
+
+
+@pytest.mark.parametrize(
+    "host",
+    [pytest.param("::1", marks=with_ipv6), pytest.param("::", marks=with_ipv6), "0.0.0.0"],
+)
+def test_status_finds_the_service_on_whichever_address_it_listens(site: Site, host: str) -> None:
+    text = site.config_path.read_text()
+    listening = text.replace("[serve]", f'[serve]\nhost = "{host}"')
+    site.config_path.write_text(listening)
+    with site.service() as service:
+        site.config_path.write_text(listening.replace("port = 0", f"port = {service.port}"))
+        assert json.loads(site.cli("status", "--json").stdout)["state"] == "streaming"
 
 
 def test_health_and_metrics_answer(site: Site) -> None:
