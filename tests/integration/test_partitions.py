@@ -104,6 +104,28 @@ def test_partition_that_is_not_told_by_its_key_is_refused(published: Site) -> No
         assert service.stop() == 0
 
 
+def test_identity_that_a_partition_had_for_a_while_unseen_means_a_comparison(
+    published: Site,
+) -> None:
+    """The key of a row changed, its identity did not: the log has no old row, and says nothing."""
+    site = published
+    follow(site)
+    site.sql("alter table february alter title set not null")
+    site.sql("create unique index titles on february (id, title)")
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert service.stop() == 0
+    site.sql("alter table february replica identity using index titles")
+    site.sql("update events set day = day + 2 where id = 0 and day = '2024-02-01'")
+    site.sql("alter table february replica identity default")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        assert EVENTS.drift(site) == []
+        assert service.stop() == 0
+
+
 def test_a_partitioned_table_is_refused_with_wal2json(make_site: Callable[..., Site]) -> None:
     """It names the partition of a row, and knows nothing of the table."""
     site = make_source(make_site, ("wal2json", 15))
