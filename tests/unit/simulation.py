@@ -38,7 +38,7 @@ from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
-from cdc_embed.flow import comparer, patience, pipeline, reconcile, retry, verify
+from cdc_embed.flow import batches, comparer, patience, pipeline, reconcile, retry, verify
 from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
@@ -1156,10 +1156,10 @@ class World:
             self.reconnect()
 
     def prepare(self, _: Any = None) -> None:
-        cast(Steered, self.pipeline._embed).step()
+        cast(Steered, self.pipeline._batches._embed).step()
 
     def write(self, _: Any = None) -> None:
-        cast(Steered, self.pipeline._write).step()
+        cast(Steered, self.pipeline._batches._write).step()
 
     def compare(self, steps: int) -> None:
         """What compares rows gets on."""
@@ -1261,8 +1261,8 @@ class World:
         self.source.end_all()
         for _ in range(2000):
             self.work(1)
-            flow = self.pipeline
-            busy = flow._pending or flow._in_flight or flow._reporter.recording
+            flow, batches = self.pipeline, self.pipeline._batches
+            busy = batches.pending or batches.in_flight or flow._reporter.recording
             if not busy and self._all_read() and self._all_compared():
                 return
         raise AssertionError("it does not come to rest")
@@ -1446,10 +1446,11 @@ def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
     clock = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: 0.0)
     silent = SimpleNamespace(info=lambda *_, **__: None, exception=lambda *_, **__: None)
     with (
-        patch.object(pipeline, "ThreadPoolExecutor", Steered),
+        patch.object(batches, "ThreadPoolExecutor", Steered),
+        patch.object(batches, "time", clock),
+        patch.object(batches, "FIRST_TAKE", setting.take),
+        patch.object(batches, "LARGEST_TAKE", setting.take),
         patch.object(pipeline, "time", clock),
-        patch.object(pipeline, "FIRST_TAKE", setting.take),
-        patch.object(pipeline, "LARGEST_TAKE", setting.take),
         patch.object(patience, "delay", lambda *_: 0.0),
         patch.object(comparer, "POLL_SECONDS", 0.0),
         patch.object(comparer, "SLICE_ROWS", setting.slice_rows),

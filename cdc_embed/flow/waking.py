@@ -1,0 +1,41 @@
+"""Sleeping until something wants attention: a socket, or another thread that says so."""
+
+import select
+import socket
+from collections.abc import Iterable
+from contextlib import suppress
+from typing import Any
+
+BYTES: int = 4096
+
+
+class Waker:
+    """Ends its owner's sleep from any thread, and from a signal handler."""
+
+    def __init__(self) -> None:
+        self._heard, self._bell = socket.socketpair()
+        self._heard.setblocking(False)
+        self._bell.setblocking(False)
+
+    def wake(self) -> None:
+        with suppress(OSError):  # full, so it is awake anyway; or closed, and nobody waits
+            self._bell.send(b"\0")
+
+    def sleep(self, readers: Iterable[Any], seconds: float) -> list[Any]:
+        """Until one of ``readers`` can be read, ``wake`` or the time is over; those that can."""
+        ready, _, _ = select.select([self._heard, *readers], [], [], seconds)
+        if self._heard in ready:
+            ready.remove(self._heard)
+            while self._hears():
+                pass
+        return ready
+
+    def _hears(self) -> bool:
+        try:
+            return len(self._heard.recv(BYTES)) == BYTES
+        except BlockingIOError:
+            return False
+
+    def close(self) -> None:
+        self._heard.close()
+        self._bell.close()
