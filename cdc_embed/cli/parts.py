@@ -31,7 +31,7 @@ from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.requests import Desk, Size
 from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.service import Service, Source, longest_silence, report_interval, silence_limit
+from cdc_embed.flow.service import Service, Source
 from cdc_embed.flow.telemetry import Listener, Telemetry
 from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.watch import Watch
@@ -45,6 +45,7 @@ from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.tables import SourceTable, estimate_rows, text_bytes
+from cdc_embed.source.timing import longest_silence, report_interval, silence_limit
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
 from cdc_embed.target.letters import Letters

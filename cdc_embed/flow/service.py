@@ -5,7 +5,6 @@ a working leader; the recorded position is read with the epoch and compared with
 then ours, so that nothing can move between the look and the first frame.
 """
 
-import math
 import random
 import threading
 import time
@@ -40,18 +39,14 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
 from cdc_embed.source.slot import Slot, SlotCatalogue
-from cdc_embed.source.stream import SILENT_SECONDS, SlotIsActiveError, Stream
+from cdc_embed.source.stream import SlotIsActiveError, Stream
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
 from cdc_embed.wire.messages import Decoder
 
 STANDBY_POLL_SECONDS: Final = 1.0
-LONGEST_REPORT_SECONDS: Final = 10.0
 CANCEL_SECONDS: Final = 0.5
 """Between two looks at whether a stop still waits for the target."""
-REPORTS_PER_TIMEOUT: Final = 4
-LEAST_SILENT_SECONDS: Final = 10.0
-"""A busy server may answer late, whatever it expects of us."""
 
 COMES_BACK: Final = (
     ReplicationError,
@@ -365,23 +360,6 @@ class Service:
         metrics.set_phase(phase)
         metrics.leader.labels(self._source.slot).set(phase == "streaming")
         metrics.replication_connected.set(phase == "streaming")
-
-
-def report_interval(wal_sender_timeout: float) -> float:
-    """Seconds between reports, well below the server's patience (0: it has endless)."""
-    if wal_sender_timeout <= 0:
-        return LONGEST_REPORT_SECONDS
-    return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
-
-
-def longest_silence(wal_sender_timeout: float) -> float:
-    """Seconds of ours before the server asks for an answer: half of its patience, with a margin."""
-    return 0.45 * wal_sender_timeout if wal_sender_timeout > 0 else math.inf
-
-
-def silence_limit(wal_sender_timeout: float) -> float:
-    """Seconds without an answer after which the server is given up: as long as it waits for us."""
-    return max(wal_sender_timeout or SILENT_SECONDS, LEAST_SILENT_SECONDS)
 
 
 def _reason(exc: Exception) -> str:
