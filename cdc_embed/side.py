@@ -50,9 +50,11 @@ UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
+DEPENDED_ON: Final = "2BP01"
 """A library that is not installed: it does not come by itself."""
 HINTS: Final = {
     PRIVILEGE: "grant what is denied to the user of the DSN, then run: cdc-embed doctor",
+    DEPENDED_ON: "drop what depends on it, or have it depend on something else, and try again",
     MISSING_FILE: "install it on the server (Debian's wal2json: postgresql-NN-wal2json), "
     'or set source.plugin = "pgoutput"',
 }
@@ -117,6 +119,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
 def describe(exc: psycopg2.Error) -> str:
     """A driver error in one line, without the statement that caused it."""
     message = exc.diag.message_primary or str(exc)
+    if exc.pgcode == DEPENDED_ON:  # the detail names objects, no values
+        message += f": {exc.diag.message_detail}"
     return " ".join(message.split()) or type(exc).__name__
 
 

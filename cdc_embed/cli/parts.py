@@ -26,6 +26,7 @@ from cdc_embed.flow.connections import (
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.indexing import Indexer
 from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.ownership import expect_keeper
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.reconcile import Reconciler
@@ -94,6 +95,7 @@ class Parts:
 
     def build(self, stack: ExitStack) -> Service:
         config = self.config
+        expect_keeper(self.both, self.tables)
         store = open_store(self.both, self.tables, self.card, self.extension_schema)
         stack.callback(store.close)
         stack.callback(self.reader.close)
@@ -158,6 +160,7 @@ class Parts:
         return COVERAGES[self.config.source.plugin](session, self.config)
 
     def _recheck(self) -> None:
+        expect_keeper(self.both, self.tables)
         for table in self.tables:
             expect_set_up(self.both, table, self.card)
 

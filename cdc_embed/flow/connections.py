@@ -106,13 +106,6 @@ def open_store(
     statements = []
     for table in tables:
         registered = expect_set_up(both, table, card)
-        if registered.slot not in {None, config.source.slot}:
-            raise PreflightError(
-                where=f"table {table.full_name}",
-                problem=f"its table of vectors is kept by slot {registered.slot}, "
-                f"not by {config.source.slot}",
-                hint="run: cdc-embed setup, which takes it over and compares every row",
-            )
         donors = comparable_spaces(both.target, schema, registered.space)
         statements.append(
             Statements(

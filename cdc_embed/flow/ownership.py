@@ -1,23 +1,49 @@
 """Whose the vectors of a table are: a schema may hold those of several slots, and of several
 sources, but each table of vectors is kept by one slot alone."""
 
+from collections.abc import Iterable
+from typing import Final
+
 from cdc_embed.change.document import Table
 from cdc_embed.errors import PreflightError
 from cdc_embed.flow.connections import Connections
 from cdc_embed.lsn import Identity
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import Registered
+from cdc_embed.target.schema import Registered, registered_tables
+
+TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
 
 
-def other_source(both: Connections, known: Registered) -> Identity | None:
-    """The source of the slot that keeps these vectors; None when it is this one, or not known."""
-    if known.slot is None:
+def is_ours(both: Connections, known: Registered) -> bool:
+    """Whether our slot keeps these vectors, or nobody is known to."""
+    return known.slot in {None, both.config.source.slot}
+
+
+def kept_by(both: Connections, known: Registered) -> str:
+    slot = both.config.source.slot
+    return f"its table of vectors is kept by slot {known.slot}, not by {slot}"
+
+
+def other_source(both: Connections, slot: str | None) -> Identity | None:
+    """The source whose position is recorded for a slot; None when it is this one, or none is."""
+    if slot is None:
         return None
-    checkpoint = read_checkpoint(both.target, both.config.target.schema, known.slot)
+    checkpoint = read_checkpoint(both.target, both.config.target.schema, slot)
     if checkpoint is None or checkpoint.source.is_of(both.catalogue.identity()):
         return None
     return checkpoint.source
+
+
+def expect_keeper(both: Connections, tables: Iterable[Table]) -> None:
+    """Raise when the vectors of one of the tables are kept by another slot, or are by now."""
+    registered = registered_tables(both.target, both.config.target.schema)
+    for table in tables:
+        known = registered.get(table.full_name)
+        if known is not None and not is_ours(both, known):
+            raise PreflightError(
+                where=f"table {table.full_name}", problem=kept_by(both, known), hint=TAKE_OVER
+            )
 
 
 def expect_free(both: Connections, table: Table, known: Registered, *, takes_over: bool) -> None:
@@ -25,11 +51,11 @@ def expect_free(both: Connections, table: Table, known: Registered, *, takes_ove
 
     ``takes_over``: this source is to take the place of another one.
     """
-    if known.slot in {None, both.config.source.slot}:
+    if is_ours(both, known):
         return
-    source = other_source(both, known)
+    source = other_source(both, known.slot)
     if source is None:
-        slot = SlotCatalogue(both.source, known.slot).slot()
+        slot = SlotCatalogue(both.source, str(known.slot)).slot()
         if slot is not None:
             expect_idle(slot, "cdc-embed setup")
     elif not takes_over:
@@ -39,6 +65,6 @@ def expect_free(both: Connections, table: Table, known: Registered, *, takes_ove
             problem=f"its table of vectors, {schema}.{known.embedding_table}, is kept by slot "
             f"{known.slot} of another source (database {source.database}, system identifier "
             f"{source.system_identifier})",
-            hint="set another target.schema, or, if this source takes that one's place, run: "
-            "cdc-embed setup --rebuild",
+            hint="set another target.schema, or, if this source takes that one's place, stop its "
+            "service and run: cdc-embed setup --rebuild",
         )

@@ -9,6 +9,7 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.flow.connections import Connections, space_of
+from cdc_embed.flow.ownership import TAKE_OVER, is_ours, kept_by
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.slot import Slot
@@ -75,15 +76,15 @@ def history_gap(both: Connections, survey: Survey) -> str | None:
     checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
     if checkpoint is None:
         return None
-    if slot is None:
-        return "a position is recorded for it, but the slot does not exist any more"
-    if slot.lost:
-        return "the server gave its log up"
     source = both.catalogue.identity()
+    if slot is None and checkpoint.source.is_of(source):
+        return "a position is recorded for it, but the slot does not exist any more"
+    if slot is not None and slot.lost:
+        return "the server gave its log up"
     return find_gap(
         checkpoint,
         source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
-        slot_confirmed=slot.confirmed_lsn or ZERO,
+        slot_confirmed=(slot and slot.confirmed_lsn) or ZERO,
         wal_end=both.catalogue.wal_end(),  # looked at after what a running service recorded
         history=[],
     )
@@ -102,6 +103,9 @@ def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -
         registered = known.get(source_table.table.full_name)
         if registered is None:
             continue
+        if not is_ours(both, registered):
+            problem = f"{source_table.table.full_name}: {kept_by(both, registered)}"
+            findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
         difference = space_of(card, source_table.table).difference(registered.space)
         findings.append(
             Finding(

@@ -13,7 +13,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN, Connections, space_of
-from cdc_embed.flow.ownership import expect_free, other_source
+from cdc_embed.flow.ownership import expect_free, is_ours, other_source
 from cdc_embed.target.reconcile import compare_again
 from cdc_embed.target.schema import (
     Registered,
@@ -44,7 +44,6 @@ class TablePlanner:
         known: Mapping[str, Registered],
         missed: Collection[str],
         rebuild: bool,
-        takes_over: bool,
     ) -> None:
         self._both = both
         self._card = card
@@ -52,7 +51,6 @@ class TablePlanner:
         self._known = known
         self._missed = missed
         self._rebuild = rebuild
-        self._takes_over = takes_over
         self._schema = both.config.target.schema
         self._slot = both.config.source.slot
         self._without_view = False
@@ -67,7 +65,7 @@ class TablePlanner:
     def _table(self, table: Table, configured: set[str]) -> list[Step]:
         known = self._known.get(table.full_name) or self._former(table, configured)
         if known is not None:
-            expect_free(self._both, table, known, takes_over=self._takes_over)
+            expect_free(self._both, table, known, takes_over=self._rebuild)
         self._expect_own(table, known)
         space = space_of(self._card, table)
         steps: list[Step] = []
@@ -89,7 +87,9 @@ class TablePlanner:
         else:
             index = self._both.config.index
             steps += create_steps(self._schema, table, space, index, self._extension_schema)
-        if known is not None and self._has_missed(table, known):
+        if known is not None and (known.source_oid != table.oid or self._is_elsewhere(known)):
+            steps.append(self._forget_comparison(table))
+        elif known is not None and self._has_missed(table, known):
             steps.append(self._compare_again(table))
         if not self._is_registered(table, known, space):
             steps.append(space_step(self._schema, space))
@@ -142,7 +142,11 @@ class TablePlanner:
         """The same source table under the name that it had before."""
         found = (r for r in self._known.values() if r.source_oid == table.oid)
         former = (r for r in found if r.source_table not in configured)
-        return next((r for r in former if other_source(self._both, r) is None), None)
+        return next((r for r in former if not self._is_elsewhere(r)), None)
+
+    def _is_elsewhere(self, known: Registered) -> bool:
+        both = self._both
+        return not is_ours(both, known) and other_source(both, known.slot) is not None
 
     def _rename(self, table: Table, known: Registered) -> list[Step]:
         names = (known.source_table, known.embedding_table, known.search_view)
@@ -171,10 +175,9 @@ class TablePlanner:
         ]
 
     def _has_missed(self, table: Table, known: Registered) -> bool:
-        """Whether changes of the table may have been missed: the slot is new or was another's, it
-        was not published for a while, or another table has its name now."""
-        other = known.slot != self._slot or known.source_oid != table.oid
-        return other or table.full_name in self._missed
+        """Whether changes of the table may have been missed: the slot is new or was another's, or
+        it was not published for a while."""
+        return known.slot != self._slot or table.full_name in self._missed
 
     def _compare_again(self, table: Table) -> Step:
         """Nobody has to be asked for it: what was missed would have been embedded."""

@@ -34,10 +34,15 @@ def plan_teardown(both: Connections) -> SetupPlan:
 
 
 def run_teardown(both: Connections, plan: SetupPlan) -> None:
+    """Drop it; the target's part wholly or not at all, so that it can be run again."""
     for step in plan.steps:
-        session = both.source if step.where is Where.SOURCE else both.target
-        with session.transaction(step.why) as cursor:
-            cursor.execute(step.statement)
+        if step.where is Where.SOURCE:
+            with both.source.transaction(step.why) as cursor:
+                cursor.execute(step.statement)
+    with both.target.transaction("schema") as cursor:
+        for step in plan.steps:
+            if step.where is Where.TARGET:
+                cursor.execute(step.statement)
 
 
 def _plan_slot(both: Connections, steps: list[Step], notes: list[str]) -> None:

@@ -22,6 +22,7 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.absence import Absence
 from cdc_embed.flow.connections import Connections
+from cdc_embed.flow.ownership import expect_keeper
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.source.slot import Slot
@@ -201,6 +202,7 @@ class Watch:
                 return
 
     def _look(self) -> None:
+        expect_keeper(self._both, [source.table for source in self._tables])
         self._check_coverage()
         if self._is_leading():  # one of another version may see other shapes
             self._check_shape()

@@ -84,13 +84,11 @@ class Ledger:
             return {row[0]: _comparison(row) for row in cursor.fetchall()}
 
     def settle(self, table: Table, space: int) -> None:
-        """Begin anew where another table was compared, or with another space."""
+        """Drop the comparison of another table of this name, or of another space."""
         values = _values(table, space)
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(self._sql("adopt_table"), values)
-            if cursor.rowcount:
-                cursor.execute(compare_again(self._schema, [table.full_name], None))
-            cursor.execute(self._sql("drop_other_reconciles"), values)
+            for name in ("forget_replaced", "adopt_table", "drop_other_reconciles"):
+                cursor.execute(self._sql(name), values)
 
     def open(
         self,

@@ -46,13 +46,18 @@ from (select %(oid)s::oid::regclass as relid
 -- name: shape
 -- The same with the numbers of some columns, another one after a column was dropped and made anew,
 -- with the labels of their types, which rows show at once after a renaming, with how partitions are
--- attached, another one after one was detached, written to, and attached again, and with the rows of
--- partitions in the catalogue, others after one had another replica identity for a while.
-select (select array_agg(format('%%s:%%s:%%s:%%s', c.oid, pg_relation_filenode(c.oid), i.xmin,
-                                case when i.inhrelid is not null then c.xmin end) order by c.oid)
-        from pg_class c
-        left join pg_inherits i on i.inhrelid = c.oid and c.oid <> %(oid)s::oid
-        where c.oid = %(oid)s::oid or c.oid in (select relid from pg_partition_tree(%(oid)s)))::text
+-- attached, another one after one was detached, written to, and attached again, and with the unique
+-- indexes of partitions, other rows after one was their replica identity for a while.
+select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(relid), i.xmin)
+                         order by relid)
+        from (select %(oid)s::oid::regclass as relid
+              union select relid from pg_partition_tree(%(oid)s)) as tree
+        left join pg_inherits i on i.inhrelid = relid and relid <> %(oid)s::oid)::text
+       || coalesce((select array_agg(format('%%s:%%s', indexrelid, xmin) order by indexrelid)
+                    from pg_index
+                    where indisunique and indrelid <> %(oid)s
+                      and indrelid in (select relid from pg_partition_tree(%(oid)s)
+                                       where isleaf))::text, '')
        || (select array_agg(a.attnum order by w.place)
            from unnest(%(columns)s::text[]) with ordinality as w (name, place)
            left join pg_attribute a on a.attrelid = %(oid)s and a.attname = w.name)::text

@@ -15,8 +15,14 @@ delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.source_table = r.source_table and e.slot = %(slot)s
   and r.source_table <> all (%(source_tables)s)
 
--- name: adopt_table
+-- name: forget_replaced
 -- Another table has the name of the one that was compared.
+delete from {schema}.reconcile r using {schema}.embedding_table e
+where e.source_table = r.source_table and e.source_table = %(source_table)s
+  and e.source_oid is distinct from %(source_oid)s
+
+-- name: adopt_table
+-- The table that has the name now.
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
 

@@ -76,14 +76,55 @@ def test_two_sources_do_not_share_a_table_of_vectors(
 def test_source_that_takes_anothers_place_keeps_what_is_equal(
     first: Site, second: Site, vectors: Site
 ) -> None:
-    second.cli("setup", "--rebuild")
+    with first.service() as service:
+        second.cli("setup", "--rebuild")
+        assert service.wait() == 4, "two would write into it"
+        assert f"is kept by slot {second.name}, not by {first.name}" in "".join(service.output)
     assert vectors.value(OWNER) == second.name
     follow(second)
     assert vectors.value(STORED) == 5
-    refused = first.cli("run", expect=4).stderr
-    assert f"is kept by slot {second.name}, not by {first.name}" in refused
-    assert "cdc-embed setup" in refused
+    for command in ("run", "doctor"):
+        refused = first.cli(command, expect=4)
+        assert f"is kept by slot {second.name}, not by {first.name}" in str(refused)
+        assert "cdc-embed setup" in str(refused)
     assert vectors.value(STORED) == 5
+
+
+REBUILDS = 'on_history_gap = "rebuild"'
+
+
+def test_service_that_may_rebuild_does_not_take_another_sources_place(
+    make_site: Callable[..., Site], first: Site, vectors: Site
+) -> None:
+    """With the same slot name it finds a gap: the position is the other source's."""
+    second = make_site(16, target=vectors)
+    fill(second, 5)
+    second.configure(source=REBUILDS)
+    text = second.config_path.read_text()
+    second.config_path.write_text(text.replace(f'slot = "{second.name}"', f'slot = "{first.name}"'))
+    for command in ("setup", "run"):
+        refused = second.cli(command, expect=5).stderr
+        assert "the position belongs to another cluster" in refused
+        assert "cdc-embed setup --rebuild" in refused
+    assert vectors.value(OWNER) == first.name
+    assert first.drift() == []
+    assert "nothing to do" in first.cli("setup").stderr
+
+
+def test_service_that_may_rebuild_does_not_take_another_slots_tables(
+    first: Site, vectors: Site
+) -> None:
+    """An old instance of before the slot was renamed."""
+    text = first.config_path.read_text()
+    first.config_path.write_text(text.replace(f'"{first.name}"', f'"{first.name}_new"', 1))
+    first.sql("select pg_drop_replication_slot(%s)", first.name)
+    first.cli("setup")
+    assert vectors.value(OWNER) == f"{first.name}_new"
+    first.config_path.write_text(text.replace("[source]", f"[source]\n{REBUILDS}"))
+    refused = first.cli("run", expect=4).stderr
+    assert f"is kept by slot {first.name}_new, not by {first.name}" in refused
+    assert vectors.value(OWNER) == f"{first.name}_new"
+    first.sql("select pg_drop_replication_slot(%s)", f"{first.name}_new")
 
 
 def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Site) -> None:

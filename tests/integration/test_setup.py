@@ -203,6 +203,18 @@ def test_teardown_leaves_what_is_no_table_too(
     assert (site.value("select to_regnamespace(%s)", schema) is None) == (schema == "vectors")
 
 
+def test_teardown_of_the_target_is_done_wholly_or_not_at_all(site: Site) -> None:
+    """Half of it would leave a schema that no command understands."""
+    site.sql("create view watched as select * from cdc_embed.checkpoint")
+    refused = site.cli("teardown", "--yes", expect=4).stderr
+    assert "view watched depends on table cdc_embed.checkpoint" in refused
+    assert "drop what depends on it" in refused
+    site.sql("drop view watched")
+    site.cli("teardown", "--yes")
+    assert site.value("select to_regnamespace('cdc_embed') is null")
+    site.cli("setup")
+
+
 def test_teardown_asks_and_refuses_while_the_service_runs(site: Site) -> None:
     done = subprocess.run(
         [*COMMAND, "-c", str(site.config_path), "teardown"],
