@@ -77,6 +77,21 @@ MUTATIONS = (
         "test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored",
     ),
     Mutation(
+        "take another source's vectors",
+        "cdc_embed/flow/ownership.py",
+        "    elif not takes_over:",
+        "    elif takes_over is None:",
+        "tests/integration/test_ownership.py::test_two_sources_do_not_share_a_table_of_vectors",
+    ),
+    Mutation(
+        "go on when the vectors are another slot's by now",
+        "cdc_embed/flow/watch.py",
+        "        expect_keeper(self._both, [source.table for source in self._tables])",
+        "        expect_keeper(self._both, [])",
+        "tests/integration/test_ownership.py::"
+        "test_source_that_takes_anothers_place_keeps_what_is_equal",
+    ),
+    Mutation(
         "one cursor instead of two",
         "cdc_embed/source/stream.py",
         "        self._reporter = self._connection.cursor()",
@@ -150,7 +165,7 @@ MUTATIONS = (
     Mutation(
         "LRU updated before the commit",
         "cdc_embed/change/knowledge.py",
-        "        self._in_flight.append(outcome)",
+        "        self._in_flight.append(outcome.without(self._refused))",
         "        self._in_flight.append(outcome); self._committed.update(outcome.states)",
         "tests/unit/test_knowledge.py::test_nothing_enters_the_cache_before_its_batch_is_committed",
     ),
@@ -211,7 +226,7 @@ MUTATIONS = (
         "cdc_embed/change/knowledge.py",
         "        for outcome in reversed(self._in_flight):",
         "        for outcome in ():",
-        "tests/unit/test_knowledge.py",
+        "tests/unit/test_knowledge.py::test_the_newest_batch_in_flight_speaks_first",
     ),
     Mutation(
         "replayed changes applied again",
