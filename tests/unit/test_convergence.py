@@ -13,8 +13,10 @@ from cdc_embed.change import plan
 from cdc_embed.change.knowledge import Known
 from cdc_embed.change.unseen import Unseen
 from cdc_embed.flow.comparer import Comparer
-from tests.unit import simulation
-from tests.unit.simulation import KINDS, LARGE, SMALL, Op, Setting, run
+from tests.unit.simulation import target
+from tests.unit.simulation.data import LARGE, SMALL
+from tests.unit.simulation.source import KINDS, Op
+from tests.unit.simulation.world import Setting, run
 
 # -- the promises ----------------------------------------------------------------------------------
 
@@ -327,5 +329,5 @@ def test_without_telling_reread_rows_apart_a_row_takes_the_text_of_another(
 ) -> None:
     steps = commits((*RENUMBERED_AND_REPLACED, Op("insert", key=0, a="D", b="C")))
     monkeypatch.setattr(plan, "Reread", Known)
-    monkeypatch.setattr(simulation, "Reread", Known)
+    monkeypatch.setattr(target, "Reread", Known)
     assert not stays(ONE_BY_ONE, steps)

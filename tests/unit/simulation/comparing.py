@@ -1,0 +1,244 @@
+"""What compares rows, on simulated databases: it gets on only when the schedule says so."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from threading import Semaphore, Thread
+from typing import TYPE_CHECKING, Any
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.plan import Row as Read
+from cdc_embed.change.snapshot import Snapshot
+from cdc_embed.flow import reconcile
+from cdc_embed.flow.comparer import StoppedError
+from cdc_embed.source.rows import Scan
+from cdc_embed.target.letters import Letter
+from cdc_embed.target.reconcile import DONE, RUNNING, Comparison, Request
+from tests.unit.simulation.data import NOW, TABLES
+from tests.unit.simulation.source import Row, Source, as_found
+from tests.unit.simulation.target import Target
+
+if TYPE_CHECKING:
+    from tests.unit.simulation.world import World
+
+
+class Actor:
+    """A thread that gets on only when the schedule says so, from one rest to the next."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        """Its connection is over."""
+        self.idle = False
+        """It found nothing to do."""
+        self._go, self._back = Semaphore(0), Semaphore(0)
+        self._finished = False
+        self._problem: BaseException | None = None
+        self._thread: Thread | None = None
+
+    def start(self, work: Callable[[], None]) -> None:
+        def body() -> None:
+            self._go.acquire()
+            try:
+                work()
+            except BaseException as exc:  # noqa: BLE001  it is raised where the actor is steered
+                self._problem = exc
+            self._finished = True
+            self._back.release()
+
+        self._thread = Thread(target=body, daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        if not self._finished:
+            self._go.release()
+            self._back.acquire()
+        if self._problem is not None:
+            problem, self._problem = self._problem, None
+            raise problem
+
+    def end(self) -> None:
+        self.ended = True
+        while not self._finished:
+            self.step()
+        if self._thread is not None:
+            self._thread.join()
+
+    def rest(self) -> None:
+        """For the thread itself: let others get on."""
+        self._back.release()
+        self._go.acquire()
+        if self.ended:
+            raise StoppedError
+
+    # -- as the event of the connection's end ------------------------------------------------------
+
+    def is_set(self) -> bool:
+        return self.ended
+
+    def wait(self, seconds: float) -> bool:
+        self.idle = self.idle or seconds >= reconcile.POLL_SECONDS
+        try:
+            self.rest()
+        except StoppedError:
+            return True
+        return False
+
+
+class Reader:
+    """Rows of one snapshot, as ``source/rows.py`` reads them; anything may happen meanwhile."""
+
+    def __init__(self, source: Source, actor: Actor) -> None:
+        self.rows_read = 0
+        self._source = source
+        self._actor = actor
+
+    def snapshot(self) -> Snapshot:
+        self._actor.idle = False
+        self._actor.rest()
+        return self._source.snapshot()
+
+    def next_xid(self) -> int:
+        """An id that no transaction had yet, as ``pg_current_xact_id`` gives it."""
+        self._actor.idle = False
+        self._actor.rest()
+        return self._source.other_transaction()
+
+    def running_before(self, _xid: int) -> list[str]:
+        return ["somebody"]
+
+    def scan(self, source: Table, after: Key | None, most: int, _characters: int) -> Scan | None:
+        def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
+            keys = [key for key in sorted(rows) if after is None or (key,) > after][:most]
+            return {(key,): as_found(source, rows[key]) for key in keys}, len(keys) == most
+
+        return self._read(source, fetch)
+
+    def look(self, source: Table, keys: Collection[Key]) -> Scan | None:
+        def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
+            return {key: as_found(source, rows.get(key[0])) for key in keys}, False
+
+        return self._read(source, fetch)
+
+    def gone(self, source: Table, keys: Collection[Key]) -> Scan | None:
+        found = self.look(source, keys)
+        if found is None:
+            return None
+        gone: dict[Key, Read | None] = {k: None for k, row in found.rows.items() if row is None}
+        return replace(found, rows=gone)
+
+    def _read(
+        self,
+        source: Table,
+        fetch: Callable[[Mapping[str, Row]], tuple[dict[Key, Read | None], bool]],
+    ) -> Scan | None:
+        world = self._source
+        files = world.files[source]
+        self._actor.rest()
+        snapshot, rows, then = world.snapshot(), dict(world.seen[source]), world.files[source]
+        self._actor.rest()
+        while world.is_closed(source):
+            self._actor.rest()
+        found, more = fetch(rows if world.files[source] == then else {})
+        if world.files[source] != files:
+            return None
+        self.rows_read += len(found)
+        return Scan(rows=found, snapshot=snapshot, more=more)
+
+
+class Notes:
+    """The ledger and the desk: how far each comparison is, and what is asked for."""
+
+    def __init__(self, world: "World", actor: Actor) -> None:
+        self._world = world
+        self._target = world.target
+        self._actor = actor
+
+    # -- the ledger --------------------------------------------------------------------------------
+
+    def comparisons(self) -> dict[str, Comparison]:
+        self._actor.rest()
+        return {t.full_name: replace(c) for t, c in self._target.comparisons.items()}
+
+    def save(self, comparison: Comparison, _epoch: int) -> bool:
+        self._actor.rest()
+        (source,) = (t for t in TABLES if t.full_name == comparison.source_table)
+        self._target.comparisons[source] = replace(comparison)
+        if comparison.state == DONE:
+            self._world.compared(source)
+        return True
+
+    def stored_keys(self, source: Table, after: Key | None, limit: int) -> list[Key]:
+        self._actor.rest()
+        keys = self._target.keys(source)
+        return [key for key in keys if after is None or key < after][:limit]
+
+    def letter_keys(self, source: Table) -> list[Key]:
+        self._actor.rest()
+        return [key for t, key in self._target.now.letters if t is source]
+
+    def delete_other_spaces(self, _source: Table, _space: int, _epoch: int) -> None: ...
+
+    def reply(
+        self,
+        number: int,
+        state: str,
+        *,
+        progress: dict[str, Any],
+        result: dict[str, Any] | None = None,
+    ) -> bool:
+        assert progress
+        self._actor.rest()
+        if state == DONE:
+            (request,) = (r for r in self._world.requests if r.id == number)
+            self._world.requests.remove(request)
+            self._world.answered(request, result or {})
+        return True
+
+    # -- the desk ----------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        self._actor.rest()
+
+    def take_in(self) -> None:
+        self._actor.rest()
+        for request in [r for r in self._world.requests if r.kind == "backfill"]:
+            self._world.requests.remove(request)
+            source = TABLES[request.arguments["table"]]
+            if self._target.comparisons[source].state != RUNNING:
+                fresh = Comparison(source_table=source.full_name, state=RUNNING)
+                self._target.comparisons[source] = fresh
+                self._world.comparing(source)
+
+    def close_backfills(self) -> None: ...
+
+    def say_waiting(self, _holders: str) -> None: ...
+
+    def asked(self, *kinds: str) -> list[Request]:
+        return [request for request in self._world.requests if request.kind in kinds]
+
+
+class DeadLetters:
+    """``target/letters.py``'s: what a retry is about."""
+
+    def __init__(self, target: Target, actor: Actor) -> None:
+        self._target = target
+        self._actor = actor
+
+    def find(self, tables: Collection[str], ids: Collection[int] | None = None) -> list[Letter]:
+        self._actor.rest()
+        found = [
+            Letter(
+                id=t.oid * 10 + int(key[0]),
+                table=t.full_name,
+                key={"id": key[0]},
+                fingerprint=digest,
+                model="m",
+                reason="refused",
+                error="why",
+                attempts=1,
+                first_at=NOW,
+                last_at=NOW,
+            )
+            for (t, key), digest in self._target.now.letters.items()
+            if t.full_name in tables
+        ]
+        return [letter for letter in found if ids is None or letter.id in ids]

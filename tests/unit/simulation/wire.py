@@ -1,0 +1,107 @@
+"""The simulated wire: the slot, and what one connection brings of the log."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from cdc_embed.lsn import LSN, ZERO
+from cdc_embed.wire.messages import (
+    Commit,
+    Message,
+)
+from tests.unit.simulation.source import Source, relations
+
+
+class Slot:
+    """Where the server would begin to stream, and where it would after a crash of its own."""
+
+    def __init__(self, confirmed: LSN) -> None:
+        self.confirmed = confirmed
+        self.persisted = confirmed
+
+    def confirm(self, lsn: LSN) -> None:
+        self.confirmed = max(self.confirmed, lsn)
+
+
+class Frame(NamedTuple):
+    payload: bytes
+
+
+class Wire:
+    """One connection's frames, with what psycopg2 does behind one's back (pitfalls T1)."""
+
+    def __init__(self, source: Source, slot: Slot, recorded: Callable[[], LSN]) -> None:
+        self.exposed = ZERO
+        self.silence = 0.0
+        self.sentinel: Any = None
+        self.heard = ZERO
+        self.unguarded = True
+        self.credit = 0
+        """Frames that have arrived and may be read."""
+        self.pinged = False
+        """A keepalive comes before the next frame, be it inside a transaction."""
+        self._source = source
+        self._slot = slot
+        self._recorded = recorded
+        self._messages: list[Message] = []
+        self._frames = self._deliver(slot.confirmed)
+        self._announced: set[int] = set()
+        self._sent = slot.confirmed
+        self._began = False
+
+    def read(self) -> Frame | None:
+        if self.credit == 0:
+            return None
+        self.credit -= 1
+        unguarded = self.unguarded
+        arrived = None if self.pinged else next(self._frames)
+        self.pinged = False
+        if arrived is None:
+            self._keepalive(unguarded)
+            return None
+        self._began = True
+        data_start, message = arrived
+        self.heard = data_start or self.heard
+        self.unguarded = data_start == ZERO
+        if unguarded:
+            self.exposed = max(self.exposed, self.heard)
+        self._messages.append(message)
+        return Frame(len(self._messages).to_bytes(4))
+
+    def decode(self, payload: bytes) -> tuple[Message]:
+        return (self._messages[int.from_bytes(payload) - 1],)
+
+    def report(self, received: LSN, confirmed: LSN) -> None:
+        assert confirmed <= self._recorded(), "nothing is confirmed that is not recorded"
+        assert confirmed <= received
+        self._slot.confirm(confirmed)
+
+    def check_sentinel(self) -> None:
+        raise AssertionError("the simulation never waits")
+
+    def _keepalive(self, unguarded: bool) -> None:
+        self.heard = self._sent
+        if unguarded:
+            self.exposed = max(self.exposed, self.heard)
+            if self._began:
+                self._slot.confirm(self.heard)
+
+    def _deliver(self, start: LSN) -> Iterator[tuple[LSN, Message] | None]:
+        place = 0
+        while True:
+            if place == len(self._source.log):
+                self._sent = max(self._sent, self._source.wal)
+                yield None
+                continue
+            transaction = self._source.log[place]
+            place += 1
+            if transaction.commit_lsn < start:
+                continue
+            self._sent = transaction.commit_lsn
+            for data_start, message in transaction.messages:
+                for oid in relations(message):
+                    if oid not in self._announced:
+                        self._announced.add(oid)
+                        yield ZERO, self._source.relation(oid)
+                if isinstance(message, Commit):
+                    self._sent = transaction.end_lsn
+                yield data_start, message

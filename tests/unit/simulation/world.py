@@ -1,0 +1,499 @@
+"""A source, a target and a wire between them, for the real service in a world that can be steered.
+
+The loop, the assembler, the preparer, the writer and what compares rows are the real ones.
+Simulated are the two databases, the wire, the model and the clock. Nothing happens by itself: a
+schedule says when the application commits, when a commit is seen, when frames arrive, when a worker
+or the comparison gets on, when something crashes. What is promised stands in ``test_convergence``.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from threading import Event, Thread
+from types import SimpleNamespace
+from typing import Any, cast
+from unittest.mock import patch
+
+from cdc_embed.change.batch import RowId
+from cdc_embed.change.document import Key, Table, fingerprint
+from cdc_embed.change.plan import Row as Read
+from cdc_embed.change.plan import (
+    one_chunk,
+)
+from cdc_embed.change.transaction import Assembler
+from cdc_embed.errors import HistoryGapError
+from cdc_embed.flow import batches, comparer, patience, pipeline, reconcile, retry, verify
+from cdc_embed.flow.absence import Absence
+from cdc_embed.flow.comparer import Comparer, Scope
+from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
+from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.pipeline import Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, Stock
+from cdc_embed.flow.reconcile import Reconciler
+from cdc_embed.flow.requests import Desk
+from cdc_embed.flow.retry import Retrier
+from cdc_embed.flow.verify import Verifier
+from cdc_embed.flow.writing import Writer
+from cdc_embed.lsn import ZERO, Progress, find_gap
+from cdc_embed.source.rows import RowReader
+from cdc_embed.target.letters import Letters
+from cdc_embed.target.reconcile import DONE, WAITING, Ledger, Request
+from cdc_embed.target.write import MissingDonorError
+from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
+from tests.unit.simulation.data import (
+    FIRST,
+    HERE,
+    KEYS,
+    METRICS,
+    SMALL,
+    TABLES,
+    TELEMETRY,
+    refused_by_database,
+    refused_by_model,
+    vector,
+)
+from tests.unit.simulation.source import Op, Source, as_found
+from tests.unit.simulation.target import Target, pieces
+from tests.unit.simulation.wire import Slot, Wire
+
+
+class Steered:
+    """An executor whose calls run when the schedule says so."""
+
+    def __init__(self, _workers: int, thread_name_prefix: str) -> None:
+        self.name = thread_name_prefix
+        self.waiting: deque[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]]] = deque()
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.waiting.append((future, call, args))
+        return future
+
+    def step(self) -> None:
+        if self.waiting:
+            future, call, args = self.waiting.popleft()
+            try:
+                result = call(*args)
+            except (MissingDonorError, HistoryGapError) as exc:
+                future.set_exception(exc)
+            else:
+                future.set_result(result)
+
+    def shutdown(self, *, wait: bool, cancel_futures: bool) -> None:
+        assert wait == cancel_futures
+
+
+class Model:
+    """A runner that counts; a batch may always hold ``least_texts``, and little more."""
+
+    def __init__(self, least_texts: int) -> None:
+        self.least_texts = least_texts
+        self.rate = SimpleNamespace(characters_per_batch=1)
+        self.embedded: Counter[str] = Counter()
+        """Texts that it was given on this connection."""
+
+    def embed(self, texts: Mapping[bytes, str], *, again: bool = False) -> Embedded:
+        result = Embedded()
+        for digest, text in texts.items():
+            assert digest == fingerprint(text)
+            self.embedded[text] += not again
+            if refused_by_model(text):
+                result.refused[digest] = ("refused", "it does not like it")
+            else:
+                result.vectors[digest] = vector(digest)
+        return result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    full: bool = False
+    least_texts: int = 16
+    take: int = 64
+    memory: int = 1 << 20
+    interruptions: tuple[bool, ...] = ()
+    in_pieces: bool = False
+    """Each column of text is a chunk."""
+    slice_rows: int = 1000
+    """Rows that are read at once to be compared."""
+
+
+class World:
+    """Source, target and the service between them."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.source = Source(full=setting.full)
+        self.slot = Slot(self.source.wal)
+        self.target = Target(self.source.wal)
+        self.model = Model(setting.least_texts)
+        self.cut = pieces if setting.in_pieces else one_chunk
+        self.clock = 0.0
+        self.restarted = False
+        self.reread = 0
+        """Rows read again on this connection."""
+        self.requests: list[Request] = []
+        self._asked = 0
+        self.answers: list[dict[str, Any]] = []
+        """What verifying found."""
+        self.damaged = False
+        self.wrong: set[Table] = set()
+        """Tables that were damaged and not compared since."""
+        self._damaged_since: set[Table] = set()
+        self._setting = setting
+        self._interruptions = iter(setting.interruptions)
+        self.target.interrupt = self._interrupt
+        self._connect()
+
+    def play(self, steps: Iterable[tuple[str, Any]]) -> None:
+        for name, argument in steps:
+            getattr(self, name)(argument)
+
+    # -- what can happen ---------------------------------------------------------------------------
+
+    def commit(self, ops: Sequence[Op]) -> None:
+        self.source.commit(ops)
+
+    def commit_unseen(self, ops: Sequence[Op]) -> None:
+        """In the log at once, in snapshots only after ``show``."""
+        self.source.commit(ops, seen=False)
+
+    def show(self, place: int) -> None:
+        if self.source.unseen:
+            self.source.show(self.source.unseen[place % len(self.source.unseen)].xid)
+
+    def begin(self, _: Any = None) -> None:
+        self.source.begin()
+
+    def other_transaction(self, _: Any = None) -> None:
+        self.source.other_transaction()
+
+    def turn(self, frames: int) -> None:
+        self.clock += 0.3
+        self.wire.credit = frames
+        try:
+            self.pipeline._turn()
+        except MissingDonorError:
+            self.reconnect()
+
+    def prepare(self, _: Any = None) -> None:
+        cast(Steered, self.pipeline._batches._embed).step()
+
+    def write(self, _: Any = None) -> None:
+        cast(Steered, self.pipeline._batches._write).step()
+
+    def compare(self, steps: int) -> None:
+        """What compares rows gets on."""
+        for _ in range(steps):
+            self.actor.step()
+
+    def work(self, rounds: int) -> None:
+        """Everything gets on for a while."""
+        for _ in range(rounds):
+            self.turn(1000)
+            self.prepare()
+            self.write()
+            self.compare(3)
+
+    def work_on_log(self, frames: int) -> None:
+        """The loop and its workers get on, what compares rows does not."""
+        self.turn(frames)
+        self.prepare()
+        self.turn(0)
+        self.write()
+
+    def ask(self, request: tuple[str, int]) -> None:
+        """Somebody asks for a backfill of a table, or to have everything verified or retried."""
+        kind, place = request
+        self._asked += 1
+        number = self._asked
+        arguments: dict[str, Any] = {}
+        if kind == "backfill":
+            arguments["table"] = place
+        if kind == "retry":
+            arguments["ids"] = None
+        self.requests.append(Request(id=number, kind=kind, arguments=arguments, state=WAITING))
+
+    def damage(self, what: tuple[str, int, int, str]) -> None:
+        """Something that is stored is made wrong behind the service's back."""
+        kind, place, key, text = what
+        row = (TABLES[place], (KEYS[key],))
+        if kind == "lose":
+            self.target.lose(row)
+        elif kind == "age":  # as when changes were missed: not while somebody remembers better
+            self.target.age(row, self.cut(row[0], text))
+            self.crash(False)
+        else:
+            self.target.break_off(row, first=text in SMALL)
+        self.damaged = True
+        self.wrong.add(row[0])
+        self._damaged_since.add(row[0])
+
+    def crash(self, server_too: bool) -> None:
+        """Everything but the two databases is lost; with the server, its slot's last steps too."""
+        if server_too:
+            self.slot.confirmed = self.slot.persisted
+        self.target.restart()
+        self.reconnect()
+
+    def reconnect(self, _: Any = None) -> None:
+        """The connection is lost, the process stays."""
+        self._check_embeddings()
+        self.restarted = True
+        self.close()
+        self._connect()
+
+    def persist(self, _: Any = None) -> None:
+        self.slot.persisted = self.slot.confirmed
+
+    def ping(self, _: Any = None) -> None:
+        self.wire.pinged = True
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock += seconds
+
+    def other_work(self, size: int) -> None:
+        self.source.other_work(size)
+
+    def lose_answer(self, _: Any = None) -> None:
+        self.target.answers_lost = 1
+
+    # -- what the comparison says ------------------------------------------------------------------
+
+    def comparing(self, source: Table) -> None:
+        """A comparison of the table begins."""
+        self._damaged_since.discard(source)
+
+    def compared(self, source: Table) -> None:
+        """It is complete: whatever was wrong when it began is mended."""
+        if source not in self._damaged_since:
+            self.wrong.discard(source)
+
+    def answered(self, request: Request, result: dict[str, Any]) -> None:
+        if request.kind == "retry":
+            return
+        self.answers.append(result)
+        if not self.damaged:
+            assert result["drift"] == 0, f"nothing is wrong, but verify says {result}"
+
+    # -- until nothing is left to do ---------------------------------------------------------------
+
+    def settle(self) -> None:
+        self.source.end_all()
+        for _ in range(2000):
+            self.work(1)
+            flow, batches = self.pipeline, self.pipeline._batches
+            busy = batches.pending or batches.in_flight or flow._reporter.recording
+            if not busy and self._all_read() and self._all_compared():
+                return
+        raise AssertionError("it does not come to rest")
+
+    def _all_read(self) -> bool:
+        last = self.source.log[-1].end_lsn if self.source.log else ZERO
+        return self.pipeline._progress.durable >= last
+
+    def _all_compared(self) -> bool:
+        states = {comparison.state for comparison in self.target.comparisons.values()}
+        return self.actor.idle and not self.requests and states == {DONE}
+
+    # -- the service as flow/service.py builds it --------------------------------------------------
+
+    def _connect(self) -> None:
+        checkpoint = self.target.checkpoint
+        gap = find_gap(
+            checkpoint,
+            source=HERE,
+            slot_confirmed=self.slot.confirmed,
+            wal_end=self.source.wal,
+            history=[],
+        )
+        assert gap is None
+        self.source.anchor()
+        self._checkpoint = checkpoint
+        self.reread = 0
+        self.model.embedded.clear()
+        wire = Wire(self.source, self.slot, lambda: self.target.checkpoint.recorded)
+        patient = Patience(Event(), lambda *_: None)
+        self.wire = wire
+        self._lane = Lane()
+        self.pipeline = Pipeline(
+            stream=wire,
+            decode=wire.decode,
+            assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
+            preparer=Preparer(
+                stock=cast(Stock, self.target),
+                read_rows=self._read_rows,
+                cut=self.cut,
+                runner=cast(EmbeddingRunner, self.model),
+                patience=patient,
+            ),
+            writer=Writer(self.target, patient, checkpoint.batch_seq),
+            progress=Progress(checkpoint.recorded),
+            telemetry=TELEMETRY,
+            limits=Limits(memory=self._setting.memory, report_interval=10.0),
+            lane=self._lane,
+        )
+        self._start_comparing(checkpoint.epoch)
+
+    def _start_comparing(self, epoch: int) -> None:
+        self.actor = Actor()
+        self.reader = Reader(self.source, self.actor)
+        notes, stop = Notes(self, self.actor), cast(Event, self.actor)
+        scopes = [Scope(table=t, space=1) for t in TABLES]
+        comparing = Comparer(
+            lane=self._lane,
+            rows=cast(RowReader, self.reader),
+            ledger=cast(Ledger, notes),
+            wal_end=lambda: self.source.wal,
+            stop=stop,
+            rows_per_second=0,
+        )
+        absence, letters = Absence(), cast(Letters, DeadLetters(self.target, self.actor))
+        verifier = Verifier(comparer=comparing, scopes=scopes, metrics=METRICS, absence=absence)
+        retrier = Retrier(comparer=comparing, scopes=scopes, letters=letters, absence=absence)
+        reconciler = Reconciler(
+            comparer=comparing,
+            scopes=scopes,
+            desk=cast(Desk, notes),
+            answers={"verify": verifier.answer, "retry": retrier.answer},
+            on_compared=self.target.trusted.__setitem__,
+            absence=absence,
+            reading=nullcontext,
+            on_failure=_fail,
+            epoch=epoch,
+            metrics=METRICS,
+            stop=stop,
+            cancel=lambda: None,
+        )
+        steered = SimpleNamespace(start=lambda: self.actor.start(reconciler._run))
+        reconciler._thread = cast(Thread, steered)
+        reconciler.start()
+
+    def close(self) -> None:
+        self._lane.close()
+        self.pipeline.close()
+        self.actor.end()
+
+    def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Read | None]:
+        found = self.source.read(source, wanted)
+        self.reread += len(found)
+        self._interrupt()
+        return {key: as_found(source, row) for key, row in found.items()}
+
+    def _interrupt(self) -> None:
+        """The writer may finish something while the other worker prepares."""
+        if next(self._interruptions, False):
+            self.write()
+
+    # -- what must be true -------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Tables that are not wrong are as the source is, and so are all once compared again."""
+        self._check_embeddings()
+        for source in TABLES:
+            if source not in self.wrong:
+                assert self.differences(source) == [], f"{source.name} must be as the source is"
+        if not self.wrong:
+            return
+        wrong = any(self.differences(source) for source in TABLES)
+        self.ask(("verify", 0))
+        self.settle()
+        assert bool(self.answers[-1]["drift"]) == wrong, f"{wrong}, {self.answers[-1]}"
+        for place in range(len(TABLES)):
+            self.ask(("backfill", place))
+        self.settle()
+        for source in TABLES:
+            assert self.differences(source) == [], f"{source.name} must be mended"
+
+    def differences(self, source: Table) -> list[tuple[RowId, Any, Any]]:
+        """Rows of which something else is stored than what should be."""
+        wanted: dict[RowId, Any] = {}
+        for key, row in self.source.rows[source].items():
+            text = source.prepare(row[:2])
+            if text is None:
+                continue
+            chunks = self.cut(source, text).chunks
+            metadata = row[2:] if source.metadata else ()
+            hashed = source.hash_metadata(metadata) or b""
+            if any(refused_by_model(chunk.text) for chunk in chunks):
+                wanted[source, (key,)] = fingerprint(text)
+                continue
+            if any(map(refused_by_database, (*(chunk.text for chunk in chunks), *metadata))):
+                wanted[source, (key,)] = fingerprint(text) + hashed
+                continue
+            parts = [(n, chunk.hash, chunk.end) for n, chunk in enumerate(chunks)]
+            wanted[source, (key,)] = (fingerprint(text), parts, metadata, hashed)
+        stored: dict[RowId, Any] = {
+            r: f for r, f in self.target.now.letters.items() if r[0] is source
+        }
+        for row_id, found in self.target.now.chunks.items():
+            if row_id[0] is source:
+                parts = [piece[:3] for piece in found.pieces]
+                stored[row_id] = (found.document_hash, parts, found.metadata, found.metadata_hash)
+                assert all((p.vector == vector(p.hash)).all() for p in found.pieces)
+        return [
+            (row_id, stored.get(row_id), wanted.get(row_id))
+            for row_id in wanted.keys() | stored.keys()
+            if stored.get(row_id) != wanted.get(row_id)
+        ]
+
+    def _check_embeddings(self) -> None:
+        """Each version that the target does not have costs one embedding at most.
+
+        After a restart a change that says nothing new may have to stand for one that was left
+        out. A row that is read again may be ahead of the log, and be written to and fro once.
+        """
+        if self.damaged:
+            return
+        versions = Counter(
+            chunk.text
+            for version in self.source.versions
+            if (version.new or self.restarted) and not self._checkpoint.covers(version.position)
+            for chunk in self.cut(FIRST, version.text).chunks
+        )
+        again = self.reread + self.reader.rows_read
+        if not again:
+            assert self.model.embedded <= versions
+        assert self.model.embedded.total() <= versions.total() + 4 * again
+
+
+def _fail(error: Exception) -> None:
+    raise AssertionError(f"what compares rows failed: {error}")
+
+
+@contextmanager
+def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
+    """A clock that only the schedule moves, workers that only the schedule runs, no waiting."""
+    clock = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: 0.0)
+    silent = SimpleNamespace(info=lambda *_, **__: None, exception=lambda *_, **__: None)
+    with (
+        patch.object(batches, "ThreadPoolExecutor", Steered),
+        patch.object(batches, "time", clock),
+        patch.object(batches, "FIRST_TAKE", setting.take),
+        patch.object(batches, "LARGEST_TAKE", setting.take),
+        patch.object(pipeline, "time", clock),
+        patch.object(patience, "delay", lambda *_: 0.0),
+        patch.object(comparer, "POLL_SECONDS", 0.0),
+        patch.object(comparer, "SLICE_ROWS", setting.slice_rows),
+        patch.object(reconcile, "SAVE_SECONDS", -1.0),
+        patch.object(reconcile, "log", silent),
+        patch.object(verify, "MOST_SUSPECTS", setting.slice_rows),
+        patch.object(retry, "log", silent),
+        patch.object(verify, "log", silent),
+    ):
+        yield clock
+
+
+def run(setting: Setting, steps: Iterable[tuple[str, Any]]) -> World:
+    """The world after ``steps``, at rest and checked."""
+    with simulated(setting) as clock:
+        world = World(setting)
+        clock.monotonic = lambda: world.clock
+        try:
+            world.play(steps)
+            world.settle()
+            world.check()
+        finally:
+            world.close()
+    return world
