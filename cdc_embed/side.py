@@ -50,8 +50,8 @@ UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
-DEPENDED_ON: Final = "2BP01"
 """A library that is not installed: it does not come by itself."""
+DEPENDED_ON: Final = "2BP01"
 HINTS: Final = {
     PRIVILEGE: "grant what is denied to the user of the DSN, then run: cdc-embed doctor",
     DEPENDED_ON: "drop what depends on it, or have it depend on something else, and try again",
@@ -119,7 +119,7 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
 def describe(exc: psycopg2.Error) -> str:
     """A driver error in one line, without the statement that caused it."""
     message = exc.diag.message_primary or str(exc)
-    if exc.pgcode == DEPENDED_ON:  # the detail names objects, no values
+    if exc.pgcode == DEPENDED_ON and exc.diag.message_detail:  # it names objects, no values
         message += f": {exc.diag.message_detail}"
     return " ".join(message.split()) or type(exc).__name__
 

@@ -18,10 +18,12 @@ from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import HistoryGapError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import Connections, connections, expect_set_up, stored_dimensions
-from cdc_embed.flow.preflight import history_gap, survey_all
+from cdc_embed.flow.ownership import expect_keeper, other_source
+from cdc_embed.flow.preflight import Survey, history_gap, survey_all
 from cdc_embed.flow.service import Service
-from cdc_embed.flow.setup import plan_setup, run_setup
+from cdc_embed.flow.setup import REGISTRY_MIGRATION, plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener
+from cdc_embed.target.schema import applied_migrations
 
 REBUILD_SECONDS: Final = 60.0
 """A new slot that does not last so long did not help, and another one would not either."""
@@ -49,7 +51,6 @@ def _run(config: Config, stopping: Stopping) -> None:
             in_vain = gap is not None and time.monotonic() - rebuilt_at < REBUILD_SECONDS
             if config.source.on_history_gap == "stop" or in_vain:
                 raise
-            log.error("changes are lost, every row is compared", problem=str(exc))
             gap, rebuilt_at = exc, time.monotonic()
 
 
@@ -75,14 +76,16 @@ def running(
         problem = history_gap(both, survey)
         if problem is not None and gap is None:
             raise HistoryGapError(slot=config.source.slot, problem=problem)
-        if gap is None:
+        if gap is not None:
+            expect_own_gap(both, survey, gap)
+        else:
             expect([finding for finding in survey.findings if finding.id != "publication"])
         if embedder is None:
             dimensions = stored_dimensions(both, [source.table for source in survey.tables])
             embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
         card = embedder.describe()
         if gap is not None:
-            make_new_slot(both, card, str(gap))
+            make_new_slot(both, card, gap)
         else:
             for source in survey.tables:  # another space says more than a column not published
                 expect_set_up(both, source.table, card)
@@ -93,9 +96,22 @@ def running(
         yield service
 
 
-def make_new_slot(both: Connections, card: ModelCard, gap: str) -> None:
+def expect_own_gap(both: Connections, survey: Survey, gap: HistoryGapError) -> None:
+    """Raise where a person has to say that this source or slot takes another's place.
+
+    A target in the source's own database came along with it, to wherever it is now.
+    """
+    config = both.config
+    if not config.target_is_source and other_source(both, config.source.slot) is not None:
+        raise gap
+    if REGISTRY_MIGRATION in applied_migrations(both.target, config.target.schema):
+        expect_keeper(both, [source.table for source in survey.tables])
+
+
+def make_new_slot(both: Connections, card: ModelCard, gap: HistoryGapError) -> None:
     """What ``setup --rebuild`` does for a slot whose log is lost."""
-    plan = plan_setup(both, card, rebuild=True, gap=gap)
+    log.error("changes are lost, every row is compared", problem=str(gap))
+    plan = plan_setup(both, card, rebuild=True, gap=str(gap))
     run_setup(
         both,
         plan,

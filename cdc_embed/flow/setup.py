@@ -18,7 +18,6 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import Connections, connections
-from cdc_embed.flow.ownership import expect_keeper, other_source
 from cdc_embed.flow.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.flow.setup_tables import TablePlanner
 from cdc_embed.source.checks import check_slot
@@ -65,11 +64,9 @@ def plan_setup(
 
     With ``rebuild`` a slot whose log is lost is made again and a stored space gives way to the
     configured one: every row is compared afterwards, and what differs is embedded. ``gap`` says
-    why the log is lost, where that is known already: then no person asked for it, and what another
-    slot or source keeps stays its own.
+    why the log is lost, where that is known already.
     """
     config = both.config
-    unasked = gap is not None
     survey = survey_source(both)
     findings = [*survey.findings, *check_model(both, card, [])]
     if both.coverage.by_name:  # there is nothing that setup could make for it
@@ -85,8 +82,6 @@ def plan_setup(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
         )
     expect(findings)
-    if unasked:
-        _expect_own_gap(both, survey, str(gap))
     if gap and not rebuild:
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
@@ -96,15 +91,6 @@ def plan_setup(
         *(_forget_position(both) if gap else []),
     ]
     return SetupPlan(steps, both.coverage.notes(survey.tables))
-
-
-def _expect_own_gap(both: Connections, survey: Survey, gap: str) -> None:
-    """Raise when no person asked, and what would be compared anew is another slot's or source's."""
-    slot = both.config.source.slot
-    if other_source(both, slot) is not None:
-        raise HistoryGapError(slot=slot, problem=gap)
-    if REGISTRY_MIGRATION in applied_migrations(both.target, both.config.target.schema):
-        expect_keeper(both, [source.table for source in survey.tables])
 
 
 def _drop_slot(both: Connections, survey: Survey) -> list[Step]:

@@ -85,7 +85,7 @@ class Ledger:
 
     def settle(self, table: Table, space: int) -> None:
         """Drop the comparison of another table of this name, or of another space."""
-        values = _values(table, space)
+        values = {**_values(table, space), "slot": self._slot}
         with self._session.transaction("reconcile") as cursor:
             for name in ("forget_replaced", "adopt_table", "drop_other_reconciles"):
                 cursor.execute(self._sql(name), values)
@@ -103,6 +103,7 @@ class Ledger:
         """Begin to remember the comparison of a table in this space."""
         values = {
             **_values(table, space),
+            "slot": self._slot,
             "state": state,
             "reason": reason,
             "estimate": estimate,

@@ -1,7 +1,10 @@
 -- name: open_reconcile
--- Make sure that a table's comparison is known for this space and these metadata columns.
+-- Make sure that a table's comparison is known for this space and these metadata columns, as long
+-- as the table of vectors is ours.
 insert into {schema}.reconcile (source_table, space, metadata, state, reason, estimate, shape)
-values (%(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s)
+select %(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s
+from {schema}.embedding_table
+where source_table = %(source_table)s and (slot is null or slot = %(slot)s)
 on conflict do nothing
 
 -- name: drop_other_reconciles
@@ -19,12 +22,13 @@ where e.source_table = r.source_table and e.slot = %(slot)s
 -- Another table has the name of the one that was compared.
 delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.source_table = r.source_table and e.source_table = %(source_table)s
-  and e.source_oid is distinct from %(source_oid)s
+  and e.source_oid is distinct from %(source_oid)s and (e.slot is null or e.slot = %(slot)s)
 
 -- name: adopt_table
 -- The table that has the name now.
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
+  and (slot is null or slot = %(slot)s)
 
 -- name: compare_again
 -- Changes of these tables were missed. One that waits to be asked for goes on waiting.
@@ -49,7 +53,7 @@ set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, 
 where source_table = %(source_table)s and state <> 'running'
 
 -- name: save_reconcile
--- How far a comparison is; no row when another instance took over, or it has to begin again.
+-- How far a comparison is; no row when another instance or slot took over, or it has to begin again.
 update {schema}.reconcile
 set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(checked)s,
     fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
@@ -58,6 +62,8 @@ set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(check
     finished_at = case when %(state)s = 'done' then now() end, updated_at = now()
 where source_table = %(source_table)s and shape is not distinct from %(shape)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
+  and exists (select from {schema}.embedding_table
+              where source_table = %(source_table)s and (slot is null or slot = %(slot)s))
 
 -- name: stored_keys
 -- Keys that have vectors, in their own order.

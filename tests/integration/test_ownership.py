@@ -117,6 +117,7 @@ def test_service_that_may_rebuild_does_not_take_another_slots_tables(
     """An old instance of before the slot was renamed."""
     text = first.config_path.read_text()
     first.config_path.write_text(text.replace(f'"{first.name}"', f'"{first.name}_new"', 1))
+    first.wait_for_free_slot()
     first.sql("select pg_drop_replication_slot(%s)", first.name)
     first.cli("setup")
     assert vectors.value(OWNER) == f"{first.name}_new"
@@ -124,7 +125,17 @@ def test_service_that_may_rebuild_does_not_take_another_slots_tables(
     refused = first.cli("run", expect=4).stderr
     assert f"is kept by slot {first.name}_new, not by {first.name}" in refused
     assert vectors.value(OWNER) == f"{first.name}_new"
-    first.sql("select pg_drop_replication_slot(%s)", f"{first.name}_new")
+
+
+def test_target_that_came_along_with_its_source_is_rebuilt_unasked(site: Site) -> None:
+    """pg_upgrade, a restored dump: the position in the database is of the server it was on."""
+    site.sql("insert into documents values (1, 'one', 'text')")
+    site.configure(source=REBUILDS)
+    site.sql("select pg_drop_replication_slot(%s)", site.name)
+    site.sql("update cdc_embed.checkpoint set source_system_identifier = '1'")
+    site.sql("update cdc_embed.checkpoint set target_system_identifier = '1'")
+    assert "the position belongs to another cluster" in site.cli("setup", expect=5).stderr
+    follow(site)
 
 
 def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Site) -> None:
@@ -143,7 +154,6 @@ def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Si
     follow(site)
     site.config_path.write_text(text)
     assert f"is kept by slot {site.name}_new" in site.cli("run", expect=4).stderr
-    site.sql("select pg_drop_replication_slot(%s)", f"{site.name}_new")
 
 
 def test_table_of_vectors_is_that_of_one_source_table(site: Site) -> None:
