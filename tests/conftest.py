@@ -1,6 +1,7 @@
 """Fixtures for every room: servers are shared, databases and slots are each test's own."""
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -21,6 +22,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes many minutes, runs with --long only")
+    config.addinivalue_line("markers", "newest: other versions than 18 are asked with --long only")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -30,9 +32,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """
     if config.getoption("--long"):
         return
-    long = [i for i in items if i.get_closest_marker("long") or "[pgoutput-15" in i.name]
+    long = [item for item in items if _is_long(item)]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in set(long)]
+
+
+def _is_long(item: pytest.Item) -> bool:
+    if item.get_closest_marker("newest") and re.search(r"\[(pgoutput-)?16\b", item.name):
+        return True
+    return item.get_closest_marker("long") is not None or "[pgoutput-15" in item.name
 
 
 @pytest.hookimpl(wrapper=True)

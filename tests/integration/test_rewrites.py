@@ -8,6 +8,8 @@ import pytest
 
 from tests.site import COMMAND, EmbeddingServer, Site, wait_until
 
+pytestmark = pytest.mark.newest
+
 PARTITIONED = """
 create table documents (id bigint, title text, body text, primary key (id)) partition by range (id);
 create table low partition of documents for values from (0) to (100);
