@@ -18,12 +18,11 @@ from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import HistoryGapError
 from cdc_embed.finding import expect
 from cdc_embed.flow.connections import Connections, connections, expect_set_up, stored_dimensions
-from cdc_embed.flow.ownership import expect_keeper, other_source
-from cdc_embed.flow.preflight import Survey, history_gap, survey_all
+from cdc_embed.flow.ownership import expect_own_gap
+from cdc_embed.flow.preflight import history_gap, survey_all
 from cdc_embed.flow.service import Service
-from cdc_embed.flow.setup import REGISTRY_MIGRATION, plan_setup, run_setup
+from cdc_embed.flow.setup import plan_setup, run_setup
 from cdc_embed.flow.telemetry import Listener
-from cdc_embed.target.schema import applied_migrations
 
 REBUILD_SECONDS: Final = 60.0
 """A new slot that does not last so long did not help, and another one would not either."""
@@ -77,7 +76,7 @@ def running(
         if problem is not None and gap is None:
             raise HistoryGapError(slot=config.source.slot, problem=problem)
         if gap is not None:
-            expect_own_gap(both, survey, gap)
+            expect_own_gap(both, [source.table for source in survey.tables], gap)
         else:
             expect([finding for finding in survey.findings if finding.id != "publication"])
         if embedder is None:
@@ -94,18 +93,6 @@ def running(
         service = parts.build(stack)
         parts.watch(stack, service, serve=serve)
         yield service
-
-
-def expect_own_gap(both: Connections, survey: Survey, gap: HistoryGapError) -> None:
-    """Raise where a person has to say that this source or slot takes another's place.
-
-    A target in the source's own database came along with it, to wherever it is now.
-    """
-    config = both.config
-    if not config.target_is_source and other_source(both, config.source.slot) is not None:
-        raise gap
-    if REGISTRY_MIGRATION in applied_migrations(both.target, config.target.schema):
-        expect_keeper(both, [source.table for source in survey.tables])
 
 
 def make_new_slot(both: Connections, card: ModelCard, gap: HistoryGapError) -> None:

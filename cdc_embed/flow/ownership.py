@@ -5,12 +5,17 @@ from collections.abc import Iterable
 from typing import Final
 
 from cdc_embed.change.document import Table
-from cdc_embed.errors import PreflightError
+from cdc_embed.errors import HistoryGapError, PreflightError
 from cdc_embed.flow.connections import Connections
 from cdc_embed.lsn import Identity
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import Registered, registered_tables
+from cdc_embed.target.schema import (
+    REGISTRY_MIGRATION,
+    Registered,
+    applied_migrations,
+    registered_tables,
+)
 
 TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
 
@@ -44,6 +49,18 @@ def expect_keeper(both: Connections, tables: Iterable[Table]) -> None:
             raise PreflightError(
                 where=f"table {table.full_name}", problem=kept_by(both, known), hint=TAKE_OVER
             )
+
+
+def expect_own_gap(both: Connections, tables: Iterable[Table], gap: HistoryGapError) -> None:
+    """Raise where a person has to say that this source or slot takes another's place.
+
+    A target in the source's own database came along with it, to wherever it is now.
+    """
+    config = both.config
+    if not config.target_is_source and other_source(both, config.source.slot) is not None:
+        raise gap
+    if REGISTRY_MIGRATION in applied_migrations(both.target, config.target.schema):
+        expect_keeper(both, tables)
 
 
 def expect_free(both: Connections, table: Table, known: Registered, *, takes_over: bool) -> None:

@@ -25,11 +25,14 @@ from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
-from cdc_embed.target.schema import applied_migrations, migration_steps, registered_tables
+from cdc_embed.target.schema import (
+    REGISTRY_MIGRATION,
+    applied_migrations,
+    migration_steps,
+    registered_tables,
+)
 
 WAIT_NOTICE_SECONDS: Final = 1.0
-REGISTRY_MIGRATION: Final = 2
-"""The migration that describes the registered tables as they are read here."""
 
 
 class Where(Enum):
@@ -155,12 +158,7 @@ def _run_watched(both: Connections, step: Step, on_wait: Callable[[list[str]], N
 
 
 def _target_steps(
-    both: Connections,
-    card: ModelCard,
-    survey: Survey,
-    *,
-    rebuild: bool,
-    gap: str | None,
+    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
 ) -> list[Step]:
     schema = both.config.target.schema
     found: list[tuple[str, sql.Composable]] = []

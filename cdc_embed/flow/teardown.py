@@ -9,11 +9,16 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.setup import REGISTRY_MIGRATION, SetupPlan, Step, Where
+from cdc_embed.flow.setup import SetupPlan, Step, Where
 from cdc_embed.source.publication import read_publication
 from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries
-from cdc_embed.target.schema import applied_migrations, compose, registered_tables
+from cdc_embed.target.schema import (
+    REGISTRY_MIGRATION,
+    applied_migrations,
+    compose,
+    registered_tables,
+)
 from cdc_embed.target.view import drop_view_step
 
 _SERVICE_TABLES: Final = (

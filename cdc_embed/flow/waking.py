@@ -4,9 +4,10 @@ import select
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, Final
 
-BYTES: int = 4096
+MOST_WAKES: Final = 4096
+"""Taken in at once."""
 
 
 class Waker:
@@ -32,7 +33,7 @@ class Waker:
 
     def _hears(self) -> bool:
         try:
-            return len(self._heard.recv(BYTES)) == BYTES
+            return len(self._heard.recv(MOST_WAKES)) == MOST_WAKES
         except BlockingIOError:
             return False
 

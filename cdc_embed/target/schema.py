@@ -20,6 +20,9 @@ from cdc_embed.sql import migrations, queries
 INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
 OPERATORS: Final = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
+REGISTRY_MIGRATION: Final = 2
+"""The migration that describes the registered tables as they are read here."""
+
 FULL: Final = 100
 HALF: Final = 50
 """Percent of a page that inserts fill. A row with its vector takes up to 2 kB; only with as much
