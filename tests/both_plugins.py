@@ -14,10 +14,10 @@ import psycopg2
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Assembler, Change, Event
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.lsn import START, ZERO, Checkpoint, Identity
-from cdc_embed.session import Session
-from cdc_embed.side import SOURCE
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.stream import Frame, Stream
 from cdc_embed.source.tables import find_tables
 from cdc_embed.wire import pgoutput, wal2json

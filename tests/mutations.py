@@ -78,14 +78,14 @@ MUTATIONS = (
     ),
     Mutation(
         "take another source's vectors",
-        "cdc_embed/flow/ownership.py",
+        "cdc_embed/setup/ownership.py",
         "    elif not takes_over:",
         "    elif takes_over is None:",
         "tests/integration/test_ownership.py::test_two_sources_do_not_share_a_table_of_vectors",
     ),
     Mutation(
         "go on when the vectors are another slot's by now",
-        "cdc_embed/flow/watch.py",
+        "cdc_embed/service/watch.py",
         "        expect_keeper(self._both, [source.table for source in self._tables])",
         "        expect_keeper(self._both, [])",
         "tests/integration/test_ownership.py::"
@@ -133,7 +133,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no wait for running transactions before the first slice",
-        "cdc_embed/flow/comparer.py",
+        "cdc_embed/reconcile/slices.py",
         "        while (snapshot := self._rows.snapshot()).xmin < before:",
         "        while (snapshot := self._rows.snapshot()).xmin < 0 * before:",
         "tests/integration/test_reconcile.py::"
@@ -148,7 +148,7 @@ MUTATIONS = (
     ),
     Mutation(
         "stored rows trusted while they are compared",
-        "cdc_embed/flow/reconcile.py",
+        "cdc_embed/reconcile/reconciler.py",
         "            self._on_compared(scope.table, False)",
         "            self._on_compared(scope.table, True)",
         "tests/unit/test_convergence.py::"
@@ -156,7 +156,7 @@ MUTATIONS = (
     ),
     Mutation(
         "done before the log has come to what was seen",
-        "cdc_embed/flow/reconcile.py",
+        "cdc_embed/reconcile/reconciler.py",
         "brought yet\n            self._comparer.wait_until_durable()",
         "brought yet",
         "tests/unit/test_convergence.py::"
@@ -171,7 +171,7 @@ MUTATIONS = (
     ),
     Mutation(
         "confirm before the recorded commit has come again",
-        "cdc_embed/flow/reporting.py",
+        "cdc_embed/flow/confirm.py",
         "confirmable = self._progress.confirmable() if self._assembler.verified else ZERO",
         "confirmable = self._progress.confirmable()",
         "tests/integration/test_gate.py::"
@@ -253,7 +253,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a filtered read is no error",
-        "cdc_embed/side.py",
+        "cdc_embed/postgres/side.py",
         '    "row_security": "off",',
         '    "row_security": "on",',
         "tests/integration/test_silent_losses.py::"
@@ -284,14 +284,14 @@ MUTATIONS = (
     ),
     Mutation(
         "a row that cannot be read ends the service",
-        "cdc_embed/flow/absence.py",
+        "cdc_embed/source/coverage.py",
         "        if problem is None:",
         "        if problem != ():",
         "tests/integration/test_absence.py::test_row_to_be_read_again_of_a_table_that_left[pgoutput]",
     ),
     Mutation(
         "the position goes before the new slot is there",
-        "cdc_embed/flow/setup.py",
+        "cdc_embed/setup/plan.py",
         "        *_source_steps(both, survey, new_slot=bool(gap)),\n"
         "        *(_forget_position(both) if gap else []),",
         "        *(_forget_position(both) if gap else []),\n"
@@ -302,7 +302,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a comparison does not wait for the log before it",
-        "cdc_embed/flow/reconcile.py",
+        "cdc_embed/reconcile/reconciler.py",
         "        if todo:\n",
         "        if not todo:\n",
         "tests/integration/test_rewrites.py::"

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
 
-from cdc_embed.cli.run import running
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.errors import CdcEmbedError, PreflightError, RequestFailedError, SlotBusyError
-from cdc_embed.flow.connections import Connections, connections
+from cdc_embed.service.start import running
+from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.source.slot import UNKNOWN_OWNER
 from cdc_embed.source.stream import stream_name
-from cdc_embed.target.reconcile import DONE, FAILED, Answer, Ledger
+from cdc_embed.target.ledger import DONE, FAILED, Answer, Ledger
 from cdc_embed.target.schema import applied_migrations, missing_migrations
 
 POLL_SECONDS: Final = 0.2

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.config import json_schema, redacted
+from cdc_embed.config.load import json_schema, redacted
 
 app = typer.Typer(no_args_is_help=True, help="Check the configuration, show it, describe it.")
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import typer
 
-from cdc_embed import config
-from cdc_embed.config_notation import TableName
+from cdc_embed.config.load import Config, load_config
+from cdc_embed.config.notation import TableName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,9 +19,9 @@ class Context:
     config_path: Path
     debug: bool = False
 
-    def load(self) -> config.Config:
+    def load(self) -> Config:
         """The configuration; ConfigError when it is missing or wrong."""
-        return config.load(self.config_path)
+        return load_config(self.config_path)
 
 
 def source_table(option: str) -> str:

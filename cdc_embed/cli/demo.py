@@ -16,16 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import print_json
-from cdc_embed.cli.run import running
 from cdc_embed.cli.setup import set_up
-from cdc_embed.config import Config, ignore_environment, load
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.load import Config, ignore_environment, load_config
+from cdc_embed.config.sections import LogConfig
 from cdc_embed.demo.corpus import corpus
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.demo.script import CREATE_TABLE, Report, Script, Service, Step, Watched, percentiles
 from cdc_embed.embed.base import Embedder
-from cdc_embed.flow.service import Service as RunningService
 from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.service.service import Service as RunningService
+from cdc_embed.service.start import running
 
 SETTINGS = {"max_slot_wal_keep_size": "1GB", "shared_buffers": "128MB"}
 
@@ -191,7 +191,7 @@ def _write_config(folder: Path, dsn: str) -> Config:
         encoding="utf-8",
     )
     ignore_environment()
-    return load(path)
+    return load_config(path)
 
 
 def _model(config: Config) -> Embedder:

@@ -17,10 +17,10 @@ from cdc_embed.cli.asking import ask
 from cdc_embed.cli.context import Context, source_table
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs, say
-from cdc_embed.config import Config
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.load import Config
+from cdc_embed.config.sections import LogConfig
 from cdc_embed.errors import PreflightError
-from cdc_embed.flow.connections import Connections, connections
+from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.checks import check_migrations

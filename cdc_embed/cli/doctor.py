@@ -5,12 +5,12 @@ from typing import Annotated
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.output import print_findings, print_json
+from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
-from cdc_embed.flow.connections import Connections, connections
-from cdc_embed.flow.preflight import check_model, survey_all, unreachable
+from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.preflight import check_model, survey_all, unreachable
 from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.schema import applied_migrations
 

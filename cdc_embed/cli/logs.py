@@ -5,7 +5,7 @@ import sys
 
 import structlog
 
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.sections import LogConfig
 
 LEVELS = {
     "debug": logging.DEBUG,

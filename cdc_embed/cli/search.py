@@ -7,14 +7,14 @@ from rich.console import Console
 
 from cdc_embed.change.document import Table
 from cdc_embed.cli.context import Context, source_table
-from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import print_json
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.sections import LogConfig
+from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import PreflightError
 from cdc_embed.finding import expect
-from cdc_embed.flow.connections import connections, expect_set_up, stored_dimensions
-from cdc_embed.side import RowRefusedError
+from cdc_embed.postgres.side import RowRefusedError
+from cdc_embed.setup.connections import connections, expect_set_up, stored_dimensions
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.checks import check_migrations, vector_extension
 from cdc_embed.target.search import Hit, Searcher

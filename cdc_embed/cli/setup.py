@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.output import say
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.embed.base import ModelCard
-from cdc_embed.flow.connections import Connections, connections
-from cdc_embed.flow.setup import SetupPlan, Where, plan_setup, run_setup
+from cdc_embed.embed.make import make_embedder
+from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.plan import SetupPlan, Where, plan_setup, run_setup
 
 
 def setup(

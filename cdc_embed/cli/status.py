@@ -9,12 +9,12 @@ from rich.console import Console
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_json, print_pairs
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError
-from cdc_embed.flow.connections import connections
-from cdc_embed.flow.watch import count_documents, gather
 from cdc_embed.serve.app import host_in_url
+from cdc_embed.serve.facts import Counts, gather
 from cdc_embed.serve.status import status as build_status
+from cdc_embed.setup.connections import connections
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.schema import applied_migrations
 
@@ -71,7 +71,7 @@ def _stopped(config: Config) -> dict[str, Any]:
                 hint="run: cdc-embed setup",
             )
         tables, _ = find_tables(both.source, config)
-        facts = gather(both, tables, count_documents, both.coverage.missed(tables))
+        facts = gather(both, tables, Counts(), both.coverage.missed(tables))
     return build_status(facts, live=None)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import structlog
 
-from cdc_embed.flow.service import Service
+from cdc_embed.service.service import Service
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 LEEWAY_SECONDS: Final = 3.0

@@ -7,8 +7,8 @@ import typer
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import say
 from cdc_embed.errors import PreflightError
-from cdc_embed.flow.connections import connections
-from cdc_embed.flow.teardown import plan_teardown, run_teardown
+from cdc_embed.setup.connections import connections
+from cdc_embed.setup.teardown import plan_teardown, run_teardown
 
 
 def teardown(

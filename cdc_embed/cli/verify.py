@@ -8,7 +8,7 @@ from cdc_embed.cli.asking import ask
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.sections import LogConfig
 
 COUNTS = (
     *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),

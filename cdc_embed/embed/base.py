@@ -13,10 +13,13 @@ Waiting, repeating and bisecting belong to ``flow``.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+CHARACTERS_PER_TOKEN: Final = 4
+"""Of English text, for estimates that are called estimates."""
 
 Vectors = NDArray[np.float32]
 

@@ -20,9 +20,9 @@ from typing import Any, Final
 from cdc_embed.change.transaction import Assembler, Change, Event, TransactionEnd
 from cdc_embed.errors import ReplicationError
 from cdc_embed.flow.batches import Batches
+from cdc_embed.flow.confirm import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.prepare import Preparer
-from cdc_embed.flow.reporting import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.waking import Waker
 from cdc_embed.flow.writing import Writer

@@ -15,7 +15,7 @@ from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import Ready
 from cdc_embed.lsn import LSN
-from cdc_embed.side import RowRefusedError
+from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.target.write import Vectors
 
 

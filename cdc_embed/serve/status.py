@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdc_embed.flow.telemetry import Positions
-from cdc_embed.flow.watch import Facts
 from cdc_embed.lsn import LSN
+from cdc_embed.serve.facts import Facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

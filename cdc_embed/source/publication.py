@@ -12,9 +12,9 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.finding import Finding
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.source.tables import SourceTable, partition_problems, shape_of
 from cdc_embed.sql import queries
 

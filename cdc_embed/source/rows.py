@@ -18,8 +18,8 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError
-from cdc_embed.session import Session
-from cdc_embed.side import RowRefusedError
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from cdc_embed.errors import PreflightError, SlotBusyError
 from cdc_embed.lsn import LSN, Identity
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 WAL_PAGE: Final = 8192

@@ -36,14 +36,6 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extras import LogicalReplicationConnection
 
-from cdc_embed.connecting import (
-    CONNECT_TIMEOUT,
-    DEAD_PEER_OPTIONS,
-    connect,
-    cut,
-    parameters_of,
-    patience,
-)
 from cdc_embed.errors import (
     AuthenticationError,
     CdcEmbedError,
@@ -52,7 +44,15 @@ from cdc_embed.errors import (
     ReplicationError,
 )
 from cdc_embed.lsn import LSN, ZERO, Identity
-from cdc_embed.side import SOURCE, VALUE_SETTINGS, describe, translated
+from cdc_embed.postgres.connect import (
+    CONNECT_TIMEOUT,
+    DEAD_PEER_OPTIONS,
+    connect,
+    cut,
+    parameters_of,
+    patience,
+)
+from cdc_embed.postgres.side import SOURCE, VALUE_SETTINGS, describe, translated
 
 NEVER: Final = 2**31 - 1
 """Seconds between reports of the reading cursor, counted from 1970 and held in a C int: it has

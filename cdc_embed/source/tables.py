@@ -6,10 +6,10 @@ from typing import Any
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.config import Config
-from cdc_embed.config_sections import OUR_COLUMNS, TableConfig
+from cdc_embed.config.load import Config
+from cdc_embed.config.sections import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 

@@ -5,7 +5,7 @@ from typing import Final
 
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.finding import Finding, Severity
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import applied_migrations, missing_migrations
 

@@ -5,8 +5,8 @@ not the one that is configured. Filling first is several times faster than inser
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table
-from cdc_embed.config_sections import IndexConfig
-from cdc_embed.session import Session
+from cdc_embed.config.sections import IndexConfig
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import OPERATORS, compose, index_name
 

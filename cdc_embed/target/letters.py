@@ -11,7 +11,7 @@ from typing import Any
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 
@@ -51,6 +51,12 @@ class Letters:
         with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("find_letters"), values)
             return [_letter(row) for row in cursor.fetchall()]
+
+    def count(self) -> dict[str, int]:
+        """Dead letters of each source table that has any."""
+        with self._session.transaction("dead_letter") as cursor:
+            cursor.execute(self._sql("count_letters"))
+            return dict(cursor.fetchall())
 
     def drop(self, ids: Collection[int]) -> int:
         """Forget letters; how many there were."""

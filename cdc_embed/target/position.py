@@ -6,7 +6,7 @@ from typing import Any
 from psycopg2 import sql
 
 from cdc_embed.lsn import LSN, Checkpoint, Identity, Position
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 

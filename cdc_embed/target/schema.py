@@ -12,9 +12,9 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.config_sections import IndexConfig
+from cdc_embed.config.sections import IndexConfig
 from cdc_embed.errors import PreflightError
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import migrations, queries
 
 INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
@@ -165,6 +165,14 @@ def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[in
         cursor.execute(compose("stored_size", table=sql.Identifier(schema, embedding_table)))
         documents, characters = cursor.fetchone()
     return documents, characters
+
+
+def count_documents(session: Session, schema: str, embedding_table: str) -> int:
+    """Documents that have vectors, counted."""
+    with session.transaction(embedding_table) as cursor:
+        cursor.execute(compose("count_documents", table=sql.Identifier(schema, embedding_table)))
+        documents: int = cursor.fetchone()[0]
+    return documents
 
 
 def vector_type(index: IndexConfig, dimensions: int, extension_schema: str) -> str:

@@ -15,8 +15,8 @@ from pgvector import Vector
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.config_sections import IndexConfig
-from cdc_embed.session import Session
+from cdc_embed.config.sections import IndexConfig
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 DISTANCE: Final = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}

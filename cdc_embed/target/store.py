@@ -26,8 +26,8 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.lsn import LSN, Checkpoint, Identity
-from cdc_embed.session import Session
-from cdc_embed.side import TARGET, RowRefusedError, translated
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import TARGET, RowRefusedError, translated
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table

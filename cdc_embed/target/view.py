@@ -9,7 +9,7 @@ from typing import Final
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table, template_parts
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import Step, checksum, compose
 

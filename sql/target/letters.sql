@@ -7,6 +7,10 @@ where l.table_name = any (%(table_names)s::text[])
   and (%(ids)s::bigint[] is null or l.id = any (%(ids)s::bigint[]))
 order by l.id
 
+-- name: count_letters
+-- Dead letters of each table.
+select table_name, count(*) from {schema}.dead_letter group by table_name
+
 -- name: drop_letters
 -- Forget dead letters: their documents are missing from now on, and may be tried again.
 delete from {schema}.dead_letter where id = any (%(ids)s::bigint[])

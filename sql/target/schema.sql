@@ -80,6 +80,10 @@ set embedding_table = excluded.embedding_table, space = excluded.space,
 -- Rows and characters stored for one source table.
 select count(*) filter (where chunk = 0), coalesce(sum(end_offset - start_offset), 0) from {table}
 
+-- name: count_documents
+-- Documents that have vectors.
+select count(*) from {table} where chunk = 0
+
 -- name: column_types
 -- The columns of an existing vector table, in order.
 select a.attname::text, format_type(a.atttypid, a.atttypmod)

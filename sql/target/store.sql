@@ -232,14 +232,6 @@ set fingerprint = excluded.fingerprint, space = excluded.space, class = excluded
     first_at = case when (l.fingerprint, l.space) = (excluded.fingerprint, excluded.space)
                     then l.first_at else now() end
 
--- name: count_letters
--- Dead letters of each table.
-select table_name, count(*) from {schema}.dead_letter group by table_name
-
--- name: count_documents
--- Documents that have vectors.
-select count(*) from {table} where chunk = 0
-
 -- name: nearest
 -- The chunks nearest to a vector.
 select {keys}, v.chunk, {distance} as distance, v.text

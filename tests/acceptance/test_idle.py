@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.flow.reporting import RECORD_STEP
+from cdc_embed.flow.confirm import RECORD_STEP
 from tests.conftest import ready
 from tests.site import RunningService, Site, wait_until
 

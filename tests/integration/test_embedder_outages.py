@@ -10,8 +10,9 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from cdc_embed.cli import parts, run
-from cdc_embed.config import load
+from cdc_embed.config.load import load_config
+from cdc_embed.service import parts
+from cdc_embed.service.start import running
 from tests.embedder_site import (
     ALWAYS,
     confirmed,
@@ -93,7 +94,7 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
 ) -> None:
     """In this process, so that half a minute can be a moment; the real one has the long test."""
     monkeypatch.setattr(parts, "LONG_TROUBLE_SECONDS", 0.5)
-    with capture_logs() as logs, run.running(load(faulty.config_path)) as service:
+    with capture_logs() as logs, running(load_config(faulty.config_path)) as service:
         thread = Thread(target=service.run)
         thread.start()
         port = next(entry["port"] for entry in logs if entry["event"] == "serving")

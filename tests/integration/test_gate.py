@@ -13,12 +13,12 @@ from cdc_embed.change.knowledge import State
 from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.hash import HashEmbedder
+from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, Stock
-from cdc_embed.flow.reporting import RECORD_STEP
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress

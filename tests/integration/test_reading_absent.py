@@ -5,9 +5,8 @@ from typing import cast
 import pytest
 
 from cdc_embed.errors import PreflightError, SourceUnavailableError
-from cdc_embed.flow.absence import absence_passes
-from cdc_embed.side import SOURCE, translated
-from cdc_embed.source.coverage import Coverage
+from cdc_embed.postgres.side import SOURCE, translated
+from cdc_embed.source.coverage import Coverage, absence_passes
 from tests.site import Site
 
 

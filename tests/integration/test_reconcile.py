@@ -12,8 +12,8 @@ import pytest
 
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.session import Session
-from cdc_embed.side import SOURCE
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
 from tests.site import DOCUMENTS, Site, columns, wait_until
 

@@ -16,8 +16,8 @@ from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import widen
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.session import Session
-from cdc_embed.side import SOURCE
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader
 from tests.site import DOCUMENTS, Site, wait_until
 

@@ -18,7 +18,7 @@ from psycopg2.extensions import make_dsn
 
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.main import main
-from cdc_embed.config_sections import LogConfig
+from cdc_embed.config.sections import LogConfig
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.errors import CdcEmbedError
 from tests.secret import API_KEY, CANARY, PASSWORD, Refusing, guarded_server, refusing_service

@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from cdc_embed.errors import AuthenticationError, TargetUnavailableError
-from cdc_embed.session import Session
-from cdc_embed.side import TARGET
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import TARGET
 from tests.site import Site, wait_until
 
 

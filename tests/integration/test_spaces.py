@@ -14,12 +14,12 @@ import psycopg2
 import pytest
 
 from cdc_embed.cli import search as search_command
-from cdc_embed.cli.embedder import make_embedder
 from cdc_embed.cli.main import app
-from cdc_embed.config import load
+from cdc_embed.config.load import load_config
+from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow.connections import connections
-from cdc_embed.flow.setup import Step, plan_setup, run_setup
+from cdc_embed.setup.connections import connections
+from cdc_embed.setup.plan import Step, plan_setup, run_setup
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,
@@ -665,7 +665,7 @@ def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
         if step.why == before:
             raise KeyboardInterrupt
 
-    config = load(site.config_path)
+    config = load_config(site.config_path)
     with (
         closing(make_embedder(config.embedder, stored_dimensions=384)) as embedder,
         connections(config) as both,

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from cdc_embed.config import OUR_TABLES, PREFIX, Config, json_schema, load, redacted
-from cdc_embed.config_sections import TableConfig
+from cdc_embed.config.load import OUR_TABLES, PREFIX, Config, json_schema, load_config, redacted
+from cdc_embed.config.sections import TableConfig
 from cdc_embed.errors import ConfigError
 
 CANARY = "hunter2canary"
@@ -120,7 +120,7 @@ def write(tmp_path: Path) -> Write:
 def refusal(path: Path) -> str:
     """The problem, of a file that must be refused; never with the canary in it."""
     with pytest.raises(ConfigError) as caught:
-        load(path)
+        load_config(path)
     error = caught.value
     assert error.exit_code == 3
     assert CANARY not in f"{error} {error!r} {error.hint} {error.fields}"
@@ -144,12 +144,12 @@ def table(**fields: Any) -> TableConfig:
 
 
 def test_every_documented_default_is_the_default(write: Write) -> None:
-    assert load(write(DOCUMENTED)) == load(write(MINIMAL))
+    assert load_config(write(DOCUMENTED)) == load_config(write(MINIMAL))
 
 
 def test_every_key_is_documented(write: Write) -> None:
     documented = tomllib.loads(DOCUMENTED)
-    known = load(write(MINIMAL)).model_dump(mode="json", by_alias=True)
+    known = load_config(write(MINIMAL)).model_dump(mode="json", by_alias=True)
     assert {name: list(known[name]) for name in known if name != "tables"} == {
         name: list(documented[name]) for name in documented if name != "tables"
     }
@@ -157,13 +157,13 @@ def test_every_key_is_documented(write: Write) -> None:
 
 
 def test_durations_are_seconds_and_sizes_bytes(write: Write) -> None:
-    config = load(write(MINIMAL + '[limits]\nmemory = "64kB"\ndrain_timeout = "500ms"\n'))
+    config = load_config(write(MINIMAL + '[limits]\nmemory = "64kB"\ndrain_timeout = "500ms"\n'))
     assert (config.limits.memory, config.limits.drain_timeout) == (65536, 0.5)
     assert (config.embedder.timeout, config.embedder.linger) == (30.0, 0.0)
 
 
 def test_a_loaded_configuration_cannot_be_changed(write: Write) -> None:
-    config = load(write(MINIMAL))
+    config = load_config(write(MINIMAL))
     with pytest.raises(ValidationError):
         config.source.slot = "other"
     with pytest.raises(ValidationError):
@@ -172,13 +172,13 @@ def test_a_loaded_configuration_cannot_be_changed(write: Write) -> None:
 
 
 def test_an_empty_target_is_the_source_database(write: Write) -> None:
-    config = load(write(MINIMAL))
+    config = load_config(write(MINIMAL))
     assert config.target_is_source
     assert config.target_dsn() == config.source.resolved_dsn() == DSN
 
 
 def test_a_named_target_is_another_database(write: Write) -> None:
-    config = load(write(MINIMAL + '[target]\ndsn = "host=vectors"\nschema = "v"\n'))
+    config = load_config(write(MINIMAL + '[target]\ndsn = "host=vectors"\nschema = "v"\n'))
     assert not config.target_is_source
     assert config.target_dsn() == "host=vectors"
     assert config.target.schema == "v"
@@ -221,12 +221,12 @@ def test_the_environment_wins_over_the_file(write: Write, monkeypatch: pytest.Mo
     monkeypatch.setenv("CDC_EMBED_SERVE__PORT", "1234")
     monkeypatch.setenv("CDC_EMBED_SERVE__SEARCH", "true")
     monkeypatch.setenv("CDC_EMBED_LIMITS__MEMORY", "1GB")
-    config = load(write(MINIMAL + '[serve]\nport = 1\nhost = "::1"\n'))
+    config = load_config(write(MINIMAL + '[serve]\nport = 1\nhost = "::1"\n'))
     assert config.source.resolved_dsn() == "host=elsewhere"
     assert config.target.schema == "other"
     assert (config.serve.port, config.serve.search, config.serve.host) == (1234, True, "::1")
     assert config.limits.memory == 1 << 30
-    assert config.tables == load(write(MINIMAL)).tables
+    assert config.tables == load_config(write(MINIMAL)).tables
 
 
 def test_a_required_value_may_come_from_the_environment_alone(
@@ -234,13 +234,13 @@ def test_a_required_value_may_come_from_the_environment_alone(
 ) -> None:
     monkeypatch.setenv("CDC_EMBED_SOURCE__DSN", DSN)
     text = MINIMAL.replace(f'[source]\ndsn = "{DSN}"', "")
-    assert load(write(text)).source.resolved_dsn() == DSN
+    assert load_config(write(text)).source.resolved_dsn() == DSN
 
 
 def test_lists_in_the_environment_are_json(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CDC_EMBED_SERVE__ALLOWED_HOSTS", '["a.example", "b.example"]')
     monkeypatch.setenv("CDC_EMBED_TABLES", '[{"name": "other", "text": ["body"]}]')
-    config = load(write(MINIMAL))
+    config = load_config(write(MINIMAL))
     assert config.serve.allowed_hosts == ("a.example", "b.example")
     assert [each.name for each in config.tables] == ["public.other"]
 
@@ -277,7 +277,7 @@ def test_variables_that_name_no_key_are_not_ours(
     """Kubernetes sets such variables for a service of the name cdc-embed."""
     monkeypatch.setenv("CDC_EMBED_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("CDC_EMBED_PORT", "tcp://10.0.0.1:9188")
-    assert load(write(MINIMAL)).serve.port == 9188
+    assert load_config(write(MINIMAL)).serve.port == 9188
 
 
 # --- what is wrong -----------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_variables_that_name_no_key_are_not_ours(
 
 def test_a_missing_file_is_refused_with_the_way_to_name_another(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml") as caught:
-        load(tmp_path / "nowhere.toml")
+        load_config(tmp_path / "nowhere.toml")
     assert "cdc-embed -c FILE" in caught.value.hint
 
 
@@ -366,7 +366,7 @@ def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write)
     if name or section != "tables[0]":
         assert f"{key}: " in refusal(write(text))
     else:
-        assert load(write(text)).tables[0].embedding_table_name == "documents_embedding"
+        assert load_config(write(text)).tables[0].embedding_table_name == "documents_embedding"
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,7 @@ def test_tables_of_two_schemas_whose_names_meet_are_refused(write: Write) -> Non
 def test_an_embedding_table_cannot_be_its_own_source(write: Write) -> None:
     text = MINIMAL + 'embedding_table = "documents"\n[target]\nschema = "public"\n'
     assert "public.documents would be both read and written" in refusal(write(text))
-    assert load(write(text + 'dsn = "host=vectors"\n')).target.schema == "public"
+    assert load_config(write(text + 'dsn = "host=vectors"\n')).target.schema == "public"
 
 
 def test_every_problem_is_reported_at_once_a_line_for_each(
@@ -470,7 +470,7 @@ def test_a_refused_source_never_shows_its_secret(lines: str, write: Write) -> No
 def test_a_dsn_file_is_read_when_loaded(write: Write, tmp_path: Path) -> None:
     secret = tmp_path / "dsn"
     secret.write_text(f"  {DSN}\n")
-    config = load(write(with_source(f'dsn_file = "{secret}"')))
+    config = load_config(write(with_source(f'dsn_file = "{secret}"')))
     secret.unlink()
     assert config.source.resolved_dsn() == config.target_dsn() == DSN
     assert CANARY not in repr(config)
@@ -498,11 +498,11 @@ def test_the_key_of_a_service_comes_from_a_variable_or_a_file(
     write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     http = MINIMAL + '[embedder]\nkind = "http"\nurl = "http://tei:8080/v1/embeddings"\n'
-    assert load(write(http)).embedder.resolved_api_key() is None
+    assert load_config(write(http)).embedder.resolved_api_key() is None
     monkeypatch.setenv("SERVICE_KEY", f"{CANARY}\n")
     (tmp_path / "key").write_text(f"{CANARY}\n")
     for line in ('api_key_env = "SERVICE_KEY"', f'api_key_file = "{tmp_path / "key"}"'):
-        config = load(write(http + line))
+        config = load_config(write(http + line))
         assert config.embedder.resolved_api_key() == CANARY
         assert CANARY not in repr(config)
         assert CANARY not in str(redacted(config))
@@ -528,7 +528,7 @@ def test_a_redacted_configuration_shows_where_it_connects_and_no_secret(write: W
     target = f"host=vectors user=app password={CANARY}"
     url = f"https://h/v1/embeddings?key={CANARY}"
     text = f'{MINIMAL}[target]\ndsn = "{target}"\n[embedder]\nkind = "http"\nurl = "{url}"\n'
-    config = load(write(text))
+    config = load_config(write(text))
     shown = redacted(config)
     assert shown["source"]["dsn"] == "postgresql://app@db.example/app"
     assert shown["target"]["dsn"] == "host=vectors user=app"
@@ -541,7 +541,7 @@ def test_a_redacted_configuration_shows_where_it_connects_and_no_secret(write: W
 
 def test_a_redacted_dsn_file_shows_the_database_it_names(write: Write, tmp_path: Path) -> None:
     (tmp_path / "dsn").write_text(DSN)
-    shown = redacted(load(write(with_source(f'dsn_file = "{tmp_path / "dsn"}"'))))
+    shown = redacted(load_config(write(with_source(f'dsn_file = "{tmp_path / "dsn"}"'))))
     assert shown["source"]["dsn"] == "postgresql://app@db.example/app"
     assert shown["target"]["dsn"] == ""
 
@@ -553,7 +553,7 @@ def test_the_json_schema_explains_every_key_and_shows_its_default(write: Write) 
     schema = json_schema()
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["source", "tables"]
-    shown = load(write(MINIMAL)).model_dump(mode="json", by_alias=True)
+    shown = load_config(write(MINIMAL)).model_dump(mode="json", by_alias=True)
     for name, section in (each for each in shown.items() if each[0] != "tables"):
         described = schema["$defs"][f"{name.capitalize()}Config"]
         assert described["additionalProperties"] is False

@@ -8,9 +8,9 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from cdc_embed import config
 from cdc_embed.cli.config import app
 from cdc_embed.cli.context import Context
+from cdc_embed.config import load as config
 from cdc_embed.errors import ConfigError
 
 CANARY = "hunter2canary"
@@ -69,7 +69,7 @@ def test_a_wrong_configuration_is_raised_for_the_root_command_to_print(
 
 
 def test_show_prints_what_is_in_effect_as_toml_and_as_json(path: Path) -> None:
-    expected = config.redacted(config.load(path))
+    expected = config.redacted(config.load_config(path))
     assert expected["source"]["dsn"] == "postgresql://app@db.example/app"
     assert tomllib.loads(run(path, "show").stdout) == expected
     assert json.loads(run(path, "show", "--json").stdout) == expected
@@ -78,7 +78,7 @@ def test_show_prints_what_is_in_effect_as_toml_and_as_json(path: Path) -> None:
 def test_what_show_prints_is_a_configuration_again(path: Path, tmp_path: Path) -> None:
     again = tmp_path / "again.toml"
     again.write_text(run(path, "show").stdout, encoding="utf-8")
-    assert config.redacted(config.load(again)) == config.redacted(config.load(path))
+    assert config.redacted(config.load_config(again)) == config.redacted(config.load_config(path))
 
 
 def test_schema_needs_no_file(tmp_path: Path) -> None:

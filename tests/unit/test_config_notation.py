@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from cdc_embed.config_notation import (
+from cdc_embed.config.notation import (
     Count,
     Duration,
     Size,

@@ -12,7 +12,7 @@ import pytest
 from cdc_embed.change import plan
 from cdc_embed.change.knowledge import Known
 from cdc_embed.change.unseen import Unseen
-from cdc_embed.flow.comparer import Comparer
+from cdc_embed.reconcile.slices import Comparer
 from tests.unit.simulation import target
 from tests.unit.simulation.data import LARGE, SMALL
 from tests.unit.simulation.source import KINDS, Op

@@ -22,17 +22,22 @@ Rule = Callable[[Modules], list[str]]
 PACKAGE = "cdc_embed"
 
 ORDER = {
+    "config": 1,
+    "postgres": 1,
     "wire": 1,
     "change": 2,
     "source": 3,
     "embed": 3,
     "target": 3,
     "flow": 4,
-    "serve": 5,
-    "demo": 6,
-    "cli": 7,
+    "setup": 5,
+    "reconcile": 6,
+    "serve": 7,
+    "service": 8,
+    "demo": 9,
+    "cli": 10,
 }
-"""The stages. Each may import what stands strictly before it: the three at 3 never one another."""
+"""The rooms. Each may import what stands before it; those of one number never one another."""
 
 WORDS: dict[str, set[str]] = {
     "": set(),  # the package itself: its version
@@ -41,13 +46,6 @@ WORDS: dict[str, set[str]] = {
     "sql": set(),
     "metrics": {""},
     "finding": {"errors"},
-    "pulse": set(),
-    "side": {"errors"},
-    "connecting": {"side", "sql"},
-    "session": {"connecting", "pulse", "side", "sql"},
-    "config_notation": set(),
-    "config_sections": {"config_notation"},
-    "config": {"config_notation", "config_sections", "errors"},
 }
 """The top-level modules, which any room may import, and what of ours each may import itself."""
 
@@ -206,9 +204,9 @@ def drivers_out_of_place(modules: Modules) -> list[str]:
             else:
                 continue
             found = {other for other in found if other.split(".")[0] == "psycopg2"}
-            if room(name) == "flow":
+            if room(name) in {"setup"}:
                 found -= {"psycopg2.sql"}
-            if room(name) not in {"connecting", "session", "side", "source", "target", "cli"}:
+            if room(name) not in {"postgres", "source", "target", "demo", "cli", "service"}:
                 broken += [f"{name} imports {other}" for other in found]
     return broken
 
@@ -248,7 +246,7 @@ def questions_about_the_plugin(modules: Modules) -> list[str]:
     return [
         f"{name} line {node.lineno}"
         for name, tree in modules.items()
-        if room(name) != "cli" and name != f"{PACKAGE}.source.checks"
+        if name not in {f"{PACKAGE}.service.plugin", f"{PACKAGE}.source.checks"}
         for node in nodes(tree)
         if (isinstance(node, ast.Compare) and asks_for_plugin(node))
         or (isinstance(node, ast.MatchValue) and names_plugin(node.value))
@@ -350,7 +348,7 @@ def test_nothing_but_the_web_page_is_asynchronous() -> None:
 
 
 def test_exactly_one_line_confirms() -> None:
-    assert confirmations(MODULES) == ["cdc_embed.flow.reporting"]
+    assert confirmations(MODULES) == ["cdc_embed.flow.confirm"]
     assert feedback(MODULES) == ["cdc_embed.source.stream"]
 
 
@@ -371,22 +369,26 @@ def test_exactly_one_line_confirms() -> None:
         (backward_imports, "demo.x", "from cdc_embed.cli.run import run"),
         (imports_by_words, "lsn", "from cdc_embed.errors import CdcEmbedError"),
         (imports_by_words, "errors", "from cdc_embed.wire.messages import Begin"),
-        (imports_by_words, "session", "from cdc_embed import config"),
-        (cycles, "errors", "from cdc_embed.session import Session"),
+        (imports_by_words, "finding", "from cdc_embed.config.load import Config"),
+        (cycles, "errors", "from cdc_embed.postgres.session import Session"),
         (cycles, "wire.messages", "from cdc_embed.wire.pgoutput import decode"),
         (shims, "wire", "from cdc_embed.wire.messages import Begin"),
         (relative_imports, "wire.x", "from .messages import Begin"),
         (impure_imports, "wire.x", "import time"),
         (impure_imports, "change.x", "from time import monotonic"),
-        (impure_imports, "change.x", "from cdc_embed.session import Session"),
+        (impure_imports, "change.x", "from cdc_embed.postgres.session import Session"),
         (impure_imports, "change.x", "from cdc_embed.metrics import Metrics"),
         (clocks_in_pure_rooms, "change.x", "datetime.now(UTC)"),
         (drivers_out_of_place, "wire.x", "import psycopg2"),
-        (drivers_out_of_place, "serve.x", "from psycopg2 import sql"),
+        (drivers_out_of_place, "reconcile.x", "from psycopg2 import sql"),
         (drivers_out_of_place, "flow.x", "import psycopg2"),
         (drivers_out_of_place, "flow.x", "from psycopg2.extras import execute_values"),
-        (drivers_out_of_place, "flow.x", "from psycopg2 import sql, extras"),
-        (embedders_that_reach_the_driver, "embed.x", "from cdc_embed.session import Session"),
+        (drivers_out_of_place, "setup.x", "from psycopg2 import sql, extras"),
+        (
+            embedders_that_reach_the_driver,
+            "embed.x",
+            "from cdc_embed.postgres.session import Session",
+        ),
         (deciding_by_exception, "wire.x", "try: f()\nexcept ValueError: pass"),
         (deciding_by_exception, "change.x", "try: f()\nexcept KeyError: g()\nelse: h()"),
         (deciding_by_exception, "change.x", "try: f()\nfinally: g()"),
@@ -411,7 +413,7 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, name: str, code: str) -> None
     ("rule", "name", "code"),
     [
         (backward_imports, "target.x", "from cdc_embed.change.plan import Plan"),
-        (drivers_out_of_place, "flow.x", "from psycopg2 import sql"),
+        (drivers_out_of_place, "setup.x", "from psycopg2 import sql"),
         (questions_about_the_plugin, "flow.x", "if slot.plugin != self.plugin.name: f()"),
         (questions_about_the_plugin, "flow.x", "if slot.plugin is None: f()"),
         (deciding_by_exception, "wire.x", "try: f()\nexcept ValueError: raise Error from None"),

@@ -8,8 +8,8 @@ import pytest
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.errors import CdcEmbedError, TargetRefusedError, TargetUnavailableError
 from cdc_embed.flow import patience
-from cdc_embed.flow.indexing import Indexer
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
+from cdc_embed.reconcile.indexing import Indexer
 
 AWAY = TargetUnavailableError(problem="disk full")
 DENIED = TargetRefusedError(table="a_embedding", problem="permission denied")

@@ -12,15 +12,15 @@ from cdc_embed.change.knowledge import ABSENT, Known, Refused, Reread
 from cdc_embed.change.plan import Annotate, Row, Write, one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
-from cdc_embed.flow import verify
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.flow.lane import Examined, Lane
-from cdc_embed.flow.verify import Verifier
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.metrics import Metrics
+from cdc_embed.reconcile import verify
+from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.verify import Verifier
+from cdc_embed.source.coverage import Absence
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.reconcile import DONE, RUNNING, Request
+from cdc_embed.target.ledger import DONE, RUNNING, Request
 
 TABLE = Table(
     schema="public",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.flow import reconcile
-from cdc_embed.flow.comparer import StoppedError
+from cdc_embed.reconcile import reconciler
+from cdc_embed.reconcile.slices import StoppedError
 from cdc_embed.source.rows import Scan
+from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 from cdc_embed.target.letters import Letter
-from cdc_embed.target.reconcile import DONE, RUNNING, Comparison, Request
 from tests.unit.simulation.data import NOW, TABLES
 from tests.unit.simulation.source import Row, Source, as_found
 from tests.unit.simulation.target import Target
@@ -75,7 +75,7 @@ class Actor:
         return self.ended
 
     def wait(self, seconds: float) -> bool:
-        self.idle = self.idle or seconds >= reconcile.POLL_SECONDS
+        self.idle = self.idle or seconds >= reconciler.POLL_SECONDS
         try:
             self.rest()
         except StoppedError:

@@ -20,8 +20,8 @@ from cdc_embed.change.plan import (
 )
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint
-from cdc_embed.side import RowRefusedError
-from cdc_embed.target.reconcile import DONE, Comparison
+from cdc_embed.postgres.side import RowRefusedError
+from cdc_embed.target.ledger import DONE, Comparison
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.write import Actions, MissingDonorError, Vectors, actions_by_table
 from cdc_embed.wire.messages import (

@@ -24,23 +24,24 @@ from cdc_embed.change.plan import (
 )
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError
-from cdc_embed.flow import batches, comparer, patience, pipeline, reconcile, retry, verify
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Comparer, Scope
+from cdc_embed.flow import batches, patience, pipeline
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, Stock
-from cdc_embed.flow.reconcile import Reconciler
-from cdc_embed.flow.requests import Desk
-from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.verify import Verifier
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
+from cdc_embed.reconcile import reconciler, retry, slices, verify
+from cdc_embed.reconcile.reconciler import Reconciler
+from cdc_embed.reconcile.requests import Desk
+from cdc_embed.reconcile.retry import Retrier
+from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.verify import Verifier
+from cdc_embed.source.coverage import Absence
 from cdc_embed.source.rows import RowReader
+from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
-from cdc_embed.target.reconcile import DONE, WAITING, Ledger, Request
 from cdc_embed.target.write import MissingDonorError
 from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
 from tests.unit.simulation.data import (
@@ -474,10 +475,10 @@ def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
         patch.object(batches, "LARGEST_TAKE", setting.take),
         patch.object(pipeline, "time", clock),
         patch.object(patience, "delay", lambda *_: 0.0),
-        patch.object(comparer, "POLL_SECONDS", 0.0),
-        patch.object(comparer, "SLICE_ROWS", setting.slice_rows),
-        patch.object(reconcile, "SAVE_SECONDS", -1.0),
-        patch.object(reconcile, "log", silent),
+        patch.object(slices, "POLL_SECONDS", 0.0),
+        patch.object(slices, "SLICE_ROWS", setting.slice_rows),
+        patch.object(reconciler, "SAVE_SECONDS", -1.0),
+        patch.object(reconciler, "log", silent),
         patch.object(verify, "MOST_SUSPECTS", setting.slice_rows),
         patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),

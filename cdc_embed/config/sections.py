@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from cdc_embed.config_notation import (
+from cdc_embed.config.notation import (
     ABOVE_ZERO,
     NOT_A_BOOL,
     Column,

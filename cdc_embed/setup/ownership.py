@@ -6,8 +6,8 @@ from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import HistoryGapError, PreflightError
-from cdc_embed.flow.connections import Connections
 from cdc_embed.lsn import Identity
+from cdc_embed.setup.connections import Connections
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.schema import (

@@ -34,10 +34,10 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, Patience, delay
 from cdc_embed.flow.pipeline import Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, ReadRows
-from cdc_embed.flow.reconcile import Reconciler
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
+from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import SlotIsActiveError, Stream
 from cdc_embed.target.store import Store

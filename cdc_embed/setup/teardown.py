@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.setup import SetupPlan, Step, Where
+from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.plan import SetupPlan, Step, Where
 from cdc_embed.source.publication import read_publication
 from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries

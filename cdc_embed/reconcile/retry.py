@@ -11,10 +11,10 @@ from typing import Any, Final
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Comparer, Scope
+from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.source.coverage import Absence
+from cdc_embed.target.ledger import DONE, FAILED, RUNNING, Request
 from cdc_embed.target.letters import Letter, Letters
-from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, Request
 
 PART_LETTERS: Final = 100
 """Tried together; progress is told in between."""

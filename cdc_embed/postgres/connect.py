@@ -11,7 +11,7 @@ import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
-from cdc_embed.side import Side
+from cdc_embed.postgres.side import Side
 from cdc_embed.sql import queries
 
 SINCE_17: Final = {"transaction_timeout": "0"}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
-from cdc_embed.flow.connections import Connections, space_of
-from cdc_embed.flow.ownership import TAKE_OVER, is_ours, kept_by
 from cdc_embed.lsn import ZERO, find_gap
+from cdc_embed.setup.connections import Connections, space_of
+from cdc_embed.setup.ownership import TAKE_OVER, is_ours, kept_by
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables

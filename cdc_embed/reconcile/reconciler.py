@@ -21,12 +21,12 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     UnexpectedError,
 )
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Comparer, Scope, StoppedError
-from cdc_embed.flow.requests import Desk
 from cdc_embed.metrics import Metrics
+from cdc_embed.reconcile.requests import Desk
+from cdc_embed.reconcile.slices import Comparer, Scope, StoppedError
+from cdc_embed.source.coverage import Absence
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.reconcile import DONE, RUNNING, Comparison, Request
+from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 
 POLL_SECONDS: Final = 0.5
 """Between two looks for something to do."""

@@ -11,11 +11,11 @@ from typing import Any
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.config_sections import BackfillConfig
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Scope
-from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN
-from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Ledger, Request
+from cdc_embed.config.sections import BackfillConfig
+from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
+from cdc_embed.reconcile.slices import Scope
+from cdc_embed.source.coverage import Absence
+from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Ledger, Request
 
 log = structlog.get_logger()
 

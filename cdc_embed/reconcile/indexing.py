@@ -13,7 +13,7 @@ import structlog
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow.patience import AbandonedError, Patience
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 
 log = structlog.get_logger()
 

@@ -1,18 +1,14 @@
-"""What is looked up about a running (or stopped) service: slot, tables, letters.
+"""A thread that looks at both databases at intervals while the service runs.
 
-``gather`` asks both databases once; ``Watch`` does it at intervals in a thread of its own, so that
-``/status`` and ``/metrics`` answer from memory. It also notices what the change log would not say:
-a table that left the publication or has another shape, and a slot beyond what we recorded.
+``/status`` and ``/metrics`` so answer from memory. It also notices what the change log does not
+say: a table that left the publication or has another shape, a slot beyond the recorded position.
 """
 
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import structlog
-from psycopg2 import sql
 
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -20,18 +16,14 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TargetUnavailableError,
 )
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.ownership import expect_keeper
 from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.lsn import Checkpoint
-from cdc_embed.source.slot import Slot
+from cdc_embed.serve.facts import Counts, Facts, gather
+from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.ownership import expect_keeper
+from cdc_embed.source.coverage import Absence
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable, estimate_rows
-from cdc_embed.sql import queries
-from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.reconcile import Comparison, Ledger
-from cdc_embed.target.schema import registered_tables
+from cdc_embed.source.tables import SourceTable
+from cdc_embed.target.ledger import Ledger
 
 CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
@@ -39,117 +31,7 @@ POLL_SECONDS: Final = 5.0
 
 REPAIR: Final = "run: cdc-embed setup, and start the service again"
 
-COUNT_SHARE: Final = 50
-"""Counting the documents of a large table takes a while: it may take a fiftieth of the time."""
-
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TableFacts:
-    name: str
-    rows_embedded: int
-    rows_source_estimate: int | None
-    backfill_state: str | None
-    backfill_done: int
-    dead_letters: int
-    problem: str | None = None
-    """Why its changes do not arrive."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Facts:
-    """Both sides at one moment."""
-
-    slot: Slot | None = None
-    checkpoint: Checkpoint | None = None
-    space: str | None = None
-    """The stored space's model."""
-    oldest_transaction_seconds: float | None = None
-    tables: tuple[TableFacts, ...] = field(default=())
-
-
-def gather(
-    both: Connections,
-    tables: Sequence[SourceTable],
-    count: Callable[[Connections, str], int],
-    problems: Mapping[str, str],
-) -> Facts:
-    """Ask both databases, the slot first: what was recorded later cannot make it look ahead.
-
-    ``count`` gives how many documents a table of vectors has, ``problems`` tell of source tables
-    whose changes do not arrive.
-    """
-    schema = both.config.target.schema
-    slot = both.catalogue.slot()
-    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
-    letters = _letters(both)
-    compared = Ledger(both.target, schema, both.config.source.slot).comparisons()
-    return Facts(
-        slot=slot,
-        checkpoint=checkpoint,
-        space=_space(both, tables),
-        oldest_transaction_seconds=both.catalogue.oldest_transaction_seconds(),
-        tables=tuple(
-            TableFacts(
-                name=source.table.full_name,
-                rows_embedded=count(both, source.table.embedding_table),
-                rows_source_estimate=estimate_rows(both.source, source.table),
-                backfill_state=_state(compared.get(source.table.full_name)),
-                backfill_done=_done(compared.get(source.table.full_name)),
-                dead_letters=letters.get(source.table.full_name, 0),
-                problem=problems.get(source.table.full_name),
-            )
-            for source in tables
-        ),
-    )
-
-
-def _state(comparison: Comparison | None) -> str | None:
-    return comparison.state if comparison is not None else None
-
-
-def _done(comparison: Comparison | None) -> int:
-    return comparison.checked if comparison is not None else 0
-
-
-def _space(both: Connections, tables: Sequence[SourceTable]) -> str | None:
-    known = registered_tables(both.target, both.config.target.schema)
-    stored = (known.get(source.table.full_name) for source in tables)
-    return next((found.space.model for found in stored if found is not None), None)
-
-
-def _letters(both: Connections) -> dict[str, int]:
-    statement = sql.SQL(queries("target/store")["count_letters"])
-    with both.target.transaction("dead_letter") as cursor:
-        cursor.execute(statement.format(schema=sql.Identifier(both.config.target.schema)))
-        return dict(cursor.fetchall())
-
-
-def count_documents(both: Connections, embedding_table: str) -> int:
-    """Documents that have vectors, counted."""
-    statement = sql.SQL(queries("target/store")["count_documents"])
-    name = sql.Identifier(both.config.target.schema, embedding_table)
-    with both.target.transaction(embedding_table) as cursor:
-        cursor.execute(statement.format(table=name))
-        documents: int = cursor.fetchone()[0]
-    return documents
-
-
-class _Counts:
-    """Counts again only after a time that is long beside what the last count took."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, float]] = {}
-
-    def __call__(self, both: Connections, embedding_table: str) -> int:
-        began = time.monotonic()
-        documents, due = self._known.get(embedding_table, (0, 0.0))
-        if began >= due:
-            documents = count_documents(both, embedding_table)
-            ended = time.monotonic()
-            self._known[embedding_table] = (documents, ended + COUNT_SHARE * (ended - began))
-        return documents
 
 
 class Watch:
@@ -173,7 +55,7 @@ class Watch:
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
-        self._count = _Counts()
+        self._count = Counts()
         self._absent: set[str] = set()
         self.facts = Facts()
 

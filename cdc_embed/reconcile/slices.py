@@ -17,7 +17,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.source.rows import RowReader, Scan
-from cdc_embed.target.reconcile import Ledger
+from cdc_embed.target.ledger import Ledger
 
 SLICE_ROWS: Final = 1000
 SLICE_CHARACTERS: Final = 4 << 20

@@ -9,9 +9,9 @@ from typing import Any, Final
 
 import psycopg2
 
-from cdc_embed import pulse
-from cdc_embed.connecting import DEAD_PEER_SECONDS, connect, cut, parameters_of, patience
-from cdc_embed.side import READ_ONLY, Side, translated
+from cdc_embed.postgres import pulse
+from cdc_embed.postgres.connect import DEAD_PEER_SECONDS, connect, cut, parameters_of, patience
+from cdc_embed.postgres.side import READ_ONLY, Side, translated
 from cdc_embed.sql import queries
 
 PULSE: Final = pulse.Pulse()

@@ -14,11 +14,11 @@ import structlog
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
-from cdc_embed.flow.absence import Absence
-from cdc_embed.flow.comparer import Comparer, Scope
 from cdc_embed.metrics import DRIFT_KINDS, Metrics
+from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.source.coverage import Absence
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.reconcile import DONE, FAILED, RUNNING, WAITING, Request
+from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
 
 SAMPLE_ROWS: Final = 50
 """Embedded together: the stream waits meanwhile."""

@@ -13,7 +13,7 @@ from psycopg2 import sql
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
-from cdc_embed.session import Session
+from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
 Stage = Literal["rows", "orphans"]

@@ -17,9 +17,9 @@ from psycopg2 import sql
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import expect
-from cdc_embed.flow.connections import Connections, connections
-from cdc_embed.flow.preflight import Survey, check_model, history_gap, survey_source
-from cdc_embed.flow.setup_tables import TablePlanner
+from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
+from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
 from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from psycopg2.extensions import encodings
 
 from cdc_embed.change.document import Table
-from cdc_embed.flow.connections import Connections
-from cdc_embed.flow.service import Plugin
+from cdc_embed.service.service import Plugin
+from cdc_embed.setup.connections import Connections
 from cdc_embed.target.schema import registered_tables
 from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.wal2json import Followed, TableName, Wal2json

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table
-from cdc_embed.embed.base import ModelCard
+from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
-from cdc_embed.flow.connections import CHARACTERS_PER_TOKEN, Connections, space_of
-from cdc_embed.flow.ownership import expect_free, is_ours, other_source
-from cdc_embed.target.reconcile import compare_again
+from cdc_embed.setup.connections import Connections, space_of
+from cdc_embed.setup.ownership import expect_free, is_ours, other_source
+from cdc_embed.target.ledger import compare_again
 from cdc_embed.target.schema import (
     Registered,
     Space,

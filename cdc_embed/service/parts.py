@@ -10,47 +10,46 @@ import structlog
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.plan import Row
-from cdc_embed.cli.plugin import make_plugin
-from cdc_embed.config import Config
+from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow.absence import Absence, absence_passes
-from cdc_embed.flow.comparer import Comparer, Scope
-from cdc_embed.flow.connections import (
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.pipeline import Limits
+from cdc_embed.flow.telemetry import Listener, Telemetry
+from cdc_embed.lsn import LSN
+from cdc_embed.metrics import Metrics
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE, TARGET, Side
+from cdc_embed.reconcile.indexing import Indexer
+from cdc_embed.reconcile.reconciler import Reconciler
+from cdc_embed.reconcile.requests import Desk, Size
+from cdc_embed.reconcile.retry import Retrier
+from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.verify import Verifier
+from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app, serving
+from cdc_embed.serve.status import Live, status
+from cdc_embed.service.plugin import make_plugin
+from cdc_embed.service.service import Service, Source
+from cdc_embed.service.watch import Watch
+from cdc_embed.setup.connections import (
     Connections,
     connections,
     cutter,
     expect_set_up,
     open_store,
 )
-from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.indexing import Indexer
-from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.ownership import expect_keeper
-from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits
-from cdc_embed.flow.reconcile import Reconciler
-from cdc_embed.flow.requests import Desk, Size
-from cdc_embed.flow.retry import Retrier
-from cdc_embed.flow.service import Service, Source
-from cdc_embed.flow.telemetry import Listener, Telemetry
-from cdc_embed.flow.verify import Verifier
-from cdc_embed.flow.watch import Watch
-from cdc_embed.lsn import LSN
-from cdc_embed.metrics import Metrics
-from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app, serving
-from cdc_embed.serve.status import Live, status
-from cdc_embed.session import Session
-from cdc_embed.side import SOURCE, TARGET, Side
-from cdc_embed.source.coverage import COVERAGES, Coverage
+from cdc_embed.setup.ownership import expect_keeper
+from cdc_embed.source.coverage import COVERAGES, Absence, Coverage, absence_passes
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.tables import SourceTable, estimate_rows, text_bytes
 from cdc_embed.source.timing import longest_silence, report_interval, silence_limit
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import ensure_index
+from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
-from cdc_embed.target.reconcile import Ledger
 from cdc_embed.target.store import Store
 
 DEAD_LOOP_SECONDS: Final = 60.0

@@ -1,7 +1,7 @@
 """The configured embedder, constructed. Heavy libraries are imported only by the kind that needs
 them."""
 
-from cdc_embed.config_sections import EmbedderConfig
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.base import Embedder
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.plan import Cut
-from cdc_embed.config import Config
-from cdc_embed.embed.base import ModelCard
+from cdc_embed.config.load import Config
+from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
-from cdc_embed.session import Session
-from cdc_embed.side import SOURCE, TARGET
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.schema import (
@@ -29,9 +29,6 @@ from cdc_embed.target.schema import (
 )
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
-
-CHARACTERS_PER_TOKEN = 4
-"""Of English text, for estimates that are called estimates."""
 
 
 @dataclass(slots=True)

@@ -22,8 +22,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cdc_embed.config_notation import TableName, redact_dsn, redact_url
-from cdc_embed.config_sections import (
+from cdc_embed.config.notation import TableName, redact_dsn, redact_url
+from cdc_embed.config.sections import (
     BackfillConfig,
     EmbedderConfig,
     IndexConfig,
@@ -114,7 +114,7 @@ class Config(BaseSettings):
         return self
 
 
-def load(path: Path) -> Config:
+def load_config(path: Path) -> Config:
     """The configuration of a file and the environment; ConfigError lists every problem found."""
     problems = _unknown_variables()
     try:

@@ -1,0 +1,1 @@
+"""The configuration file: loading, one model per concern, its notation."""

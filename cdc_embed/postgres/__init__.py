@@ -1,0 +1,1 @@
+"""A session of either database: connecting, errors, liveness."""

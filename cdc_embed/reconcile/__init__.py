@@ -1,0 +1,1 @@
+"""Rows that are read instead of the log: backfill, repair, verify, retry."""

@@ -1,0 +1,108 @@
+"""Both databases at one moment, for ``status`` and the metrics."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cdc_embed.lsn import Checkpoint
+from cdc_embed.setup.connections import Connections
+from cdc_embed.source.slot import Slot
+from cdc_embed.source.tables import SourceTable, estimate_rows
+from cdc_embed.target.ledger import Comparison, Ledger
+from cdc_embed.target.letters import Letters
+from cdc_embed.target.position import read_checkpoint
+from cdc_embed.target.schema import count_documents, registered_tables
+
+COUNT_SHARE: Final = 50
+"""Counting the documents of a large table takes a while: it may take a fiftieth of the time."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    name: str
+    rows_embedded: int
+    rows_source_estimate: int | None
+    backfill_state: str | None
+    backfill_done: int
+    dead_letters: int
+    problem: str | None = None
+    """Why its changes do not arrive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """Both sides at one moment."""
+
+    slot: Slot | None = None
+    checkpoint: Checkpoint | None = None
+    space: str | None = None
+    """The stored space's model."""
+    oldest_transaction_seconds: float | None = None
+    tables: tuple[TableFacts, ...] = field(default=())
+
+
+def gather(
+    both: Connections,
+    tables: Sequence[SourceTable],
+    count: "Counts",
+    problems: Mapping[str, str],
+) -> Facts:
+    """Ask both databases, the slot first: what was recorded later cannot make it look ahead.
+
+    ``problems`` says of source tables, by name, why their changes do not arrive.
+    """
+    schema = both.config.target.schema
+    slot = both.catalogue.slot()
+    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
+    letters = Letters(both.target, schema).count()
+    compared = Ledger(both.target, schema, both.config.source.slot).comparisons()
+    return Facts(
+        slot=slot,
+        checkpoint=checkpoint,
+        space=_space(both, tables),
+        oldest_transaction_seconds=both.catalogue.oldest_transaction_seconds(),
+        tables=tuple(
+            TableFacts(
+                name=source.table.full_name,
+                rows_embedded=count(both, source.table.embedding_table),
+                rows_source_estimate=estimate_rows(both.source, source.table),
+                backfill_state=_state(compared.get(source.table.full_name)),
+                backfill_done=_done(compared.get(source.table.full_name)),
+                dead_letters=letters.get(source.table.full_name, 0),
+                problem=problems.get(source.table.full_name),
+            )
+            for source in tables
+        ),
+    )
+
+
+def _state(comparison: Comparison | None) -> str | None:
+    return comparison.state if comparison is not None else None
+
+
+def _done(comparison: Comparison | None) -> int:
+    return comparison.checked if comparison is not None else 0
+
+
+def _space(both: Connections, tables: Sequence[SourceTable]) -> str | None:
+    known = registered_tables(both.target, both.config.target.schema)
+    stored = (known.get(source.table.full_name) for source in tables)
+    return next((found.space.model for found in stored if found is not None), None)
+
+
+class Counts:
+    """Counts again only after a time that is long beside what the last count took."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, float]] = {}
+
+    def __call__(self, both: Connections, embedding_table: str) -> int:
+        began = time.monotonic()
+        documents, due = self._known.get(embedding_table, (0, 0.0))
+        if began >= due:
+            schema = both.config.target.schema
+            documents = count_documents(both.target, schema, embedding_table)
+            ended = time.monotonic()
+            self._known[embedding_table] = (documents, ended + COUNT_SHARE * (ended - began))
+        return documents

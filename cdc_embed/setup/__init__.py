@@ -1,0 +1,1 @@
+"""What is made, and what must hold before a service starts."""
