@@ -86,8 +86,8 @@ MUTATIONS = (
     Mutation(
         "go on when the vectors are another slot's by now",
         "cdc_embed/service/watch.py",
-        "        expect_keeper(self._both, [source.table for source in self._tables])",
-        "        expect_keeper(self._both, [])",
+        "        expect_keeper(self._databases, [source.table for source in self._tables])",
+        "        expect_keeper(self._databases, [])",
         "tests/integration/test_ownership.py::"
         "test_source_that_takes_anothers_place_keeps_what_is_equal",
     ),
@@ -157,7 +157,7 @@ MUTATIONS = (
     Mutation(
         "done before the log has come to what was seen",
         "cdc_embed/reconcile/reconciler.py",
-        "brought yet\n            self._comparer.wait_until_durable()",
+        "brought yet\n            self._slices.wait_until_durable()",
         "brought yet",
         "tests/unit/test_convergence.py::"
         "test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw",
@@ -292,10 +292,10 @@ MUTATIONS = (
     Mutation(
         "the position goes before the new slot is there",
         "cdc_embed/setup/plan.py",
-        "        *_source_steps(both, survey, new_slot=bool(gap)),\n"
-        "        *(_forget_position(both) if gap else []),",
-        "        *(_forget_position(both) if gap else []),\n"
-        "        *_source_steps(both, survey, new_slot=bool(gap)),",
+        "        *_source_steps(databases, survey, new_slot=bool(gap)),\n"
+        "        *(_forget_position(databases) if gap else []),",
+        "        *(_forget_position(databases) if gap else []),\n"
+        "        *_source_steps(databases, survey, new_slot=bool(gap)),",
         "tests/integration/test_spaces.py::"
         "test_a_rebuild_that_was_interrupted_is_done_again_by_the_service"
         "[make the replication slot]",
@@ -327,7 +327,7 @@ MUTATIONS = (
     Mutation(
         "what the log has of a wrong identity is an error for ever",
         "cdc_embed/change/transaction.py",
-        "            elif begin.final_lsn >= self._in_order_from:",
+        "            elif begin.final_lsn >= self._delivered_from:",
         "            elif begin.final_lsn:",
         "tests/integration/test_silent_losses.py::"
         "test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread[18]",

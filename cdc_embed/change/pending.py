@@ -16,7 +16,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 
 
-class Later:
+class LaterChanges:
     """Which keys the given later changes make superfluous before them."""
 
     __slots__ = ("_complete", "_needed", "_truncated")
@@ -70,7 +70,7 @@ class Pending:
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque()
-        self.later = Later()
+        self.later = LaterChanges()
         self.size = 0
         self.changes = 0
 

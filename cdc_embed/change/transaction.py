@@ -98,8 +98,8 @@ class Assembler:
         replay_from: LSN,
         on_covered: Callable[[Table], None] = lambda _: None,
         *,
-        in_order_from: LSN = ZERO,
-        on_missed: Callable[[Table], None] = lambda _: None,
+        delivered_from: LSN = ZERO,
+        on_undelivered: Callable[[Table], None] = lambda _: None,
     ) -> None:
         self._tables = {table.oid: table for table in tables}
         self._checkpoint = checkpoint
@@ -108,9 +108,9 @@ class Assembler:
         self._ordinal = 0
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
         self._on_covered = on_covered
-        self._in_order_from = in_order_from
-        self._on_missed = on_missed
-        self._missed: set[Table] = set()
+        self._delivered_from = delivered_from
+        self._on_undelivered = on_undelivered
+        self._undelivered: set[Table] = set()
 
     @property
     def open_transaction(self) -> Begin | None:
@@ -195,15 +195,15 @@ class Assembler:
             )
             if isinstance(change, Change):
                 yield change
-            elif begin.final_lsn >= self._in_order_from:
+            elif begin.final_lsn >= self._delivered_from:
                 raise change
             else:
                 self._miss(self._tables[oid])
 
     def _miss(self, table: Table) -> None:
-        if table not in self._missed:
-            self._on_missed(table)
-            self._missed.add(table)
+        if table not in self._undelivered:
+            self._on_undelivered(table)
+            self._undelivered.add(table)
 
     def _layout(self, oid: int) -> "_Layout | TableChangedError | None":
         if oid not in self._layouts:

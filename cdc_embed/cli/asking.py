@@ -30,20 +30,20 @@ def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dic
 
     Raises ``RequestFailedError`` when it cannot be done, and what the service itself would raise.
     """
-    with connections(config) as both:
+    with connections(config) as databases:
         schema = config.target.schema
-        missing = missing_migrations(applied_migrations(both.target, schema))
+        missing = missing_migrations(applied_migrations(databases.target, schema))
         if missing:
             raise PreflightError(
                 where="target database",
                 problem=f"schema {schema} lacks {', '.join(missing)}",
                 hint="run: cdc-embed setup",
             )
-        ledger = Ledger(both.target, schema, config.source.slot)
+        ledger = Ledger(databases.target, schema, config.source.slot)
         number = ledger.ask(kind, arguments)
         answer = None
         try:
-            answer = _follow(config, both, ledger, number, show)
+            answer = _follow(config, databases, ledger, number, show)
         finally:
             if answer is None:
                 ledger.reply(number, FAILED, error="called off")
@@ -52,16 +52,18 @@ def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dic
         return answer.result or {}
 
 
-def _follow(config: Config, both: Connections, ledger: Ledger, number: int, show: Show) -> Answer:
+def _follow(
+    config: Config, databases: Connections, ledger: Ledger, number: int, show: Show
+) -> Answer:
     """Wait for the answer; when nobody reads the slot, be the service that gives it."""
     led_at = time.monotonic()
-    if not _is_led(both):
+    if not _is_led(databases):
         led_at -= LEADERLESS_SECONDS
     while True:
         answer = _finished(ledger, number, show)
         if answer is not None:
             return answer
-        if _is_led(both):
+        if _is_led(databases):
             led_at = time.monotonic()
         elif time.monotonic() - led_at >= LEADERLESS_SECONDS:
             with _own_service(config) as failed:
@@ -81,9 +83,9 @@ def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:
     return answer if answer.state in {DONE, FAILED} else None
 
 
-def _is_led(both: Connections) -> bool:
+def _is_led(databases: Connections) -> bool:
     """Whether a service reads the slot; raises when another program does, and will not answer."""
-    slot = both.catalogue.slot()
+    slot = databases.catalogue.slot()
     if slot is None or not slot.active:
         return False
     if slot.owner not in {stream_name(slot.name), UNKNOWN_OWNER}:

@@ -133,27 +133,27 @@ def _opened(ctx: typer.Context) -> Iterator["_Dlq"]:
     context: Context = ctx.obj
     config = context.load()
     set_up_logs(LogConfig(level="warning"), debug=context.debug)
-    with connections(config) as both:
-        finding = check_migrations(both.target, config.target.schema)
+    with connections(config) as databases:
+        finding = check_migrations(databases.target, config.target.schema)
         if not finding.ok:
             raise PreflightError(
                 where="target database", problem=finding.message, hint="run: cdc-embed setup"
             )
-        yield _Dlq(config, both)
+        yield _Dlq(config, databases)
 
 
 class _Dlq:
     """The letters of the configured tables, and how they are shown."""
 
-    def __init__(self, config: Config, both: Connections) -> None:
+    def __init__(self, config: Config, databases: Connections) -> None:
         self._config = config
-        self._both = both
+        self._databases = databases
         schema = config.target.schema
-        self.letters = Letters(both.target, schema)
+        self.letters = Letters(databases.target, schema)
         self._tables = [f"{table.schema}.{table.table}" for table in config.tables]
         self._types = {
-            name: columns_of(both.target, schema, registered.embedding_table)
-            for name, registered in registered_tables(both.target, schema).items()
+            name: columns_of(databases.target, schema, registered.embedding_table)
+            for name, registered in registered_tables(databases.target, schema).items()
         }
 
     def choose(self, ids: list[int] | None = None, table: str = "") -> list[Letter]:
@@ -202,7 +202,7 @@ class _Dlq:
         }
 
     def _row(self, letter: Letter) -> dict[str, Any]:
-        sources, _ = find_tables(self._both.source, self._config)
+        sources, _ = find_tables(self._databases.source, self._config)
         for table in (source.table for source in sources):
             if table.full_name != letter.table:
                 continue
@@ -221,7 +221,7 @@ class _Dlq:
         return {"row": "gone", "metadata": {}, "text": None}
 
     def _read(self, table: Table, key: Key) -> Row | None:
-        reader = RowReader(self._both.source, Event())
+        reader = RowReader(self._databases.source, Event())
         while (scan := reader.look(table, [key])) is None:
             time.sleep(REWRITTEN_SECONDS)
         return scan.rows[key]

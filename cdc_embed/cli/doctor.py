@@ -21,8 +21,8 @@ def doctor(
 ) -> None:
     """Check every precondition; exit 4 when one fails."""
     context: Context = ctx.obj
-    with connections(context.load()) as both:
-        findings = examine(both)
+    with connections(context.load()) as databases:
+        findings = examine(databases)
     if as_json:
         print_json({"checks": [_row(finding) for finding in findings]})
     else:
@@ -31,23 +31,23 @@ def doctor(
         raise typer.Exit(PreflightError.exit_code)
 
 
-def examine(both: Connections) -> list[Finding]:
+def examine(databases: Connections) -> list[Finding]:
     """All findings; a side that cannot be asked is one of them."""
     try:
-        survey = survey_all(both)
+        survey = survey_all(databases)
     except CdcEmbedError as exc:
         return [unreachable(exc)]
-    return [*survey.findings, *_model(both, survey.tables)]
+    return [*survey.findings, *_model(databases, survey.tables)]
 
 
-def _model(both: Connections, tables: list[SourceTable]) -> list[Finding]:
+def _model(databases: Connections, tables: list[SourceTable]) -> list[Finding]:
     try:
-        embedder = make_embedder(both.config.embedder)
+        embedder = make_embedder(databases.config.embedder)
     except CdcEmbedError as exc:
         return [Finding(id="model", ok=False, message=str(exc), fix=exc.hint)]
     try:
-        set_up = bool(applied_migrations(both.target, both.config.target.schema))
-        return check_model(both, embedder.describe(), tables if set_up else [])
+        set_up = bool(applied_migrations(databases.target, databases.config.target.schema))
+        return check_model(databases, embedder.describe(), tables if set_up else [])
     finally:
         embedder.close()
 

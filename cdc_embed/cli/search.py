@@ -41,26 +41,28 @@ def search(
     filters = dict(conditions)
     if len(filters) < len(conditions):
         raise typer.BadParameter("--where: a column is named twice")
-    with connections(config) as both:
-        if not check_migrations(both.target, config.target.schema).ok:
+    with connections(config) as databases:
+        if not check_migrations(databases.target, config.target.schema).ok:
             raise PreflightError(
                 where="target database", problem="setup did not run", hint="run: cdc-embed setup"
             )
-        found, findings = find_tables(both.source, config)
+        found, findings = find_tables(databases.source, config)
         expect(findings)
         tables = _chosen([source.table for source in found], table)
         _check_columns(tables, filters)
-        embedder = make_embedder(config.embedder, stored_dimensions=stored_dimensions(both, tables))
+        embedder = make_embedder(
+            config.embedder, stored_dimensions=stored_dimensions(databases, tables)
+        )
         try:
             card = embedder.describe()
             for one in tables:
-                expect_set_up(both, one, card)
+                expect_set_up(databases, one, card)
             vector = embedder.embed_query(text)
         finally:
             embedder.close()
-        extension = vector_extension(both.target)
+        extension = vector_extension(databases.target)
         assert extension is not None, "setup needs pgvector"
-        searcher = Searcher(both.target, config.target.schema, config.index, extension)
+        searcher = Searcher(databases.target, config.target.schema, config.index, extension)
         try:
             hits = [hit for one in tables for hit in searcher.search(one, vector, k, filters)]
         except RowRefusedError as exc:

@@ -39,14 +39,14 @@ def setup(
         card = embedder.describe()
     finally:
         embedder.close()
-    with connections(config) as both:
-        plan = plan_setup(both, card, rebuild=rebuild)
+    with connections(config) as databases:
+        plan = plan_setup(databases, card, rebuild=rebuild)
         if as_sql:
             typer.echo(_script(plan, config.target_is_source))
         elif dry_run:
             _show(plan)
         else:
-            _run(both, plan, say)
+            _run(databases, plan, say)
             for note in plan.notes:
                 say(f"note: {note}")
             say("ready" if plan.steps else "nothing to do, everything is set up")
@@ -55,13 +55,13 @@ def setup(
 
 def set_up(config: Config, card: ModelCard, *, say: Callable[[str], None]) -> None:
     """Do what ``setup`` does, for a model that is loaded already."""
-    with connections(config) as both:
-        _run(both, plan_setup(both, card), say)
+    with connections(config) as databases:
+        _run(databases, plan_setup(databases, card), say)
 
 
-def _run(both: Connections, plan: SetupPlan, say: Callable[[str], None]) -> None:
+def _run(databases: Connections, plan: SetupPlan, say: Callable[[str], None]) -> None:
     run_setup(
-        both,
+        databases,
         plan,
         on_step=lambda step: say(f"{step.where.value}: {step.why}"),
         on_wait=lambda holders: say(

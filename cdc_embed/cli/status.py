@@ -63,15 +63,15 @@ def _ask(config: Config) -> dict[str, Any] | None:
 
 
 def _stopped(config: Config) -> dict[str, Any]:
-    with connections(config) as both:
-        if not applied_migrations(both.target, config.target.schema):
+    with connections(config) as databases:
+        if not applied_migrations(databases.target, config.target.schema):
             raise PreflightError(
                 where="target database",
                 problem=f"there is no schema {config.target.schema} of ours",
                 hint="run: cdc-embed setup",
             )
-        tables, _ = find_tables(both.source, config)
-        facts = gather(both, tables, Counts(), both.coverage.missed(tables))
+        tables, _ = find_tables(databases.source, config)
+        facts = gather(databases, tables, Counts(), databases.coverage.undelivered(tables))
     return build_status(facts, live=None)
 
 

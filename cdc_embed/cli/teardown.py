@@ -17,8 +17,8 @@ def teardown(
 ) -> None:
     """Drop the slot, the publication and the tables that setup made, and nothing else."""
     context: Context = ctx.obj
-    with connections(context.load()) as both:
-        plan = plan_teardown(both)
+    with connections(context.load()) as databases:
+        plan = plan_teardown(databases)
         if not plan.steps:
             say("nothing to drop")
             return
@@ -28,5 +28,5 @@ def teardown(
             say(f"note: {note}")
         if not yes and not typer.confirm("Drop all of this?", err=True):
             raise PreflightError(where="teardown", problem="nothing was dropped", hint="")
-        run_teardown(both, plan)
+        run_teardown(databases, plan)
         say("done")

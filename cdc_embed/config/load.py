@@ -109,8 +109,8 @@ class Config(BaseSettings):
         written = {
             str(TableName(self.target.schema, name)) for t in self.tables for name in _names_of(t)
         }
-        if self.target_is_source and (both := sources & written):
-            raise ValueError(f"{', '.join(sorted(both))} would be both read and written")
+        if self.target_is_source and (databases := sources & written):
+            raise ValueError(f"{', '.join(sorted(databases))} would be both read and written")
         return self
 
 

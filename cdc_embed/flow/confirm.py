@@ -99,13 +99,13 @@ class Reporter:
             self._rests.popleft()
             self.record(at_least=1)
 
-    def tell(self, now: float, *, now_or_never: bool = False) -> None:
+    def tell(self, now: float, *, force: bool = False) -> None:
         """Tell the server what was received and what it may forget, when there is news or it is
         time; ``now`` in monotonic seconds."""
         confirmable = self._progress.confirmable() if self._assembler.verified else ZERO
         positions = (self._progress.received, confirmable)
         age = now - self._reported_at
         news = positions != self._reported and age >= REPORT_SECONDS
-        if news or now_or_never or age >= self._interval:
+        if news or force or age >= self._interval:
             self._stream.report(*positions)
             self._reported, self._reported_at = positions, now

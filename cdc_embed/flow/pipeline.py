@@ -115,7 +115,7 @@ class Pipeline:
             self._settle_idle()
             self._reporter.record(at_least=1)
             self._finish_recording(deadline)
-            self._reporter.tell(time.monotonic(), now_or_never=True)
+            self._reporter.tell(time.monotonic(), force=True)
         return True
 
     def _finish_recording(self, deadline: Callable[[], bool]) -> None:

@@ -18,7 +18,7 @@ from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, State
-from cdc_embed.change.pending import Later
+from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, Row, Write, plan, rows_to_look_up
 from cdc_embed.change.transaction import Change, Event
 from cdc_embed.flow.embedding import EmbeddingRunner
@@ -31,7 +31,7 @@ SAME_VECTOR: Final = 0.999
 """Cosine of a stored vector and a fresh one: rounding (halfvec, another machine) stays above it."""
 
 
-class Stock(Protocol):
+class StoreReader(Protocol):
     """The part of the store that this room reads."""
 
     def look_up(self, rows: Sequence[RowId]) -> dict[RowId, State]: ...
@@ -111,13 +111,13 @@ class Preparer:
     def __init__(
         self,
         *,
-        stock: Stock,
+        store: StoreReader,
         read_rows: ReadRows,
         cut: Cut,
         runner: EmbeddingRunner,
         patience: Patience,
     ) -> None:
-        self._stock = stock
+        self._stock = store
         self._read_rows = read_rows
         self._cut = cut
         self._runner = runner
@@ -242,7 +242,7 @@ class Preparer:
     ) -> tuple[Plan, list[tuple[Table, bytes]]]:
         """A plan without open questions, and the chunks that must be embedded for it."""
         batch = Batch.of(events)
-        left_out = _left_out(batch, work, Later(rest))
+        left_out = _left_out(batch, work, LaterChanges(rest))
         unknown = [row for row in rows_to_look_up(batch, left_out) if row not in facts.states]
         if unknown:
             found = self._patience.keep_trying("target", lambda: self._stock.look_up(unknown))
@@ -298,7 +298,7 @@ class Preparer:
         return len(events)
 
 
-def _left_out(batch: Batch, work: Range, later: Later) -> frozenset[RowId]:
+def _left_out(batch: Batch, work: Range, later: LaterChanges) -> frozenset[RowId]:
     """Rows that a later change replaces, with nothing that needs what this batch says of them."""
     return frozenset(
         row

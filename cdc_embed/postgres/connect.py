@@ -39,7 +39,7 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
     """The server's process; 0 where a pooler hides it."""
 
 
-def cut(connection: Any) -> None:
+def shut_down(connection: Any) -> None:
     """End a connection that another thread waits on; harmless when it is closed already."""
     with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
         peer.shutdown(socket.SHUT_RDWR)
@@ -63,7 +63,7 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
         connection_factory=Connection, **{**parameters, "application_name": application_name}
     )
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
-    limit = Timer(patience(parameters), cut, [connection])
+    limit = Timer(answer_limit(parameters), shut_down, [connection])
     limit.daemon = True
     limit.start()
     try:
@@ -90,7 +90,7 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     return connection
 
 
-def patience(parameters: Mapping[str, str]) -> float:
+def answer_limit(parameters: Mapping[str, str]) -> float:
     """Seconds after which an answer should have come: as long as TCP waits for a peer's."""
     try:
         given = int(parameters.get("tcp_user_timeout", 0))

@@ -17,7 +17,7 @@ LOOK_SECONDS: Final = 1.0
 class Watched(Protocol):
     """What waits for a server's answers."""
 
-    patience: float
+    answer_limit: float
     waiting_since: float | None
     """Monotonic seconds; None while nothing is waited for."""
 
@@ -55,7 +55,7 @@ class Pulse:
 
 def _is_due(watched: Watched, asked: float, now: float) -> bool:
     since = watched.waiting_since
-    return since is not None and now - max(since, asked) > watched.patience
+    return since is not None and now - max(since, asked) > watched.answer_limit
 
 
 def _ask(watched: Watched) -> None:

@@ -10,7 +10,13 @@ from typing import Any, Final
 import psycopg2
 
 from cdc_embed.postgres import pulse
-from cdc_embed.postgres.connect import DEAD_PEER_SECONDS, connect, cut, parameters_of, patience
+from cdc_embed.postgres.connect import (
+    DEAD_PEER_SECONDS,
+    answer_limit,
+    connect,
+    parameters_of,
+    shut_down,
+)
 from cdc_embed.postgres.side import READ_ONLY, Side, translated
 from cdc_embed.sql import queries
 
@@ -28,7 +34,7 @@ class Session:
         self._opening: Future[Any] | None = None
         self._cut: Any = None
         self.waiting_since: float | None = None
-        self.patience = DEAD_PEER_SECONDS
+        self.answer_limit = DEAD_PEER_SECONDS
         """Seconds after which the server is asked whether it works on what is waited for."""
         self.generation = 0
         """Counts the connections: what lives as long as a session is tied to it."""
@@ -100,7 +106,7 @@ class Session:
             opening.cancel()
         if connection is not None:
             self._cut = connection
-            cut(connection)
+            shut_down(connection)
 
     def is_served(self) -> bool:
         """Whether the server works on what is waited for, as a session of its own sees it."""
@@ -111,7 +117,7 @@ class Session:
             other = connect(self.side, self._dsn, f"{self._application_name} pulse")
         except psycopg2.OperationalError as exc:
             return "FATAL" in str(exc)  # it is there, but lets nobody in
-        limit = Timer(self.patience, cut, [other])
+        limit = Timer(self.answer_limit, shut_down, [other])
         limit.daemon = True
         limit.start()
         try:
@@ -119,7 +125,7 @@ class Session:
                 values = {
                     "pid": connection.backend,
                     "application_name": self._application_name,
-                    "seconds": self.patience,
+                    "seconds": self.answer_limit,
                 }
                 cursor.execute(queries("session")["served"], values)
                 served: bool = cursor.fetchone()[0]
@@ -145,7 +151,7 @@ class Session:
         if self._connection is not None and self._connection is self._cut:
             self.close()
         if self._connection is None or self._connection.closed:
-            self.patience = patience(parameters_of(self._dsn))
+            self.answer_limit = answer_limit(parameters_of(self._dsn))
             self._connection = self._connect()
             self.generation += 1
         return self._connection

@@ -22,9 +22,9 @@ from cdc_embed.errors import (
     UnexpectedError,
 )
 from cdc_embed.metrics import Metrics
-from cdc_embed.reconcile.requests import Desk
-from cdc_embed.reconcile.slices import Comparer, Scope, StoppedError
-from cdc_embed.source.coverage import Absence
+from cdc_embed.reconcile.requests import Requests
+from cdc_embed.reconcile.slices import Scope, SliceReader, StoppedError
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 
@@ -34,7 +34,7 @@ CANCEL_SECONDS: Final = 0.5
 TROUBLE_SECONDS: Final = 2.0
 SAVE_SECONDS: Final = 1.0
 """Between two notes of how far a table is."""
-SOON: Final = ("retry",)
+QUICK_KINDS: Final = ("retry",)
 """What is asked of these kinds is done quickly, and does not wait for a backfill to end."""
 Answers = Mapping[str, Callable[[Request], None]]
 """What answers the requests of each kind, but backfills."""
@@ -52,13 +52,13 @@ class Reconciler:
     def __init__(
         self,
         *,
-        comparer: Comparer,
+        slices: SliceReader,
         scopes: list[Scope],
-        desk: Desk,
+        requests: Requests,
         answers: Answers,
         on_compared: Callable[[Table, bool], None],
         on_failure: Callable[[CdcEmbedError], None],
-        absence: Absence,
+        undelivered: Undelivered,
         reading: Callable[[], AbstractContextManager[None]],
         epoch: int,
         metrics: Metrics,
@@ -66,14 +66,14 @@ class Reconciler:
         cancel: Callable[[], None],
     ) -> None:
         self._cancel = cancel
-        self._comparer = comparer
-        self._ledger = comparer.ledger
+        self._slices = slices
+        self._ledger = slices.ledger
         self._scopes = scopes
-        self._desk = desk
+        self._requests = requests
         self._answers = answers
         self._on_compared = on_compared
         self._on_failure = on_failure
-        self._absence = absence
+        self._undelivered = undelivered
         self._reading = reading
         self._epoch = epoch
         self._metrics = metrics
@@ -83,7 +83,7 @@ class Reconciler:
 
     @property
     def waiting_for(self) -> str:
-        return self._comparer.waiting_for
+        return self._slices.waiting_for
 
     def start(self) -> None:
         """Begin; until it is known how far each table is, none of its stored rows is trusted."""
@@ -121,13 +121,13 @@ class Reconciler:
     def _turn(self) -> None:
         """Everything that is to be done now."""
         if not self._opened:
-            self._desk.open()
+            self._requests.open()
             known = self._ledger.comparisons()
             for scope in self._present():
                 comparison = known.get(scope.table.full_name)
                 done = comparison is not None and comparison.state == DONE
                 self._on_compared(scope.table, done)
-        self._desk.take_in()
+        self._requests.take_in()
         known = self._ledger.comparisons()
         present = self._present()
         # one may have been forgotten while we run, by setup or as absent: it begins anew
@@ -135,28 +135,28 @@ class Reconciler:
         if not self._opened:
             return
         todo = [scope for scope in present if known[scope.table.full_name].state == RUNNING]
-        self._desk.close_backfills()
-        if not todo and not self._desk.asked(*self._answers):
+        self._requests.close_backfills()
+        if not todo and not self._requests.asked(*self._answers):
             return
         if todo:
             # the log may still bring older versions than what made this necessary: they come first,
             # and before the touched keys are remembered, of which there may be millions
-            self._comparer.wait_until_durable()
-        self._comparer.begin(self._desk.say_waiting)
+            self._slices.wait_until_durable()
+        self._slices.begin(self._requests.say_waiting)
         try:
             for scope in todo:
                 self._backfill(scope, known[scope.table.full_name])
-            self._desk.close_backfills()
+            self._requests.close_backfills()
             self._answer(*self._answers)
         finally:
-            self._comparer.end()
+            self._slices.end()
 
     def _answer(self, *kinds: str) -> None:
-        for request in self._desk.asked(*kinds):
+        for request in self._requests.asked(*kinds):
             self._answers[request.kind](request)
 
     def _present(self) -> list[Scope]:
-        absent = self._absence.problems
+        absent = self._undelivered.problems
         return [scope for scope in self._scopes if scope.table.full_name not in absent]
 
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:
@@ -164,17 +164,17 @@ class Reconciler:
         table = scope.table
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._on_compared(table, False)
-        self._comparer.distrust(table)
+        self._slices.distrust(table)
         running = self._metrics.reconcile_running.labels(table.full_name)
         running.set(1)
         try:
             if comparison.stage == "rows":
-                self._pass(table, comparison, self._comparer.scan(table, comparison.cursor))
+                self._pass(table, comparison, self._slices.scan(table, comparison.cursor))
                 comparison.stage, comparison.cursor = "orphans", None
                 self._save(comparison)
-            self._pass(table, comparison, self._comparer.orphans(table, comparison.cursor))
+            self._pass(table, comparison, self._slices.orphans(table, comparison.cursor))
             # the slices may have seen what the log has not brought yet
-            self._comparer.wait_until_durable()
+            self._slices.wait_until_durable()
             self._save(comparison)  # or a document that was missed would lose its former vectors
             self._ledger.delete_other_spaces(table, scope.space, self._epoch)
             comparison.state = DONE
@@ -192,13 +192,13 @@ class Reconciler:
     ) -> None:
         saved = time.monotonic()
         for scan, after in scans:
-            for examined in self._comparer.examine_all(table, scan, repair=True):
+            for examined in self._slices.examine_all(table, scan, repair=True):
                 comparison.count(examined.verdicts.values())
             comparison.cursor = after
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save(comparison)
-                self._desk.take_in()
-                self._answer(*SOON)
+                self._requests.take_in()
+                self._answer(*QUICK_KINDS)
                 saved = time.monotonic()
 
     def _save(self, comparison: Comparison) -> None:

@@ -14,7 +14,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.config.sections import BackfillConfig
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
 from cdc_embed.reconcile.slices import Scope
-from cdc_embed.source.coverage import Absence
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Ledger, Request
 
 log = structlog.get_logger()
@@ -34,7 +34,7 @@ class Size:
         return self.bytes // CHARACTERS_PER_TOKEN
 
 
-class Desk:
+class Requests:
     """Takes requests in, decides what begins by itself, and answers."""
 
     def __init__(
@@ -45,9 +45,9 @@ class Desk:
         backfill: BackfillConfig,
         paid: bool,
         measure: Callable[[Table], Size],
-        absence: Absence,
+        undelivered: Undelivered,
     ) -> None:
-        self._absence = absence
+        self._undelivered = undelivered
         self._ledger = ledger
         self._scopes = scopes
         self._backfill = backfill
@@ -62,7 +62,7 @@ class Desk:
         for scope in self._scopes:
             self._ledger.settle(scope.table, scope.space)
         known = self._ledger.comparisons()
-        absent = self._absence.problems
+        absent = self._undelivered.problems
         names = known.keys() | absent.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]
         sizes = {scope.table: self._measure(scope.table) for scope in new}
@@ -120,7 +120,7 @@ class Desk:
         problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
-        problem = self._absence.problem_of(tables) or problem
+        problem = self._undelivered.problem_of(tables) or problem
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
@@ -134,7 +134,7 @@ class Desk:
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
         waiting = [f"{c.source_table} waits: {c.reason}" for c in found if c.state == WAITING]
-        problem = self._absence.problem_of(tables) or "; ".join(waiting)
+        problem = self._undelivered.problem_of(tables) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
         else:

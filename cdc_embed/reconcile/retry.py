@@ -11,8 +11,8 @@ from typing import Any, Final
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.reconcile.slices import Comparer, Scope
-from cdc_embed.source.coverage import Absence
+from cdc_embed.reconcile.slices import Scope, SliceReader
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, Request
 from cdc_embed.target.letters import Letter, Letters
 
@@ -44,25 +44,25 @@ class Retrier:
     def __init__(
         self,
         *,
-        comparer: Comparer,
+        slices: SliceReader,
         scopes: Sequence[Scope],
         letters: Letters,
-        absence: Absence,
+        undelivered: Undelivered,
     ) -> None:
-        self._absence = absence
-        self._comparer = comparer
+        self._undelivered = undelivered
+        self._slices = slices
         self._tables = [scope.table for scope in scopes]
         self._letters = letters
 
     def answer(self, request: Request) -> None:
         """Try the letters that are asked for, and leave the result beside the request."""
-        reply = self._comparer.ledger.reply
+        reply = self._slices.ledger.reply
         tallies = [
             _Tally(table=table, letters=letters)
             for table in self._tables
             if (letters := self._letters.find([table.full_name], request.arguments["ids"]))
         ]
-        problem = self._absence.problem_of([tally.table for tally in tallies])
+        problem = self._undelivered.problem_of([tally.table for tally in tallies])
         if problem:
             reply(request.id, FAILED, error=problem)
             return
@@ -84,8 +84,8 @@ class Retrier:
 
     def _retry(self, tally: _Tally, letters: Sequence[Letter]) -> None:
         table = tally.table
-        scan = self._comparer.look(table, {letter.key_in(table) for letter in letters})
-        for _ in self._comparer.examine_all(table, scan, repair=True, retry=True):
+        scan = self._slices.look(table, {letter.key_in(table) for letter in letters})
+        for _ in self._slices.examine_all(table, scan, repair=True, retry=True):
             pass
         tally.retried += len(letters)
         left = self._letters.find([table.full_name], [letter.id for letter in letters])

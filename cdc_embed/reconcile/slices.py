@@ -42,7 +42,7 @@ class Scope:
     space: int
 
 
-class Comparer:
+class SliceReader:
     """Reads rows of the source and has them compared: what backfill and verify share."""
 
     def __init__(

@@ -15,8 +15,8 @@ import structlog
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
 from cdc_embed.metrics import DRIFT_KINDS, Metrics
-from cdc_embed.reconcile.slices import Comparer, Scope
-from cdc_embed.source.coverage import Absence
+from cdc_embed.reconcile.slices import Scope, SliceReader
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
 
@@ -71,23 +71,23 @@ class Verifier:
     def __init__(
         self,
         *,
-        comparer: Comparer,
+        slices: SliceReader,
         scopes: list[Scope],
         metrics: Metrics,
-        absence: Absence,
+        undelivered: Undelivered,
         paid: bool = False,
     ) -> None:
-        self._absence = absence
+        self._undelivered = undelivered
         self._paid = paid
-        self._comparer = comparer
+        self._slices = slices
         self._scopes = scopes
         self._metrics = metrics
 
     def answer(self, request: Request) -> None:
         """Verify every table, and leave the result beside the request."""
-        problem = self._absence.problem_of([scope.table for scope in self._scopes])
+        problem = self._undelivered.problem_of([scope.table for scope in self._scopes])
         if problem:
-            self._comparer.ledger.reply(request.id, FAILED, error=problem)
+            self._slices.ledger.reply(request.id, FAILED, error=problem)
             return
         if request.arguments.get("repair") and self._paid and self._refuse(request):
             return
@@ -98,7 +98,7 @@ class Verifier:
 
             def say(tallies: list[Tally] = done) -> None:
                 progress = {"tables": [tally.contract() for tally in tallies]}
-                if not self._comparer.ledger.reply(request.id, RUNNING, progress=progress):
+                if not self._slices.ledger.reply(request.id, RUNNING, progress=progress):
                     raise _CalledOffError
 
             try:
@@ -112,11 +112,11 @@ class Verifier:
             "remaining": sum(tally.remaining for tally in done),
         }
         self._show(done)
-        self._comparer.ledger.reply(request.id, DONE, progress=result, result=result)
+        self._slices.ledger.reply(request.id, DONE, progress=result, result=result)
 
     def _refuse(self, request: Request) -> bool:
         """A repair must not do unasked what a backfill waits to be asked for."""
-        ledger = self._comparer.ledger
+        ledger = self._slices.ledger
         known = ledger.comparisons()
         ours = [known[s.table.full_name] for s in self._scopes if s.table.full_name in known]
         waiting = [comparison for comparison in ours if comparison.state == WAITING]
@@ -137,13 +137,13 @@ class Verifier:
         self, scope: Scope, tally: Tally, arguments: dict[str, Any], say: Callable[[], None]
     ) -> None:
         table, repair = scope.table, bool(arguments.get("repair"))
-        for scan, _ in self._comparer.scan(table, None):
+        for scan, _ in self._slices.scan(table, None):
             tally.checked += len(scan.rows)
             self._look(table, scan, tally)
             if len(tally.suspects) > MOST_SUSPECTS:
                 self._judge(table, tally, repair=repair)
             say()
-        for scan, _ in self._comparer.orphans(table, None):
+        for scan, _ in self._slices.orphans(table, None):
             self._look(table, scan, tally)
             if len(tally.suspects) > MOST_SUSPECTS:
                 self._judge(table, tally, repair=repair)
@@ -155,7 +155,7 @@ class Verifier:
 
     def _look(self, table: Table, scan: Scan, tally: Tally) -> None:
         """The first look: what is right is counted, the rest is suspected."""
-        for examined in self._comparer.examine(table, scan, repair=False):
+        for examined in self._slices.examine(table, scan, repair=False):
             tally.suspects |= examined.hidden
             for key, verdict in examined.verdicts.items():
                 if verdict.drifts:
@@ -178,8 +178,8 @@ class Verifier:
         """Mend what drifts, if that is asked for, and look once more."""
         left = len(drift)
         if repair and drift:
-            scan = self._comparer.look(table, drift)
-            for _ in self._comparer.examine_all(table, scan, repair=True, sample=sample):
+            scan = self._slices.look(table, drift)
+            for _ in self._slices.examine_all(table, scan, repair=True, sample=sample):
                 pass
             left = len(self._look_again(table, drift, sample=sample)[0])
             tally.repaired += len(drift) - left
@@ -191,17 +191,17 @@ class Verifier:
         """(what differs, what is right of the rows that exist, what the log touched meanwhile)."""
         if not keys:
             return {}, {}, set()
-        lane = self._comparer.lane
+        lane = self._slices.lane
         lane.watch([(table, key) for key in keys])
-        self._comparer.wait_until_durable()
-        scan = self._comparer.look(table, keys)
+        self._slices.wait_until_durable()
+        scan = self._slices.look(table, keys)
         verdicts: dict[Key, Verdict] = {}
         pending: set[Key] = set()
-        for examined in self._comparer.examine(table, scan, repair=False, sample=sample):
+        for examined in self._slices.examine(table, scan, repair=False, sample=sample):
             verdicts |= examined.verdicts
             pending |= examined.hidden
         # a change that this look saw in the source has come by the log once this is reached
-        self._comparer.wait_until_durable()
+        self._slices.wait_until_durable()
         touched = {key for _, key in lane.touched()}
         lane.watch(())
         drift = {key: v for key, v in verdicts.items() if v.drifts and key not in touched}
@@ -214,7 +214,7 @@ class Verifier:
     def _sample(self, scope: Scope, tally: Tally, size: int, *, repair: bool) -> None:
         """Embed some fresh documents once more: a stored vector that is another one is stale."""
         table = scope.table
-        keys = self._comparer.ledger.sample_keys(table, scope.space, size)
+        keys = self._slices.ledger.sample_keys(table, scope.space, size)
         for start in range(0, len(keys), SAMPLE_ROWS):
             part = keys[start : start + SAMPLE_ROWS]
             fresh = self._verdicts(table, part, sample=False, of={Verdict.FRESH})
@@ -228,10 +228,10 @@ class Verifier:
     def _verdicts(
         self, table: Table, keys: Collection[Key], *, sample: bool, of: Collection[Verdict]
     ) -> list[Key]:
-        scan = self._comparer.look(table, keys)
+        scan = self._slices.look(table, keys)
         return [
             key
-            for examined in self._comparer.examine(table, scan, repair=False, sample=sample)
+            for examined in self._slices.examine(table, scan, repair=False, sample=sample)
             for key, verdict in examined.verdicts.items()
             if verdict in of
         ]

@@ -43,7 +43,7 @@ class Facts:
 
 
 def gather(
-    both: Connections,
+    databases: Connections,
     tables: Sequence[SourceTable],
     count: "Counts",
     problems: Mapping[str, str],
@@ -52,21 +52,21 @@ def gather(
 
     ``problems`` says of source tables, by name, why their changes do not arrive.
     """
-    schema = both.config.target.schema
-    slot = both.catalogue.slot()
-    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
-    letters = Letters(both.target, schema).count()
-    compared = Ledger(both.target, schema, both.config.source.slot).comparisons()
+    schema = databases.config.target.schema
+    slot = databases.catalogue.slot()
+    checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
+    letters = Letters(databases.target, schema).count()
+    compared = Ledger(databases.target, schema, databases.config.source.slot).comparisons()
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
-        space=_space(both, tables),
-        oldest_transaction_seconds=both.catalogue.oldest_transaction_seconds(),
+        space=_space(databases, tables),
+        oldest_transaction_seconds=databases.catalogue.oldest_transaction_seconds(),
         tables=tuple(
             TableFacts(
                 name=source.table.full_name,
-                rows_embedded=count(both, source.table.embedding_table),
-                rows_source_estimate=estimate_rows(both.source, source.table),
+                rows_embedded=count(databases, source.table.embedding_table),
+                rows_source_estimate=estimate_rows(databases.source, source.table),
                 backfill_state=_state(compared.get(source.table.full_name)),
                 backfill_done=_done(compared.get(source.table.full_name)),
                 dead_letters=letters.get(source.table.full_name, 0),
@@ -85,8 +85,8 @@ def _done(comparison: Comparison | None) -> int:
     return comparison.checked if comparison is not None else 0
 
 
-def _space(both: Connections, tables: Sequence[SourceTable]) -> str | None:
-    known = registered_tables(both.target, both.config.target.schema)
+def _space(databases: Connections, tables: Sequence[SourceTable]) -> str | None:
+    known = registered_tables(databases.target, databases.config.target.schema)
     stored = (known.get(source.table.full_name) for source in tables)
     return next((found.space.model for found in stored if found is not None), None)
 
@@ -97,12 +97,12 @@ class Counts:
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, float]] = {}
 
-    def __call__(self, both: Connections, embedding_table: str) -> int:
+    def __call__(self, databases: Connections, embedding_table: str) -> int:
         began = time.monotonic()
         documents, due = self._known.get(embedding_table, (0, 0.0))
         if began >= due:
-            schema = both.config.target.schema
-            documents = count_documents(both.target, schema, embedding_table)
+            schema = databases.config.target.schema
+            documents = count_documents(databases.target, schema, embedding_table)
             ended = time.monotonic()
             self._known[embedding_table] = (documents, ended + COUNT_SHARE * (ended - began))
         return documents

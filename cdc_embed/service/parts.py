@@ -24,9 +24,9 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET, Side
 from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.reconciler import Reconciler
-from cdc_embed.reconcile.requests import Desk, Size
+from cdc_embed.reconcile.requests import Requests, Size
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.slices import Scope, SliceReader
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app, serving
 from cdc_embed.serve.status import Live, status
@@ -41,7 +41,7 @@ from cdc_embed.setup.connections import (
     open_store,
 )
 from cdc_embed.setup.ownership import expect_keeper
-from cdc_embed.source.coverage import COVERAGES, Absence, Coverage, absence_passes
+from cdc_embed.source.coverage import COVERAGES, Coverage, Undelivered, undelivered_is_outage
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.tables import SourceTable, estimate_rows, text_bytes
@@ -66,27 +66,27 @@ class Parts:
     def __init__(
         self,
         config: Config,
-        both: Connections,
+        databases: Connections,
         tables: list[SourceTable],
         embedder: Embedder,
         card: ModelCard,
         listeners: Sequence[Listener],
-        in_order_from: LSN,
+        delivered_from: LSN,
     ) -> None:
         self.config = config
-        self.both = both
+        self.databases = databases
         self.sources = tables
         self.tables = [source.table for source in tables]
         self.embedder = embedder
         self.card = card
-        self.in_order_from = in_order_from
+        self.delivered_from = delivered_from
         names = [table.full_name for table in self.tables]
         self.metrics = Metrics(slot=config.source.slot, tables=names, model=card.identity)
         self.telemetry = Telemetry(self.metrics, listeners)
-        self.absence = Absence()
+        self.undelivered = Undelivered()
         self.abandon = threading.Event()
         self.patience = Patience(self.abandon, self._count_error)
-        extension = vector_extension(both.target)
+        extension = vector_extension(databases.target)
         assert extension is not None, "the preflight found pgvector"
         self.extension_schema = extension[1]
         self.read_session = self._session(SOURCE, "rows")
@@ -94,24 +94,24 @@ class Parts:
 
     def build(self, stack: ExitStack) -> Service:
         config = self.config
-        expect_keeper(self.both, self.tables)
-        store = open_store(self.both, self.tables, self.card, self.extension_schema)
+        expect_keeper(self.databases, self.tables)
+        store = open_store(self.databases, self.tables, self.card, self.extension_schema)
         stack.callback(store.close)
         stack.callback(self.reader.close)
         runner = EmbeddingRunner(self.embedder, self.card, self.patience, self.metrics)
         stack.callback(runner.close)
         reconciling = self._reconciling(stack, store)
-        wal_sender_timeout = self.both.catalogue.wal_sender_timeout()
+        wal_sender_timeout = self.databases.catalogue.wal_sender_timeout()
         service = Service(
             source=Source(
                 dsn=config.source.resolved_dsn(),
                 slot=config.source.slot,
-                plugin=make_plugin(self.both, self.tables),
-                catalogue=self.both.catalogue,
+                plugin=make_plugin(self.databases, self.tables),
+                catalogue=self.databases.catalogue,
                 read_rows=self._read_rows,
                 tables=self.tables,
-                in_order_from=self.in_order_from,
-                on_missed=self._on_missed(stack),
+                delivered_from=self.delivered_from,
+                on_undelivered=self._on_undelivered(stack),
                 silence_limit=silence_limit(wal_sender_timeout),
             ),
             store=store,
@@ -132,7 +132,7 @@ class Parts:
         )
         return service
 
-    def _on_missed(self, stack: ExitStack) -> Callable[[Table], None]:
+    def _on_undelivered(self, stack: ExitStack) -> Callable[[Table], None]:
         """Has a table compared whose changes of a time when it was not in order are of no use."""
         session = self._session(TARGET, "missed")
         stack.callback(session.close)
@@ -147,21 +147,21 @@ class Parts:
     def _read_rows(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
         """Rows by key. Those of a table that stands still are unknown until it is compared: what
         has its name now may be another table."""
-        if self.absence.problem_of([table]):
+        if self.undelivered.problem_of([table]):
             return dict.fromkeys(wanted)
         with self._reading(self.read_session):
             return self.reader.read(table, wanted)
 
     def _reading(self, session: Session) -> AbstractContextManager[None]:
-        return absence_passes(self._coverage(session), self.sources)
+        return undelivered_is_outage(self._coverage(session), self.sources)
 
     def _coverage(self, session: Session) -> Coverage:
         return COVERAGES[self.config.source.plugin](session, self.config)
 
     def _recheck(self) -> None:
-        expect_keeper(self.both, self.tables)
+        expect_keeper(self.databases, self.tables)
         for table in self.tables:
-            expect_set_up(self.both, table, self.card)
+            expect_set_up(self.databases, table, self.card)
 
     def _reconciling(self, stack: ExitStack, store: Store) -> Callable[..., Reconciler]:
         """What compares rows beside each connection, in sessions of its own."""
@@ -190,7 +190,7 @@ class Parts:
             on_failure: Callable[[CdcEmbedError], None],
         ) -> Reconciler:
             ledger = Ledger(notes, schema, config.source.slot)
-            comparer = Comparer(
+            slices = SliceReader(
                 lane=lane,
                 rows=RowReader(scan, ended),
                 ledger=ledger,
@@ -199,33 +199,33 @@ class Parts:
                 rows_per_second=config.backfill.rows_per_second,
             )
             verifier = Verifier(
-                comparer=comparer,
+                slices=slices,
                 scopes=scopes,
                 metrics=self.metrics,
-                absence=self.absence,
+                undelivered=self.undelivered,
                 paid=self.card.paid,
             )
             retrier = Retrier(
-                comparer=comparer,
+                slices=slices,
                 scopes=scopes,
                 letters=Letters(notes, schema),
-                absence=self.absence,
+                undelivered=self.undelivered,
             )
             return Reconciler(
-                comparer=comparer,
+                slices=slices,
                 scopes=scopes,
-                desk=Desk(
+                requests=Requests(
                     ledger=ledger,
                     scopes=scopes,
                     backfill=config.backfill,
                     paid=self.card.paid,
                     measure=lambda table: self._measure(scan, table),
-                    absence=self.absence,
+                    undelivered=self.undelivered,
                 ),
                 answers={"verify": verifier.answer, "retry": retrier.answer},
                 on_compared=on_compared,
                 on_failure=on_failure,
-                absence=self.absence,
+                undelivered=self.undelivered,
                 reading=lambda: self._reading(scan),
                 epoch=epoch,
                 metrics=self.metrics,
@@ -259,7 +259,7 @@ class Parts:
             watching,
             self.sources,
             self.telemetry,
-            self.absence,
+            self.undelivered,
             on_failure=service.fail,
             is_leading=lambda: service.leading,
         )
@@ -290,7 +290,7 @@ class Parts:
     def _problem_ready(self, service: Service) -> str | None:
         if service.phase not in {"streaming", "standby"}:
             return service.phase
-        for table, problem in self.absence.problems.items():
+        for table, problem in self.undelivered.problems.items():
             return f"{table} {problem}"
         now = time.monotonic()
         for stage, trouble in list(self.patience.troubles.items()):

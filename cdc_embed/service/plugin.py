@@ -12,11 +12,11 @@ from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
 
 
-def make_plugin(both: Connections, tables: Sequence[Table]) -> Plugin:
+def make_plugin(databases: Connections, tables: Sequence[Table]) -> Plugin:
     """What ``source.plugin`` names."""
-    if both.config.source.plugin == "wal2json":
-        return _wal2json(both, tables)
-    publication = '"{}"'.format(both.config.source.publication.replace('"', '""'))
+    if databases.config.source.plugin == "wal2json":
+        return _wal2json(databases, tables)
+    publication = '"{}"'.format(databases.config.source.publication.replace('"', '""'))
     return Plugin(
         name="pgoutput",
         options={"proto_version": "1", "publication_names": publication, "messages": "true"},
@@ -24,9 +24,9 @@ def make_plugin(both: Connections, tables: Sequence[Table]) -> Plugin:
     )
 
 
-def _wal2json(both: Connections, tables: Sequence[Table]) -> Plugin:
-    followed = {**_registered(both), **{(t.schema, t.name): _followed(t) for t in tables}}
-    codec = encodings[both.catalogue.server().encoding]
+def _wal2json(databases: Connections, tables: Sequence[Table]) -> Plugin:
+    followed = {**_registered(databases), **{(t.schema, t.name): _followed(t) for t in tables}}
+    codec = encodings[databases.catalogue.server().encoding]
     return Plugin(
         name="wal2json",
         options=wal2json.options(followed),
@@ -42,14 +42,14 @@ def _followed(table: Table) -> Followed:
     )
 
 
-def _registered(both: Connections) -> dict[TableName, Followed]:
+def _registered(databases: Connections) -> dict[TableName, Followed]:
     """Tables that were configured once: a position inside a transaction counts their changes too.
 
     Which dot of a name divides it is not known, so it is asked for in every way: under no oid, as
     another table may be found so.
     """
-    known = registered_tables(both.target, both.config.target.schema)
-    mine = [found for found in known.values() if found.slot == both.config.source.slot]
+    known = registered_tables(databases.target, databases.config.target.schema)
+    mine = [found for found in known.values() if found.slot == databases.config.source.slot]
     return {
         (name[:dot], name[dot + 1 :]): Followed(oid=0, columns=frozenset())
         for found in mine

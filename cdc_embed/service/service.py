@@ -48,7 +48,7 @@ STANDBY_POLL_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 0.5
 """Between two looks at whether a stop still waits for the target."""
 
-COMES_BACK: Final = (
+RECONNECT_ERRORS: Final = (
     ReplicationError,
     SourceUnavailableError,
     TargetUnavailableError,
@@ -78,9 +78,9 @@ class Source:
     catalogue: SlotCatalogue
     read_rows: ReadRows
     tables: Iterable[Table]
-    in_order_from: LSN
+    delivered_from: LSN
     """Where the log ended when the tables were found to be in order."""
-    on_missed: Callable[[Table], None]
+    on_undelivered: Callable[[Table], None]
     """Makes sure that a table is compared, whose changes from before were of no use."""
     silence_limit: float
     """Seconds without an answer, after which a connection is given up."""
@@ -174,7 +174,7 @@ class Service:
                     self._lead()
                 except SlotIsActiveError:
                     self._stand_by()
-                except COMES_BACK as exc:
+                except RECONNECT_ERRORS as exc:
                     self._come_back(exc)
                 except AbandonedError:
                     break
@@ -337,11 +337,11 @@ class Service:
                 checkpoint,
                 confirmed,
                 lambda table: covered.labels(table.full_name, "filtered").inc(),
-                in_order_from=self._source.in_order_from,
-                on_missed=self._source.on_missed,
+                delivered_from=self._source.delivered_from,
+                on_undelivered=self._source.on_undelivered,
             ),
             preparer=Preparer(
-                stock=self._store,
+                store=self._store,
                 read_rows=self._source.read_rows,
                 cut=self._cut,
                 runner=self._runner,

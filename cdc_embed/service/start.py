@@ -42,38 +42,38 @@ def running(
     Raises every failed precondition before anything is started.
     """
     with ExitStack() as stack:
-        both = stack.enter_context(connections(config))
-        in_order_from = both.catalogue.wal_end()
-        survey = survey_all(both)
-        problem = history_gap(both, survey)
+        databases = stack.enter_context(connections(config))
+        delivered_from = databases.catalogue.wal_end()
+        survey = survey_all(databases)
+        problem = history_gap(databases, survey)
         if problem is not None and gap is None:
             raise HistoryGapError(slot=config.source.slot, problem=problem)
         if gap is not None:
-            expect_own_gap(both, [source.table for source in survey.tables], gap)
+            expect_own_gap(databases, [source.table for source in survey.tables], gap)
         else:
             expect([finding for finding in survey.findings if finding.id != "publication"])
         if embedder is None:
-            dimensions = stored_dimensions(both, [source.table for source in survey.tables])
+            dimensions = stored_dimensions(databases, [source.table for source in survey.tables])
             embedder = make_embedder(config.embedder, stored_dimensions=dimensions)
         card = embedder.describe()
         if gap is not None:
-            make_new_slot(both, card, gap)
+            make_new_slot(databases, card, gap)
         else:
             for source in survey.tables:  # another space says more than a column not published
-                expect_set_up(both, source.table, card)
+                expect_set_up(databases, source.table, card)
             expect(survey.findings)
-        parts = Parts(config, both, survey.tables, embedder, card, listeners, in_order_from)
+        parts = Parts(config, databases, survey.tables, embedder, card, listeners, delivered_from)
         service = parts.build(stack)
         parts.watch(stack, service, serve=serve)
         yield service
 
 
-def make_new_slot(both: Connections, card: ModelCard, gap: HistoryGapError) -> None:
+def make_new_slot(databases: Connections, card: ModelCard, gap: HistoryGapError) -> None:
     """What ``setup --rebuild`` does for a slot whose log is lost."""
     log.error("changes are lost, every row is compared", problem=str(gap))
-    plan = plan_setup(both, card, rebuild=True, gap=str(gap))
+    plan = plan_setup(databases, card, rebuild=True, gap=str(gap))
     run_setup(
-        both,
+        databases,
         plan,
         on_step=lambda step: log.info("setup", side=step.where.value, step=step.why),
         on_wait=lambda holders: log.info("setup waits", transactions=holders),

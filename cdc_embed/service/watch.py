@@ -20,7 +20,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
-from cdc_embed.source.coverage import Absence
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.ledger import Ledger
@@ -39,24 +39,26 @@ class Watch:
 
     def __init__(
         self,
-        both: Connections,
+        databases: Connections,
         tables: Sequence[SourceTable],
         telemetry: Telemetry,
-        absence: Absence,
+        undelivered: Undelivered,
         on_failure: Callable[[CdcEmbedError], None],
         is_leading: Callable[[], bool],
     ) -> None:
-        self._absence = absence
+        self._undelivered = undelivered
         self._is_leading = is_leading
-        self._both = both
-        self._ledger = Ledger(both.target, both.config.target.schema, both.config.source.slot)
+        self._databases = databases
+        self._ledger = Ledger(
+            databases.target, databases.config.target.schema, databases.config.source.slot
+        )
         self._tables = tables
         self._telemetry = telemetry
         self._on_failure = on_failure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._count = Counts()
-        self._absent: set[str] = set()
+        self._undelivered_names: set[str] = set()
         self.facts = Facts()
 
     def __enter__(self) -> "Watch":
@@ -67,7 +69,7 @@ class Watch:
         self._stop.set()
         self._thread.join(CANCEL_SECONDS)
         while self._thread.is_alive():
-            self._both.cancel()
+            self._databases.cancel()
             self._thread.join(CANCEL_SECONDS)
 
     def _run(self) -> None:
@@ -84,34 +86,36 @@ class Watch:
                 return
 
     def _look(self) -> None:
-        expect_keeper(self._both, [source.table for source in self._tables])
+        expect_keeper(self._databases, [source.table for source in self._tables])
         self._check_coverage()
         if self._is_leading():  # one of another version may see other shapes
             self._check_shape()
-        self.facts = gather(self._both, self._tables, self._count, self._absence.problems)
+        self.facts = gather(self._databases, self._tables, self._count, self._undelivered.problems)
         self._show(self.facts)
-        self._both.catalogue.refuse_synchronous(stream_name(self._both.config.source.slot))
+        self._databases.catalogue.refuse_synchronous(
+            stream_name(self._databases.config.source.slot)
+        )
         self._check_confirmed(self.facts)
 
     def _check_coverage(self) -> None:
         """Tables whose changes do not arrive stand still; back again, they are compared."""
-        missed = self._both.coverage.missed(self._tables)
-        self._absence.problems = missed  # first, so that no comparison of them begins anew
-        gone = missed.keys() - self._absent
+        undelivered = self._databases.coverage.undelivered(self._tables)
+        self._undelivered.problems = undelivered  # first, so that no comparison of them begins anew
+        gone = undelivered.keys() - self._undelivered_names
         if gone:
             self._ledger.again(gone, None)
         for table in sorted(gone):
-            log.error("table stands still", table=table, problem=missed[table], hint=REPAIR)
-        for table in sorted(self._absent - missed.keys()):
+            log.error("table stands still", table=table, problem=undelivered[table], hint=REPAIR)
+        for table in sorted(self._undelivered_names - undelivered.keys()):
             log.info("table is back, every row is compared", table=table)
-        self._absent = set(missed)
+        self._undelivered_names = set(undelivered)
         for source in self._tables:
             name = source.table.full_name
-            self._telemetry.metrics.table_followed.labels(name).set(name not in missed)
-        if len(missed) == len(self._tables):
+            self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
+        if len(undelivered) == len(self._tables):
             raise PreflightError(
                 where="source tables",
-                problem="; ".join(f"{table} {problem}" for table, problem in missed.items())
+                problem="; ".join(f"{table} {problem}" for table, problem in undelivered.items())
                 + "; changes since then are not in the log, every row is compared afterwards",
                 hint=REPAIR,
             )
@@ -122,9 +126,9 @@ class Watch:
         for source in self._tables:
             name = source.table.full_name
             known = compared.get(name)
-            if known is None or name in self._absence.problems:
+            if known is None or name in self._undelivered.problems:
                 continue
-            shape = self._both.coverage.shape(source.table)
+            shape = self._databases.coverage.shape(source.table)
             if known.shape != shape:
                 self._ledger.again([name], shape)
                 log.info("table or its publication was altered, every row is compared", table=name)

@@ -95,15 +95,15 @@ def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
 
 
 def open_store(
-    both: Connections, tables: list[Table], card: ModelCard, extension_schema: str
+    databases: Connections, tables: list[Table], card: ModelCard, extension_schema: str
 ) -> Store:
     """The store of the configured tables; raises when ``setup`` is missing or the space differs."""
-    config = both.config
+    config = databases.config
     schema = config.target.schema
     statements = []
     for table in tables:
-        registered = expect_set_up(both, table, card)
-        donors = comparable_spaces(both.target, schema, registered.space)
+        registered = expect_set_up(databases, table, card)
+        donors = comparable_spaces(databases.target, schema, registered.space)
         statements.append(
             Statements(
                 schema,
@@ -122,17 +122,17 @@ def open_store(
     )
 
 
-def stored_dimensions(both: Connections, tables: list[Table]) -> int:
+def stored_dimensions(databases: Connections, tables: list[Table]) -> int:
     """Dimensions of the stored vectors; 0 when nothing is set up yet."""
-    known = registered_tables(both.target, both.config.target.schema)
+    known = registered_tables(databases.target, databases.config.target.schema)
     names = {table.full_name for table in tables}
     return next((f.space.dimensions for name, f in known.items() if name in names), 0)
 
 
-def expect_set_up(both: Connections, table: Table, card: ModelCard) -> Registered:
+def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Registered:
     """What ``setup`` made for a table; raises when it must be run again, and says why."""
-    schema = both.config.target.schema
-    registered = registered_tables(both.target, schema).get(table.full_name)
+    schema = databases.config.target.schema
+    registered = registered_tables(databases.target, schema).get(table.full_name)
     if registered is None:
         raise PreflightError(
             where=f"table {table.full_name}",
@@ -141,7 +141,7 @@ def expect_set_up(both: Connections, table: Table, card: ModelCard) -> Registere
         )
     difference = space_of(card, table).difference(registered.space)
     if difference:
-        rows, characters = stored_size(both.target, schema, registered.embedding_table)
+        rows, characters = stored_size(databases.target, schema, registered.embedding_table)
         raise SpaceMismatchError(
             table=table.full_name,
             rows=rows,
@@ -155,13 +155,17 @@ def expect_set_up(both: Connections, table: Table, card: ModelCard) -> Registere
             f"configured is ({', '.join(column.name for column in table.metadata)})",
             hint="run: cdc-embed setup",
         )
-    _expect_types(both, table, registered, f"{both.config.index.type}({card.dimensions})")
+    _expect_types(databases, table, registered, f"{databases.config.index.type}({card.dimensions})")
     return registered
 
 
-def _expect_types(both: Connections, table: Table, registered: Registered, vectors: str) -> None:
+def _expect_types(
+    databases: Connections, table: Table, registered: Registered, vectors: str
+) -> None:
     """Raise when the columns of the table of vectors are not of the types that are written."""
-    existing = columns_of(both.target, both.config.target.schema, registered.embedding_table)
+    existing = columns_of(
+        databases.target, databases.config.target.schema, registered.embedding_table
+    )
     wanted = {"embedding": vectors} | {column.name: column.type for column in table.metadata}
     for name, kind in wanted.items():
         stored = existing.get(name, "nothing")

@@ -20,63 +20,65 @@ from cdc_embed.target.schema import (
 TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
 
 
-def is_ours(both: Connections, known: Registered) -> bool:
+def is_ours(databases: Connections, known: Registered) -> bool:
     """Whether our slot keeps these vectors, or nobody is known to."""
-    return known.slot in {None, both.config.source.slot}
+    return known.slot in {None, databases.config.source.slot}
 
 
-def kept_by(both: Connections, known: Registered) -> str:
-    slot = both.config.source.slot
+def kept_by(databases: Connections, known: Registered) -> str:
+    slot = databases.config.source.slot
     return f"its table of vectors is kept by slot {known.slot}, not by {slot}"
 
 
-def other_source(both: Connections, slot: str | None) -> Identity | None:
+def other_source(databases: Connections, slot: str | None) -> Identity | None:
     """The source whose position is recorded for a slot; None when it is this one, or none is."""
     if slot is None:
         return None
-    checkpoint = read_checkpoint(both.target, both.config.target.schema, slot)
-    if checkpoint is None or checkpoint.source.is_of(both.catalogue.identity()):
+    checkpoint = read_checkpoint(databases.target, databases.config.target.schema, slot)
+    if checkpoint is None or checkpoint.source.is_of(databases.catalogue.identity()):
         return None
     return checkpoint.source
 
 
-def expect_keeper(both: Connections, tables: Iterable[Table]) -> None:
+def expect_keeper(databases: Connections, tables: Iterable[Table]) -> None:
     """Raise when the vectors of one of the tables are kept by another slot, or are by now."""
-    registered = registered_tables(both.target, both.config.target.schema)
+    registered = registered_tables(databases.target, databases.config.target.schema)
     for table in tables:
         known = registered.get(table.full_name)
-        if known is not None and not is_ours(both, known):
+        if known is not None and not is_ours(databases, known):
             raise PreflightError(
-                where=f"table {table.full_name}", problem=kept_by(both, known), hint=TAKE_OVER
+                where=f"table {table.full_name}", problem=kept_by(databases, known), hint=TAKE_OVER
             )
 
 
-def expect_own_gap(both: Connections, tables: Iterable[Table], gap: HistoryGapError) -> None:
+def expect_own_gap(databases: Connections, tables: Iterable[Table], gap: HistoryGapError) -> None:
     """Raise where a person has to say that this source or slot takes another's place.
 
     A target in the source's own database came along with it, to wherever it is now.
     """
-    config = both.config
-    if not config.target_is_source and other_source(both, config.source.slot) is not None:
+    config = databases.config
+    if not config.target_is_source and other_source(databases, config.source.slot) is not None:
         raise gap
-    if REGISTRY_MIGRATION in applied_migrations(both.target, config.target.schema):
-        expect_keeper(both, tables)
+    if REGISTRY_MIGRATION in applied_migrations(databases.target, config.target.schema):
+        expect_keeper(databases, tables)
 
 
-def expect_free(both: Connections, table: Table, known: Registered, *, takes_over: bool) -> None:
+def expect_free(
+    databases: Connections, table: Table, known: Registered, *, takes_over: bool
+) -> None:
     """Raise when another source's slot keeps these vectors, or one that a service reads.
 
     ``takes_over``: this source is to take the place of another one.
     """
-    if is_ours(both, known):
+    if is_ours(databases, known):
         return
-    source = other_source(both, known.slot)
+    source = other_source(databases, known.slot)
     if source is None:
-        slot = SlotCatalogue(both.source, str(known.slot)).slot()
+        slot = SlotCatalogue(databases.source, str(known.slot)).slot()
         if slot is not None:
             expect_idle(slot, "cdc-embed setup")
     elif not takes_over:
-        schema = both.config.target.schema
+        schema = databases.config.target.schema
         raise PreflightError(
             where=f"table {table.full_name}",
             problem=f"its table of vectors, {schema}.{known.embedding_table}, is kept by slot "

@@ -61,7 +61,7 @@ class SetupPlan:
 
 
 def plan_setup(
-    both: Connections, card: ModelCard, *, rebuild: bool = False, gap: str | None = None
+    databases: Connections, card: ModelCard, *, rebuild: bool = False, gap: str | None = None
 ) -> SetupPlan:
     """The missing steps; raises ``PreflightError`` with every obstacle.
 
@@ -69,17 +69,17 @@ def plan_setup(
     configured one: every row is compared afterwards, and what differs is embedded. ``gap`` says
     why the log is lost, where that is known already.
     """
-    config = both.config
-    survey = survey_source(both)
-    findings = [*survey.findings, *check_model(both, card, [])]
-    if both.coverage.by_name:  # there is nothing that setup could make for it
-        findings += both.coverage.findings(survey.tables)
-    extension = check_vector_extension(both.target)
+    config = databases.config
+    survey = survey_source(databases)
+    findings = [*survey.findings, *check_model(databases, card, [])]
+    if databases.coverage.by_name:  # there is nothing that setup could make for it
+        findings += databases.coverage.findings(survey.tables)
+    extension = check_vector_extension(databases.target)
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
     followed = [source.table for source in survey.tables]
-    findings.append(check_encoding(both.target, survey.encoding, followed))
-    gap = gap or history_gap(both, survey)
+    findings.append(check_encoding(databases.target, survey.encoding, followed))
+    gap = gap or history_gap(databases, survey)
     if survey.slot is not None and not (rebuild and survey.slot.lost):
         findings.append(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
@@ -88,36 +88,36 @@ def plan_setup(
     if gap and not rebuild:
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
-        *_target_steps(both, card, survey, rebuild=rebuild, gap=gap),
-        *(_drop_slot(both, survey) if gap else []),
-        *_source_steps(both, survey, new_slot=bool(gap)),
-        *(_forget_position(both) if gap else []),
+        *_target_steps(databases, card, survey, rebuild=rebuild, gap=gap),
+        *(_drop_slot(databases, survey) if gap else []),
+        *_source_steps(databases, survey, new_slot=bool(gap)),
+        *(_forget_position(databases) if gap else []),
     ]
-    return SetupPlan(steps, both.coverage.notes(survey.tables))
+    return SetupPlan(steps, databases.coverage.notes(survey.tables))
 
 
-def _drop_slot(both: Connections, survey: Survey) -> list[Step]:
+def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
     """Drop what is left of a slot whose log is lost."""
     if survey.slot is None:
         return []
     expect_idle(survey.slot, "cdc-embed setup --rebuild")
-    source = both.config.source
+    source = databases.config.source
     drop = sql.SQL(queries("source/slot")["drop_slot"])
     values = {"slot": source.slot, "plugin": source.plugin}
-    return [_step(both, Where.SOURCE, f"drop slot {source.slot}", drop, values)]
+    return [_step(databases, Where.SOURCE, f"drop slot {source.slot}", drop, values)]
 
 
-def _forget_position(both: Connections) -> list[Step]:
+def _forget_position(databases: Connections) -> list[Step]:
     """Last: as long as it is there, the slot is seen to have a gap, also after an interruption."""
     forget = sql.SQL(queries("target/schema")["forget_position"]).format(
-        schema=sql.Identifier(both.config.target.schema),
-        slot=sql.Literal(both.config.source.slot),
+        schema=sql.Identifier(databases.config.target.schema),
+        slot=sql.Literal(databases.config.source.slot),
     )
-    return [_step(both, Where.TARGET, "forget the position", forget)]
+    return [_step(databases, Where.TARGET, "forget the position", forget)]
 
 
 def run_setup(
-    both: Connections,
+    databases: Connections,
     plan: SetupPlan,
     *,
     on_step: Callable[[Step], None],
@@ -127,22 +127,22 @@ def run_setup(
     for step in plan.steps:
         on_step(step)
         if step.waits:
-            _run_watched(both, step, on_wait)
+            _run_watched(databases, step, on_wait)
         else:
-            _run(both, step)
-    _create_checkpoint(both)
+            _run(databases, step)
+    _create_checkpoint(databases)
 
 
-def _run(both: Connections, step: Step) -> None:
-    session = both.source if step.where is Where.SOURCE else both.target
+def _run(databases: Connections, step: Step) -> None:
+    session = databases.source if step.where is Where.SOURCE else databases.target
     with session.transaction(step.why) as cursor:
         cursor.execute(step.statement)
 
 
-def _run_watched(both: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
+def _run_watched(databases: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
     """Run a step that may wait for long, in a thread: so it can be watched, and called off."""
-    with ThreadPoolExecutor(1) as worker, connections(both.config) as own:
-        running = worker.submit(_run, both, step)
+    with ThreadPoolExecutor(1) as worker, connections(databases.config) as own:
+        running = worker.submit(_run, databases, step)
         try:
             while wait([running], WAIT_NOTICE_SECONDS).not_done:
                 # a notice is all this is for: what fails here fails louder in the step itself
@@ -152,80 +152,80 @@ def _run_watched(both: Connections, step: Step, on_wait: Callable[[list[str]], N
                         on_wait(holders)
         finally:
             while wait([running], 0).not_done:  # interrupted
-                both.source.cancel()
+                databases.source.cancel()
                 wait([running], WAIT_NOTICE_SECONDS)
         running.result()
 
 
 def _target_steps(
-    both: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
+    databases: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
 ) -> list[Step]:
-    schema = both.config.target.schema
+    schema = databases.config.target.schema
     found: list[tuple[str, sql.Composable]] = []
-    installed = vector_extension(both.target)
+    installed = vector_extension(databases.target)
     if installed is None:
         found.append(
             ("install pgvector", sql.SQL(queries("target/schema")["create_vector_extension"]))
         )
-    applied = applied_migrations(both.target, schema)
+    applied = applied_migrations(databases.target, schema)
     found += migration_steps(schema, applied)
-    known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
+    known = registered_tables(databases.target, schema) if REGISTRY_MIGRATION in applied else {}
     names = {source.table.full_name for source in survey.tables}
     new_slot = survey.slot is None or gap is not None
-    coverage = both.coverage
+    coverage = databases.coverage
     # asked for together with other tables, the same log counts other changes
     unasked = coverage.by_name and not names <= known.keys()
     planner = TablePlanner(
-        both,
+        databases,
         card,
         extension_schema=installed[1] if installed else "public",
         known=known,
-        missed=names if new_slot or unasked else coverage.missed(survey.tables),
+        undelivered=names if new_slot or unasked else coverage.undelivered(survey.tables),
         rebuild=rebuild,
     )
     found += planner.steps(source.table for source in survey.tables)
     if (planner.alone or unasked) and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
-    return [_step(both, Where.TARGET, why, statement) for why, statement in found]
+    return [_step(databases, Where.TARGET, why, statement) for why, statement in found]
 
 
-def _source_steps(both: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
-    config = both.config
-    published = both.coverage.steps(survey.tables)
-    steps = [_step(both, Where.SOURCE, why, statement) for why, statement in published]
+def _source_steps(databases: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
+    config = databases.config
+    published = databases.coverage.steps(survey.tables)
+    steps = [_step(databases, Where.SOURCE, why, statement) for why, statement in published]
     if survey.slot is None or new_slot:
         create = sql.SQL(queries("source/slot")["create_slot"]).format(
             slot=sql.Literal(config.source.slot), plugin=sql.Literal(config.source.plugin)
         )
-        step = _step(both, Where.SOURCE, "make the replication slot", create)
+        step = _step(databases, Where.SOURCE, "make the replication slot", create)
         steps.append(replace(step, waits=True))
     return steps
 
 
-def _create_checkpoint(both: Connections) -> None:
+def _create_checkpoint(databases: Connections) -> None:
     """The first recorded position: where the slot stands. A row that is there is left alone."""
-    config = both.config
-    slot = both.catalogue.slot()
+    config = databases.config
+    slot = databases.catalogue.slot()
     if slot is None or slot.confirmed_lsn is None:
         raise PreflightError(where=f"slot {config.source.slot}", problem="it has no position")
     create_checkpoint(
-        both.target,
+        databases.target,
         config.target.schema,
         slot=config.source.slot,
-        source=both.catalogue.identity(),
-        target=server_identity(both.target),
+        source=databases.catalogue.identity(),
+        target=server_identity(databases.target),
         confirmed_lsn=slot.confirmed_lsn,
     )
 
 
 def _step(
-    both: Connections,
+    databases: Connections,
     where: Where,
     why: str,
     statement: sql.Composable,
     values: Mapping[str, Any] | None = None,
 ) -> Step:
-    session = both.source if where is Where.SOURCE else both.target
+    session = databases.source if where is Where.SOURCE else databases.target
     with session.transaction(why) as cursor:
         text = cursor.mogrify(statement, values) if values else statement.as_string(cursor)
         return Step(where, why, text.decode() if isinstance(text, bytes) else text)

@@ -30,10 +30,10 @@ class Survey:
     encoding: str = ""
 
 
-def survey_source(both: Connections) -> Survey:
+def survey_source(databases: Connections) -> Survey:
     """The source's server and tables: what ``setup`` needs to be right."""
-    config = both.config
-    catalogue = both.catalogue
+    config = databases.config
+    catalogue = databases.catalogue
     server = catalogue.server()
     if server.in_recovery:  # it has no log of its own to ask about
         raise PreflightError(
@@ -47,36 +47,36 @@ def survey_source(both: Connections) -> Survey:
     survey.findings += check_server(
         server, survey.slot, catalogue.slot_count(), config.source.plugin
     )
-    survey.tables, problems = find_tables(both.source, config)
+    survey.tables, problems = find_tables(databases.source, config)
     survey.findings += problems
     return survey
 
 
-def survey_all(both: Connections) -> Survey:
+def survey_all(databases: Connections) -> Survey:
     """Both sides, with what ``setup`` has made: what ``run`` needs to be right."""
-    config = both.config
-    survey = survey_source(both)
-    survey.findings += both.coverage.findings(survey.tables)
+    config = databases.config
+    survey = survey_source(databases)
+    survey.findings += databases.coverage.findings(survey.tables)
     survey.findings.append(
         check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
     )
     survey.findings.append(check_reader(survey.slot))
-    survey.findings.append(check_vector_extension(both.target))
+    survey.findings.append(check_vector_extension(databases.target))
     tables = [source.table for source in survey.tables]
-    survey.findings.append(check_encoding(both.target, survey.encoding, tables))
-    survey.findings.append(check_migrations(both.target, config.target.schema))
+    survey.findings.append(check_encoding(databases.target, survey.encoding, tables))
+    survey.findings.append(check_migrations(databases.target, config.target.schema))
     return survey
 
 
-def history_gap(both: Connections, survey: Survey) -> str | None:
+def history_gap(databases: Connections, survey: Survey) -> str | None:
     """Why the slot cannot continue the recorded position; a new slot would hide missed changes."""
-    schema, slot = both.config.target.schema, survey.slot
-    if not applied_migrations(both.target, schema):
+    schema, slot = databases.config.target.schema, survey.slot
+    if not applied_migrations(databases.target, schema):
         return None
-    checkpoint = read_checkpoint(both.target, schema, both.config.source.slot)
+    checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
     if checkpoint is None:
         return None
-    source = both.catalogue.identity()
+    source = databases.catalogue.identity()
     if slot is None and checkpoint.source.is_of(source):
         return "a position is recorded for it, but the slot does not exist any more"
     if slot is not None and slot.lost:
@@ -85,26 +85,28 @@ def history_gap(both: Connections, survey: Survey) -> str | None:
         checkpoint,
         source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
         slot_confirmed=(slot and slot.confirmed_lsn) or ZERO,
-        wal_end=both.catalogue.wal_end(),  # looked at after what a running service recorded
+        wal_end=databases.catalogue.wal_end(),  # looked at after what a running service recorded
         history=[],
     )
 
 
-def check_model(both: Connections, card: ModelCard, tables: list[SourceTable]) -> list[Finding]:
+def check_model(
+    databases: Connections, card: ModelCard, tables: list[SourceTable]
+) -> list[Finding]:
     """The model fits the index and the space that is stored."""
-    config = both.config
+    config = databases.config
     findings = [Finding(id="model", ok=True, message=f"{card.identity}, {card.dimensions} dims")]
     try:
         refuse_unindexable(config.index, card.dimensions)
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
-    known = registered_tables(both.target, config.target.schema) if tables else {}
+    known = registered_tables(databases.target, config.target.schema) if tables else {}
     for source_table in tables:
         registered = known.get(source_table.table.full_name)
         if registered is None:
             continue
-        if not is_ours(both, registered):
-            problem = f"{source_table.table.full_name}: {kept_by(both, registered)}"
+        if not is_ours(databases, registered):
+            problem = f"{source_table.table.full_name}: {kept_by(databases, registered)}"
             findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
         difference = space_of(card, source_table.table).difference(registered.space)
         findings.append(

@@ -37,22 +37,22 @@ class TablePlanner:
 
     def __init__(
         self,
-        both: Connections,
+        databases: Connections,
         card: ModelCard,
         *,
         extension_schema: str,
         known: Mapping[str, Registered],
-        missed: Collection[str],
+        undelivered: Collection[str],
         rebuild: bool,
     ) -> None:
-        self._both = both
+        self._databases = databases
         self._card = card
         self._extension_schema = extension_schema
         self._known = known
-        self._missed = missed
+        self._undelivered = undelivered
         self._rebuild = rebuild
-        self._schema = both.config.target.schema
-        self._slot = both.config.source.slot
+        self._schema = databases.config.target.schema
+        self._slot = databases.config.source.slot
         self._without_view = False
         self.alone = False
         """Vectors are dropped or made again: no service may write the old ones meanwhile."""
@@ -65,17 +65,17 @@ class TablePlanner:
     def _table(self, table: Table, configured: set[str]) -> list[Step]:
         known = self._known.get(table.full_name) or self._former(table, configured)
         if known is not None:
-            expect_free(self._both, table, known, takes_over=self._rebuild)
+            expect_free(self._databases, table, known, takes_over=self._rebuild)
         self._expect_own(table, known)
         space = space_of(self._card, table)
         steps: list[Step] = []
         self._without_view = False
         existing: dict[str, str] = {}
         if known is None:
-            existing = columns_of(self._both.target, self._schema, table.embedding_table)
+            existing = columns_of(self._databases.target, self._schema, table.embedding_table)
         else:
             steps += self._rename(table, known)
-            existing = columns_of(self._both.target, self._schema, known.embedding_table)
+            existing = columns_of(self._databases.target, self._schema, known.embedding_table)
             if existing:
                 self._check_key(table, existing)
             steps += self._change_space(table, known, space)
@@ -85,7 +85,7 @@ class TablePlanner:
             steps += self._change_columns(table, known, existing)
             steps += self._retype(table, space, existing)
         else:
-            index = self._both.config.index
+            index = self._databases.config.index
             steps += create_steps(self._schema, table, space, index, self._extension_schema)
         if known is not None and (known.source_oid != table.oid or self._is_elsewhere(known)):
             steps.append(self._forget_comparison(table))
@@ -94,9 +94,9 @@ class TablePlanner:
         if not self._is_registered(table, known, space):
             steps.append(space_step(self._schema, space))
             steps.append(register_step(self._schema, table, space, self._slot))
-        one_database = self._both.config.target_is_source
+        one_database = self._databases.config.target_is_source
         return steps + view_steps(
-            self._both.target,
+            self._databases.target,
             self._schema,
             table,
             one_database=one_database,
@@ -145,8 +145,8 @@ class TablePlanner:
         return next((r for r in former if not self._is_elsewhere(r)), None)
 
     def _is_elsewhere(self, known: Registered) -> bool:
-        both = self._both
-        return not is_ours(both, known) and other_source(both, known.slot) is not None
+        databases = self._databases
+        return not is_ours(databases, known) and other_source(databases, known.slot) is not None
 
     def _rename(self, table: Table, known: Registered) -> list[Step]:
         names = (known.source_table, known.embedding_table, known.search_view)
@@ -177,7 +177,7 @@ class TablePlanner:
     def _has_missed(self, table: Table, known: Registered) -> bool:
         """Whether changes of the table may have been missed: the slot is new or was another's, or
         it was not published for a while."""
-        return known.slot != self._slot or table.full_name in self._missed
+        return known.slot != self._slot or table.full_name in self._undelivered
 
     def _compare_again(self, table: Table) -> Step:
         """Nobody has to be asked for it: what was missed would have been embedded."""
@@ -214,7 +214,7 @@ class TablePlanner:
             return []
         if not self._rebuild:
             rows, characters = stored_size(
-                self._both.target, self._schema, registered.embedding_table
+                self._databases.target, self._schema, registered.embedding_table
             )
             raise SpaceMismatchError(
                 table=table.full_name,
@@ -232,7 +232,7 @@ class TablePlanner:
 
     def _retype(self, table: Table, space: Space, existing: Mapping[str, str]) -> list[Step]:
         """Between vector and halfvec: the vectors stay, their index is made again."""
-        wanted = vector_type(self._both.config.index, space.dimensions, self._extension_schema)
+        wanted = vector_type(self._databases.config.index, space.dimensions, self._extension_schema)
         if existing["embedding"].rpartition(".")[2] == wanted.rpartition(".")[2]:
             return []
         self.alone = True

@@ -28,50 +28,50 @@ _SERVICE_TABLES: Final = (
 """In the order in which they can be dropped."""
 
 
-def plan_teardown(both: Connections) -> SetupPlan:
+def plan_teardown(databases: Connections) -> SetupPlan:
     """What would be dropped, and what is left alone though it has our names."""
     steps: list[Step] = []
     notes: list[str] = []
-    _plan_slot(both, steps, notes)
-    _plan_publication(both, steps, notes)
-    _plan_target(both, steps, notes)
+    _plan_slot(databases, steps, notes)
+    _plan_publication(databases, steps, notes)
+    _plan_target(databases, steps, notes)
     return SetupPlan(steps, notes)
 
 
-def run_teardown(both: Connections, plan: SetupPlan) -> None:
+def run_teardown(databases: Connections, plan: SetupPlan) -> None:
     """Drop it; the target's part wholly or not at all, so that it can be run again."""
     for step in plan.steps:
         if step.where is Where.SOURCE:
-            with both.source.transaction(step.why) as cursor:
+            with databases.source.transaction(step.why) as cursor:
                 cursor.execute(step.statement)
-    with both.target.transaction("schema") as cursor:
+    with databases.target.transaction("schema") as cursor:
         for step in plan.steps:
             if step.where is Where.TARGET:
                 cursor.execute(step.statement)
 
 
-def _plan_slot(both: Connections, steps: list[Step], notes: list[str]) -> None:
-    config = both.config.source
-    slot = both.catalogue.slot()
+def _plan_slot(databases: Connections, steps: list[Step], notes: list[str]) -> None:
+    config = databases.config.source
+    slot = databases.catalogue.slot()
     if slot is None:
         return
     expect_idle(slot, "cdc-embed teardown")
-    database = both.catalogue.identity().database
+    database = databases.catalogue.identity().database
     if slot.plugin != config.plugin or slot.database != database:
         notes.append(
             f"slot {slot.name} (plugin {slot.plugin}, database {slot.database}) is not ours"
         )
         return
-    with both.source.transaction("slot") as cursor:
+    with databases.source.transaction("slot") as cursor:
         statement = cursor.mogrify(
             queries("source/slot")["drop_slot"], {"slot": slot.name, "plugin": slot.plugin}
         ).decode()
     steps.append(Step(Where.SOURCE, f"drop slot {slot.name}", statement))
 
 
-def _plan_publication(both: Connections, steps: list[Step], notes: list[str]) -> None:
-    name = both.config.source.publication
-    publication = read_publication(both.source, name)
+def _plan_publication(databases: Connections, steps: list[Step], notes: list[str]) -> None:
+    name = databases.config.source.publication
+    publication = read_publication(databases.source, name)
     if publication is None:
         return
     if not publication.ours:
@@ -80,24 +80,24 @@ def _plan_publication(both: Connections, steps: list[Step], notes: list[str]) ->
     statement = sql.SQL(queries("source/slot")["drop_publication"]).format(
         publication=sql.Identifier(name)
     )
-    with both.source.transaction("publication") as cursor:
+    with databases.source.transaction("publication") as cursor:
         text = statement.as_string(cursor)
     steps.append(Step(Where.SOURCE, f"drop publication {name}", text))
 
 
-def _plan_target(both: Connections, steps: list[Step], notes: list[str]) -> None:
-    schema = both.config.target.schema
-    applied = applied_migrations(both.target, schema)
+def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) -> None:
+    schema = databases.config.target.schema
+    applied = applied_migrations(databases.target, schema)
     if not applied:
         return
-    known = registered_tables(both.target, schema) if REGISTRY_MIGRATION in applied else {}
+    known = registered_tables(databases.target, schema) if REGISTRY_MIGRATION in applied else {}
     tables = [registered.embedding_table for registered in known.values()]
     views = [registered.search_view for registered in known.values() if registered.search_view]
-    with both.target.transaction("schema") as cursor:
-        others = _other_slots(cursor, schema, both.config.source.slot)
+    with databases.target.transaction("schema") as cursor:
+        others = _other_slots(cursor, schema, databases.config.source.slot)
         if others:
             notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
-            steps.append(_forget_position(cursor, schema, both.config.source.slot))
+            steps.append(_forget_position(cursor, schema, databases.config.source.slot))
             return
         foreign = _foreign(cursor, schema, [*tables, *views])
         steps += [_drop_view(cursor, schema, view) for view in views]

@@ -19,7 +19,7 @@ from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import UNDEFINED
-from cdc_embed.source.publication import Published
+from cdc_embed.source.publication import PublicationCoverage
 from cdc_embed.source.tables import SourceTable, find_tables, shape_of
 from cdc_embed.sql import queries
 
@@ -36,7 +36,7 @@ class Coverage(Protocol):
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         """Whether everything that must arrive does."""
 
-    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
         """Why changes of some of the tables do not arrive, by the table's name."""
 
     def shape(self, table: Table) -> str:
@@ -50,7 +50,7 @@ class Coverage(Protocol):
         """What the owner of the tables should know."""
 
 
-class Named:
+class Wal2jsonCoverage:
     """What arrives through wal2json: the tables that it is asked for."""
 
     by_name = True
@@ -68,11 +68,11 @@ class Named:
             for source in tables
             if source.table.partitioned
         ]
-        missed = [
+        undelivered = [
             _bad(f"{table} {problem}", "run: cdc-embed setup")
-            for table, problem in self.missed(tables).items()
+            for table, problem in self.undelivered(tables).items()
         ]
-        found = [*self._unread(), *partitioned, *missed]
+        found = [*self._unread(), *partitioned, *undelivered]
         return found or [_finding(True, "wal2json is asked for every table by name")]
 
     def _unread(self) -> list[Finding]:
@@ -82,18 +82,18 @@ class Named:
         problem = f"wal2json does not convert, and {encoding} is read with other characters"
         return [_bad(problem, 'set source.plugin = "pgoutput" and make a new slot')]
 
-    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
         found, findings = find_tables(self._session, self._config)
         oids = {source.table.full_name: source.table.oid for source in found}
         problems = "; ".join(finding.message for finding in findings if finding.failed)
-        missed = {}
+        undelivered = {}
         for source in tables:
             name, oid = source.table.full_name, source.table.oid
             if name not in oids:
-                missed[name] = f"cannot be followed ({problems})"
+                undelivered[name] = f"cannot be followed ({problems})"
             elif oids[name] != oid:
-                missed[name] = "is the name of another table now"
-        return missed
+                undelivered[name] = "is the name of another table now"
+        return undelivered
 
     def shape(self, table: Table) -> str:
         with self._session.transaction(table.full_name) as cursor:
@@ -109,7 +109,7 @@ class Named:
 
 
 @dataclass(slots=True)
-class Absence:
+class Undelivered:
     """Which tables are absent, and why; replaced whole by the one thread that looks."""
 
     problems: Mapping[str, str] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Absence:
 
 
 @contextmanager
-def absence_passes(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterator[None]:
+def undelivered_is_outage(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterator[None]:
     """Reading rows: a table that cannot be read because it left is no reason to end.
 
     It passes for an outage, ``SourceUnavailableError``, until whoever looks for absent tables has
@@ -133,7 +133,7 @@ def absence_passes(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterato
         yield
     except PreflightError as exc:
         name = str(exc.fields.get("table"))
-        problem = coverage.missed(tables).get(name)
+        problem = coverage.undelivered(tables).get(name)
         if problem is None and exc.fields.get("state") in UNDEFINED:
             problem = "was altered, and is what it was"
         if problem is None:
@@ -142,8 +142,8 @@ def absence_passes(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterato
 
 
 COVERAGES: Final[dict[str, Callable[[Session, Config], Coverage]]] = {
-    "pgoutput": Published,
-    "wal2json": Named,
+    "pgoutput": PublicationCoverage,
+    "wal2json": Wal2jsonCoverage,
 }
 """By the output plugin's name."""
 

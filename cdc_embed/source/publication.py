@@ -42,7 +42,7 @@ class Publication:
     tables: dict[int, PublishedTable]
 
 
-class Published:
+class PublicationCoverage:
     """What arrives through pgoutput: the tables of a publication."""
 
     by_name = False
@@ -55,12 +55,12 @@ class Published:
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         return publication_findings(self._read(), self._name, tables)
 
-    def missed(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        missed = missed_tables(self._read(), tables)
+    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
+        undelivered = undelivered_tables(self._read(), tables)
         for table in [source.table for source in tables if source.table.partitioned]:
             for problem, fix in partition_problems(self._session, table):
-                missed.setdefault(table.full_name, f"cannot be followed: {problem} ({fix})")
-        return missed
+                undelivered.setdefault(table.full_name, f"cannot be followed: {problem} ({fix})")
+        return undelivered
 
     def shape(self, table: Table) -> str:
         values = {"publication": self._name, "oid": table.oid}
@@ -137,14 +137,16 @@ def publication_findings(
     else:
         findings += [
             _bad(f"publication {name}: {table} {problem}", setup)
-            for table, problem in missed_tables(publication, tables).items()
+            for table, problem in undelivered_tables(publication, tables).items()
         ]
     return findings or [
         Finding(id="publication", ok=True, message=f"publication {name} carries every table")
     ]
 
 
-def missed_tables(publication: Publication | None, tables: Sequence[SourceTable]) -> dict[str, str]:
+def undelivered_tables(
+    publication: Publication | None, tables: Sequence[SourceTable]
+) -> dict[str, str]:
     """Why changes of some of the tables do not arrive, by the table's name."""
     if publication is None or not publication.all_operations:
         problem = "has no publication" if publication is None else "is published in part only"

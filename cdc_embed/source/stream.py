@@ -47,10 +47,10 @@ from cdc_embed.lsn import LSN, ZERO, Identity
 from cdc_embed.postgres.connect import (
     CONNECT_TIMEOUT,
     DEAD_PEER_OPTIONS,
+    answer_limit,
     connect,
-    cut,
     parameters_of,
-    patience,
+    shut_down,
 )
 from cdc_embed.postgres.side import SOURCE, VALUE_SETTINGS, describe, translated
 
@@ -93,7 +93,7 @@ class Stream:
         """``silence_limit``: seconds without a sign of life, asked for after half of them."""
         self._slot = slot
         self._silence_limit = silence_limit
-        self._patience = patience(parameters_of(dsn))
+        self._answer_limit = answer_limit(parameters_of(dsn))
         self.application_name = stream_name(slot)
         self._streaming = False
         self._silent_since: float | None = None
@@ -237,7 +237,7 @@ class Stream:
     @contextmanager
     def _answered(self) -> Iterator[None]:
         """A command that is answered at once, or never: then the connection is cut."""
-        limit = Timer(self._patience, cut, [self._connection])
+        limit = Timer(self._answer_limit, shut_down, [self._connection])
         limit.daemon = True
         limit.start()
         try:

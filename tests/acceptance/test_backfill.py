@@ -103,8 +103,8 @@ def test_manual_backfill_waits_for_the_command_and_is_done_by_the_leader(
         assert site.value("select count(*) from cdc_embed.notes_embedding") == 0
         assert states(site) == {"public.documents": "done", "public.notes": "waiting"}
 
-        both = backfill(site)
-        assert {table["name"]: table["done"] for table in both} == {
+        databases = backfill(site)
+        assert {table["name"]: table["done"] for table in databases} == {
             "public.documents": 501,
             "public.notes": 300,
         }

@@ -174,9 +174,9 @@ def test_both_restarted_at_once_agree_on_one_leader(pair: Site) -> None:
     with watched(pair), load(pair):
         for _ in range(2):
             with ExitStack() as stack:
-                both = [stack.enter_context(pair.service(wait=False)) for _ in range(2)]
-                wait_until(lambda: both_settled(both), "one leads and one waits")  # noqa: B023
-                for service in sorted(both, key=role):  # the standby first: else it may lead
+                databases = [stack.enter_context(pair.service(wait=False)) for _ in range(2)]
+                wait_until(lambda: both_settled(databases), "one leads and one waits")  # noqa: B023
+                for service in sorted(databases, key=role):  # the standby first: else it may lead
                     service.process.kill()
     with pair.service() as service:
         expect_equal(pair, service)

@@ -18,7 +18,7 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, Stock
+from cdc_embed.flow.prepare import Preparer, StoreReader
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -107,7 +107,7 @@ def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
         decode=pgoutput.messages,
         assembler=Assembler([TABLE], checkpoint, min(target.recorded, RECORDED)),
         preparer=Preparer(
-            stock=cast(Stock, target),
+            store=cast(StoreReader, target),
             read_rows=lambda _table, _keys: {},
             cut=one_chunk,
             runner=EmbeddingRunner(embedder, embedder.describe(), patience, metrics),

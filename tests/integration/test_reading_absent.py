@@ -6,22 +6,25 @@ import pytest
 
 from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.postgres.side import SOURCE, translated
-from cdc_embed.source.coverage import Coverage, absence_passes
+from cdc_embed.source.coverage import Coverage, undelivered_is_outage
 from tests.site import Site
 
 
 class Found:
     """What a coverage finds, after the read has failed."""
 
-    def __init__(self, missed: dict[str, str]) -> None:
-        self._missed = missed
+    def __init__(self, undelivered: dict[str, str]) -> None:
+        self._undelivered = undelivered
 
-    def missed(self, _: object) -> dict[str, str]:
-        return self._missed
+    def undelivered(self, _: object) -> dict[str, str]:
+        return self._undelivered
 
 
-def read(site: Site, statement: str, missed: dict[str, str]) -> None:
-    with absence_passes(cast(Coverage, Found(missed)), []), translated(SOURCE, "public.documents"):
+def read(site: Site, statement: str, undelivered: dict[str, str]) -> None:
+    with (
+        undelivered_is_outage(cast(Coverage, Found(undelivered)), []),
+        translated(SOURCE, "public.documents"),
+    ):
         site.sql(statement)
 
 

@@ -668,11 +668,11 @@ def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
     config = load_config(site.config_path)
     with (
         closing(make_embedder(config.embedder, stored_dimensions=384)) as embedder,
-        connections(config) as both,
+        connections(config) as databases,
     ):
-        plan = plan_setup(both, embedder.describe(), rebuild=True)
+        plan = plan_setup(databases, embedder.describe(), rebuild=True)
         with pytest.raises(KeyboardInterrupt):
-            run_setup(both, plan, on_step=interrupt, on_wait=lambda _: None)
+            run_setup(databases, plan, on_step=interrupt, on_wait=lambda _: None)
     with site.service() as service:
         service.wait_for("reconciled")
         service.settle()

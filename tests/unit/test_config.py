@@ -419,8 +419,8 @@ def test_two_things_of_one_name_in_the_target_are_refused(
 
 def test_tables_of_two_schemas_whose_names_meet_are_refused(write: Write) -> None:
     second = '[[tables]]\nname = "{}"\ntext = ["a"]\n'
-    both = second.format("public.app_documents") + second.format("app.documents")
-    problem = refusal(write(MINIMAL + both))
+    databases = second.format("public.app_documents") + second.format("app.documents")
+    problem = refusal(write(MINIMAL + databases))
     assert "app.documents needs the name app_documents_embedding" in problem
     assert "app.documents needs the name app_documents_search" in problem
 

@@ -12,7 +12,7 @@ import pytest
 from cdc_embed.change import plan
 from cdc_embed.change.knowledge import Known
 from cdc_embed.change.unseen import Unseen
-from cdc_embed.reconcile.slices import Comparer
+from cdc_embed.reconcile.slices import SliceReader
 from tests.unit.simulation import target
 from tests.unit.simulation.data import LARGE, SMALL
 from tests.unit.simulation.source import KINDS, Op
@@ -320,7 +320,7 @@ def test_without_the_wait_at_its_beginning_a_comparison_undoes_what_it_cannot_se
     unseen = [("commit_unseen", [Op("insert", key=0, a="b")]), ("other_transaction", None)]
     steps = [*unseen, REST, ("ask", ("backfill", 0)), REST]
     assert stays(Setting(), steps)
-    monkeypatch.setattr(Comparer, "begin", lambda comparer, _: comparer.lane.follow())
+    monkeypatch.setattr(SliceReader, "begin", lambda slices, _: slices.lane.follow())
     assert not stays(Setting(), steps)
 
 

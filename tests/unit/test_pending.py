@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.change.pending import Later, Pending
+from cdc_embed.change.pending import LaterChanges, Pending
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import UNCHANGED
@@ -59,7 +59,7 @@ def row(key: str, of: Table = TABLE) -> tuple[Table, tuple[str, ...]]:
     return of, (key,)
 
 
-def says(later: Later, key: str) -> str:
+def says(later: LaterChanges, key: str) -> str:
     """What a ``Later`` says of one row of TABLE."""
     replaced, needed = later.replaces(row(key)), later.needs(row(key))
     return {
@@ -142,46 +142,49 @@ def test_the_oldest_is_the_commit_time_of_the_first() -> None:
 
 
 def test_nothing_later_replaces_and_needs_nothing() -> None:
-    assert says(Later(), "1") == "nothing"
-    assert says(Later([end(1)]), "1") == "nothing"
+    assert says(LaterChanges(), "1") == "nothing"
+    assert says(LaterChanges([end(1)]), "1") == "nothing"
 
 
 def test_a_complete_later_version_replaces_its_row_only() -> None:
-    later = Later([change(Op.UPDATE, "1")])
+    later = LaterChanges([change(Op.UPDATE, "1")])
     assert says(later, "1") == "replaced"
     assert says(later, "2") == "nothing"
     assert not later.replaces(row("1", OTHER))
 
 
 def test_a_later_delete_or_insert_replaces() -> None:
-    assert says(Later([change(Op.DELETE, "1")]), "1") == "replaced"
-    assert says(Later([change(Op.INSERT, "1")]), "1") == "replaced"
+    assert says(LaterChanges([change(Op.DELETE, "1")]), "1") == "replaced"
+    assert says(LaterChanges([change(Op.INSERT, "1")]), "1") == "replaced"
 
 
 def test_a_later_version_with_unchanged_values_replaces_nothing() -> None:
-    assert says(Later([change(Op.UPDATE, "1", unchanged=True)]), "1") == "nothing"
+    assert says(LaterChanges([change(Op.UPDATE, "1", unchanged=True)]), "1") == "nothing"
 
 
 def test_a_later_truncate_replaces_every_row_of_its_table() -> None:
-    later = Later([change(Op.TRUNCATE)])
+    later = LaterChanges([change(Op.TRUNCATE)])
     assert says(later, "1") == "replaced"
     assert not later.replaces(row("1", OTHER))
 
 
 def test_a_complete_key_change_replaces_the_old_row_and_the_new() -> None:
-    later = Later([change(Op.UPDATE, "2", old="1")])
+    later = LaterChanges([change(Op.UPDATE, "2", old="1")])
     assert (says(later, "1"), says(later, "2")) == ("replaced", "replaced")
 
 
 def test_a_key_change_with_unchanged_values_needs_the_old_row() -> None:
-    later = Later([change(Op.UPDATE, "2", old="1", unchanged=True)])
+    later = LaterChanges([change(Op.UPDATE, "2", old="1", unchanged=True)])
     assert (says(later, "1"), says(later, "2")) == ("needed", "nothing")
 
 
 def test_a_row_that_is_carried_on_and_then_replaced_stays_needed() -> None:
-    later = Later([change(Op.UPDATE, "2", old="1", unchanged=True), change(Op.INSERT, "1")])
+    later = LaterChanges([change(Op.UPDATE, "2", old="1", unchanged=True), change(Op.INSERT, "1")])
     assert says(later, "1") == "both"
-    assert says(Later([change(Op.UPDATE, "1", old="2"), change(Op.TRUNCATE)]), "1") == "replaced"
+    assert (
+        says(LaterChanges([change(Op.UPDATE, "1", old="2"), change(Op.TRUNCATE)]), "1")
+        == "replaced"
+    )
 
 
 def test_a_change_that_went_into_a_batch_replaces_nothing_more() -> None:
@@ -267,7 +270,7 @@ def test_after_any_takes_and_put_backs_only_what_is_left_counts(
     state: tuple[Pending, list[Event]],
 ) -> None:
     pending, left = state
-    fresh = Later(left)
+    fresh = LaterChanges(left)
     for key in KEYS:
         if says(pending.later, key) == "replaced":
             assert says(fresh, key) == "replaced", "left out, and nothing would make up for it"

@@ -315,9 +315,13 @@ def test_a_row_without_its_key_stops_the_table(message: Message) -> None:
 
 def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_error() -> None:
     """The log will say it so for ever, whatever is mended: the table is compared instead."""
-    missed: list[Table] = []
+    undelivered: list[Table] = []
     assembler = Assembler(
-        [FIRST, SECOND], checkpoint(), ZERO, in_order_from=LSN(0x200), on_missed=missed.append
+        [FIRST, SECOND],
+        checkpoint(),
+        ZERO,
+        delivered_from=LSN(0x200),
+        on_undelivered=undelivered.append,
     )
     found = events(
         assembler,
@@ -327,20 +331,20 @@ def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_err
         *(insert("3", "e", "f"), commit(0x100)),
     )
     assert [event.table for event in found if isinstance(event, Change)] == [SECOND]
-    assert missed == [FIRST, SECOND]
+    assert undelivered == [FIRST, SECOND]
     assert events(assembler, relation(), begin(0x180), insert("4", "g", "h")) != []
-    assert missed == [FIRST, SECOND]
+    assert undelivered == [FIRST, SECOND]
 
 
 def test_what_comes_after_the_table_was_in_order_is_an_error() -> None:
-    missed: list[Table] = []
+    undelivered: list[Table] = []
     assembler = Assembler(
-        [FIRST], checkpoint(), ZERO, in_order_from=LSN(0x100), on_missed=missed.append
+        [FIRST], checkpoint(), ZERO, delivered_from=LSN(0x100), on_undelivered=undelivered.append
     )
     events(assembler, relation(key=()), begin(0x100))
     with pytest.raises(TableChangedError):
         assembler.feed(insert("1", "a", "b"), 1)
-    assert missed == []
+    assert undelivered == []
 
 
 # -- tuples -----------------------------------------------------------------------------------

@@ -16,9 +16,9 @@ from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.metrics import Metrics
 from cdc_embed.reconcile import verify
-from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.slices import Scope, SliceReader
 from cdc_embed.reconcile.verify import Verifier
-from cdc_embed.source.coverage import Absence
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Request
 
@@ -180,10 +180,10 @@ METRICS = Metrics(slot="s", tables=[TABLE.full_name], model="m")
 def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict[str, Any]:
     """The result's counts that are not zero, with ``drift`` and ``remaining``."""
     verifier = Verifier(
-        comparer=cast(Comparer, world),
+        slices=cast(SliceReader, world),
         scopes=[Scope(table=TABLE, space=1)],
         metrics=metrics,
-        absence=Absence(),
+        undelivered=Undelivered(),
     )
     verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
     state, result = world.replies[-1]

@@ -29,16 +29,16 @@ from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, Stock
+from cdc_embed.flow.prepare import Preparer, StoreReader
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
 from cdc_embed.reconcile import reconciler, retry, slices, verify
 from cdc_embed.reconcile.reconciler import Reconciler
-from cdc_embed.reconcile.requests import Desk
+from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Comparer, Scope
+from cdc_embed.reconcile.slices import Scope, SliceReader
 from cdc_embed.reconcile.verify import Verifier
-from cdc_embed.source.coverage import Absence
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
@@ -323,7 +323,7 @@ class World:
             decode=wire.decode,
             assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
             preparer=Preparer(
-                stock=cast(Stock, self.target),
+                store=cast(StoreReader, self.target),
                 read_rows=self._read_rows,
                 cut=self.cut,
                 runner=cast(EmbeddingRunner, self.model),
@@ -342,7 +342,7 @@ class World:
         self.reader = Reader(self.source, self.actor)
         notes, stop = Notes(self, self.actor), cast(Event, self.actor)
         scopes = [Scope(table=t, space=1) for t in TABLES]
-        comparing = Comparer(
+        comparing = SliceReader(
             lane=self._lane,
             rows=cast(RowReader, self.reader),
             ledger=cast(Ledger, notes),
@@ -350,16 +350,18 @@ class World:
             stop=stop,
             rows_per_second=0,
         )
-        absence, letters = Absence(), cast(Letters, DeadLetters(self.target, self.actor))
-        verifier = Verifier(comparer=comparing, scopes=scopes, metrics=METRICS, absence=absence)
-        retrier = Retrier(comparer=comparing, scopes=scopes, letters=letters, absence=absence)
+        undelivered, letters = Undelivered(), cast(Letters, DeadLetters(self.target, self.actor))
+        verifier = Verifier(
+            slices=comparing, scopes=scopes, metrics=METRICS, undelivered=undelivered
+        )
+        retrier = Retrier(slices=comparing, scopes=scopes, letters=letters, undelivered=undelivered)
         reconciler = Reconciler(
-            comparer=comparing,
+            slices=comparing,
             scopes=scopes,
-            desk=cast(Desk, notes),
+            requests=cast(Requests, notes),
             answers={"verify": verifier.answer, "retry": retrier.answer},
             on_compared=self.target.trusted.__setitem__,
-            absence=absence,
+            undelivered=undelivered,
             reading=nullcontext,
             on_failure=_fail,
             epoch=epoch,
