@@ -48,51 +48,53 @@ START = Position(ZERO, 0)
 
 
 class Progress:
-    """What has been heard, what is safe, and so what the server may be told.
+    """Positions of one connection, from which follows what the server may be told.
 
-    - ``received``: heard from the server, everything below it was delivered to us;
+    - ``received``: the server sent everything below it;
     - ``durable``: every transaction that ends at or before it is reflected in the target, by a
       committed batch or because there was nothing to write;
-    - ``recorded``: what the committed checkpoint row says, ``greatest(end_lsn, confirmed_lsn)``.
+    - ``recorded``: the committed checkpoint row says so, ``greatest(end_lsn, confirmed_lsn)``;
+    - ``open_commit``: the commit LSN of the transaction that is being delivered, None between two.
 
-    All three only ever grow. Telling the server more than ``recorded`` would make our own slot
-    look moved by a stranger after a crash, so ``confirmable`` never exceeds it.
+    The first three only grow. ``confirmable`` never exceeds ``recorded``, because after a crash
+    our own slot would look as if somebody else had moved it.
     """
 
-    __slots__ = ("durable", "received", "recorded")
+    __slots__ = ("durable", "open_commit", "received", "recorded")
 
     def __init__(self, recorded: LSN) -> None:
         self.received = recorded
         self.durable = recorded
         self.recorded = recorded
+        self.open_commit: LSN | None = None
 
-    def hear(self, lsn: LSN) -> None:
-        """The server sent something up to ``lsn``; positions in messages go back and forth."""
+    def mark_received(self, lsn: LSN) -> None:
+        """Note that the server sent something up to ``lsn``; messages' positions go back too."""
         self.received = max(self.received, lsn)
 
-    def settle(self, lsn: LSN) -> None:
-        """Everything up to ``lsn`` is reflected in the target."""
+    def mark_durable(self, lsn: LSN) -> None:
+        """Note that everything up to ``lsn`` is reflected in the target."""
         self.durable = max(self.durable, lsn)
-        self.hear(lsn)
+        self.mark_received(lsn)
 
-    def settle_received(self) -> None:
-        """Nothing is open, pending or in flight: all that was heard is settled."""
-        self.settle(self.received)
+    def mark_idle(self) -> None:
+        """Note that nothing received waits: it is durable, up to the open transaction's commit."""
+        self.mark_durable(self.received if self.open_commit is None else self.open_commit)
 
-    def record(self, lsn: LSN) -> None:
-        """The checkpoint row that says ``lsn`` is committed."""
+    def mark_recorded(self, lsn: LSN) -> None:
+        """Note that the checkpoint row that says ``lsn`` is committed."""
         self.recorded = max(self.recorded, lsn)
 
     def confirmable(self) -> LSN:
-        """The highest position the server may be told to forget the log up to."""
+        """Return the highest position up to which the server may forget the log."""
         return min(self.durable, self.recorded)
 
     def is_recorded(self, lsn: LSN) -> bool:
-        """Whether the committed checkpoint row reaches ``lsn``."""
+        """Return whether the committed checkpoint row reaches ``lsn``."""
         return lsn <= self.recorded
 
     def unrecorded_bytes(self) -> int:
-        """Bytes of settled log that the checkpoint row does not cover yet."""
+        """Return how many durable bytes of log the checkpoint row does not cover yet."""
         return max(0, self.durable - self.recorded)
 
 

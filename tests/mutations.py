@@ -56,8 +56,8 @@ MUTATIONS = (
     Mutation(
         "u as proof without known",
         "cdc_embed/change/plan.py",
-        "    return before if isinstance(before, Known) else None",
-        "    return Known(getattr(before, 'fingerprint', b''))",
+        "    return None if image.origin is None else proof(states.get((table, image.origin)))",
+        "    return Known(getattr(states.get((table, image.origin)), 'fingerprint', b''))",
         "tests/integration/test_flow.py::"
         "test_row_from_before_the_slot_is_read_again_when_it_changes[18]",
     ),
@@ -69,12 +69,19 @@ MUTATIONS = (
         "tests/integration/test_flow.py::test_key_changes_move_vectors[18]",
     ),
     Mutation(
-        "what is kept upon a refused row is stored",
-        "cdc_embed/change/knowledge.py",
-        "            self._in_flight = deque(later.without(refused) for later in self._in_flight)",
-        "            pass",
+        "plans upon a batch that was refused are written",
+        "cdc_embed/flow/batches.py",
+        "in self._in_flight:\n            flight.prepared = flight.writing = None",
+        "in [head]:\n            flight.prepared = flight.writing = None",
         "tests/integration/test_dead_letters.py::"
         "test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored",
+    ),
+    Mutation(
+        "a batch that is prepared again is paid for again",
+        "cdc_embed/flow/prepare.py",
+        "            and chunk[1] not in facts.vectors",
+        "            and chunk[1] is not None",
+        "tests/unit/test_convergence.py::test_whatever_was_embedded_for_a_refused_batch_is_kept",
     ),
     Mutation(
         "take another source's vectors",
@@ -101,9 +108,9 @@ MUTATIONS = (
     ),
     Mutation(
         "no wait after a data_start of 0",
-        "cdc_embed/flow/pipeline.py",
-        "            return self._progress.is_recorded(begin.final_lsn)",
-        "            return True",
+        "cdc_embed/source/stream.py",
+        "        return progress.is_recorded(progress.open_commit)",
+        "        return True",
         "tests/integration/test_gate.py::"
         "test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded",
     ),
@@ -148,9 +155,9 @@ MUTATIONS = (
     ),
     Mutation(
         "stored rows trusted while they are compared",
-        "cdc_embed/reconcile/reconciler.py",
-        "            self._on_compared(scope.table, False)",
-        "            self._on_compared(scope.table, True)",
+        "cdc_embed/change/knowledge.py",
+        "        if isinstance(found, Known) and row[0] not in self.trusted:",
+        "        if isinstance(found, Known) and not row:",
         "tests/unit/test_convergence.py::"
         "test_a_process_that_resumes_a_comparison_trusts_no_row_that_is_not_compared_yet",
     ),
@@ -165,7 +172,7 @@ MUTATIONS = (
     Mutation(
         "LRU updated before the commit",
         "cdc_embed/change/knowledge.py",
-        "        self._in_flight.append(outcome.without(self._refused))",
+        "        self._in_flight.append(outcome)",
         "        self._in_flight.append(outcome); self._committed.update(outcome.states)",
         "tests/unit/test_knowledge.py::test_nothing_enters_the_cache_before_its_batch_is_committed",
     ),

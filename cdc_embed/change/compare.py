@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final, NamedTuple
 
 from cdc_embed.change.document import Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Action, Cut, Delete, Row, read_again
 
 UNKNOWN_END: Final = -1
@@ -54,7 +54,7 @@ def compare(table: Table, row: Row | None, stored: Stored) -> Verdict:
     if isinstance(state, Refused):
         refused = state.refuses(digest, metadata or b"")
         return Verdict.DEAD_LETTER if refused else Verdict.STALE
-    if not isinstance(state, Known | Reread) or state.fingerprint != digest:
+    if not isinstance(state, Known) or state.fingerprint != digest:
         return Verdict.STALE
     if not stored.whole or stored.end not in {UNKNOWN_END, len(text), len(text.rstrip())}:
         return Verdict.STALE

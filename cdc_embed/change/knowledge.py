@@ -1,13 +1,18 @@
-"""What is known of the target without asking it.
+"""What is known of the target without asking it, and what a stored row proves.
 
-For each row: the fingerprint that is stored, or refused, or that nothing is stored, or that it is
+For each row: the stored fingerprint, or the refused one, or that nothing is stored, or that it is
 not known. Batches in flight are looked at first, newest first, then a bounded cache of what is
 committed. A row in neither must be looked up in the target. Nothing enters the cache before its
-batch is committed, so a rollback needs no undoing but a ``clear``.
+batch is committed, so a rollback needs no undoing but a ``replan``.
+
+The rule of provenance, here and nowhere else: a stored row proves what a later change leaves out
+(an unchanged value) only if its text came by the log, and not while its table is compared. A text
+that was read from the source can be ahead of the log: it may belong to a later version, or to
+another row that took the key since. A row of a table that is compared may have missed changes.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -24,19 +29,13 @@ class Known:
 
     fingerprint: bytes
     metadata: bytes = b""
+    proves: bool = True
+    """The text came by the log. Otherwise it can be compared with, but proves nothing about the
+    version that a later change calls unchanged."""
 
-
-@dataclass(frozen=True, slots=True)
-class Reread:
-    """Chunks of this text are stored, but it was read from the source, not from the log.
-
-    The read may have been ahead of the log, so the text may belong to a later version, or to
-    another row that took the key since. It can be compared with, but it proves nothing about the
-    version that a later change calls unchanged.
-    """
-
-    fingerprint: bytes
-    metadata: bytes = b""
+    def unproven(self) -> "Known":
+        """Return the same without its proof."""
+        return replace(self, proves=False) if self.proves else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Refused:
     error: str = field(default="", compare=False)
 
     def refuses(self, text: bytes, metadata: bytes = b"") -> bool:
-        """Whether it is the letter of a text and its metadata, by their hashes."""
+        """Return whether it is the letter of a text and its metadata, by their hashes."""
         return self.fingerprint in {text, text + metadata}
 
 
@@ -61,8 +60,13 @@ class Nothing(Enum):
 ABSENT = Nothing.ABSENT
 UNKNOWN = Nothing.UNKNOWN
 
-State = Known | Reread | Refused | Nothing
+State = Known | Refused | Nothing
 States = Mapping[RowId, State]
+
+
+def proof(state: State | None) -> Known | None:
+    """Return the stored version that an unchanged value is unchanged from, if it is proven."""
+    return state if isinstance(state, Known) and state.proves else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,72 +77,67 @@ class Outcome:
     truncated: frozenset[Table]
     hashes: frozenset[tuple[Table, bytes]]
     """Chunks that it writes: later batches may take their vectors from there."""
-    kept: frozenset[RowId] = frozenset()
-    """Rows that it leaves as they are: what it says of them is so only if it was so before."""
 
-    def without(self, rows: Collection[RowId]) -> "Outcome":
-        """The same, but for those of the rows that are only kept."""
-        if self.kept.isdisjoint(rows):
-            return self
-        gone = self.kept & set(rows)
-        return replace(self, states={r: s for r, s in self.states.items() if r not in gone})
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Basis:
+    """What a plan rests on: the target as it is when the plan's turn comes, as far as it is known.
+
+    It holds until a batch before it is not written as planned.
+    """
+
+    states: dict[RowId, State]
+    """Of rows that need no look-up."""
+    arriving: frozenset[tuple[Table, bytes]] = frozenset()
+    """Chunks that the batches before it will have stored."""
+    trusted: frozenset[Table] = frozenset()
+    """Tables whose stored rows prove what the log leaves out, if they came by the log."""
+
+    def stored(self, row: RowId, found: State) -> State:
+        """Return what counts of a row that was looked up in the target."""
+        if isinstance(found, Known) and row[0] not in self.trusted:
+            return found.unproven()
+        return found
 
 
 class Knowledge:
-    """The overlay of planned batches over the cache of committed ones."""
+    """The overlay of planned batches over the cache of committed ones, for one connection."""
 
     def __init__(self, capacity: int = CACHED_ROWS) -> None:
         self._capacity = capacity
         self._committed: OrderedDict[RowId, State] = OrderedDict()
         self._in_flight: deque[Outcome] = deque()
-        self._refused: set[RowId] = set()
-        """Rows that the database refused while the next batch was prepared, maybe upon them."""
+        self._trusted: set[Table] = set()
 
-    def known(self, rows: Iterable[RowId]) -> dict[RowId, State]:
-        """The states of those rows that need no look-up."""
-        found = {}
+    def basis(self, rows: Iterable[RowId], *, cached: bool = True) -> Basis:
+        """Return what a plan for these rows rests on.
+
+        ``cached=False``: only batches in flight count, committed rows are looked up.
+        """
+        states = {}
         for row in rows:
-            state = self._find(row)
+            state = self._find_in_flight(row)
+            if state is None and cached:
+                state = self._committed.get(row)
             if state is not None:
-                found[row] = state
-        return found
-
-    def arriving(self) -> frozenset[tuple[Table, bytes]]:
-        """Chunks that batches in flight will have stored before the next batch is written."""
-        return frozenset().union(*(outcome.hashes for outcome in self._in_flight))
-
-    def in_flight(self, rows: Iterable[RowId]) -> dict[RowId, State]:
-        """What batches in flight make of those rows that they touch."""
-        return {row: s for row in rows if (s := self._find_in_flight(row)) is not None}
+                states[row] = state
+        arriving = frozenset().union(*(outcome.hashes for outcome in self._in_flight))
+        return Basis(states=states, arriving=arriving, trusted=frozenset(self._trusted))
 
     def planned(self, outcome: Outcome) -> None:
-        """A batch with this outcome is on its way, after all others."""
-        self._in_flight.append(outcome.without(self._refused))
-        self._refused.clear()
+        """Take in that a batch with this outcome is on its way, after all others."""
+        self._in_flight.append(outcome)
 
-    def committed(self, outcome: Outcome) -> None:
-        """The oldest batch in flight is committed, and this is what came of it.
-
-        Where the database refused a row, later batches may have left it as it is because they took
-        it for stored: what they say of it is not so.
-        """
-        planned = self._in_flight.popleft()
-        refused = {
-            row
-            for row, state in outcome.states.items()
-            if isinstance(state, Refused) and planned.states.get(row) != state
-        }
-        if refused:
-            self._refused |= refused
-            self._in_flight = deque(later.without(refused) for later in self._in_flight)
+    def committed(self) -> None:
+        """Take in that the oldest batch in flight is committed as it was planned."""
+        outcome = self._in_flight.popleft()
         if outcome.truncated:
             kept = (
                 (row, s) for row, s in self._committed.items() if row[0] not in outcome.truncated
             )
             self._committed = OrderedDict(kept)
         for row, state in outcome.states.items():
-            letter = isinstance(state, Refused)  # somebody may drop it: it is looked up
-            if letter or row not in planned.states:
+            if isinstance(state, Refused):  # somebody may drop the letter: it is looked up
                 self._committed.pop(row, None)
                 continue
             self._committed[row] = state
@@ -146,21 +145,22 @@ class Knowledge:
         while len(self._committed) > self._capacity:
             self._committed.popitem(last=False)
 
+    def replan(self, rows: Iterable[RowId]) -> None:
+        """Drop every plan, because the oldest cannot be written; look its rows up again."""
+        self._in_flight.clear()
+        for row in rows:
+            self._committed.pop(row, None)
+
+    def trust(self, table: Table) -> None:
+        """Take in that the table is compared: its stored rows prove what the log leaves out."""
+        self._trusted.add(table)
+
     def distrust(self, table: Table) -> None:
-        """Nothing is in flight, and stored rows of the table prove nothing any more."""
+        """Take in that stored rows of the table prove nothing any more; nothing is in flight."""
+        self._trusted.discard(table)
         for row, state in self._committed.items():
             if row[0] is table and isinstance(state, Known):
-                self._committed[row] = Reread(state.fingerprint, state.metadata)
-
-    def clear(self) -> None:
-        """Forget everything: another connection, epoch or writer starts afresh."""
-        self._committed.clear()
-        self._in_flight.clear()
-        self._refused.clear()
-
-    def _find(self, row: RowId) -> State | None:
-        found = self._find_in_flight(row)
-        return self._committed.get(row) if found is None else found
+                self._committed[row] = state.unproven()
 
     def _find_in_flight(self, row: RowId) -> State | None:
         for outcome in reversed(self._in_flight):

@@ -23,9 +23,9 @@ from cdc_embed.change.knowledge import (
     Known,
     Outcome,
     Refused,
-    Reread,
     State,
     States,
+    proof,
 )
 from cdc_embed.wire.messages import UNCHANGED, Value
 
@@ -52,6 +52,8 @@ class Metadata:
 
 
 NO_METADATA = Metadata()
+REFUSED_BY_DATABASE = "database"
+"""The reason of a dead letter whose row the target refuses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ class Annotate:
     """The row's text is stored, its metadata changed: its chunks stay, what is beside changes."""
 
     metadata: Metadata
-    state: Known | Reread
+    state: Known
     """What is known afterwards."""
 
 
@@ -136,8 +138,11 @@ class Plan:
             for chunk in action.document.chunks
         }
 
-    def refuse(self, refused: Mapping[bytes, tuple[str, str]]) -> None:
-        """Turn documents with a refused chunk (by hash: reason, error) into dead letters."""
+    def refuse_texts(self, refused: Mapping[bytes, tuple[str, str]]) -> None:
+        """Turn documents with a chunk that the model refuses into dead letters.
+
+        ``refused``: (reason, error) by chunk hash.
+        """
         for row, action in self.actions.items():
             if isinstance(action, Write):
                 for chunk in action.document.chunks:
@@ -145,6 +150,13 @@ class Plan:
                         letter = Refuse(action.document.fingerprint, *refused[chunk.hash])
                         self.actions[row] = letter
                         break
+
+    def refuse_rows(self, refused: Mapping[RowId, str]) -> None:
+        """Turn documents that the database refuses, with its error, into dead letters."""
+        for row, error in refused.items():
+            digest = _digest(self.actions.get(row))
+            if digest is not None:
+                self.actions[row] = Refuse(digest, REFUSED_BY_DATABASE, error)
 
     @property
     def writes(self) -> bool:
@@ -164,7 +176,6 @@ class Plan:
             states=states,
             truncated=frozenset(self.batch.truncated),
             hashes=frozenset(self.texts()),
-            kept=frozenset(row for row, act in self.actions.items() if isinstance(act, Skip)),
         )
 
 
@@ -210,7 +221,7 @@ def plan(
         elif refetched is not None and row in refetched:
             action = _found(row[0], refetched[row], stored, cut)
         else:
-            action = _logged(row, image, _proof(row[0], image, states), stored, cut)
+            action = _logged(row, image, _before(row[0], image, states), stored, cut)
         if action is None:
             result.refetch.append(row)
         else:
@@ -231,13 +242,9 @@ def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> A
     return action
 
 
-def _proof(table: Table, image: Image, states: States) -> Known | None:
-    """The stored version that the image's unchanged values are unchanged from, if the log says
-    that it is stored."""
-    if image.origin is None:
-        return None
-    before = states.get((table, image.origin), ABSENT)
-    return before if isinstance(before, Known) else None
+def _before(table: Table, image: Image, states: States) -> Known | None:
+    """The stored version that the image's unchanged values are unchanged from, if it is proven."""
+    return None if image.origin is None else proof(states.get((table, image.origin)))
 
 
 def _logged(
@@ -276,7 +283,7 @@ def _compare(
         return Skip("unchanged", stored)
     if metadata is None:
         return None
-    if isinstance(stored, Known | Reread) and stored.fingerprint == digest:
+    if isinstance(stored, Known) and stored.fingerprint == digest:
         # the log itself says that this text is the row's: from here on it is known
         after = Known(digest, metadata.hash)
         if stored.metadata == metadata.hash:
@@ -294,9 +301,7 @@ def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
     """
     if row is None:
         return Forget()
-    if isinstance(stored, Known):
-        stored = UNKNOWN
-    return read_again(table, row, stored, cut)
+    return read_again(table, row, UNKNOWN if proof(stored) else stored, cut)
 
 
 def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
@@ -309,10 +314,10 @@ def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
     if isinstance(stored, Refused) and stored.refuses(digest, hashed):
         return Skip("unchanged", stored)
     metadata = Metadata(row.metadata, hashed)
-    if isinstance(stored, Known | Reread) and stored.fingerprint == digest:
+    if isinstance(stored, Known) and stored.fingerprint == digest:
         if stored.metadata == hashed:
             return Skip("unchanged", stored)
-        return Annotate(metadata, Reread(digest, hashed))
+        return Annotate(metadata, Known(digest, hashed, proves=False))
     return Write(cut(table, text), metadata, reread=True)
 
 
@@ -323,8 +328,7 @@ def _values(texts: tuple[Value, ...]) -> Texts:
 def _state_after(action: Action) -> State | None:
     match action:
         case Write(document, metadata, reread):
-            stored = Reread if reread else Known
-            return stored(document.fingerprint, metadata.hash)
+            return Known(document.fingerprint, metadata.hash, proves=not reread)
         case Refuse(digest, reason, error):
             return Refused(digest, reason, error)
         case Move(_, digest, metadata):
@@ -339,6 +343,18 @@ def _state_after(action: Action) -> State | None:
             return state
         case Supersede():
             return None
+
+
+def _digest(action: Action | None) -> bytes | None:
+    """The fingerprint of a document with its metadata: the database may refuse either."""
+    match action:
+        case Write(document, metadata):
+            return document.fingerprint + metadata.hash
+        case Move(_, fingerprint, metadata):
+            return fingerprint + metadata.hash
+        case Annotate(metadata, state):
+            return state.fingerprint + metadata.hash
+    return None
 
 
 def skipped(plan: Plan) -> Iterable[tuple[str, str]]:

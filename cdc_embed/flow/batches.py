@@ -1,27 +1,30 @@
 """Batches from their dispatch to their commit, in the order of the log.
 
 One worker prepares a batch (look up, decide, embed) while another writes the one before; one at a
-time each, so a plan always knows what every batch before it makes of its rows. What is pending
+time each, so a plan always rests on what every batch before it makes of its rows. What is pending
 waits here too: a batch may turn out to be worth only a part of what it was given.
+
+A batch keeps its events until it is committed. When it cannot be written as it was prepared, it and
+all behind it are prepared again, in place: the plans are dropped, what they cost is kept.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import Pending
-from cdc_embed.change.plan import Supersede
+from cdc_embed.change.plan import Plan, Supersede
+from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.lane import Lane, Offer
-from cdc_embed.flow.prepare import Extract, Preparer, Range, Ready, rows_of
-from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.flow.writing import Writer, Written
-from cdc_embed.lsn import LSN, Progress
+from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of
+from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
+from cdc_embed.lsn import LSN
 
 FIRST_TAKE: Final = 64
 LARGEST_TAKE: Final = 4096
@@ -37,18 +40,48 @@ LEFT_OUT_SECONDS: Final = 2.0
 """For how long a hot row's newer version may keep its older ones from being embedded."""
 
 
-@dataclass(slots=True)
-class _InFlight:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """The three that work on batches beside the loop; one connection's writer."""
+
+    preparer: Preparer
+    examiner: Examiner
+    writer: Writer
+
+
+@dataclass(slots=True, kw_only=True)
+class InFlight:
     """A batch between its dispatch and its commit."""
 
-    preparing: Future[Ready]
-    size: int
-    oldest: float | None
+    work: Range | Extract
+    facts: Facts = field(default_factory=Facts)
+    size: int = 0
+    """Bytes of its changes."""
+    oldest: float | None = None
     """Unix time of its oldest commit; None for rows that were read."""
     offer: Offer | None = None
     """The slice that it is made of; None for a range of the log."""
+    preparing: Future[Prepared] | None = None
+    outdated: bool = False
+    """It is being prepared upon a batch that was not written as planned."""
+    prepared: Prepared | None = None
     writing: Future[Written] | None = None
-    ready: Ready | None = None
+
+    def rows(self) -> set[RowId]:
+        """Return the rows that it touches."""
+        if isinstance(self.work, Range):
+            return rows_of(self.work.events)
+        part = self.work.slice
+        return {(part.table, key) for key in part.rows}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A batch that is committed, or had nothing to write."""
+
+    prepared: Prepared
+    written: Written
+    offer: Offer | None
 
 
 @dataclass(slots=True)
@@ -60,8 +93,8 @@ class _HotRows:
     def starving(self, rows: set[RowId], now: float) -> set[RowId]:
         return {row for row in rows & self.since.keys() if now - self.since[row] > LEFT_OUT_SECONDS}
 
-    def note(self, ready: Ready, now: float) -> None:
-        for row, action in ready.plan.actions.items():
+    def mark(self, plan: Plan, now: float) -> None:
+        for row, action in plan.actions.items():
             if isinstance(action, Supersede):
                 self.since.setdefault(row, now)
             else:
@@ -69,37 +102,29 @@ class _HotRows:
 
 
 class Batches:
-    """What is pending and what is in flight on one connection. For the loop's thread alone."""
+    """Everything pending and in flight on one connection. For the loop's thread alone."""
 
     def __init__(
-        self,
-        *,
-        preparer: Preparer,
-        writer: Writer,
-        lane: Lane,
-        progress: Progress,
-        telemetry: Telemetry,
-        linger: float,
-        wake: Callable[[], None],
+        self, *, workers: Workers, lane: Lane, linger: float, wake: Callable[[], None]
     ) -> None:
-        self._preparer = preparer
-        self._writer = writer
+        self._workers = workers
         self._lane = lane
-        self._progress = progress
-        self._telemetry = telemetry
         self._linger = linger
         self._wake = wake
         self.pending = Pending()
         self.draining = False
-        """Nothing is dispatched any more."""
+        """Nothing new is dispatched any more."""
         self._knowledge = Knowledge()
-        self._in_flight: deque[_InFlight] = deque()
+        self._in_flight: deque[InFlight] = deque()
+        self._generation = 1
+        self._carried = Facts()
+        """From a batch that was cut shorter, for the events that went back."""
         self._hot = _HotRows()
         self._take = FIRST_TAKE
         self._logs_turn = False
         self._examined_at = time.monotonic()
         self._lingers_since: float | None = None
-        self._embed = ThreadPoolExecutor(1, thread_name_prefix="prepare")
+        self._prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._write = ThreadPoolExecutor(1, thread_name_prefix="write")
 
     @property
@@ -122,7 +147,7 @@ class Batches:
         return self.pending.size + sum(flight.size for flight in self._in_flight)
 
     def oldest(self) -> float | None:
-        """Unix time of the oldest commit that is not reflected; None when there is none."""
+        """Return the Unix time of the oldest commit that is not reflected, or None."""
         for flight in self._in_flight:
             if flight.oldest is not None:
                 return flight.oldest
@@ -130,17 +155,17 @@ class Batches:
 
     def record(self, lsn: LSN) -> Future[LSN]:
         """Have progress that no batch recorded committed, behind what is being written."""
-        recording: Future[LSN] = self._submit(self._write, self._writer.record, lsn)
+        recording: Future[LSN] = self._submit(self._write, self._workers.writer.record, lsn)
         return recording
 
     def working(self) -> list[Future[Any]]:
-        """What the workers have not ended."""
-        futures: list[Future[Any]] = [flight.preparing for flight in self._in_flight]
+        """Return what the workers have not ended."""
+        futures: list[Future[Any]] = [f.preparing for f in self._in_flight if f.preparing]
         return futures + [f.writing for f in self._in_flight if f.writing is not None]
 
     def close(self) -> None:
         """Wait for the workers to end what they do, then let go of them."""
-        self._embed.shutdown(wait=True, cancel_futures=True)
+        self._prepare.shutdown(wait=True, cancel_futures=True)
         self._write.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, executor: ThreadPoolExecutor, call: Callable[..., Any], *args: Any) -> Any:
@@ -148,65 +173,87 @@ class Batches:
         future.add_done_callback(lambda _: self._wake())
         return future
 
-    # -- settle --------------------------------------------------------------------------------
+    # -- what the workers have finished ----------------------------------------------------------
 
-    def settle(self) -> None:
-        """Take in what the workers have finished, in the order of the log."""
+    def collect(self) -> list[Committed]:
+        """Take in what the workers have finished; return what is committed, in order."""
         for flight in self._in_flight:
-            if flight.ready is None and flight.preparing.done():
-                self._prepared(flight, flight.preparing.result())
+            if flight.preparing is not None and flight.preparing.done():
+                prepared, flight.preparing = flight.preparing.result(), None
+                if not flight.outdated:
+                    self._prepared(flight, prepared)
+                flight.outdated = False
+        committed = []
         while self._in_flight:
-            writing = self._in_flight[0].writing
-            if writing is None or not writing.done():
+            flight = self._in_flight[0]
+            if flight.prepared is None or flight.writing is None or not flight.writing.done():
                 break
-            self._written(self._in_flight.popleft(), writing.result())
+            try:
+                written = flight.writing.result()
+            except OutdatedPlanError as exc:
+                self._prepare_again(exc)
+                break
+            self._in_flight.popleft()
+            self._knowledge.committed()
+            done = Committed(prepared=flight.prepared, written=written, offer=flight.offer)
+            committed.append(done)
+        return committed
 
-    def _prepared(self, flight: _InFlight, ready: Ready) -> None:
-        flight.ready = ready
-        if flight.offer is None:
-            self._adapt(ready)
-            flight.size = ready.plan.batch.size
-        self._knowledge.planned(ready.plan.outcome())
-        flight.writing = self._submit(self._write, self._writer.write, ready)
+    def _prepared(self, flight: InFlight, prepared: Prepared) -> None:
+        flight.prepared = prepared
+        if isinstance(flight.work, Range) and not flight.work.whole:
+            self._fit(flight, flight.work, prepared)
+        self._knowledge.planned(prepared.plan.outcome())
+        write = self._workers.writer.write
+        flight.writing = self._submit(self._write, write, prepared, self._generation)
 
-    def _adapt(self, ready: Ready) -> None:
+    def _fit(self, flight: InFlight, work: Range, prepared: Prepared) -> None:
         """Take in how much of a range was worth a batch, and which rows it left out."""
-        if ready.rest:
-            self.pending.put_back(ready.rest)
-            self._take = max(FIRST_TAKE, 2 * ready.plan.batch.changes)
+        changes = prepared.plan.batch.changes
+        rest = work.events[prepared.used :]
+        flight.work = replace(work, events=work.events[: prepared.used], whole=True)
+        flight.size = prepared.plan.batch.size
+        if rest:
+            self.pending.put_back(rest)
+            self._carried = flight.facts.of(rest)
+            self._take = max(FIRST_TAKE, 2 * changes)
         else:
-            self._take = min(LARGEST_TAKE, max(self._take, 2 * ready.plan.batch.changes))
-        self._hot.note(ready, time.monotonic())
+            self._take = min(LARGEST_TAKE, max(self._take, 2 * changes))
+        self._hot.mark(prepared.plan, time.monotonic())
 
-    def _written(self, flight: _InFlight, written: Written) -> None:
-        plan = written.ready.plan
-        self._knowledge.committed(plan.outcome())
-        if flight.offer is not None and written.ready.examined is not None:
-            self._telemetry.examined(flight.offer.slice.table, written)
-            flight.offer.answer.set_result(written.ready.examined)
-            return
-        self._progress.settle(plan.batch.end_lsn)
-        if plan.writes:
-            self._progress.record(plan.batch.end_lsn)
-        self._telemetry.written(written)
+    def _prepare_again(self, outdated: OutdatedPlanError) -> None:
+        """Drop every plan, because the oldest cannot be written; each flight keeps its facts."""
+        head = self._in_flight[0]
+        head.facts.refused_rows |= outdated.refused
+        self._generation += 1
+        self._knowledge.replan(head.rows())
+        for flight in self._in_flight:
+            flight.prepared = flight.writing = None
+            flight.outdated = flight.preparing is not None
 
     # -- dispatch ------------------------------------------------------------------------------
 
-    def dispatch(self, now: float, *, unguarded: bool, hurry: bool) -> None:
+    def dispatch(self, now: float, *, urgent: bool, hurry: bool) -> None:
         """Give the preparing worker its next batch, if it is free; ``now`` in monotonic seconds.
 
-        ``unguarded``: reading on waits for what is pending, and rows that were read wait with it.
+        ``urgent``: reading on waits for what is pending, and rows that were read wait with it.
         ``hurry``: nothing lingers.
         """
-        preparing = any(flight.ready is None for flight in self._in_flight)
-        if self.draining or preparing or len(self._in_flight) > WRITE_QUEUE:
+        if any(flight.preparing for flight in self._in_flight):
             return
+        again = next((flight for flight in self._in_flight if flight.prepared is None), None)
+        if again is not None:
+            self._start(again)
+            return
+        if self.draining or len(self._in_flight) > WRITE_QUEUE:
+            return
+        self._lane.pass_trust(self._knowledge.trust)
         if self._lane.distrusts:
             if not self._in_flight:
                 self._lane.settle_distrust(self._knowledge.distrust)
             return
-        if not unguarded and self._may_examine(now):
-            self._examine()
+        if not urgent and self._may_examine(now):
+            self._dispatch_slice()
         elif self.pending and not self._must_linger(now, hurry=hurry):
             self._dispatch_range(now)
 
@@ -218,29 +265,20 @@ class Batches:
             return True
         return not self.pending or (not self._logs_turn and self.pending.changes < NEAR_THE_END)
 
-    def _examine(self) -> None:
-        taken = self._lane.take()
-        if taken is None:
-            return
-        self._logs_turn = True
-        self._examined_at = time.monotonic()
-        offer, hidden = taken
-        part = offer.slice
-        work = Extract(
-            slice=part,
-            hidden=hidden,
-            states=self._knowledge.in_flight((part.table, key) for key in part.rows),
-            arriving=self._knowledge.arriving(),
-        )
-        preparing = self._submit(self._embed, self._preparer.examine, work)
-        self._in_flight.append(_InFlight(preparing=preparing, size=0, oldest=None, offer=offer))
-
     def _must_linger(self, now: float, *, hurry: bool) -> bool:
         if not self._linger or hurry:
             return False
         if self._lingers_since is None:
             self._lingers_since = now
         return now - self._lingers_since < self._linger
+
+    def _dispatch_slice(self) -> None:
+        offer, hidden = self._lane.take() or (None, frozenset())
+        if offer is None:
+            return
+        self._logs_turn = True
+        self._examined_at = time.monotonic()
+        self._add(InFlight(work=Extract(slice=offer.slice, hidden=hidden), offer=offer))
 
     def _dispatch_range(self, now: float) -> None:
         self._lingers_since = None
@@ -252,17 +290,27 @@ class Batches:
         needed = {row for row in rows if later.needs(row)} | self._hot.starving(rows, now)
         work = Range(
             events=events,
-            known=self._knowledge.known(rows),
-            arriving=self._knowledge.arriving(),
             replaced=frozenset(row for row in rows if later.replaces(row)),
             needed=frozenset(needed),
         )
-        flight = _InFlight(
-            preparing=self._submit(self._embed, self._preparer.prepare, work),
-            size=sum(event.size for event in events),
-            oldest=_unix(oldest) or time.time(),
-        )
+        facts, self._carried = self._carried, Facts()
+        size = sum(event.size for event in events)
+        at = _unix(oldest) or time.time()
+        self._add(InFlight(work=work, facts=facts, size=size, oldest=at))
+
+    def _add(self, flight: InFlight) -> None:
         self._in_flight.append(flight)
+        self._start(flight)
+
+    def _start(self, flight: InFlight) -> None:
+        """Have a batch prepared upon those before it, which are all planned."""
+        if isinstance(flight.work, Range):
+            prepare: Callable[..., Prepared] = self._workers.preparer.prepare
+            basis = self._knowledge.basis(flight.rows())
+        else:
+            prepare = self._workers.examiner.examine
+            basis = self._knowledge.basis(flight.rows(), cached=False)
+        flight.preparing = self._submit(self._prepare, prepare, flight.work, basis, flight.facts)
 
 
 def _unix(committed_at: datetime | None) -> float | None:

@@ -66,6 +66,7 @@ class Lane:
         self._closed = False
         self._unseen: Unseen | None = None
         self._watched: dict[RowId, bool] = {}
+        self._trusted: list[Table] = []
         self._distrusted: list[tuple[Table, Future[None]]] = []
         self.durable: LSN = ZERO
         """As far as the target reflects the log; the loop's."""
@@ -111,8 +112,13 @@ class Lane:
         with self._lock:
             return {row for row, touched in self._watched.items() if touched}
 
+    def trust(self, table: Table) -> None:
+        """Tell the loop that a table is compared: its stored rows prove what the log leaves out."""
+        with self._lock:
+            self._trusted.append(table)
+
     def distrust(self, table: Table) -> "Future[None]":
-        """Ask the loop to forget what it takes for known of a table's stored rows."""
+        """Ask the loop to take nothing for proven of a table's stored rows; done when it does."""
         done: Future[None] = Future()
         with self._lock:
             if self._closed:
@@ -146,12 +152,19 @@ class Lane:
         """Nothing may be dispatched before what is in flight has come to rest."""
         return bool(self._distrusted)
 
-    def settle_distrust(self, forget: Callable[[Table], None]) -> None:
-        """Nothing is in flight: what is taken for known can be forgotten."""
+    def pass_trust(self, trust: Callable[[Table], None]) -> None:
+        """Hand on which tables are compared."""
+        with self._lock:
+            tables, self._trusted = self._trusted, []
+        for table in tables:
+            trust(table)
+
+    def settle_distrust(self, distrust: Callable[[Table], None]) -> None:
+        """Nothing is in flight: hand on whose stored rows prove nothing any more."""
         with self._lock:
             asked, self._distrusted = self._distrusted, []
         for table, done in asked:
-            forget(table)
+            distrust(table)
             done.set_result(None)
 
     def take(self) -> tuple[Offer, frozenset[Key]] | None:

@@ -1,36 +1,55 @@
-"""The loop: owns the stream, the batches, and what may be confirmed.
+"""The loop: owns the stream, the batches, and the positions of one connection.
 
-One thread reads frames, has batches prepared and written (see ``batches``) and reports positions.
+One thread reads frames, has batches prepared and written (see ``batches``) and reports positions
+(see ``confirm``).
 
-    settle finished work -> progress
+    collect what the workers finished -> positions
     read frames unless full, or unless reading on could confirm too much
     dispatch when a worker is free
     record progress that no batch recorded
-    report -- the one line that confirms is in ``reporting``
+    tell the server
 """
 
-import math
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cdc_embed.change.transaction import Assembler, Change, Event, TransactionEnd
-from cdc_embed.errors import ReplicationError
-from cdc_embed.flow.batches import Batches
-from cdc_embed.flow.confirm import RECORD_STEP, REPORT_SECONDS, Frames, Reporter
+from cdc_embed.flow.batches import Batches, Workers
+from cdc_embed.flow.confirm import REPORT_SECONDS, Confirmation, Wire
 from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.prepare import Preparer
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.waking import Waker
-from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import Progress
+from cdc_embed.lsn import LSN, Progress
 from cdc_embed.wire.messages import Decoder
 
 READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
+
+
+class Frames(Wire, Protocol):
+    """The stream as the loop needs it: ``Wire``, and what can be read."""
+
+    sentinel: Any
+    """A session that the server ends when it stops, readable then."""
+
+    @property
+    def heard(self) -> LSN: ...
+    def read(self) -> Any: ...
+    def check_sentinel(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangeLog:
+    """One connection's change log: its frames, what turns them into events, how far it is."""
+
+    stream: Frames
+    decode: Decoder
+    assembler: Assembler
+    progress: Progress
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,9 +59,7 @@ class Limits:
     memory: int
     """Bytes of pending changes."""
     report_interval: float
-    """Seconds between reports at the least: well below the server's timeout."""
-    longest_silence: float = math.inf
-    """Seconds after which the server, not having heard of us, asks for an answer."""
+    """Seconds between reports at the most: well below the server's timeout."""
     linger: float = 0.0
     """Seconds that a change waits for others."""
 
@@ -51,41 +68,23 @@ class Pipeline:
     """One connection's way from frames to confirmed positions."""
 
     def __init__(
-        self,
-        *,
-        stream: Frames,
-        decode: Decoder,
-        assembler: Assembler,
-        preparer: Preparer,
-        writer: Writer,
-        progress: Progress,
-        telemetry: Telemetry,
-        limits: Limits,
-        lane: Lane,
+        self, *, log: ChangeLog, workers: Workers, lane: Lane, telemetry: Telemetry, limits: Limits
     ) -> None:
+        self._stream = log.stream
+        self._decode = log.decode
+        self._assembler = log.assembler
+        self._progress = log.progress
         self._lane = lane
-        self._stream = stream
-        self._decode = decode
-        self._assembler = assembler
-        self._progress = progress
         self._telemetry = telemetry
         self._limits = limits
         self._buffered = True
         self._waker = Waker()
         lane.wake = self.wake
-        self._batches = Batches(
-            preparer=preparer,
-            writer=writer,
-            lane=lane,
-            progress=progress,
-            telemetry=telemetry,
-            linger=limits.linger,
-            wake=self.wake,
-        )
-        self._reporter = Reporter(
-            stream=stream,
-            assembler=assembler,
-            progress=progress,
+        self._batches = Batches(workers=workers, lane=lane, linger=limits.linger, wake=self.wake)
+        self._confirmation = Confirmation(
+            wire=log.stream,
+            assembler=log.assembler,
+            progress=log.progress,
             record=self._batches.record,
             interval=limits.report_interval,
         )
@@ -112,19 +111,19 @@ class Pipeline:
             return False
         if connected:
             self._finish_recording(deadline)
-            self._settle_idle()
-            self._reporter.record(at_least=1)
+            self._mark_idle()
+            self._confirmation.record(at_least=1)
             self._finish_recording(deadline)
-            self._reporter.tell(time.monotonic(), force=True)
+            self._confirmation.tell(time.monotonic(), at_once=True)
         return True
 
     def _finish_recording(self, deadline: Callable[[], bool]) -> None:
-        while not self._reporter.settle() and not deadline():
+        while not self._confirmation.mark_recorded() and not deadline():
             self._wait(reading=False)
 
     def at_rest(self, seconds: float) -> bool:
-        """Whether the workers have ended what they do, after waiting so long at the most."""
-        working = [*self._batches.working(), *self._reporter.recording]
+        """Return whether the workers have ended what they do, after so long at the most."""
+        working = [*self._batches.working(), *self._confirmation.recording]
         return not wait(working, seconds).not_done
 
     def close(self) -> None:
@@ -138,36 +137,36 @@ class Pipeline:
 
     def _turn(self, *, connected: bool = True, reading: bool = True) -> None:
         now = time.monotonic()
-        self._batches.settle()
-        self._reporter.settle()
+        self._collect()
+        self._confirmation.mark_recorded()
         if reading:
             self._read()
-        unguarded = self._stream.unguarded
-        self._batches.dispatch(now, unguarded=unguarded, hurry=unguarded or self._full())
+        urgent = self._confirmation.urgent
+        self._batches.dispatch(now, urgent=urgent, hurry=urgent or self._full())
         if connected:
-            self._settle_idle()
-            self._reporter.record(at_least=RECORD_STEP)
-            self._reporter.record_rest(now)
-            self._reporter.tell(now)
+            self._mark_idle()
+            self._confirmation.record()
+            self._confirmation.record_rest(now)
+            self._confirmation.tell(now)
         self._lane.durable = self._progress.durable
         pending = self._batches.pending
         self._telemetry.tick(pending, self._progress, self._oldest(), self._full())
 
-    def _settle_idle(self) -> None:
-        """With nothing open, pending or in flight, all that was heard needs nothing more."""
-        if not self._is_idle():
-            return
-        begin = self._assembler.open_transaction
-        if begin is None:
-            self._progress.settle_received()
-        elif self._stream.unguarded:
-            # every commit before this transaction's is durable, and a forwarded keepalive
-            # cannot reach beyond the place of its own commit
-            self._progress.settle(begin.final_lsn)
+    def _collect(self) -> None:
+        """Take in what is committed: positions first, then whoever waits for it."""
+        for done in self._batches.collect():
+            batch = done.prepared.plan
+            if done.offer is not None and done.prepared.examined is not None:
+                table = done.offer.slice.table
+                self._telemetry.examined(table, done.prepared, done.written)
+                done.offer.answer.set_result(done.prepared.examined)
+                continue
+            self._confirmation.mark_committed(batch.batch.end_lsn, recorded=batch.writes)
+            self._telemetry.written(done.prepared, done.written)
 
-    def _is_idle(self) -> bool:
-        """Whether nothing of the log is pending or in flight, and the log goes on where we were."""
-        return self._batches.idle and self._assembler.verified
+    def _mark_idle(self) -> None:
+        if self._batches.idle:
+            self._confirmation.mark_idle()
 
     def _oldest(self) -> float | None:
         """Unix time of the oldest commit that is not reflected; None when there is none."""
@@ -179,28 +178,8 @@ class Pipeline:
     # -- read ----------------------------------------------------------------------------------
 
     def _may_read(self) -> bool:
-        """Whether reading on is safe and there is room.
-
-        After a frame without a position a keepalive would be forwarded as confirmed. It reaches
-        at most to where the open transaction commits, so reading waits until that is recorded.
-        """
-        if self._full():
-            return False
-        self._expect_no_ping()
-        begin = self._assembler.open_transaction
-        if self._stream.unguarded and begin is not None:
-            return self._progress.is_recorded(begin.final_lsn)
-        return True
-
-    def _expect_no_ping(self) -> None:
-        """Raise when reading could tell the server a position that is not recorded.
-
-        When it has not heard of us for long it asks for an answer, and the driver gives it: the
-        highest position that it came by while nothing guarded it.
-        """
-        exposed = self._stream.unguarded or not self._progress.is_recorded(self._stream.exposed)
-        if exposed and self._stream.silence > self._limits.longest_silence:
-            raise ReplicationError(problem="it was silent for too long to be read on safely")
+        """Whether there is room, and reading on is safe."""
+        return not self._full() and self._confirmation.may_read()
 
     def _full(self) -> bool:
         return self._batches.size >= self._limits.memory
@@ -210,18 +189,19 @@ class Pipeline:
             if not self._may_read():
                 return
             frame = self._stream.read()
-            self._progress.hear(self._stream.heard)
             self._buffered = frame is not None
+            if frame is not None:
+                self._telemetry.frame(frame.payload)
+                for message in self._decode(frame.payload):
+                    for event in self._assembler.feed(message, len(frame.payload)):
+                        self._take_in(event)
+            self._confirmation.mark_read(self._stream.heard)
             if frame is None:
                 return
-            self._telemetry.frame(frame.payload)
-            for message in self._decode(frame.payload):
-                for event in self._assembler.feed(message, len(frame.payload)):
-                    self._take_in(event)
 
     def _take_in(self, event: Event) -> None:
-        if isinstance(event, TransactionEnd) and self._is_idle():
-            self._progress.settle(event.end_lsn)  # of nothing: wal2json tells of every transaction
+        if isinstance(event, TransactionEnd) and self._batches.idle and self._assembler.verified:
+            self._confirmation.mark_empty(event.end_lsn)  # wal2json tells of every transaction
             return
         self._batches.pending.add(event)
         if isinstance(event, Change):

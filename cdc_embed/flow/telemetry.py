@@ -13,6 +13,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Annotate, Delete, Forget, Move, Plan, Refuse, Write, skipped
 from cdc_embed.change.transaction import Change
+from cdc_embed.flow.prepare import Prepared
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
@@ -92,18 +93,17 @@ class Telemetry:
     def change(self, change: Change) -> None:
         self.metrics.changes_received.labels(change.table.full_name, change.op.value).inc()
 
-    def examined(self, table: Table, written: Written) -> None:
-        """A slice of rows was compared with what is stored, and repaired where that was asked."""
-        ready = written.ready
+    def examined(self, table: Table, prepared: Prepared, written: Written) -> None:
+        """Count a slice of rows that was compared, and repaired where that was asked for."""
         self.metrics.heartbeat.labels("reconcile").set_to_current_time()
-        if ready.examined is not None:
-            for verdict in ready.examined.verdicts.values():
+        if prepared.examined is not None:
+            for verdict in prepared.examined.verdicts.values():
                 self.metrics.reconcile_rows.labels(table.full_name, verdict.value).inc()
-        if not ready.plan.writes:
+        if not prepared.plan.writes:
             return
         self.metrics.write_duration.observe(written.seconds)
-        self.metrics.embed_texts.labels("reused").inc(ready.reused)
-        self._count_written(ready.plan)
+        self.metrics.embed_texts.labels("reused").inc(prepared.reused)
+        self._count_written(prepared.plan)
 
     def _count_written(self, plan: Plan) -> None:
         for (table, _), action in plan.actions.items():
@@ -113,16 +113,16 @@ class Telemetry:
             if isinstance(action, Refuse):
                 self.metrics.dead_letters.labels(table.full_name, action.reason).inc()
 
-    def written(self, written: Written) -> None:
-        """A batch is durable: count it, and tell the listeners what was committed."""
-        plan = written.ready.plan
+    def written(self, prepared: Prepared, written: Written) -> None:
+        """Count a committed batch, and tell the listeners of its rows."""
+        plan = prepared.plan
         self._count_skipped(plan)
         self.metrics.heartbeat.labels("embed").set_to_current_time()
         if not plan.writes:
             return
         self.metrics.heartbeat.labels("write").set_to_current_time()
         self.metrics.write_duration.observe(written.seconds)
-        self.metrics.embed_texts.labels("reused").inc(written.ready.reused)
+        self.metrics.embed_texts.labels("reused").inc(prepared.reused)
         for table in plan.batch.truncated:
             self.metrics.rows_written.labels(table.full_name, "truncate").inc()
         self._count_written(plan)

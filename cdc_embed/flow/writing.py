@@ -1,40 +1,48 @@
-"""Ready batches into the target, in order, until each is committed.
+"""Prepared batches into the target, in order, until each is committed.
 
 Runs in the writer thread. Passing errors are waited out; a commit whose answer was lost is settled
-by the batch's number, which its own transaction recorded. Data that the database refuses becomes
-dead letters, row by row, so that one row never stops the others.
+by the batch's number, which its own transaction recorded. A batch that cannot be written as it was
+prepared (a donor is gone, the database refuses a row) changes nothing: the loop has it, and all
+that were prepared upon it, prepared again.
 """
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from functools import partial
+from typing import Protocol
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.plan import Action, Annotate, Move, Plan, Refuse, Write
+from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.prepare import Ready
+from cdc_embed.flow.prepare import Prepared
 from cdc_embed.lsn import LSN
 from cdc_embed.postgres.side import RowRefusedError
-from cdc_embed.target.write import Vectors
+from cdc_embed.target.write import MissingDonorError, Vectors
 
 
 class Target(Protocol):
-    """The part of the store that this room needs."""
+    """The part of the store that is written."""
 
     def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None: ...
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]: ...
     def record(self, lsn: LSN, batch_seq: int) -> None: ...
 
 
-REFUSED_BY_DATABASE: Final = "database"
+class OutdatedPlanError(Exception):
+    """The batch, or one before it, cannot be written as it was prepared; nothing was written."""
+
+    def __init__(self, refused: Mapping[RowId, str] | None = None) -> None:
+        super().__init__("the target is not as the plan took it to be")
+        self.refused = dict(refused or {})
+        """Rows that the database refuses, with its error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """A batch whose effect is committed, and how long its transaction took."""
+    """A committed transaction: when, and how long it took."""
 
-    ready: Ready
     committed_at: float
     """Unix time."""
     seconds: float
@@ -47,43 +55,45 @@ class Writer:
         self._target = target
         self._patience = patience
         self._batch_seq = batch_seq
+        self._outdated = 0
 
-    def write(self, ready: Ready) -> Written:
-        """Commit a batch, or find that it has nothing to write."""
+    def write(self, prepared: Prepared, generation: int) -> Written:
+        """Commit a batch, or find that it has nothing to write.
+
+        ``generation`` counts how often batches had to be prepared again. After an
+        ``OutdatedPlanError`` every batch of its generation raises it, too.
+        """
+        if generation <= self._outdated:
+            raise OutdatedPlanError
         began = time.perf_counter()
-        if ready.plan.writes:
+        if prepared.plan.writes:
+            try:
+                self._patience.keep_trying("target", partial(self._attempt, prepared))
+            except OutdatedPlanError:
+                self._outdated = generation
+                raise
             self._batch_seq += 1
-            self._patience.keep_trying("target", lambda: self._attempt(ready))
-        return Written(ready=ready, committed_at=time.time(), seconds=time.perf_counter() - began)
+        return Written(committed_at=time.time(), seconds=time.perf_counter() - began)
 
     def record(self, lsn: LSN) -> LSN:
         """Commit progress that no batch recorded."""
         self._patience.keep_trying("target", lambda: self._target.record(lsn, self._batch_seq))
         return lsn
 
-    def _attempt(self, ready: Ready) -> None:
+    def _attempt(self, prepared: Prepared) -> None:
+        plan, vectors = prepared.plan, prepared.vectors
         try:
-            self._target.write(ready.plan, ready.vectors, self._batch_seq)
+            self._target.write(plan, vectors, self._batch_seq + 1)
+        except MissingDonorError as exc:
+            raise OutdatedPlanError from exc
         except RowRefusedError as exc:
-            if not self._refuse_rows(ready):
+            refused = self._refused_rows(plan, vectors)
+            if not refused:
                 raise TargetRefusedError(table="batch", problem=str(exc)) from exc
-            self._target.write(ready.plan, ready.vectors, self._batch_seq)
+            raise OutdatedPlanError(refused) from exc
 
-    def _refuse_rows(self, ready: Ready) -> bool:
-        refused = self._target.refused_rows(ready.plan, ready.vectors)
-        for row, error in refused.items():
-            fingerprint = _fingerprint(ready.plan.actions[row])
-            ready.plan.actions[row] = Refuse(fingerprint, REFUSED_BY_DATABASE, error)
-        return bool(refused)
-
-
-def _fingerprint(action: Action) -> bytes:
-    """Of the document whose row the database refuses, with its metadata: it may be either."""
-    match action:
-        case Write(document, metadata):
-            return document.fingerprint + metadata.hash
-        case Move(_, fingerprint, metadata):
-            return fingerprint + metadata.hash
-        case Annotate(metadata, state):
-            return state.fingerprint + metadata.hash
-    raise AssertionError("only rows with values can be refused")
+    def _refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
+        try:
+            return self._target.refused_rows(plan, vectors)
+        except MissingDonorError as exc:
+            raise OutdatedPlanError from exc

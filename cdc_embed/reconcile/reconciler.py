@@ -56,7 +56,7 @@ class Reconciler:
         scopes: list[Scope],
         requests: Requests,
         answers: Answers,
-        on_compared: Callable[[Table, bool], None],
+        on_compared: Callable[[Table], None],
         on_failure: Callable[[CdcEmbedError], None],
         undelivered: Undelivered,
         reading: Callable[[], AbstractContextManager[None]],
@@ -87,8 +87,6 @@ class Reconciler:
 
     def start(self) -> None:
         """Begin; until it is known how far each table is, none of its stored rows is trusted."""
-        for scope in self._scopes:
-            self._on_compared(scope.table, False)
         self._thread.start()
 
     def join(self) -> None:
@@ -125,8 +123,8 @@ class Reconciler:
             known = self._ledger.comparisons()
             for scope in self._present():
                 comparison = known.get(scope.table.full_name)
-                done = comparison is not None and comparison.state == DONE
-                self._on_compared(scope.table, done)
+                if comparison is not None and comparison.state == DONE:
+                    self._mark_compared(scope.table)
         self._requests.take_in()
         known = self._ledger.comparisons()
         present = self._present()
@@ -163,7 +161,6 @@ class Reconciler:
         """Compare one table from where it stands, and make what is stored equal."""
         table = scope.table
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
-        self._on_compared(table, False)
         self._slices.distrust(table)
         running = self._metrics.reconcile_running.labels(table.full_name)
         running.set(1)
@@ -183,9 +180,13 @@ class Reconciler:
             return  # it begins again with the next turn
         finally:
             running.set(0)
-        self._on_compared(table, True)
+        self._mark_compared(table)
         counts = {verdict.value: count for verdict, count in comparison.counts.items() if count}
         log.info("reconciled", table=table.full_name, rows=comparison.checked, **counts)
+
+    def _mark_compared(self, table: Table) -> None:
+        self._slices.lane.trust(table)
+        self._on_compared(table)
 
     def _pass(
         self, table: Table, comparison: Comparison, scans: Iterator[tuple[Scan, Key | None]]

@@ -113,6 +113,7 @@ class Parts:
                 delivered_from=self.delivered_from,
                 on_undelivered=self._on_undelivered(stack),
                 silence_limit=silence_limit(wal_sender_timeout),
+                longest_silence=longest_silence(wal_sender_timeout),
             ),
             store=store,
             cut=cutter(self.card, self.tables),
@@ -124,7 +125,6 @@ class Parts:
             limits=Limits(
                 memory=config.limits.memory,
                 report_interval=report_interval(wal_sender_timeout),
-                longest_silence=longest_silence(wal_sender_timeout),
                 linger=config.embedder.linger,
             ),
             abandon=self.abandon,
@@ -174,11 +174,6 @@ class Parts:
         stack.callback(indexer.close)
         scopes = [Scope(table=table, space=store.space(table)) for table in self.tables]
 
-        def on_compared(table: Table, done: bool) -> None:
-            store.trust(table, done)
-            if done:
-                indexer.filled(table)
-
         def cancel() -> None:
             scan.cancel()
             notes.cancel()
@@ -223,7 +218,7 @@ class Parts:
                     undelivered=self.undelivered,
                 ),
                 answers={"verify": verifier.answer, "retry": retrier.answer},
-                on_compared=on_compared,
+                on_compared=indexer.filled,
                 on_failure=on_failure,
                 undelivered=self.undelivered,
                 reading=lambda: self._reading(scan),

@@ -29,11 +29,13 @@ from cdc_embed.errors import (
     TableChangedError,
     TargetUnavailableError,
 )
+from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, Patience, delay
-from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, ReadRows
+from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
@@ -41,7 +43,6 @@ from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import SlotIsActiveError, Stream
 from cdc_embed.target.store import Store
-from cdc_embed.target.write import MissingDonorError
 from cdc_embed.wire.messages import Decoder
 
 STANDBY_POLL_SECONDS: Final = 1.0
@@ -53,7 +54,6 @@ RECONNECT_ERRORS: Final = (
     SourceUnavailableError,
     TargetUnavailableError,
     FencedError,
-    MissingDonorError,
 )
 
 log = structlog.get_logger()
@@ -84,6 +84,8 @@ class Source:
     """Makes sure that a table is compared, whose changes from before were of no use."""
     silence_limit: float
     """Seconds without an answer, after which a connection is given up."""
+    longest_silence: float
+    """Seconds of ours, after which the server asks for an answer."""
 
 
 Reconciling = Callable[[Lane, int, threading.Event], Reconciler]
@@ -207,7 +209,7 @@ class Service:
     def _lead(self) -> None:
         """Take the slot and follow it until stopped; raises when the connection is lost."""
         slot = self._usable_slot()
-        stream = Stream(self._source.dsn, self._source.slot, self._silence_limit)
+        stream = self._open_stream()
         try:
             source = stream.identify()
             history = stream.timeline_history(source.timeline)
@@ -236,6 +238,10 @@ class Service:
                 longer = self._source.silence_limit if stream.frames else 2 * self._silence_limit
                 self._silence_limit = longer
             stream.close()
+
+    def _open_stream(self) -> Stream:
+        source = self._source
+        return Stream(source.dsn, source.slot, self._silence_limit, source.longest_silence)
 
     def _usable_slot(self) -> Slot:
         slot = self._source.catalogue.slot()
@@ -327,31 +333,39 @@ class Service:
     def _build(
         self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN, lane: Lane
     ) -> Pipeline:
-        telemetry = self.telemetry
-        covered = telemetry.metrics.changes_skipped
+        covered = self.telemetry.metrics.changes_skipped
+        assembler = Assembler(
+            self._source.tables,
+            checkpoint,
+            confirmed,
+            lambda table: covered.labels(table.full_name, "filtered").inc(),
+            delivered_from=self._source.delivered_from,
+            on_undelivered=self._source.on_undelivered,
+        )
+        supply = VectorSupply(self._store, self._runner, self._patience)
         return Pipeline(
-            stream=stream,
-            decode=self._source.plugin.make_decoder(),
-            assembler=Assembler(
-                self._source.tables,
-                checkpoint,
-                confirmed,
-                lambda table: covered.labels(table.full_name, "filtered").inc(),
-                delivered_from=self._source.delivered_from,
-                on_undelivered=self._source.on_undelivered,
+            log=ChangeLog(
+                stream=stream,
+                decode=self._source.plugin.make_decoder(),
+                assembler=assembler,
+                progress=Progress(checkpoint.recorded),
             ),
-            preparer=Preparer(
-                store=self._store,
-                read_rows=self._source.read_rows,
-                cut=self._cut,
-                runner=self._runner,
-                patience=self._patience,
+            workers=Workers(
+                preparer=Preparer(
+                    store=self._store,
+                    read_rows=self._source.read_rows,
+                    cut=self._cut,
+                    supply=supply,
+                    patience=self._patience,
+                ),
+                examiner=Examiner(
+                    store=self._store, cut=self._cut, supply=supply, patience=self._patience
+                ),
+                writer=Writer(self._store, self._patience, checkpoint.batch_seq),
             ),
-            writer=Writer(self._store, self._patience, checkpoint.batch_seq),
-            progress=Progress(checkpoint.recorded),
-            telemetry=telemetry,
-            limits=self._limits,
             lane=lane,
+            telemetry=self.telemetry,
+            limits=self._limits,
         )
 
     def _set_phase(self, phase: str) -> None:
@@ -365,6 +379,6 @@ class Service:
 def _reason(exc: Exception) -> str:
     if isinstance(exc, FencedError | SlotBusyError):
         return "slot"
-    if isinstance(exc, TargetUnavailableError | MissingDonorError):
+    if isinstance(exc, TargetUnavailableError):
         return "target"
     return "connection"

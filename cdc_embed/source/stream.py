@@ -16,12 +16,13 @@ asks for an answer, as PostgreSQL's own subscribers do (``wal_receiver_timeout``
 peer that vanished, but not a proxy whose other side is gone and that acknowledges all we send.
 
 What remains is a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
-a transaction with an origin): after it the reading cursor forwards any keepalive. ``unguarded``
-says so, ``exposed`` up to where it may have happened; the loop reads on only when that is safe.
+a transaction with an origin): after it the reading cursor forwards any keepalive. ``Guard`` says
+when the next read is safe all the same. No other module has to know of this.
 """
 
 import array
 import fcntl
+import math
 import select
 import socket
 import termios
@@ -43,7 +44,7 @@ from cdc_embed.errors import (
     PreflightError,
     ReplicationError,
 )
-from cdc_embed.lsn import LSN, ZERO, Identity
+from cdc_embed.lsn import LSN, ZERO, Identity, Progress
 from cdc_embed.postgres.connect import (
     CONNECT_TIMEOUT,
     DEAD_PEER_OPTIONS,
@@ -78,6 +79,47 @@ class Frame:
     data_start: LSN
 
 
+class Guard:
+    """The rule for reading on while the reading cursor can forward a keepalive as confirmed.
+
+    A forwarded keepalive reaches at most to where the open transaction commits, so reading waits
+    until that is recorded.
+    """
+
+    def __init__(self) -> None:
+        self._data_start = ZERO
+        self._forwarded = ZERO
+        """The highest position that the cursor may have taken for confirmed."""
+
+    @property
+    def forwards(self) -> bool:
+        """Whether a keepalive would be forwarded now: the last frame had no position."""
+        return self._data_start == ZERO
+
+    def mark_read(self, heard: LSN, data_start: LSN | None) -> None:
+        """Note a read: how far the server has sent, and the frame's position if there was one."""
+        if self.forwards:
+            self._forwarded = max(self._forwarded, heard)
+        if data_start is not None:
+            self._data_start = data_start
+
+    def forwarded_beyond(self, progress: Progress) -> bool:
+        """Return whether the cursor may hold a position that is not recorded."""
+        return not progress.is_recorded(self._forwarded)
+
+    def may_read(self, progress: Progress) -> bool:
+        """Return whether a keepalive that comes next can confirm nothing that is not recorded."""
+        if not self.forwards or progress.open_commit is None:
+            return True
+        return progress.is_recorded(progress.open_commit)
+
+    def needs_record(self, progress: Progress) -> bool:
+        """Return whether reading on safely depends on recording what is durable."""
+        if self.forwards and progress.open_commit is not None:
+            return True
+        return self.forwarded_beyond(progress)
+
+
 class SlotIsActiveError(Exception):
     """Another session reads the slot: the caller decides whether to wait."""
 
@@ -89,23 +131,33 @@ class Stream:
     the slot or its log is, ``AuthenticationError`` or ``PreflightError`` when a person must act.
     """
 
-    def __init__(self, dsn: str, slot: str, silence_limit: float = SILENT_SECONDS) -> None:
-        """``silence_limit``: seconds without a sign of life, asked for after half of them."""
+    def __init__(
+        self,
+        dsn: str,
+        slot: str,
+        silence_limit: float = SILENT_SECONDS,
+        longest_silence: float = math.inf,
+    ) -> None:
+        """Connect.
+
+        ``silence_limit``: seconds without a sign of life from the server; it is asked for one after
+        half of them. ``longest_silence``: seconds of ours after which the server asks for one.
+        """
         self._slot = slot
         self._silence_limit = silence_limit
+        self._longest_silence = longest_silence
         self._answer_limit = answer_limit(parameters_of(dsn))
         self.application_name = stream_name(slot)
         self._streaming = False
         self._silent_since: float | None = None
         self._unread = -1
-        self.exposed = ZERO
         with self._translated():
             self._connection = _connect_for_replication(dsn, self.application_name)
             self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
             self.sentinel.autocommit = True
         self._reader = self._connection.cursor()
         self._reporter = self._connection.cursor()
-        self._data_start = ZERO
+        self._guard = Guard()
         self._heard_at = self._told_at = time.monotonic()
         self._asked_at: float | None = None
         self._spoken_at = self._reader.io_timestamp
@@ -149,25 +201,29 @@ class Stream:
         fd: int = self._connection.fileno()
         return fd
 
-    @property
-    def unguarded(self) -> bool:
-        """The last frame had no position: a keepalive now would be forwarded to the server."""
-        return self._data_start == ZERO
+    def may_read(self, progress: Progress) -> bool:
+        """Return whether the next read can tell the server nothing that is not recorded.
+
+        Raises ``ReplicationError`` when the server, not having heard of us for long, is about to
+        ask for an answer: the driver would give it, with the highest position it forwarded.
+        """
+        at_risk = self._guard.forwards or self._guard.forwarded_beyond(progress)
+        if at_risk and time.monotonic() - self._told_at > self._longest_silence:
+            raise ReplicationError(problem="it was silent for too long to be read on safely")
+        return self._guard.may_read(progress)
+
+    def needs_record(self, progress: Progress) -> bool:
+        """Return whether reading on safely depends on recording what is durable."""
+        return self._guard.needs_record(progress)
 
     @property
     def heard(self) -> LSN:
         """The position of the last frame or keepalive; it goes back and forth."""
         return LSN(self._reader.wal_end)
 
-    @property
-    def silence(self) -> float:
-        """Seconds since the server last heard of us."""
-        return time.monotonic() - self._told_at
-
     def read(self) -> Frame | None:
         """The next frame, or None when there is none at the moment. Never waits."""
-        unguarded = self.unguarded
-        if unguarded:
+        if self._guard.forwards:
             # a stopping server asks for a reply, which would forward its position; it ends the
             # sentinel before
             self.check_sentinel()
@@ -175,16 +231,15 @@ class Stream:
             self._hear()  # a part of a large message is a sign of life, too
         with self._translated():
             message = self._reader.read_message()
-        if unguarded:
-            self.exposed = max(self.exposed, self.heard)
-        if message is None:
+        data_start = None if message is None else LSN(message.data_start)
+        self._guard.mark_read(self.heard, data_start)
+        if data_start is None:
             self._watch_silence()
             return None
         self._silent_since = None
         self._hear()
         self.frames += 1
-        self._data_start = LSN(message.data_start)
-        return Frame(message.payload, self._data_start)
+        return Frame(message.payload, data_start)
 
     def report(self, received: LSN, confirmed: LSN) -> None:
         """Tell the server what has arrived, and up to where it may forget."""

@@ -49,8 +49,6 @@ class Statements:
     ) -> None:
         self.table = table
         self.space = space
-        self.trusted = False
-        """Whether a stored row that came from the log may prove what the log left out."""
         self.values = {
             "space": space,
             "donor_spaces": [space, *donor_spaces],

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Annotate, Move, Plan, Write
 from cdc_embed.errors import (
     FencedError,
@@ -166,7 +166,7 @@ class Store:
             with self._reader.transaction(table.embedding_table) as cursor:
                 cursor.execute(statements["look_up"], statements.keys(keys))
                 for place, *stored in cursor.fetchall():
-                    found[table, keys[place - 1]] = _state(*stored, trusted=statements.trusted)
+                    found[table, keys[place - 1]] = _state(*stored)
         return found
 
     def look_up_whole(self, rows: Sequence[RowId]) -> dict[RowId, Stored]:
@@ -177,7 +177,7 @@ class Store:
             with self._reader.transaction(table.embedding_table) as cursor:
                 cursor.execute(statements["look_up_whole"], statements.keys(keys))
                 for place, *stored, whole, end in cursor.fetchall():
-                    state = _state(*stored, trusted=statements.trusted)
+                    state = _state(*stored)
                     found[table, keys[place - 1]] = Stored(state, bool(whole), end or 0)
         return found
 
@@ -194,14 +194,6 @@ class Store:
     def space(self, table: Table) -> int:
         """The number of the space that a table's vectors are in."""
         return self._statements[table].space
-
-    def trust(self, table: Table, trusted: bool) -> None:
-        """Whether stored rows of a table may prove what the log leaves out.
-
-        Not while it is being reconciled: what is stored may have been made from other columns, or
-        have missed changes.
-        """
-        self._statements[table].trusted = trusted
 
     def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
         """Those chunks (by table and hash) that are stored already."""
@@ -304,9 +296,7 @@ class Store:
         self._expect_epoch(cursor)
 
 
-def _state(
-    document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any, trusted: bool
-) -> State:
+def _state(document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any) -> State:
     refused, reason, error = letter
     if refused is not None:
         return Refused(bytes(refused), reason, error)
@@ -314,8 +304,7 @@ def _state(
         return ABSENT
     if not len(document_hash):
         return UNKNOWN
-    kind = Known if from_log and trusted else Reread
-    return kind(bytes(document_hash), bytes(metadata_hash or b""))
+    return Known(bytes(document_hash), bytes(metadata_hash or b""), proves=from_log)
 
 
 def _vector(text: str) -> NDArray[np.float32]:

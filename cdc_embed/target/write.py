@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import Reread
 from cdc_embed.change.plan import (
     Action,
     Annotate,
@@ -131,7 +130,7 @@ class TableWriter:
         values = {
             **self._statements.keys(notes),
             **self._statements.metadata([note.metadata for note in notes.values()]),
-            **self._provenance({k: isinstance(n.state, Reread) for k, n in notes.items()}),
+            **self._provenance({k: not n.state.proves for k, n in notes.items()}),
         }
         self._execute("annotate", values)
         self._execute("missing_annotations", values)

@@ -13,12 +13,14 @@ from cdc_embed.change.knowledge import State
 from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.hash import HashEmbedder
+from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader
+from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -102,19 +104,27 @@ def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
         batch_seq=0,
         epoch=1,
     )
+    store = cast(StoreReader, target)
+    runner = EmbeddingRunner(embedder, embedder.describe(), patience, metrics)
+    supply = VectorSupply(store, runner, patience)
     return Pipeline(
-        stream=stream,
-        decode=pgoutput.messages,
-        assembler=Assembler([TABLE], checkpoint, min(target.recorded, RECORDED)),
-        preparer=Preparer(
-            store=cast(StoreReader, target),
-            read_rows=lambda _table, _keys: {},
-            cut=one_chunk,
-            runner=EmbeddingRunner(embedder, embedder.describe(), patience, metrics),
-            patience=patience,
+        log=ChangeLog(
+            stream=stream,
+            decode=pgoutput.messages,
+            assembler=Assembler([TABLE], checkpoint, min(target.recorded, RECORDED)),
+            progress=Progress(target.recorded),
         ),
-        writer=Writer(target, patience, 0),
-        progress=Progress(target.recorded),
+        workers=Workers(
+            preparer=Preparer(
+                store=store,
+                read_rows=lambda _table, _keys: {},
+                cut=one_chunk,
+                supply=supply,
+                patience=patience,
+            ),
+            examiner=Examiner(store=store, cut=one_chunk, supply=supply, patience=patience),
+            writer=Writer(target, patience, 0),
+        ),
         telemetry=Telemetry(metrics),
         limits=Limits(memory=1 << 20, report_interval=0.05),
         lane=Lane(),

@@ -78,7 +78,6 @@ def make_store(site: Site) -> Iterator[Callable[[], Store]]:
         store = Store(site.dsn, schema="cdc_embed", slot=site.name, tables=[statements], half=False)
         stores.append(store)
         store.take_epoch()
-        store.trust(TABLE, True)
         return store
 
     yield make

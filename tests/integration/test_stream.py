@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from cdc_embed.errors import ReplicationError
-from cdc_embed.lsn import LSN
+from cdc_embed.lsn import LSN, Progress
 from cdc_embed.source.stream import Stream
 from tests.site import wait_until
 from tests.walsender import Walsender
@@ -64,18 +64,26 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
 
 def test_frame_without_a_position_is_told_so_that_reading_can_wait() -> None:
     """T1 b: after a Relation message the reading cursor forwards even from nothing."""
+    progress = Progress(LSN(0x1000))
     with streaming() as (server, stream):
-        assert stream.unguarded, "nothing was read yet"
+        assert stream.may_read(progress), "nothing was read yet, no transaction is open"
         server.send_frame(0x2000, BEGIN)
         read_all(stream, 1)
-        assert not stream.unguarded
+        progress.open_commit = LSN(0x3000)
+        assert stream.may_read(progress)
         server.send_frame(0, b"R" + bytes(4) + b"s\0t\0d\0\0")
         read_all(stream, 1)
-        assert stream.unguarded
+        assert not stream.may_read(progress)
+        assert stream.needs_record(progress)
+        progress.mark_recorded(progress.open_commit)
+        assert stream.may_read(progress)
         server.send_keepalive(0x4000, reply=True)
         wait_until(lambda: stream.read() is None and not server.flushed.empty(), "the reply")
         assert reported(server) == 0x4000, "psycopg2 confirms behind our back here: so we wait"
-        assert stream.exposed == 0x4000
+        progress.open_commit = None
+        assert stream.needs_record(progress), "until that position is recorded"
+        progress.mark_recorded(LSN(0x4000))
+        assert not stream.needs_record(progress)
 
 
 def test_closed_stream_is_noticed() -> None:

@@ -1,12 +1,15 @@
 """A row as it is against what is stored of it: the verdict, and what makes them equal."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, Table, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Annotate, Delete, Metadata, Row, Write, one_chunk
 
 TABLE = Table(
@@ -19,6 +22,10 @@ TABLE = Table(
     embedding_table="t_embedding",
     metadata=(TableColumn("views", "integer"),),
 )
+
+
+READ: Callable[..., Known] = partial(Known, proves=False)
+"""What is stored was read from the source."""
 
 
 def meta(value: str | None) -> bytes:
@@ -36,12 +43,7 @@ WRITE = Write(Document.whole(TEXT), METADATA, reread=True)
 FRESH, MISSING, STALE = Verdict.FRESH, Verdict.MISSING, Verdict.STALE
 METADATA_STALE, ORPHAN, DEAD = Verdict.METADATA_STALE, Verdict.ORPHAN, Verdict.DEAD_LETTER
 STATES: tuple[State, ...] = (
-    *(
-        kind(digest, meta(m))
-        for kind in (Known, Reread)
-        for digest in (DIGEST, OTHER)
-        for m in "12"
-    ),
+    *(kind(digest, meta(m)) for kind in (Known, READ) for digest in (DIGEST, OTHER) for m in "12"),
     Refused(DIGEST),
     Refused(OTHER),
     ABSENT,
@@ -54,23 +56,23 @@ def judged(row: Row | None, stored: Stored) -> tuple[Verdict, object]:
     return verdict, repair(TABLE, row, stored, verdict, one_chunk)
 
 
-@pytest.mark.parametrize("kind", [Known, Reread])
-def test_an_equal_text_with_equal_metadata_is_fresh(kind: type[Known] | type[Reread]) -> None:
+@pytest.mark.parametrize("kind", [Known, READ])
+def test_an_equal_text_with_equal_metadata_is_fresh(kind: Callable[..., Known]) -> None:
     assert judged(ROW, Stored(kind(DIGEST, meta("1")))) == (FRESH, None)
 
 
-@pytest.mark.parametrize("kind", [Known, Reread])
-def test_metadata_that_differs_is_annotated_as_read(kind: type[Known] | type[Reread]) -> None:
+@pytest.mark.parametrize("kind", [Known, READ])
+def test_metadata_that_differs_is_annotated_as_read(kind: Callable[..., Known]) -> None:
     """The text stays, but from here on it is known from a read alone."""
-    annotated = Annotate(METADATA, Reread(DIGEST, meta("1")))
+    annotated = Annotate(METADATA, Known(DIGEST, meta("1"), proves=False))
     for stored in (meta("2"), meta(None), b"", b"of other columns"):
         assert judged(ROW, Stored(kind(DIGEST, stored))) == (METADATA_STALE, annotated)
 
 
-@pytest.mark.parametrize("kind", [Known, Reread])
+@pytest.mark.parametrize("kind", [Known, READ])
 @pytest.mark.parametrize("value", ["1", "2"])
 def test_a_text_that_differs_is_stale_whatever_its_metadata(
-    kind: type[Known] | type[Reread], value: str
+    kind: Callable[..., Known], value: str
 ) -> None:
     assert judged(ROW, Stored(kind(OTHER, meta(value)))) == (STALE, WRITE)
 
@@ -98,12 +100,12 @@ def test_what_is_stored_of_no_text_is_an_orphan(row: Row | None, state: State) -
 
 
 @pytest.mark.parametrize("value", ["1", "2"])
-@pytest.mark.parametrize("kind", [Known, Reread])
+@pytest.mark.parametrize("kind", [Known, READ])
 @pytest.mark.parametrize(
     "stored", [(False, LENGTH), (False, UNKNOWN_END), (True, 1), (True, 3), (True, 5), (True, 0)]
 )
 def test_a_document_with_a_missing_chunk_is_stale_and_written_again_though_its_hash_is_equal(
-    stored: tuple[bool, int], kind: type[Known] | type[Reread], value: str
+    stored: tuple[bool, int], kind: Callable[..., Known], value: str
 ) -> None:
     assert judged(ROW, Stored(kind(DIGEST, meta(value)), *stored)) == (STALE, WRITE)
 
@@ -145,7 +147,7 @@ def test_a_repair_leaves_what_is_fresh(row: Row | None, stored: Stored) -> None:
         case Write(document, metadata, reread):
             assert reread
             end = document.chunks[-1].end
-            after = Stored(Reread(document.fingerprint, metadata.hash), True, end)
+            after = Stored(Known(document.fingerprint, metadata.hash, proves=False), True, end)
         case Annotate(_, state):
             assert stored.whole
             after = Stored(state, stored.whole, stored.end)

@@ -11,8 +11,8 @@ from cdc_embed.change.knowledge import (
     Known,
     Outcome,
     Refused,
-    Reread,
     State,
+    proof,
 )
 
 
@@ -39,87 +39,65 @@ def outcome(
     states: Mapping[RowId, State] | None = None,
     *truncated: Table,
     hashes: frozenset[tuple[Table, bytes]] = frozenset(),
-    kept: Iterable[RowId] = (),
 ) -> Outcome:
-    return Outcome(
-        states=states or {}, truncated=frozenset(truncated), hashes=hashes, kept=frozenset(kept)
-    )
+    return Outcome(states=states or {}, truncated=frozenset(truncated), hashes=hashes)
 
 
 def commit(knowledge: Knowledge, states: Mapping[RowId, State], *truncated: Table) -> None:
-    result = outcome(states, *truncated)
-    knowledge.planned(result)
-    knowledge.committed(result)
+    knowledge.planned(outcome(states, *truncated))
+    knowledge.committed()
+
+
+def known(knowledge: Knowledge, rows: Iterable[RowId]) -> dict[RowId, State]:
+    return knowledge.basis(rows).states
+
+
+def in_flight(knowledge: Knowledge, rows: Iterable[RowId]) -> dict[RowId, State]:
+    return knowledge.basis(rows, cached=False).states
 
 
 def test_nothing_enters_the_cache_before_its_batch_is_committed() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({ROW: A}))
-    knowledge.committed(outcome())
-    assert knowledge.known([ROW]) == {}
+    knowledge.replan([])
+    assert known(knowledge, [ROW]) == {}
 
 
-def test_what_came_of_a_batch_counts_and_not_what_was_planned() -> None:
+def test_plans_that_are_dropped_leave_what_is_committed() -> None:
     knowledge = Knowledge()
-    knowledge.planned(outcome({ROW: A}))
-    knowledge.committed(outcome({ROW: ABSENT}))
-    assert knowledge.known([ROW]) == {ROW: ABSENT}
+    commit(knowledge, {ROW: A, OTHER: A})
+    knowledge.planned(outcome({ROW: B}, SECOND, hashes=frozenset({(FIRST, b"x")})))
+    knowledge.planned(outcome({OTHER: B}))
+    knowledge.replan([])
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: A, OTHER: A}
+    assert knowledge.basis([]).arriving == frozenset()
+
+
+def test_rows_of_a_batch_that_cannot_be_written_are_looked_up() -> None:
+    """The target is not as it was taken to be: what is remembered of it may be why."""
+    knowledge = Knowledge()
+    commit(knowledge, {ROW: A, OTHER: A})
+    knowledge.replan([ROW])
+    assert known(knowledge, [ROW, OTHER]) == {OTHER: A}
 
 
 def test_a_committed_letter_is_looked_up_because_somebody_may_drop_it() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A})
     knowledge.planned(outcome({ROW: Refused(b"b" * 16)}))
-    assert knowledge.known([ROW]) == {ROW: Refused(b"b" * 16)}
-    knowledge.committed(outcome({ROW: Refused(b"b" * 16)}))
-    assert knowledge.known([ROW]) == {}
-
-
-KEPT = outcome({ROW: A, OTHER: B}, kept=[ROW])
-"""One row is as it was, the other is written."""
-LETTERS = outcome({ROW: Refused(b"a" * 16), OTHER: Refused(b"b" * 16)})
-"""The database refused the two, which was not planned."""
-
-
-def test_what_a_batch_only_kept_is_not_known_when_the_database_refused_it_before() -> None:
-    """It was taken for stored: a next change that calls its text unchanged would be left out."""
-    knowledge = Knowledge()
-    knowledge.planned(outcome({ROW: A, OTHER: A}))
-    knowledge.planned(KEPT)
-    assert knowledge.known([ROW, OTHER]) == {ROW: A, OTHER: B}
-    knowledge.committed(LETTERS)
-    assert knowledge.known([ROW, OTHER]) == {OTHER: B}, "in flight"
-    knowledge.committed(KEPT)
-    assert knowledge.known([ROW, OTHER]) == {OTHER: B}, "committed"
-
-
-def test_nor_is_it_when_the_batch_was_still_prepared_meanwhile() -> None:
-    knowledge = Knowledge()
-    knowledge.planned(outcome({ROW: A, OTHER: A}))
-    knowledge.committed(LETTERS)
-    knowledge.planned(KEPT)
-    assert knowledge.known([ROW, OTHER]) == {OTHER: B}
-    knowledge.planned(KEPT)
-    assert knowledge.known([ROW]) == {ROW: A}, "prepared after that, so it looked"
-
-
-def test_a_row_that_is_refused_as_planned_may_be_kept_after_that() -> None:
-    knowledge = Knowledge()
-    knowledge.planned(LETTERS)
-    kept = outcome(LETTERS.states, kept=[ROW, OTHER])
-    knowledge.planned(kept)
-    knowledge.committed(LETTERS)
-    assert knowledge.known([ROW, OTHER]) == LETTERS.states
+    assert known(knowledge, [ROW]) == {ROW: Refused(b"b" * 16)}
+    knowledge.committed()
+    assert known(knowledge, [ROW]) == {}
 
 
 def test_a_row_that_was_never_seen_must_be_looked_up() -> None:
-    assert Knowledge().known([ROW]) == {}
+    assert known(Knowledge(), [ROW]) == {}
 
 
 def test_a_row_whose_state_is_unknown_needs_no_second_look() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: UNKNOWN, OTHER: ABSENT})
-    assert knowledge.known([ROW, OTHER]) == {ROW: UNKNOWN, OTHER: ABSENT}
+    assert known(knowledge, [ROW, OTHER]) == {ROW: UNKNOWN, OTHER: ABSENT}
 
 
 def test_the_newest_batch_in_flight_speaks_first() -> None:
@@ -127,14 +105,14 @@ def test_the_newest_batch_in_flight_speaks_first() -> None:
     commit(knowledge, {ROW: Known(b"committed"), OTHER: Known(b"committed")})
     knowledge.planned(outcome({ROW: A}))
     knowledge.planned(outcome({ROW: B}))
-    assert knowledge.known([ROW, OTHER]) == {ROW: B, OTHER: Known(b"committed")}
+    assert known(knowledge, [ROW, OTHER]) == {ROW: B, OTHER: Known(b"committed")}
 
 
 def test_the_older_batch_still_speaks_for_rows_that_the_newer_one_leaves_alone() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({ROW: A}))
     knowledge.planned(outcome({OTHER: B}))
-    assert knowledge.known([ROW, OTHER]) == {ROW: A, OTHER: B}
+    assert known(knowledge, [ROW, OTHER]) == {ROW: A, OTHER: B}
 
 
 def test_a_commit_of_the_oldest_leaves_the_newer_ones_in_flight() -> None:
@@ -142,36 +120,36 @@ def test_a_commit_of_the_oldest_leaves_the_newer_ones_in_flight() -> None:
     first = outcome({ROW: A})
     knowledge.planned(first)
     knowledge.planned(outcome({ROW: B}))
-    knowledge.committed(first)
-    assert knowledge.known([ROW]) == {ROW: B}
+    knowledge.committed()
+    assert known(knowledge, [ROW]) == {ROW: B}
 
 
 def test_every_row_of_a_table_that_a_batch_in_flight_truncates_is_absent() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, ELSEWHERE: A})
     knowledge.planned(outcome({OTHER: B}, FIRST))
-    assert knowledge.known([ROW, OTHER, ELSEWHERE]) == {ROW: ABSENT, OTHER: B, ELSEWHERE: A}
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: ABSENT, OTHER: B, ELSEWHERE: A}
 
 
 def test_a_batch_after_a_truncate_in_flight_still_speaks_first() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({}, FIRST))
     knowledge.planned(outcome({ROW: B}))
-    assert knowledge.known([ROW]) == {ROW: B}
+    assert known(knowledge, [ROW]) == {ROW: B}
 
 
 def test_a_truncate_hides_what_older_batches_in_flight_say() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({ROW: A}))
     knowledge.planned(outcome({}, FIRST))
-    assert knowledge.known([ROW]) == {ROW: ABSENT}
+    assert known(knowledge, [ROW]) == {ROW: ABSENT}
 
 
 def test_a_committed_truncate_drops_the_rows_of_its_table_only() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, ELSEWHERE: A})
     commit(knowledge, {OTHER: B}, FIRST)
-    assert knowledge.known([ROW, OTHER, ELSEWHERE]) == {OTHER: B, ELSEWHERE: A}
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {OTHER: B, ELSEWHERE: A}
 
 
 def test_beyond_its_capacity_the_row_that_changed_longest_ago_is_forgotten() -> None:
@@ -180,7 +158,7 @@ def test_beyond_its_capacity_the_row_that_changed_longest_ago_is_forgotten() -> 
     commit(knowledge, {OTHER: A})
     commit(knowledge, {ROW: B})
     commit(knowledge, {ELSEWHERE: A})
-    assert knowledge.known([ROW, OTHER, ELSEWHERE]) == {ROW: B, ELSEWHERE: A}
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: B, ELSEWHERE: A}
 
 
 def test_chunks_arrive_only_from_batches_in_flight() -> None:
@@ -188,43 +166,58 @@ def test_chunks_arrive_only_from_batches_in_flight() -> None:
     first = outcome(hashes=frozenset({(FIRST, b"x")}))
     knowledge.planned(first)
     knowledge.planned(outcome(hashes=frozenset({(SECOND, b"y")})))
-    assert knowledge.arriving() == {(FIRST, b"x"), (SECOND, b"y")}
-    knowledge.committed(first)
-    assert knowledge.arriving() == {(SECOND, b"y")}
+    assert knowledge.basis([]).arriving == {(FIRST, b"x"), (SECOND, b"y")}
+    knowledge.committed()
+    assert knowledge.basis([]).arriving == {(SECOND, b"y")}
 
 
-def test_clear_forgets_what_is_committed_and_what_is_in_flight() -> None:
-    knowledge = Knowledge()
-    commit(knowledge, {ROW: A})
-    knowledge.planned(outcome({OTHER: B}, SECOND, hashes=frozenset({(FIRST, b"x")})))
-    knowledge.clear()
-    assert knowledge.known([ROW, OTHER, ELSEWHERE]) == {}
-    assert knowledge.arriving() == frozenset()
-
-
-def test_states_differ_by_their_metadata_and_by_where_they_are_known_from() -> None:
+def test_states_differ_by_their_metadata_and_by_what_they_prove() -> None:
     states: list[State] = [
-        kind(digest, metadata)
-        for kind in (Known, Reread)
+        Known(digest, metadata, proves)
+        for proves in (True, False)
         for digest in (b"a", b"b")
         for metadata in (b"", b"m")
     ]
     assert len(set(states)) == 8
+    assert [state for state in states if proof(state)] == states[:4]
+    for nothing in (ABSENT, UNKNOWN, Refused(b"a"), None):
+        assert proof(nothing) is None
+
+
+def test_a_looked_up_row_proves_nothing_before_its_table_is_compared() -> None:
+    """What is stored may have missed changes, or may have been made from other columns."""
     knowledge = Knowledge()
-    commit(knowledge, {ROW: Known(b"a", b"m")})
-    commit(knowledge, {ROW: Reread(b"a", b"m")})
-    assert knowledge.known([ROW]) == {ROW: Reread(b"a", b"m")}
+    letter = Refused(b"a" * 16)
+    assert knowledge.basis([]).stored(ROW, A) == A.unproven()
+    knowledge.trust(FIRST)
+    assert knowledge.basis([]).stored(ROW, A) == A
+    assert knowledge.basis([]).stored(ROW, A.unproven()) == A.unproven()
+    assert knowledge.basis([]).stored(ELSEWHERE, A) == A.unproven()
+    knowledge.distrust(FIRST)
+    assert knowledge.basis([]).stored(ROW, A) == A.unproven()
+    assert [knowledge.basis([]).stored(ROW, s) for s in (letter, ABSENT)] == [letter, ABSENT]
+
+
+def test_remembered_rows_of_a_table_prove_nothing_once_it_is_distrusted() -> None:
+    knowledge = Knowledge()
+    commit(knowledge, {ROW: A, OTHER: ABSENT, ELSEWHERE: B})
+    knowledge.distrust(FIRST)
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {
+        ROW: A.unproven(), OTHER: ABSENT, ELSEWHERE: B
+    }  # fmt: skip
+    commit(knowledge, {ROW: B})
+    assert known(knowledge, [ROW]) == {ROW: B}, "the log has said so since"
 
 
 def test_rows_that_no_batch_in_flight_touches_are_left_to_the_target() -> None:
     """Who compares whole documents asks the target, whatever the cache says of them."""
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, OTHER: A, ELSEWHERE: A})
-    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {}
+    assert in_flight(knowledge, [ROW, OTHER, ELSEWHERE]) == {}
     knowledge.planned(outcome({ROW: B, OTHER: UNKNOWN}))
-    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {ROW: B, OTHER: UNKNOWN}
+    assert in_flight(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: B, OTHER: UNKNOWN}
     knowledge.planned(outcome({OTHER: A}, FIRST))
-    assert knowledge.in_flight([ROW, OTHER, ELSEWHERE]) == {ROW: ABSENT, OTHER: A}
+    assert in_flight(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: ABSENT, OTHER: A}
 
 
 def test_a_batch_that_is_committed_is_no_longer_in_flight() -> None:
@@ -232,7 +225,5 @@ def test_a_batch_that_is_committed_is_no_longer_in_flight() -> None:
     first = outcome({ROW: A})
     knowledge.planned(first)
     knowledge.planned(outcome({OTHER: B}))
-    knowledge.committed(first)
-    assert knowledge.in_flight([ROW, OTHER]) == {OTHER: B}
-    knowledge.clear()
-    assert knowledge.in_flight([ROW, OTHER]) == {}
+    knowledge.committed()
+    assert in_flight(knowledge, [ROW, OTHER]) == {OTHER: B}

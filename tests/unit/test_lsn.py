@@ -91,27 +91,27 @@ class ProgressMachine(RuleBasedStateMachine):
 
     @rule(lsn=near)
     def hear(self, lsn: LSN) -> None:
-        self.progress.hear(lsn)
+        self.progress.mark_received(lsn)
         self.heard.add(lsn)
 
     @rule(lsn=near)
     def settle(self, lsn: LSN) -> None:
-        self.progress.settle(lsn)
+        self.progress.mark_durable(lsn)
         self.settled.add(lsn)
 
     @rule()
     def settle_received(self) -> None:
-        self.progress.settle_received()
+        self.progress.mark_idle()
         self.settled |= self.heard
 
     @rule(lsn=near)
     def record(self, lsn: LSN) -> None:
-        self.progress.record(lsn)
+        self.progress.mark_recorded(lsn)
         self.recorded.add(lsn)
 
     @rule()
     def record_what_is_durable(self) -> None:
-        self.progress.record(self.progress.durable)
+        self.progress.mark_recorded(self.progress.durable)
         self.recorded.add(self.progress.durable)
         assert self.progress.unrecorded_bytes() == 0
         assert self.progress.confirmable() == self.progress.durable
@@ -156,19 +156,30 @@ def test_nothing_above_the_record_is_confirmable_however_much_is_durable(
     recorded: LSN, ahead: LSN
 ) -> None:
     progress = Progress(recorded)
-    progress.hear(ahead)
-    progress.settle_received()
+    progress.mark_received(ahead)
+    progress.mark_idle()
     assert progress.confirmable() == recorded
-    progress.record(ahead)
+    progress.mark_recorded(ahead)
     assert progress.confirmable() == max(recorded, ahead)
+
+
+def test_an_idle_connection_is_durable_up_to_its_open_transaction() -> None:
+    progress = Progress(LSN(10))
+    progress.mark_received(LSN(40))
+    progress.open_commit = LSN(30)
+    progress.mark_idle()
+    assert progress.durable == LSN(30)
+    progress.open_commit = None
+    progress.mark_idle()
+    assert progress.durable == LSN(40)
 
 
 def test_a_record_ahead_of_what_is_durable_confirms_nothing_that_is_not_durable() -> None:
     progress = Progress(LSN(10))
-    progress.hear(LSN(30))
-    progress.record(LSN(30))
+    progress.mark_received(LSN(30))
+    progress.mark_recorded(LSN(30))
     assert progress.confirmable() == LSN(10)
-    progress.settle(LSN(20))
+    progress.mark_durable(LSN(20))
     assert progress.confirmable() == LSN(20)
 
 

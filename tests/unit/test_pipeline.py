@@ -17,12 +17,14 @@ from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.embed.hash import HashEmbedder
+from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader
+from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
@@ -41,7 +43,7 @@ CHECKPOINT = Checkpoint(
     slot="s", source=HERE, target=HERE, position=START, end_lsn=ZERO, confirmed_lsn=RECORDED,
     batch_seq=0, epoch=1,
 )  # fmt: skip
-QUICK_KINDS = 10.0
+SOON = 10.0
 RELATION = (
     b"R" + struct.pack(">I", 5) + b"public\0t\0d" + struct.pack(">H", 2)
     + b"\x01id\0" + struct.pack(">Ii", 20, -1)
@@ -85,7 +87,7 @@ class Target:
         return set()
 
     def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
-        assert self.may_commit.wait(QUICK_KINDS)
+        assert self.may_commit.wait(SOON)
         self.keys += [key[0] for _, key in plan.actions]
         self.record(plan.batch.end_lsn)
 
@@ -111,7 +113,7 @@ class Model:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.asked.set()
-        assert self.may_answer.wait(QUICK_KINDS)
+        assert self.may_answer.wait(SOON)
         self.texts += texts
         return self._hash.embed(texts)
 
@@ -133,9 +135,6 @@ class Script:
         self.sentinel, self._other_end = socket.socketpair()
         for end in (self._readable, self._feed):
             end.setblocking(False)
-        self.exposed = ZERO
-        self.silence = 0.0
-        self.unguarded = False
         self.heard = RECORDED
         self.read_frames = 0
         self.reports: list[Report] = []
@@ -175,6 +174,12 @@ class Script:
         self.read_frames += 1
         return Frame(payload, heard)
 
+    def may_read(self, _: Progress) -> bool:
+        return True
+
+    def needs_record(self, _: Progress) -> bool:
+        return False
+
     def report(self, received: LSN, confirmed: LSN) -> None:
         self.reports.append(Report(received, confirmed, self._target.recorded))
 
@@ -199,19 +204,26 @@ class Rig:
         metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
         patience = Patience(Event(), lambda _stage, _error: None)
         self.runner = EmbeddingRunner(self.model, self.model.describe(), patience, metrics)
+        store = cast(StoreReader, self.target)
+        supply = VectorSupply(store, self.runner, patience)
         self.pipeline = Pipeline(
-            stream=self.stream,
-            decode=pgoutput.messages,
-            assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
-            preparer=Preparer(
-                store=cast(StoreReader, self.target),
-                read_rows=lambda _table, _keys: {},
-                cut=one_chunk,
-                runner=self.runner,
-                patience=patience,
+            log=ChangeLog(
+                stream=self.stream,
+                decode=pgoutput.messages,
+                assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
+                progress=Progress(RECORDED),
             ),
-            writer=Writer(self.target, patience, 0),
-            progress=Progress(RECORDED),
+            workers=Workers(
+                preparer=Preparer(
+                    store=store,
+                    read_rows=lambda _table, _keys: {},
+                    cut=one_chunk,
+                    supply=supply,
+                    patience=patience,
+                ),
+                examiner=Examiner(store=store, cut=one_chunk, supply=supply, patience=patience),
+                writer=Writer(self.target, patience, 0),
+            ),
             telemetry=Telemetry(metrics),
             limits=Limits(memory=memory, report_interval=0.01),
             lane=Lane(),
@@ -224,20 +236,20 @@ class Rig:
     def stop(self) -> None:
         self._stop.set()
         self.pipeline.wake()
-        self._loop.join(QUICK_KINDS)
+        self._loop.join(SOON)
         assert not self._loop.is_alive()
 
     def wait_for_confirmed(self, lsn: LSN) -> None:
-        wait_until(lambda: self.stream.last.confirmed >= lsn, f"{lsn} is confirmed", QUICK_KINDS)
+        wait_until(lambda: self.stream.last.confirmed >= lsn, f"{lsn} is confirmed", SOON)
 
     def wait_for_reports(self, more: int) -> list[Report]:
         """The next ``more`` reports."""
         seen = len(self.stream.reports)
-        wait_until(lambda: len(self.stream.reports) >= seen + more, "reports go on", QUICK_KINDS)
+        wait_until(lambda: len(self.stream.reports) >= seen + more, "reports go on", SOON)
         return self.stream.reports[seen:]
 
     def wait_until_all_is_read(self) -> None:
-        wait_until(lambda: not self.stream.frames, "every frame is read", QUICK_KINDS)
+        wait_until(lambda: not self.stream.frames, "every frame is read", SOON)
         self.wait_for_reports(2)
 
     def close(self) -> None:
@@ -272,7 +284,7 @@ def test_nothing_is_reported_above_what_is_recorded(rig: Rig) -> None:
 
 def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None:
     rig.stream.queue(0x2000, begin(0x2000), row(b"I", 1, "written early"))
-    wait_until(lambda: rig.target.keys, "the row is written", QUICK_KINDS)
+    wait_until(lambda: rig.target.keys, "the row is written", SOON)
     assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
     rig.stream.queue(0x2008 + RECORD_STEP, commit(0x2000))
     rig.wait_for_confirmed(LSN(0x2008))
@@ -282,7 +294,7 @@ def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None
 def test_idle_progress_is_recorded_in_steps_and_reported_only_then(rig: Rig) -> None:
     below = LSN(RECORDED + RECORD_STEP - 1)
     rig.stream.hear(below)
-    wait_until(lambda: rig.stream.last.received == below, "it is heard", QUICK_KINDS)
+    wait_until(lambda: rig.stream.last.received == below, "it is heard", SOON)
     assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
     assert rig.target.recorded == RECORDED
     rig.stream.hear(LSN(below + 1))
@@ -295,12 +307,12 @@ def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
     with closing(Rig(memory=20_000)) as rig:
         rig.model.may_answer.clear()
         end = rig.stream.transaction(0x2000, *(row(b"I", n, f"{n}") for n in range(200)))
-        wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", QUICK_KINDS)
+        wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", SOON)
         reports = rig.wait_for_reports(5)
         assert {report.confirmed for report in reports} == {RECORDED}
         assert rig.stream.read_frames <= 2 + 20_000 // 1024 + 1
         rig.model.may_answer.set()
-        wait_until(lambda: len(rig.target.keys) == 200, "every row is written", QUICK_KINDS)
+        wait_until(lambda: len(rig.target.keys) == 200, "every row is written", SOON)
         rig.stream.hear(LSN(end + RECORD_STEP))  # its commit may have come after its last batch
         rig.wait_for_confirmed(end)
 
@@ -308,12 +320,12 @@ def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
 def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig: Rig) -> None:
     rig.model.may_answer.clear()
     first = rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
-    assert rig.model.asked.wait(QUICK_KINDS)
+    assert rig.model.asked.wait(SOON)
     last = rig.stream.transaction(0x3000, row(b"I", 2, "pending"))
     rig.wait_until_all_is_read()
     rig.stop()
     rig.model.may_answer.set()
-    deadline = time.monotonic() + QUICK_KINDS
+    deadline = time.monotonic() + SOON
     assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
     assert rig.target.keys == ["1"]
     assert rig.stream.last == Report(last, first, first)
@@ -322,7 +334,7 @@ def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig:
 def test_a_drain_past_its_deadline_says_so_and_confirms_nothing(rig: Rig) -> None:
     rig.model.may_answer.clear()
     rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
-    assert rig.model.asked.wait(QUICK_KINDS)
+    assert rig.model.asked.wait(SOON)
     rig.stop()
     assert not rig.pipeline.drain(lambda: True)
     assert rig.stream.last.confirmed <= RECORDED
@@ -330,9 +342,9 @@ def test_a_drain_past_its_deadline_says_so_and_confirms_nothing(rig: Rig) -> Non
 
 def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
     rig.stream.hear(LSN(RECORDED + 16))
-    wait_until(lambda: rig.stream.last.received > RECORDED, "it is heard", QUICK_KINDS)
+    wait_until(lambda: rig.stream.last.received > RECORDED, "it is heard", SOON)
     rig.stop()
-    deadline = time.monotonic() + QUICK_KINDS
+    deadline = time.monotonic() + SOON
     assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
     assert rig.stream.last == Report(*[LSN(RECORDED + 16)] * 3)
 
@@ -340,7 +352,7 @@ def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
 def test_quick_updates_of_one_row_cost_at_most_two_embeddings(rig: Rig) -> None:
     rig.model.may_answer.clear()
     rig.stream.transaction(0x2000, row(b"I", 1, "version 0"))
-    assert rig.model.asked.wait(QUICK_KINDS)
+    assert rig.model.asked.wait(SOON)
     for version in range(1, 21):
         end = rig.stream.transaction(0x2000 + 0x100 * version, row(b"U", 1, f"version {version}"))
     rig.wait_until_all_is_read()

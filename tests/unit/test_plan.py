@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import (
     Action,
     Annotate,
@@ -239,7 +239,7 @@ def test_every_row_with_a_refused_text_becomes_a_dead_letter_and_no_other() -> N
         ]
     )
     planned = plan(batch, {})
-    planned.refuse({fingerprint(TEXT): ("refused", "why")})
+    planned.refuse_texts({fingerprint(TEXT): ("refused", "why")})
     letter = Refuse(fingerprint(TEXT), "refused", "why")
     assert planned.actions == {
         ROW: letter,
@@ -298,7 +298,7 @@ def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unc
     planned = plan(updated(PART_U), {ROW: known}, refetched={ROW: Row(("a", "b"))})
     assert planned.actions[ROW] == Write(WRITE.document, reread=True)
     state = planned.outcome().states[ROW]
-    assert state == Reread(WRITE.document.fingerprint)
+    assert state == Known(WRITE.document.fingerprint, proves=False)
     again = plan(updated(ALL_U), {ROW: state})
     assert again.refetch == [ROW]
     complete = plan(updated(("a", "b")), {ROW: state})
@@ -335,7 +335,11 @@ VALUES_OF = {FIRST: FIRST_VALUES, SECOND: SECOND_VALUES}
 """What stands in the target where a state has this hash."""
 NOTED_STATES: tuple[State, ...] = (
     *(Known(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
-    *(Reread(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
+    *(
+        Known(digest, hashed, proves=False)
+        for digest in (DIGEST, OTHER_DIGEST)
+        for hashed in (FIRST, SECOND)
+    ),
     SAME_LETTER,
     OTHER_LETTER,
     *(Refused(DIGEST + hashed, "database", "why") for hashed in (FIRST, SECOND)),
@@ -389,7 +393,7 @@ def expected(
       text, or a text with its metadata where the database refused the two.
     - Unchanged values are taken from the origin; an annotation can take them from its own key only.
     """
-    before = origin if isinstance(origin, Known) else None
+    before = origin if isinstance(origin, Known) and origin.proves else None
     hashed = filled(metadata, before)
     kept = KEY if U in metadata else None
     if texts == PART_U or (texts == ALL_U and before is None):
@@ -407,7 +411,7 @@ def expected(
         if hashed == before.metadata:
             return Skip("toast", before)
         return Annotate(beside, Known(before.fingerprint, hashed))
-    if isinstance(stored, Known | Reread) and stored.fingerprint == DIGEST:
+    if isinstance(stored, Known) and stored.fingerprint == DIGEST:
         after = Known(DIGEST, hashed)
         if stored.metadata == hashed:
             return Skip("unchanged", after)
@@ -470,7 +474,13 @@ def test_a_new_text_keeps_the_metadata_that_the_log_leaves_out() -> None:
 @pytest.mark.parametrize("texts", [WHOLE, ALL_U])
 @pytest.mark.parametrize(
     "stored",
-    [Reread(DIGEST, FIRST), Reread(OTHER_DIGEST, FIRST), ABSENT, UNKNOWN, OTHER_LETTER],
+    [
+        Known(DIGEST, FIRST, proves=False),
+        Known(OTHER_DIGEST, FIRST, proves=False),
+        ABSENT,
+        UNKNOWN,
+        OTHER_LETTER,
+    ],
     ids=repr,
 )
 def test_metadata_that_the_log_leaves_out_is_read_again_unless_it_is_known(
@@ -547,17 +557,17 @@ def test_a_row_that_was_read_again_is_known_from_the_read_alone(
     )
     action: Action = Write(Document.whole(TEXT), Metadata(values, hashed), reread=True)
     letters = {SAME_LETTER, Refused(DIGEST + hashed)}
-    if stored in letters or stored == Reread(DIGEST, hashed):
+    if stored in letters or stored == Known(DIGEST, hashed, proves=False):
         action = Skip("unchanged", stored)
-    elif isinstance(stored, Reread) and stored.fingerprint == DIGEST:
-        action = Annotate(Metadata(values, hashed), Reread(DIGEST, hashed))
+    elif isinstance(stored, Known) and not stored.proves and stored.fingerprint == DIGEST:
+        action = Annotate(Metadata(values, hashed), Known(DIGEST, hashed, proves=False))
     assert (planned.actions, planned.refetch) == ({HERE: action}, [])
     after = planned.outcome().states[HERE]
-    assert after == (stored if stored in letters else Reread(DIGEST, hashed))
+    assert after == (stored if stored in letters else Known(DIGEST, hashed, proves=False))
 
 
 def test_a_complete_row_makes_known_what_was_read() -> None:
-    read = Reread(DIGEST, FIRST)
+    read = Known(DIGEST, FIRST, proves=False)
     same = plan(Batch.of([noted_update(WHOLE, FIRST_VALUES)]), {HERE: read})
     assert same.actions == {HERE: Skip("unchanged", Known(DIGEST, FIRST))}
     other = plan(Batch.of([noted_update(WHOLE, SECOND_VALUES)]), {HERE: read})

@@ -8,7 +8,7 @@ import pytest
 
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, Known, Refused, Reread
+from cdc_embed.change.knowledge import ABSENT, Known, Refused
 from cdc_embed.change.plan import Annotate, Row, Write, one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
@@ -137,7 +137,7 @@ class World:
     ) -> None:
         match repair(table, found, self.stored.get(key, NOTHING), verdict, one_chunk):
             case Write(document, metadata):
-                self.stored[key] = Stored(Reread(document.fingerprint, metadata.hash))
+                self.stored[key] = Stored(Known(document.fingerprint, metadata.hash, proves=False))
                 if sample:
                     self.other_vectors.discard(key)
             case Annotate(_, state):

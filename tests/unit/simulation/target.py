@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, Reread, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import (
     Action,
     Annotate,
@@ -22,7 +22,6 @@ from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint
 from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.target.ledger import DONE, Comparison
-from cdc_embed.target.statements import Statements
 from cdc_embed.target.write import Actions, MissingDonorError, Vectors, actions_by_table
 from cdc_embed.wire.messages import (
     UNCHANGED,
@@ -69,7 +68,6 @@ class Target:
         self.comparisons: dict[Table, Comparison] = {
             t: Comparison(source_table=t.full_name, state=DONE) for t in TABLES
         }
-        self.trusted: dict[Table, bool] = {}
         self.answers_lost = 0
         self.interrupt: Callable[[], None] = lambda: None
         self.checkpoint = Checkpoint(
@@ -82,13 +80,6 @@ class Target:
             batch_seq=0,
             epoch=1,
         )
-        self.restart()
-
-    def restart(self) -> None:
-        """What another process believes before it is told anything."""
-        for source in TABLES:
-            statements = Statements("cdc_embed", source, space=1, vector_type="vector")
-            self.trusted[source] = statements.trusted
 
     # -- look-ups ----------------------------------------------------------------------------------
 
@@ -123,8 +114,7 @@ class Target:
             return ABSENT
         if not stored.document_hash:
             return UNKNOWN
-        proves = not stored.reread and self.trusted[row[0]]
-        return (Known if proves else Reread)(stored.document_hash, stored.metadata_hash)
+        return Known(stored.document_hash, stored.metadata_hash, proves=not stored.reread)
 
     def _whole(self, row: RowId) -> Found:
         state, stored = self._state(row, whole=True), self.now.chunks.get(row)
@@ -206,7 +196,7 @@ class Target:
                 after.chunks[row] = stored._replace(
                     metadata=_kept(action.metadata, stored),
                     metadata_hash=action.metadata.hash,
-                    reread=isinstance(action.state, Reread) or row not in plan.batch.images,
+                    reread=not action.state.proves or row not in plan.batch.images,
                 )
             elif isinstance(action, Forget) and stored is not None:
                 after.chunks[row] = stored._replace(document_hash=b"")

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
-from cdc_embed.lsn import LSN, ZERO
+from cdc_embed.lsn import LSN, ZERO, Progress
+from cdc_embed.source.stream import Guard
 from cdc_embed.wire.messages import (
     Commit,
     Message,
@@ -30,11 +31,9 @@ class Wire:
     """One connection's frames, with what psycopg2 does behind one's back (pitfalls T1)."""
 
     def __init__(self, source: Source, slot: Slot, recorded: Callable[[], LSN]) -> None:
-        self.exposed = ZERO
-        self.silence = 0.0
+        self._guard = Guard()
         self.sentinel: Any = None
         self.heard = ZERO
-        self.unguarded = True
         self.credit = 0
         """Frames that have arrived and may be read."""
         self.pinged = False
@@ -52,23 +51,26 @@ class Wire:
         if self.credit == 0:
             return None
         self.credit -= 1
-        unguarded = self.unguarded
         arrived = None if self.pinged else next(self._frames)
         self.pinged = False
         if arrived is None:
-            self._keepalive(unguarded)
+            self._keepalive()
             return None
         self._began = True
         data_start, message = arrived
         self.heard = data_start or self.heard
-        self.unguarded = data_start == ZERO
-        if unguarded:
-            self.exposed = max(self.exposed, self.heard)
+        self._guard.mark_read(self.heard, data_start)
         self._messages.append(message)
         return Frame(len(self._messages).to_bytes(4))
 
     def decode(self, payload: bytes) -> tuple[Message]:
         return (self._messages[int.from_bytes(payload) - 1],)
+
+    def may_read(self, progress: Progress) -> bool:
+        return self._guard.may_read(progress)
+
+    def needs_record(self, progress: Progress) -> bool:
+        return self._guard.needs_record(progress)
 
     def report(self, received: LSN, confirmed: LSN) -> None:
         assert confirmed <= self._recorded(), "nothing is confirmed that is not recorded"
@@ -78,12 +80,11 @@ class Wire:
     def check_sentinel(self) -> None:
         raise AssertionError("the simulation never waits")
 
-    def _keepalive(self, unguarded: bool) -> None:
+    def _keepalive(self) -> None:
         self.heard = self._sent
-        if unguarded:
-            self.exposed = max(self.exposed, self.heard)
-            if self._began:
-                self._slot.confirm(self.heard)
+        if self._guard.forwards and self._began:
+            self._slot.confirm(self.heard)
+        self._guard.mark_read(self.heard, None)
 
     def _deliver(self, start: LSN) -> Iterator[tuple[LSN, Message] | None]:
         place = 0

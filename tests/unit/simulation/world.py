@@ -25,12 +25,14 @@ from cdc_embed.change.plan import (
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError
 from cdc_embed.flow import batches, patience, pipeline
+from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader
-from cdc_embed.flow.writing import Writer
+from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
+from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
 from cdc_embed.reconcile import reconciler, retry, slices, verify
 from cdc_embed.reconcile.reconciler import Reconciler
@@ -42,7 +44,6 @@ from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
-from cdc_embed.target.write import MissingDonorError
 from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
 from tests.unit.simulation.data import (
     FIRST,
@@ -78,7 +79,7 @@ class Steered:
             future, call, args = self.waiting.popleft()
             try:
                 result = call(*args)
-            except (MissingDonorError, HistoryGapError) as exc:
+            except (OutdatedPlanError, HistoryGapError) as exc:
                 future.set_exception(exc)
             else:
                 future.set_result(result)
@@ -173,13 +174,10 @@ class World:
     def turn(self, frames: int) -> None:
         self.clock += 0.3
         self.wire.credit = frames
-        try:
-            self.pipeline._turn()
-        except MissingDonorError:
-            self.reconnect()
+        self.pipeline._turn()
 
     def prepare(self, _: Any = None) -> None:
-        cast(Steered, self.pipeline._batches._embed).step()
+        cast(Steered, self.pipeline._batches._prepare).step()
 
     def write(self, _: Any = None) -> None:
         cast(Steered, self.pipeline._batches._write).step()
@@ -235,7 +233,6 @@ class World:
         """Everything but the two databases is lost; with the server, its slot's last steps too."""
         if server_too:
             self.slot.confirmed = self.slot.persisted
-        self.target.restart()
         self.reconnect()
 
     def reconnect(self, _: Any = None) -> None:
@@ -285,7 +282,7 @@ class World:
         for _ in range(2000):
             self.work(1)
             flow, batches = self.pipeline, self.pipeline._batches
-            busy = batches.pending or batches.in_flight or flow._reporter.recording
+            busy = batches.pending or batches.in_flight or flow._confirmation.recording
             if not busy and self._all_read() and self._all_compared():
                 return
         raise AssertionError("it does not come to rest")
@@ -318,19 +315,26 @@ class World:
         patient = Patience(Event(), lambda *_: None)
         self.wire = wire
         self._lane = Lane()
+        store = cast(StoreReader, self.target)
+        supply = VectorSupply(store, cast(EmbeddingRunner, self.model), patient)
         self.pipeline = Pipeline(
-            stream=wire,
-            decode=wire.decode,
-            assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
-            preparer=Preparer(
-                store=cast(StoreReader, self.target),
-                read_rows=self._read_rows,
-                cut=self.cut,
-                runner=cast(EmbeddingRunner, self.model),
-                patience=patient,
+            log=ChangeLog(
+                stream=wire,
+                decode=wire.decode,
+                assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
+                progress=Progress(checkpoint.recorded),
             ),
-            writer=Writer(self.target, patient, checkpoint.batch_seq),
-            progress=Progress(checkpoint.recorded),
+            workers=Workers(
+                preparer=Preparer(
+                    store=store,
+                    read_rows=self._read_rows,
+                    cut=self.cut,
+                    supply=supply,
+                    patience=patient,
+                ),
+                examiner=Examiner(store=store, cut=self.cut, supply=supply, patience=patient),
+                writer=Writer(self.target, patient, checkpoint.batch_seq),
+            ),
             telemetry=TELEMETRY,
             limits=Limits(memory=self._setting.memory, report_interval=10.0),
             lane=self._lane,
@@ -360,7 +364,7 @@ class World:
             scopes=scopes,
             requests=cast(Requests, notes),
             answers={"verify": verifier.answer, "retry": retrier.answer},
-            on_compared=self.target.trusted.__setitem__,
+            on_compared=lambda _: None,
             undelivered=undelivered,
             reading=nullcontext,
             on_failure=_fail,

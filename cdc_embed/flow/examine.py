@@ -1,0 +1,164 @@
+"""From a slice of rows that were read to verdicts and, where they are asked for, repairs.
+
+The way of rows that were read from the source instead of the log: look up whole documents,
+compare, embed what differs. Runs in the same worker thread as ``prepare``, between two ranges of
+the log, and gives the same ``Prepared``.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdc_embed.change.batch import Batch, RowId
+from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.knowledge import Basis
+from cdc_embed.change.plan import Cut, Plan, Row, Write
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.lane import Examined, Slice
+from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.prepare import Facts, Prepared, StoreReader, VectorSupply
+
+SAME_VECTOR: Final = 0.999
+"""Cosine of a stored vector and a fresh one: rounding (halfvec, another machine) stays above it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Extract:
+    """A slice that the loop hands over."""
+
+    slice: Slice
+    hidden: frozenset[Key]
+    """Rows for which the slice's snapshot may be too old."""
+
+
+class Examiner:
+    """Compares slices with what is stored, and repairs."""
+
+    def __init__(
+        self, *, store: StoreReader, cut: Cut, supply: VectorSupply, patience: Patience
+    ) -> None:
+        self._store = store
+        self._cut = cut
+        self._supply = supply
+        self._patience = patience
+
+    def examine(self, work: Extract, basis: Basis, facts: Facts) -> Prepared:
+        """Compare a slice with what is stored, and plan its repair where that is asked for."""
+        part = work.slice
+        rows = {key: row for key, row in part.rows.items() if key not in work.hidden}
+        stored = self._stored(part.table, rows, basis)
+        comparison = _Comparison(part, rows, stored, facts.cutting(self._cut))
+        if part.sample:
+            self._sample(comparison, facts)
+        rest = comparison.repair(self._supply.runner) if part.repair else {}
+        comparison.plan.refuse_rows(facts.refused_rows)
+        wanted = self._supply.wanted(comparison.plan, basis, facts, {})
+        prepared = self._supply.embed(comparison.plan, wanted, facts, again=part.retry)
+        examined = Examined(verdicts=comparison.verdicts, hidden=work.hidden, rest=rest)
+        return replace(prepared, examined=examined)
+
+    def _stored(self, table: Table, keys: Iterable[Key], basis: Basis) -> dict[Key, Stored]:
+        """What is stored of some rows once the batches in flight are committed."""
+        rows = [(table, key) for key in keys]
+        unknown = [row for row in rows if row not in basis.states]
+        found: dict[RowId, Stored] = {}
+        if unknown:
+            look_up = partial(self._store.look_up_whole, unknown)
+            found = self._patience.keep_trying("target", look_up)
+        return {
+            row[1]: Stored(basis.states[row]) if row in basis.states else found.get(row, NOTHING)
+            for row in rows
+        }
+
+    def _sample(self, comparison: "_Comparison", facts: Facts) -> None:
+        """Embed the fresh ones of the rows once more; a stored vector that differs is stale."""
+        writes = comparison.fresh_documents()
+        texts = {c.hash: c.text for write in writes.values() for c in write.document.chunks}
+        wanted = {digest: text for digest, text in texts.items() if digest not in facts.vectors}
+        facts.vectors |= self._supply.runner.embed(wanted).vectors
+        read = partial(self._store.vectors, comparison.part.table, list(writes))
+        stored = self._patience.keep_trying("target", read)
+        for key, write in writes.items():
+            pairs = [
+                (stored.get((key, place)), chunk.hash)
+                for place, chunk in enumerate(write.document.chunks)
+            ]
+            if not all(_same(found, digest, facts.vectors) for found, digest in pairs):
+                comparison.mark_stale(key, write)
+
+
+class _Comparison:
+    """The rows of one slice, what is stored of them, and what becomes of it."""
+
+    def __init__(
+        self,
+        part: Slice,
+        rows: Mapping[Key, Row | None],
+        stored: Mapping[Key, Stored],
+        cut: Cut,
+    ) -> None:
+        self.part = part
+        self.plan = Plan(Batch())
+        self.verdicts = {key: compare(part.table, row, stored[key]) for key, row in rows.items()}
+        self._rows = rows
+        self._stored = stored
+        self._cut = cut
+
+    def fresh_documents(self) -> dict[Key, Write]:
+        """Return what would be written if the vectors of the fresh rows were not there."""
+        table, writes = self.part.table, {}
+        for key, row in self._rows.items():
+            if row is None or self.verdicts[key] is not Verdict.FRESH:
+                continue
+            action = repair(table, row, NOTHING, Verdict.STALE, self._cut)
+            if isinstance(action, Write):
+                writes[key] = action
+        return writes
+
+    def mark_stale(self, key: Key, write: Write) -> None:
+        """Count a row whose vector differs as stale, and write it again where that is asked for."""
+        self.verdicts[key] = Verdict.STALE
+        if self.part.repair:
+            self.plan.actions[self.part.table, key] = write
+
+    def repair(self, runner: EmbeddingRunner) -> dict[Key, Row | None]:
+        """Plan what makes the stored documents equal to the rows; return rows that did not fit."""
+        table, actions = self.part.table, self.plan.actions
+        rest: dict[Key, Row | None] = {}
+        spent, most = 0, runner.rate.characters_per_batch / 2
+        for key, row in self._rows.items():
+            if (table, key) in actions:
+                continue
+            if spent > most and len(actions) >= runner.least_texts:
+                rest[key] = row
+                del self.verdicts[key]
+                continue
+            action = repair(table, row, self._stored[key], self._verdict(key), self._cut)
+            if action is not None:
+                actions[table, key] = action
+            if isinstance(action, Write):
+                spent += sum(len(chunk.text) for chunk in action.document.chunks)
+        return rest
+
+    def _verdict(self, key: Key) -> Verdict:
+        verdict = self.verdicts[key]
+        tried_again = self.part.retry and verdict is Verdict.DEAD_LETTER
+        return Verdict.STALE if tried_again else verdict
+
+
+def _same(
+    stored: tuple[bytes, NDArray[np.float32]] | None,
+    digest: bytes,
+    fresh: Mapping[bytes, NDArray[np.float32]],
+) -> bool:
+    """Whether a stored vector is that of the chunk with this hash."""
+    if stored is None or stored[0] != digest or digest not in fresh:
+        return False
+    one, other = stored[1], fresh[digest]
+    lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return lengths == 0 or float(one @ other) / lengths > SAME_VECTOR
