@@ -84,6 +84,15 @@ MUTATIONS = (
         "tests/unit/test_convergence.py::test_whatever_was_embedded_for_a_refused_batch_is_kept",
     ),
     Mutation(
+        "a refusal is of the row, whatever its text is by now",
+        "cdc_embed/change/plan.py",
+        "            if _digest(self.actions.get(row)) == letter.fingerprint:\n"
+        "                self.actions[row] = letter",
+        "            if digest := _digest(self.actions.get(row)):\n"
+        "                self.actions[row] = Refuse(digest, letter.reason, letter.error)",
+        "tests/unit/test_convergence.py::test_a_refusal_belongs_to_the_text_that_was_refused",
+    ),
+    Mutation(
         "take another source's vectors",
         "cdc_embed/setup/ownership.py",
         "    elif not takes_over:",

@@ -151,12 +151,22 @@ class Plan:
                         self.actions[row] = letter
                         break
 
-    def refuse_rows(self, refused: Mapping[RowId, str]) -> None:
-        """Turn documents that the database refuses, with its error, into dead letters."""
-        for row, error in refused.items():
-            digest = _digest(self.actions.get(row))
-            if digest is not None:
-                self.actions[row] = Refuse(digest, REFUSED_BY_DATABASE, error)
+    def letters(self, refused: Mapping[RowId, str]) -> dict[RowId, Refuse]:
+        """Return the dead letters of rows that the database refuses, with its error."""
+        return {
+            row: Refuse(digest, REFUSED_BY_DATABASE, error)
+            for row, error in refused.items()
+            if (digest := _digest(self.actions.get(row))) is not None
+        }
+
+    def refuse_rows(self, letters: Mapping[RowId, Refuse]) -> None:
+        """Put the letters of rows that the database refused before in place of the same again.
+
+        A row that was read since can have another text: that was not refused.
+        """
+        for row, letter in letters.items():
+            if _digest(self.actions.get(row)) == letter.fingerprint:
+                self.actions[row] = letter
 
     @property
     def writes(self) -> bool:

@@ -224,7 +224,7 @@ class Batches:
     def _prepare_again(self, outdated: OutdatedPlanError) -> None:
         """Drop every plan, because the oldest cannot be written; each flight keeps its facts."""
         head = self._in_flight[0]
-        head.facts.refused_rows |= outdated.refused
+        head.facts.refused_rows |= outdated.letters
         self._generation += 1
         self._knowledge.replan(head.rows())
         for flight in self._in_flight:

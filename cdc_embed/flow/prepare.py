@@ -19,7 +19,7 @@ from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, Basis, State
 from cdc_embed.change.pending import LaterChanges
-from cdc_embed.change.plan import Cut, Plan, Row, Write, plan, rows_to_look_up
+from cdc_embed.change.plan import Cut, Plan, Refuse, Row, Write, plan, rows_to_look_up
 from cdc_embed.change.transaction import Change, Event
 from cdc_embed.flow.embedding import EmbeddingRunner, Refusal
 from cdc_embed.flow.lane import Examined
@@ -68,8 +68,8 @@ class Facts:
     """By chunk hash."""
     refused_texts: dict[bytes, Refusal] = field(default_factory=dict)
     """Chunks that the model refuses, by hash."""
-    refused_rows: dict[RowId, str] = field(default_factory=dict)
-    """Rows that the database refuses, with its error."""
+    refused_rows: dict[RowId, Refuse] = field(default_factory=dict)
+    """Letters of the rows that the database refused."""
 
     def cutting(self, cut: Cut) -> Cut:
         """Return ``cut``, but never twice for the same text."""

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Protocol
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.plan import Plan
+from cdc_embed.change.plan import Plan, Refuse
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import Prepared
@@ -33,10 +33,10 @@ class Target(Protocol):
 class OutdatedPlanError(Exception):
     """The batch, or one before it, cannot be written as it was prepared; nothing was written."""
 
-    def __init__(self, refused: Mapping[RowId, str] | None = None) -> None:
+    def __init__(self, letters: Mapping[RowId, Refuse] | None = None) -> None:
         super().__init__("the target is not as the plan took it to be")
-        self.refused = dict(refused or {})
-        """Rows that the database refuses, with its error."""
+        self.letters = dict(letters or {})
+        """Of the rows that the database refuses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Writer:
             refused = self._refused_rows(plan, vectors)
             if not refused:
                 raise TargetRefusedError(table="batch", problem=str(exc)) from exc
-            raise OutdatedPlanError(refused) from exc
+            raise OutdatedPlanError(plan.letters(refused)) from exc
 
     def _refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
         try:

@@ -144,6 +144,7 @@ def test_what_was_damaged_is_found_by_verify_and_mended_by_comparing() -> None:
 
 
 ONE_BY_ONE: Final = Setting(take=1)
+ROW_BY_ROW: Final = Setting(take=1, slice_rows=1)
 
 RENUMBERED_AND_REPLACED: Final = (
     # the text is read again when the row has left the key and another one has come
@@ -239,9 +240,18 @@ def test_whatever_was_embedded_for_a_refused_batch_is_kept() -> None:
         assert max(world.model.embedded.values()) == 1
 
 
+def test_a_refusal_belongs_to_the_text_that_was_refused() -> None:
+    """The row is read again for the second attempt, and has another text by then."""
+    compared = [("ask", ("backfill", 1)), ("compare", 5)]
+    before = Op("insert", key=1, table=1, a="b", b="A", m="A")
+    refused = Op("write_both", key=1, table=1, a="a", b="z")
+    later = Op("write_both", key=1, table=1, a="X", b="B")
+    steps = [("commit", [before]), ("work", 30), ("commit", [refused]), ("turn", 3)]
+    run(ROW_BY_ROW, [*compared, *steps, ("commit", [later])])
+
+
 # -- rows compared beside the log ------------------------------------------------------------------
 
-ROW_BY_ROW: Final = Setting(take=1, slice_rows=1)
 REST: Final = ("work", 20)
 """Long enough for all that was begun, if nothing is waited for."""
 
