@@ -18,7 +18,7 @@ class LSN(int):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The LSN of its text form, e.g. ``16/B374D848``; ValueError when it is none."""
+        """Return the LSN of its text form, e.g. ``16/B374D848``; ValueError when it is none."""
         match = _TEXT_FORM.fullmatch(text)
         if match is None:
             raise ValueError(f"not an LSN: {text!r}")
@@ -100,14 +100,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Identity:
-    """Which server, database and timeline a position belongs to."""
+    """The server, database and timeline that a position belongs to."""
 
     system_identifier: str
     database: str
     timeline: int
 
     def is_of(self, other: "Identity") -> bool:
-        """Whether both are of one database, on whichever timeline."""
+        """Return whether both are of one database, on whichever timeline."""
         same_server = self.system_identifier == other.system_identifier
         return same_server and self.database == other.database
 
@@ -128,23 +128,23 @@ class Checkpoint:
 
     @property
     def recorded(self) -> LSN:
-        """Everything that ends at or before this is reflected in the target."""
+        """The position up to which everything is reflected in the target."""
         return max(self.end_lsn, self.confirmed_lsn)
 
     def covers(self, position: Position) -> bool:
-        """Whether the change at ``position`` is reflected in the target already."""
+        """Return whether the change at ``position`` is reflected in the target already."""
         return position <= self.position or position.commit_lsn < self.recorded
 
     def replays(self, slot_confirmed: LSN) -> bool:
-        """Whether a stream from ``slot_confirmed`` must repeat the last recorded transaction."""
+        """Return whether a stream from ``slot_confirmed`` must repeat the last recorded commit."""
         return slot_confirmed < self.end_lsn
 
     def missing_commit(self, commit_end: LSN, seen: bool) -> bool:
-        """Whether a replay that passes ``commit_end`` skipped the commit that we recorded."""
+        """Return whether a replay that passes ``commit_end`` skipped the recorded commit."""
         return not seen and commit_end > self.end_lsn > ZERO
 
     def is_before(self, commit_lsn: LSN) -> bool:
-        """Whether a commit at ``commit_lsn`` comes after the last one that we recorded."""
+        """Return whether a commit at ``commit_lsn`` comes after the recorded one."""
         return commit_lsn >= self.end_lsn > ZERO
 
 
@@ -156,7 +156,7 @@ def find_gap(
     wal_end: LSN,
     history: list[tuple[int, LSN]],
 ) -> str | None:
-    """Why the slot cannot continue the recorded position, or None when it can.
+    """Return why the slot cannot continue the recorded position, or None when it can.
 
     ``history`` holds (timeline, switch point) of every ancestor of the server's timeline.
     """

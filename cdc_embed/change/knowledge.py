@@ -1,4 +1,4 @@
-"""What is known of the target without asking it, and what a stored row proves.
+"""The states of stored rows that are known without asking the target, and their proof.
 
 For each row: the stored fingerprint, or the refused one, or that nothing is stored, or that it is
 not known. Batches in flight are looked at first, newest first, then a bounded cache of what is
@@ -71,7 +71,7 @@ def proof(state: State | None) -> Known | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a planned batch makes of the rows it touches, once it is committed."""
+    """The states of the rows that a planned batch touches, once it is committed."""
 
     states: States
     truncated: frozenset[Table]
@@ -81,7 +81,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """What a plan rests on: the target as it is when the plan's turn comes, as far as it is known.
+    """The basis of a plan: the target when the plan's turn comes, as far as it is known.
 
     It holds until a batch before it is not written as planned.
     """
@@ -94,7 +94,7 @@ class Basis:
     """Tables whose stored rows prove what the log leaves out, if they came by the log."""
 
     def stored(self, row: RowId, found: State) -> State:
-        """Return what counts of a row that was looked up in the target."""
+        """Return the state of a row that was looked up: unproven if its table is not trusted."""
         if isinstance(found, Known) and row[0] not in self.trusted:
             return found.unproven()
         return found
@@ -110,7 +110,7 @@ class Knowledge:
         self._trusted: set[Table] = set()
 
     def basis(self, rows: Iterable[RowId], *, cached: bool = True) -> Basis:
-        """Return what a plan for these rows rests on.
+        """Return the basis of a plan for these rows.
 
         ``cached=False``: only batches in flight count, committed rows are looked up.
         """

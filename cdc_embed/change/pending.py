@@ -1,4 +1,4 @@
-"""Changes received and not yet in a batch, and what a later change makes superfluous.
+"""The queue of received changes, and the rows that a later change makes superfluous.
 
 A hot row's older versions need no embedding when a newer one is already here. That is safe only
 if the newer one can stand without them, after a crash as well: it must be complete by itself (an
@@ -17,7 +17,7 @@ from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 
 
 class LaterChanges:
-    """Which keys the given later changes make superfluous before them."""
+    """The keys that some later changes make superfluous before them."""
 
     __slots__ = ("_complete", "_needed", "_truncated")
 
@@ -29,17 +29,17 @@ class LaterChanges:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """``event`` is the newest of all."""
+        """Add the newest event of all."""
         for marks, mark in self._marks(event):
             marks[mark] = event
 
     def add_oldest(self, event: Event) -> None:
-        """``event`` comes before all others: newer marks stay."""
+        """Add an event that comes before all others: newer marks stay."""
         for marks, mark in self._marks(event):
             marks.setdefault(mark, event)
 
-    def forget(self, event: Event) -> None:
-        """``event`` is no longer later: it went into a batch."""
+    def drop(self, event: Event) -> None:
+        """Drop an event that went into a batch: it is no longer later."""
         for marks, mark in self._marks(event):
             if marks.get(mark) is event:
                 del marks[mark]
@@ -57,11 +57,11 @@ class LaterChanges:
             yield (self._complete if event.complete else self._needed), (table, event.old_key)
 
     def needs(self, row: RowId) -> bool:
-        """A later change carries this row's text on to another key."""
+        """Return whether a later change carries this row's text on to another key."""
         return row in self._needed
 
     def replaces(self, row: RowId) -> bool:
-        """A later change says by itself everything that will count of this row."""
+        """Return whether a later change holds all that will count of this row."""
         return row in self._complete or row[0] in self._truncated
 
 
@@ -83,7 +83,7 @@ class Pending:
         self._count(event, 1)
 
     def take(self, limit: int, size: int) -> list[Event]:
-        """The oldest changes with the transaction ends that follow them.
+        """Take the oldest changes, with the transaction ends that follow them.
 
         At most ``limit`` changes and, unless there is only one, ``size`` bytes.
         """
@@ -97,7 +97,7 @@ class Pending:
                 changes += 1
                 bytes_taken += event.size
             self._events.popleft()
-            self.later.forget(event)
+            self.later.drop(event)
             self._count(event, -1)
             taken.append(event)
         return taken
@@ -111,7 +111,7 @@ class Pending:
 
     @property
     def oldest(self) -> datetime | None:
-        """Commit time of the oldest event, by the source's clock; None when empty."""
+        """The commit time of the oldest event, by the source's clock; None when empty."""
         return self._events[0].committed_at if self._events else None
 
     def _count(self, event: Event, sign: int) -> None:

@@ -1,4 +1,4 @@
-"""What to do for each row of a batch: the decision that the whole tool is about.
+"""The decision that the whole tool is about: one action for each row of a batch.
 
 ``plan`` takes a folded batch and what is known of the target and gives one action for each row,
 or says which rows must be read again first. It is a pure function: the same facts give the same
@@ -43,7 +43,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What is copied beside a document's vectors."""
+    """The metadata that is copied beside a document's vectors."""
 
     values: tuple[Value, ...] = ()
     hash: bytes = b""
@@ -106,7 +106,7 @@ class Forget:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """What is stored is right."""
+    """The stored document is right."""
 
     reason: str
     state: State
@@ -130,7 +130,7 @@ class Plan:
     """Rows whose text the log does not carry and the target does not know."""
 
     def texts(self) -> dict[tuple[Table, bytes], str]:
-        """The text of every chunk to be written, by table and chunk hash."""
+        """Return the text of every chunk to be written, by table and chunk hash."""
         return {
             (row[0], chunk.hash): chunk.text
             for row, action in self.actions.items()
@@ -170,13 +170,13 @@ class Plan:
 
     @property
     def writes(self) -> bool:
-        """Whether the target must change at all."""
+        """The target must change."""
         if self.batch.truncated:
             return True
         return any(not isinstance(action, Skip | Supersede) for action in self.actions.values())
 
     def outcome(self) -> Outcome:
-        """What will be known once the batch is committed."""
+        """Return the states of the rows once the batch is committed."""
         states = {
             row: state
             for row, action in self.actions.items()
@@ -190,7 +190,7 @@ class Plan:
 
 
 def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowId]:
-    """The rows whose stored state ``plan`` will ask for."""
+    """Return the rows whose stored state ``plan`` will ask for."""
     rows: dict[RowId, None] = {}
     for row, image in batch.images.items():
         if row in left_out or row[0] in batch.truncated or image.texts is None:
@@ -202,7 +202,7 @@ def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowI
 
 
 def one_chunk(_: Table, text: str) -> Document:
-    """The document of a text that the model takes whole."""
+    """Return the document of a text that the model takes whole."""
     return Document.whole(text)
 
 
@@ -214,7 +214,7 @@ def plan(
     left_out: Collection[RowId] = (),
     refetched: Mapping[RowId, Row | None] | None = None,
 ) -> Plan:
-    """The batch's plan, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
+    """Plan the batch, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
 
     ``left_out`` are rows that a later change replaces. ``refetched`` holds what a first plan
     asked for: the row as it was read from the source, or None where there was none.
@@ -240,7 +240,7 @@ def plan(
 
 
 def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> Action:
-    """The action, or the dead letter that goes with its row to a new key: the same document
+    """Return the action, or the dead letter that goes with its row to a new key: the same document
     needs no second refusal."""
     if image.origin in {None, row[1]} or not isinstance(action, Write):
         return action
@@ -253,14 +253,14 @@ def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> A
 
 
 def _before(table: Table, image: Image, states: States) -> Known | None:
-    """The stored version that the image's unchanged values are unchanged from, if it is proven."""
+    """Return the version that the image's unchanged values are unchanged from, if proven."""
     return None if image.origin is None else proof(states.get((table, image.origin)))
 
 
 def _logged(
     row: RowId, image: Image, before: Known | None, stored: State, cut: Cut
 ) -> Action | None:
-    """The action for what the log says; None when the log is not enough."""
+    """Return the action for a change as it was logged; None if the log is not enough."""
     table, key = row
     texts = image.texts or ()
     unchanged = texts.count(UNCHANGED)
@@ -283,7 +283,7 @@ def _logged(
 def _compare(
     row: RowId, texts: Texts, metadata: Metadata | None, stored: State, cut: Cut
 ) -> Action | None:
-    """The action for a complete text; None when its metadata is not known."""
+    """Return the action for a complete text; None if its metadata is not known."""
     table, key = row
     text = table.prepare(texts)
     if text is None:
@@ -304,7 +304,7 @@ def _compare(
 
 
 def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
-    """The action for a row that was read again: its text may be newer than the log's position.
+    """Return the action for a row that was read again: it can be newer than the log's position.
 
     An equal text that is known from the log is written again (its vector is there), because from
     here on it is known only from the read.
@@ -315,7 +315,7 @@ def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
 
 
 def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
-    """The action that makes what is stored equal to a row as it was read from the source."""
+    """Return the action that makes the stored document equal to a row that was read."""
     text = table.prepare(row.texts)
     if text is None:
         return Delete()
@@ -356,7 +356,7 @@ def _state_after(action: Action) -> State | None:
 
 
 def _digest(action: Action | None) -> bytes | None:
-    """The fingerprint of a document with its metadata: the database may refuse either."""
+    """Return the hash of a document with its metadata: the database can refuse either."""
     match action:
         case Write(document, metadata):
             return document.fingerprint + metadata.hash
@@ -368,7 +368,7 @@ def _digest(action: Action | None) -> bytes | None:
 
 
 def skipped(plan: Plan) -> Iterable[tuple[str, str]]:
-    """(table, reason) of every row that needed nothing."""
+    """Return (table, reason) of every row that needed nothing."""
     for (table, _), action in plan.actions.items():
         if isinstance(action, Skip):
             yield table.full_name, action.reason

@@ -32,7 +32,7 @@ class Unseen:
         self._transactions: dict[int, _Touched] = {}
         self._keys = 0
 
-    def note(self, change: Change) -> None:
+    def mark_touched(self, change: Change) -> None:
         """A change was received."""
         touched = self._transactions.setdefault(change.xid, _Touched())
         if change.op is Op.TRUNCATE or change.table in touched.tables:
@@ -48,7 +48,7 @@ class Unseen:
         while self._keys > MOST_KEYS_OF_ALL:
             self._forget_keys(max(self._transactions.values(), key=lambda t: len(t.keys)))
 
-    def forget(self, snapshot: Snapshot) -> None:
+    def drop_seen(self, snapshot: Snapshot) -> None:
         """Every read from here on is at least as new as ``snapshot``: what is seen stays seen."""
         for xid in [xid for xid in self._transactions if snapshot.sees(xid)]:
             self._keys -= len(self._transactions.pop(xid).keys)

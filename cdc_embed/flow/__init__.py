@@ -1,1 +1,1 @@
-"""When things run: the loop, its workers, and what comes before it."""
+"""A change's way through the service: the loop and its workers."""

@@ -42,7 +42,7 @@ LEFT_OUT_SECONDS: Final = 2.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workers:
-    """The three that work on batches beside the loop; one connection's writer."""
+    """The three objects that work on batches beside the loop, of one connection."""
 
     preparer: Preparer
     examiner: Examiner
@@ -129,7 +129,7 @@ class Batches:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing of the log is pending or in flight."""
+        """Nothing of the log is pending or in flight."""
         return not self.pending and all(flight.offer for flight in self._in_flight)
 
     @property
@@ -138,7 +138,7 @@ class Batches:
 
     @property
     def lingers(self) -> bool:
-        """Whether changes wait for others."""
+        """Changes wait for others."""
         return self._lingers_since is not None
 
     @property
@@ -153,9 +153,11 @@ class Batches:
                 return flight.oldest
         return _unix(self.pending.oldest)
 
-    def record(self, lsn: LSN) -> Future[LSN]:
+    def record_progress(self, lsn: LSN) -> Future[LSN]:
         """Have progress that no batch recorded committed, behind what is being written."""
-        recording: Future[LSN] = self._submit(self._write, self._workers.writer.record, lsn)
+        recording: Future[LSN] = self._submit(
+            self._write, self._workers.writer.record_progress, lsn
+        )
         return recording
 
     def working(self) -> list[Future[Any]]:
@@ -258,7 +260,7 @@ class Batches:
             self._dispatch_range(now)
 
     def _may_examine(self, now: float) -> bool:
-        """Rows that were read come after the log's: when little of it waits, or now and then."""
+        """Return whether a slice has its turn: when little of the log waits, or now and then."""
         if not self._lane.waiting:
             return False
         if now - self._examined_at > STARVING_SECONDS:
@@ -273,7 +275,7 @@ class Batches:
         return now - self._lingers_since < self._linger
 
     def _dispatch_slice(self) -> None:
-        offer, hidden = self._lane.take() or (None, frozenset())
+        offer, hidden = self._lane.next_slice() or (None, frozenset())
         if offer is None:
             return
         self._logs_turn = True

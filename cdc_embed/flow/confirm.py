@@ -1,4 +1,4 @@
-"""What may be read on, recorded and confirmed: the one line that confirms is here.
+"""The rules for reading on, recording and confirming; the one line that confirms is here.
 
 A position becomes durable when its batch is committed or nothing was to be written, and recorded
 when the checkpoint row that says so is committed. The server is told only of what is recorded, on
@@ -67,7 +67,7 @@ class Confirmation:
 
     @property
     def urgent(self) -> bool:
-        """Whether reading on depends on what is pending becoming durable and recorded."""
+        """Reading on depends on what is pending becoming durable and recorded."""
         return self._wire.needs_record(self._progress)
 
     def mark_read(self, heard: LSN) -> None:
@@ -97,7 +97,7 @@ class Confirmation:
 
     @property
     def recording(self) -> list[Future[Any]]:
-        """What is being recorded right now."""
+        """The position that is being recorded, as a list of at most one."""
         return [self._recording] if self._recording is not None else []
 
     def mark_recorded(self) -> bool:

@@ -1,4 +1,4 @@
-"""Texts to vectors, whatever happens on the way.
+"""The way from texts to vectors, through every failure of the embedder.
 
 Takes the distinct texts of a batch and returns a vector or a refusal for each. Transient failures
 are waited out and never become a refusal; a refused call is bisected until the text that is to
@@ -44,7 +44,7 @@ class Embedded:
 
 
 class Rate:
-    """How many characters a second the embedder has shown to take."""
+    """The measured speed of the embedder, in characters a second."""
 
     def __init__(self) -> None:
         self._per_second = FIRST_CHARACTERS_PER_SECOND
@@ -74,7 +74,7 @@ class EmbeddingRunner:
 
     @property
     def least_texts(self) -> int:
-        """Texts that a batch may always hold: fewer would not make a call quicker."""
+        """The number of texts that a batch can always hold: fewer would not make a call quicker."""
         return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
 
     def close(self) -> None:
@@ -82,7 +82,7 @@ class EmbeddingRunner:
         self._embedder.close()
 
     def embed(self, texts: dict[bytes, str], *, again: bool = False) -> Embedded:
-        """A vector or a refusal for each text, by its hash.
+        """Return a vector or a refusal for each text, by its hash.
 
         ``again``: texts that were refused before, so that it says little if they are still.
 
@@ -107,7 +107,7 @@ class EmbeddingRunner:
         return result
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
-        """Texts were cut to fit; what does not fit all the same must not be cut by the model."""
+        """Refuse texts that are longer than the window, because the model would cut them."""
         counts = self._card.count_tokens(list(texts.values()))
         self._metrics.embed_tokens.inc(sum(counts))
         for digest, tokens in zip(texts, counts, strict=True):
@@ -132,7 +132,7 @@ class EmbeddingRunner:
             result.vectors[digest] = vector
 
     def _attempt(self, texts: list[str]) -> Vectors:
-        """One attempt; a text that stands alone is blamed only by a service that is well.
+        """Try once; blame a single text only if the service is well.
 
         When it is not, that is a passing failure. Once it is, the text gets another chance: the
         service may have recovered between the two.
@@ -146,7 +146,7 @@ class EmbeddingRunner:
         return self._call(texts)
 
     def _probe(self) -> None:
-        """Before a text is blamed, a known-good one must succeed."""
+        """Raise ``EmbedderUnavailableError`` if a text that is known to be good is refused, too."""
         try:
             self._call([PROBE])
         except TextRefusedError as exc:
@@ -155,7 +155,7 @@ class EmbeddingRunner:
             ) from exc
 
     def _count(self, result: Embedded, *, again: bool) -> None:
-        """Letters without one success are the configuration's fault.
+        """Raise after many letters without one success: that is the configuration's fault.
 
         In which order a batch was tried says nothing: bad texts may be alike, in length as well.
         """
@@ -173,7 +173,7 @@ class EmbeddingRunner:
             )
 
     def _call(self, texts: list[str]) -> Vectors:
-        """One attempt, measured and checked."""
+        """Call the embedder once; measure and check the answer."""
         began = time.perf_counter()
         outcome = "failed"
         try:
@@ -195,7 +195,7 @@ class EmbeddingRunner:
 
 
 def _check(vectors: Vectors, texts: int, dimensions: int) -> None:
-    """What pgvector would refuse, or what would be stored in the wrong place, is refused here."""
+    """Refuse what pgvector would refuse, and what would be stored in the wrong place."""
     if vectors.shape != (texts, dimensions):
         raise TextRefusedError(
             problem=f"the model gave an array {vectors.shape}, not {(texts, dimensions)}"
@@ -205,7 +205,7 @@ def _check(vectors: Vectors, texts: int, dimensions: int) -> None:
 
 
 def _slices(wanted: list[tuple[bytes, str]], card: ModelCard) -> list[Sequence[tuple[bytes, str]]]:
-    """Calls of similar lengths: sorted, as many at once as the embedder takes."""
+    """Return calls with texts of similar lengths, as many at once as the embedder takes."""
     ordered = sorted(wanted, key=lambda pair: len(pair[1]))
     spread = -(-len(ordered) // card.concurrency)
     size = max(1, min(card.max_texts, spread))

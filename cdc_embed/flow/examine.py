@@ -1,4 +1,4 @@
-"""From a slice of rows that were read to verdicts and, where they are asked for, repairs.
+"""The way from rows that were read to verdicts and, where they are asked for, repairs.
 
 The way of rows that were read from the source instead of the log: look up whole documents,
 compare, embed what differs. Runs in the same worker thread as ``prepare``, between two ranges of
@@ -63,7 +63,7 @@ class Examiner:
         return replace(prepared, examined=examined)
 
     def _stored(self, table: Table, keys: Iterable[Key], basis: Basis) -> dict[Key, Stored]:
-        """What is stored of some rows once the batches in flight are committed."""
+        """Return what is stored of some rows once the batches in flight are committed."""
         rows = [(table, key) for key in keys]
         unknown = [row for row in rows if row not in basis.states]
         found: dict[RowId, Stored] = {}
@@ -93,7 +93,7 @@ class Examiner:
 
 
 class _Comparison:
-    """The rows of one slice, what is stored of them, and what becomes of it."""
+    """The rows of one slice, the stored documents, and the plan that makes them equal."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Comparison:
         self._cut = cut
 
     def fresh_documents(self) -> dict[Key, Write]:
-        """Return what would be written if the vectors of the fresh rows were not there."""
+        """Return the documents of the fresh rows, as they would be written."""
         table, writes = self.part.table, {}
         for key, row in self._rows.items():
             if row is None or self.verdicts[key] is not Verdict.FRESH:
@@ -156,7 +156,7 @@ def _same(
     digest: bytes,
     fresh: Mapping[bytes, NDArray[np.float32]],
 ) -> bool:
-    """Whether a stored vector is that of the chunk with this hash."""
+    """Return whether a stored vector is that of the chunk with this hash."""
     if stored is None or stored[0] != digest or digest not in fresh:
         return False
     one, other = stored[1], fresh[digest]

@@ -1,4 +1,4 @@
-"""The way by which rows that were read from the source come into the order of the log.
+"""The lane in which rows that were read from the source get their place in the order of the log.
 
 Reconcile runs in a thread of its own and knows neither batches nor positions. It hands over a
 ``Slice``, rows as one snapshot shows them; the loop gives it a place between two ranges of the
@@ -40,7 +40,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Examined:
-    """What came of a slice, once it is committed."""
+    """The result of a slice, once it is committed."""
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     hidden: frozenset[Key] = frozenset()
@@ -58,7 +58,7 @@ class Offer:
 
 
 class Lane:
-    """Between the thread that reconciles and the loop."""
+    """The exchange between the thread that reconciles and the loop."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -75,19 +75,19 @@ class Lane:
 
     # -- for the thread that reconciles --------------------------------------------------------
 
-    def follow(self) -> None:
+    def remember_touched(self) -> None:
         """Remember from here on which rows the log touches."""
         with self._lock:
             self._unseen = self._unseen or Unseen()
 
-    def forget(self, snapshot: Snapshot) -> None:
-        """Nothing older than ``snapshot`` is handed over from here on."""
+    def drop_seen(self, snapshot: Snapshot) -> None:
+        """Forget rows that ``snapshot`` sees: nothing older is handed over from here on."""
         with self._lock:
             if self._unseen is not None:
-                self._unseen.forget(snapshot)
+                self._unseen.drop_seen(snapshot)
 
-    def leave(self) -> None:
-        """Nothing is being read any more: forget what was remembered."""
+    def forget_touched(self) -> None:
+        """Forget every touched row: nothing is being read any more."""
         with self._lock:
             self._unseen = None
 
@@ -108,7 +108,7 @@ class Lane:
             self._watched = dict.fromkeys(rows, False)
 
     def touched(self) -> set[RowId]:
-        """Which of the watched rows the log touched since."""
+        """Return the watched rows that the log touched since."""
         with self._lock:
             return {row for row, touched in self._watched.items() if touched}
 
@@ -130,11 +130,11 @@ class Lane:
 
     # -- for the loop --------------------------------------------------------------------------
 
-    def note(self, change: Change) -> None:
-        """A change was received."""
+    def mark_touched(self, change: Change) -> None:
+        """Remember the rows that a received change touches, if anything is being read."""
         with self._lock:
             if self._unseen is not None:
-                self._unseen.note(change)
+                self._unseen.mark_touched(change)
             if not self._watched:
                 return
             if change.op is Op.TRUNCATE:
@@ -149,7 +149,7 @@ class Lane:
 
     @property
     def distrusts(self) -> bool:
-        """Nothing may be dispatched before what is in flight has come to rest."""
+        """A table is to be distrusted: nothing is dispatched before all in flight is committed."""
         return bool(self._distrusted)
 
     def pass_trust(self, trust: Callable[[Table], None]) -> None:
@@ -160,15 +160,15 @@ class Lane:
             trust(table)
 
     def settle_distrust(self, distrust: Callable[[Table], None]) -> None:
-        """Nothing is in flight: hand on whose stored rows prove nothing any more."""
+        """Hand on the tables whose stored rows prove nothing any more; nothing is in flight."""
         with self._lock:
             asked, self._distrusted = self._distrusted, []
         for table, done in asked:
             distrust(table)
             done.set_result(None)
 
-    def take(self) -> tuple[Offer, frozenset[Key]] | None:
-        """The next slice with its hidden rows; one that is hidden altogether is answered here."""
+    def next_slice(self) -> tuple[Offer, frozenset[Key]] | None:
+        """Return the next slice with its hidden rows; answer one that is hidden altogether."""
         with self._lock:
             while self._offers:
                 offer = self._offers.popleft()
@@ -177,7 +177,7 @@ class Lane:
                 part = offer.slice
                 hidden: frozenset[Key] | None = None
                 if self._unseen is not None:
-                    self._unseen.forget(part.snapshot)
+                    self._unseen.drop_seen(part.snapshot)
                     hidden = self._unseen.hidden(part.snapshot, part.table, part.rows.keys())
                 if hidden is not None and len(hidden) < len(part.rows):
                     return offer, hidden
@@ -185,7 +185,7 @@ class Lane:
         return None
 
     def close(self) -> None:
-        """The connection ends: what waits is called off."""
+        """Cancel everything that waits, because the connection ends."""
         with self._lock:
             self._closed = True
             for offer in self._offers:

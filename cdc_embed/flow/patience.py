@@ -1,4 +1,4 @@
-"""Waiting for what will come back: how long, and until when.
+"""The wait for what will come back: how long, and until when.
 
 Retrying is a few lines here rather than a library's, because a wait must end at once when the
 service stops, and must be visible while it lasts: readiness and ``status`` show it.
@@ -30,11 +30,11 @@ T = TypeVar("T")
 
 
 class AbandonedError(Exception):
-    """The service stops and does not wait any longer; nothing of the batch was written."""
+    """The service stops and waits no longer; nothing of the batch was written."""
 
 
 def delay(attempt: int, chance: float, asked: float | None = None) -> float:
-    """Seconds before the next attempt: doubling, jittered by ``chance`` in [0, 1).
+    """Return the seconds before the next attempt: doubling, jittered by ``chance`` in [0, 1).
 
     What the other side asked for (Retry-After) is the least, within reason.
     """
@@ -44,7 +44,7 @@ def delay(attempt: int, chance: float, asked: float | None = None) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What is waited for right now."""
+    """A failure or silence that is being waited out."""
 
     problem: str
     since: float
@@ -53,7 +53,7 @@ class Trouble:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """One call that is not done yet."""
+    """A call that is not done yet."""
 
     stage: str
     began: float
@@ -78,7 +78,7 @@ class Patience:
 
     @property
     def troubles(self) -> dict[str, Trouble]:
-        """What is waited for, by stage, for the longest; from any thread."""
+        """The longest wait of each stage; from any thread."""
         now = time.monotonic()
         found: dict[str, Trouble] = {}
         for wait in list(self._waits):
@@ -88,7 +88,7 @@ class Patience:
         return found
 
     def keep_trying(self, stage: str, attempt: Callable[[], T]) -> T:
-        """The result of ``attempt``; a passing error is waited out. Others are raised.
+        """Return the result of ``attempt``; wait out a passing error, raise any other.
 
         Raises ``AbandonedError`` when the service stops first.
         """

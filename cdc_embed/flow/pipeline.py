@@ -54,7 +54,7 @@ class ChangeLog:
 
 @dataclass(slots=True, kw_only=True)
 class Limits:
-    """How much, how often, how long."""
+    """The limits of memory and time for one loop."""
 
     memory: int
     """Bytes of pending changes."""
@@ -85,7 +85,7 @@ class Pipeline:
             wire=log.stream,
             assembler=log.assembler,
             progress=log.progress,
-            record=self._batches.record,
+            record=self._batches.record_progress,
             interval=limits.report_interval,
         )
 
@@ -169,7 +169,7 @@ class Pipeline:
             self._confirmation.mark_idle()
 
     def _oldest(self) -> float | None:
-        """Unix time of the oldest commit that is not reflected; None when there is none."""
+        """Return the Unix time of the oldest commit that is not reflected, or None."""
         begin = self._assembler.open_transaction
         if self._batches.idle and begin is not None:  # reading on may have to wait for the target
             return begin.committed_at.timestamp()
@@ -178,7 +178,7 @@ class Pipeline:
     # -- read ----------------------------------------------------------------------------------
 
     def _may_read(self) -> bool:
-        """Whether there is room, and reading on is safe."""
+        """Return whether there is room, and reading on is safe."""
         return not self._full() and self._confirmation.may_read()
 
     def _full(self) -> bool:
@@ -205,7 +205,7 @@ class Pipeline:
             return
         self._batches.pending.add(event)
         if isinstance(event, Change):
-            self._lane.note(event)
+            self._lane.mark_touched(event)
             self._telemetry.change(event)
 
     # -- wait ----------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""From a range of changes to a plan with its vectors: look up, decide, read again, embed.
+"""The way from a range of changes to a plan with vectors: look up, decide, read again, embed.
 
 Runs in the worker thread, one batch at a time, on facts that the loop hands over. It changes
 nothing in the target. It may use fewer events than it was given, so that embedding them takes
@@ -215,7 +215,7 @@ class _Attempt:
                 self._states[row] = self._basis.stored(row, found.get(row, ABSENT))
 
     def _reads(self, batch: Batch) -> dict[RowId, Row | None]:
-        """Rows that were read for the change that counts here: for a later one they may be old."""
+        """Return the rows that were read for this very change: for a later one they can be old."""
         images = batch.images
         return {
             row: read
@@ -237,14 +237,14 @@ class _Attempt:
 
 
 def _place_of(change: Change) -> tuple[Table, bytes]:
-    """Where ``Facts`` have the document of a change that says all of its row's text."""
+    """Return the place in ``Facts.documents`` of a change that holds its row's whole text."""
     texts = tuple(text for text in change.texts if text is not UNCHANGED)
     text = change.table.prepare(texts) if texts and len(texts) == len(change.texts) else None
     return change.table, fingerprint(text or "")
 
 
 def _fitting(events: Sequence[Event], costs: dict[RowId, int], runner: EmbeddingRunner) -> int:
-    """How many of the events to use, so that embedding takes as long as a batch should."""
+    """Return how many events to use, so that embedding takes as long as a batch should."""
     characters = runner.rate.characters_per_batch
     texts, spent = 0, 0
     for place, event in enumerate(events):
@@ -259,7 +259,7 @@ def _fitting(events: Sequence[Event], costs: dict[RowId, int], runner: Embedding
 
 
 def _left_out(batch: Batch, work: Range, later: LaterChanges) -> frozenset[RowId]:
-    """Rows that a later change replaces, with nothing that needs what this batch says of them."""
+    """Return rows that a later change replaces, if nothing needs this batch's version of them."""
     return frozenset(
         row
         for row in batch.images
@@ -269,7 +269,7 @@ def _left_out(batch: Batch, work: Range, later: LaterChanges) -> frozenset[RowId
 
 
 def _costs(planned: Plan, wanted: Mapping[bytes, ChunkId]) -> dict[RowId, int]:
-    """Characters to embed for each row; a text that several want counts for the first."""
+    """Return the characters to embed for each row; a shared text counts for the first."""
     open_chunks = set(wanted.values())
     costs: dict[RowId, int] = {}
     for row, action in planned.actions.items():

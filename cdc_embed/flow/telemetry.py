@@ -1,4 +1,4 @@
-"""What the loop tells the outside: counters, ages, and who listens to commits.
+"""The loop's counters and ages, and the listeners that hear of commits.
 
 Written by the loop's thread, read by the web's: every attribute is replaced whole, never mutated.
 """
@@ -53,7 +53,7 @@ class Positions:
 
 
 class Telemetry:
-    """The loop's one way to be seen."""
+    """Everything that the loop shows to the outside."""
 
     def __init__(self, metrics: Metrics, listeners: Sequence[Listener] = ()) -> None:
         self.metrics = metrics
@@ -66,12 +66,12 @@ class Telemetry:
         metrics.watch_oldest_pending(self.oldest_pending_age)
 
     def oldest_pending_age(self) -> float:
-        """Seconds since the commit of the oldest change that is not reflected; 0 when idle."""
+        """Return the seconds since the oldest commit that is not reflected; 0 when idle."""
         oldest = self._oldest_commit
         return 0.0 if oldest is None else max(0.0, time.time() - oldest)
 
     def tick(self, pending: Pending, progress: Progress, oldest: float | None, full: bool) -> None:
-        """The loop has come round."""
+        """Note a turn of the loop, with its positions and what is pending."""
         now = time.monotonic()
         self.ticked_at = now
         self._oldest_commit = oldest

@@ -1,4 +1,4 @@
-"""Sleeping until something wants attention: a socket, or another thread that says so."""
+"""A sleep that a socket, another thread or a signal handler ends."""
 
 import select
 import socket
@@ -23,7 +23,7 @@ class Waker:
             self._bell.send(b"\0")
 
     def sleep(self, readers: Iterable[Any], seconds: float) -> list[Any]:
-        """Until one of ``readers`` can be read, ``wake`` or the time is over; those that can."""
+        """Wait for one of ``readers``, for ``wake`` or for the time; return the readable ones."""
         ready, _, _ = select.select([self._heard, *readers], [], [], seconds)
         if self._heard in ready:
             ready.remove(self._heard)

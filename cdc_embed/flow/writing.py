@@ -1,4 +1,4 @@
-"""Prepared batches into the target, in order, until each is committed.
+"""The writer: brings prepared batches into the target, in order, until each is committed.
 
 Runs in the writer thread. Passing errors are waited out; a commit whose answer was lost is settled
 by the batch's number, which its own transaction recorded. A batch that cannot be written as it was
@@ -27,7 +27,7 @@ class Target(Protocol):
 
     def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None: ...
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]: ...
-    def record(self, lsn: LSN, batch_seq: int) -> None: ...
+    def record_progress(self, lsn: LSN, batch_seq: int) -> None: ...
 
 
 class OutdatedPlanError(Exception):
@@ -75,9 +75,11 @@ class Writer:
             self._batch_seq += 1
         return Written(committed_at=time.time(), seconds=time.perf_counter() - began)
 
-    def record(self, lsn: LSN) -> LSN:
+    def record_progress(self, lsn: LSN) -> LSN:
         """Commit progress that no batch recorded."""
-        self._patience.keep_trying("target", lambda: self._target.record(lsn, self._batch_seq))
+        self._patience.keep_trying(
+            "target", lambda: self._target.record_progress(lsn, self._batch_seq)
+        )
         return lsn
 
     def _attempt(self, prepared: Prepared) -> None:

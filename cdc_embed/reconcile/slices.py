@@ -69,17 +69,17 @@ class SliceReader:
 
         ``on_wait`` hears whose transactions are waited for.
         """
-        self._lane.follow()
+        self._lane.remember_touched()
         before = self._rows.next_xid()
         while (snapshot := self._rows.snapshot()).xmin < before:
-            self._lane.forget(snapshot)  # it may be long, and as much is written meanwhile
+            self._lane.drop_seen(snapshot)  # it may be long, and as much is written meanwhile
             self.waiting_for = ", ".join(self._rows.running_before(before)) or "a transaction"
             on_wait(self.waiting_for)
             self.pause(BLOCKED_SECONDS)
         self.waiting_for = ""
 
     def end(self) -> None:
-        self._lane.leave()
+        self._lane.forget_touched()
 
     def scan(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         """The table's rows in the order of the key, with the key after which the next begin."""

@@ -63,7 +63,7 @@ SILENCE_LIMIT: Final = 10.0
 """Seconds that a readable connection may yield nothing before it is called dead."""
 
 SILENT_SECONDS: Final = 60.0
-"""The server's own patience with a client, where it has none."""
+"""Seconds without an answer after which a server without a timeout of its own is given up."""
 
 SLOT_BUSY: Final = "55006"
 UNDEFINED_OBJECT: Final = "42704"
@@ -93,7 +93,7 @@ class Guard:
 
     @property
     def forwards(self) -> bool:
-        """Whether a keepalive would be forwarded now: the last frame had no position."""
+        """A keepalive would be forwarded now, because the last frame had no position."""
         return self._data_start == ZERO
 
     def mark_read(self, heard: LSN, data_start: LSN | None) -> None:
@@ -121,7 +121,7 @@ class Guard:
 
 
 class SlotIsActiveError(Exception):
-    """Another session reads the slot: the caller decides whether to wait."""
+    """Another session reads the slot; the caller decides whether to wait."""
 
 
 class Stream:
@@ -167,14 +167,14 @@ class Stream:
         """The server was given up because it did not answer."""
 
     def identify(self) -> Identity:
-        """The server, database and timeline at the other end."""
+        """Return the server, database and timeline at the other end."""
         with self._answered():
             self._reader.execute("IDENTIFY_SYSTEM")
             system_identifier, timeline, _, database = self._reader.fetchone()
         return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
 
     def timeline_history(self, timeline: int) -> list[tuple[int, LSN]]:
-        """(ancestor, switch point) of every timeline that ``timeline`` descends from."""
+        """Return (ancestor, switch point) of every timeline that ``timeline`` descends from."""
         if timeline == 1:
             return []
         with self._answered():
@@ -222,7 +222,7 @@ class Stream:
         return LSN(self._reader.wal_end)
 
     def read(self) -> Frame | None:
-        """The next frame, or None when there is none at the moment. Never waits."""
+        """Return the next frame, or None when there is none at the moment; never wait."""
         if self._guard.forwards:
             # a stopping server asks for a reply, which would forward its position; it ends the
             # sentinel before
@@ -262,7 +262,7 @@ class Stream:
         self._connection.close()
 
     def _watch_silence(self) -> None:
-        """A stopped server can look like a readable connection that never yields anything."""
+        """Raise if the connection is readable but yields nothing: a server that stopped."""
         now = time.monotonic()
         if not _is_readable(self._connection):
             self._silent_since = None
@@ -277,7 +277,7 @@ class Stream:
             raise ReplicationError(problem="it is open but says nothing that can be read")
 
     def _expect_answer(self, now: float) -> None:
-        """Nothing waits to be read: is it because nobody is there?"""
+        """The socket is empty. Raise if the last ping is unanswered for half the silence limit."""
         spoken_at = self._reader.io_timestamp  # a keepalive is no message, but moves this
         if spoken_at != self._spoken_at:
             self._spoken_at = spoken_at
@@ -291,7 +291,7 @@ class Stream:
 
     @contextmanager
     def _answered(self) -> Iterator[None]:
-        """A command that is answered at once, or never: then the connection is cut."""
+        """Run a command that is answered at once, or never; then close the connection."""
         limit = Timer(self._answer_limit, shut_down, [self._connection])
         limit.daemon = True
         limit.start()
@@ -329,7 +329,7 @@ class Stream:
 
 
 def stream_name(slot: str) -> str:
-    """The ``application_name`` of a slot's stream, as much of it as the server keeps."""
+    """Return the ``application_name`` of a slot's stream, as much of it as the server keeps."""
     return f"cdc_embed stream {slot}"[:63]
 
 
@@ -355,7 +355,7 @@ def _is_readable(connection: Any) -> bool:
 
 
 def _unread_bytes(fd: int) -> int:
-    """Bytes that the kernel holds for this socket; 0 on a readable one means it was closed."""
+    """Return the bytes that the kernel holds for a socket; 0 on a readable one: it was closed."""
     with socket.socket(fileno=socket.dup(fd)) as peer:
         unread = array.array("i", [0])
         fcntl.ioctl(peer, termios.FIONREAD, unread)

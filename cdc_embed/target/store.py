@@ -122,7 +122,7 @@ class Store:
         with self._reader.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
 
-    def record(self, lsn: LSN, batch_seq: int) -> None:
+    def record_progress(self, lsn: LSN, batch_seq: int) -> None:
         """Commit that everything up to ``lsn`` is reflected, where no batch says so.
 
         ``batch_seq`` is the last batch's: a target that lost it must not be said to be complete.

@@ -85,7 +85,7 @@ class Target:
     def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
         return {}
 
-    def record(self, lsn: LSN, _batch_seq: int) -> None:
+    def record_progress(self, lsn: LSN, _batch_seq: int) -> None:
         self.recorded = max(self.recorded, lsn)
 
 

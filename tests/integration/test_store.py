@@ -151,7 +151,7 @@ def test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle(
     new.write(plan({"1": text("new")}), vectors("new"), 1)
     assert stored(site) == {1: "new"}
     with pytest.raises(FencedError):
-        old.record(LSN(0x9000), 0)
+        old.record_progress(LSN(0x9000), 0)
 
 
 def test_fenced_writer_that_is_in_doubt_ends_nobody(

@@ -55,12 +55,12 @@ def part(*keys: str, seen: int = 10, of: Table = FIRST) -> Slice:
 @pytest.fixture
 def lane() -> Lane:
     lane = Lane()
-    lane.follow()
+    lane.remember_touched()
     return lane
 
 
 def taken(lane: Lane) -> tuple[Slice, set[str]] | None:
-    found = lane.take()
+    found = lane.next_slice()
     return None if found is None else (found[0].slice, {key[0] for key in found[1]})
 
 
@@ -69,7 +69,7 @@ def taken(lane: Lane) -> tuple[Slice, set[str]] | None:
 
 def test_an_empty_lane_has_nothing_to_take(lane: Lane) -> None:
     assert not lane.waiting
-    assert lane.take() is None
+    assert lane.next_slice() is None
 
 
 def test_slices_are_taken_in_their_order(lane: Lane) -> None:
@@ -82,9 +82,9 @@ def test_slices_are_taken_in_their_order(lane: Lane) -> None:
 
 
 def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane: Lane) -> None:
-    lane.note(change(9, "1"))
-    lane.note(change(10, "2"))
-    lane.note(change(11, "4", old="3"))
+    lane.mark_touched(change(9, "1"))
+    lane.mark_touched(change(10, "2"))
+    lane.mark_touched(change(11, "4", old="3"))
     rows = part("1", "2", "3", "5")
     answer = lane.submit(rows)
     assert taken(lane) == (rows, {"2", "3"})
@@ -94,20 +94,20 @@ def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane:
 def test_a_change_that_comes_while_a_slice_waits_counts(lane: Lane) -> None:
     rows = part("1", "2")
     lane.submit(rows)
-    lane.note(change(10, "2"))
+    lane.mark_touched(change(10, "2"))
     assert taken(lane) == (rows, {"2"})
 
 
 def test_a_slice_whose_rows_are_all_hidden_is_answered_without_being_taken(lane: Lane) -> None:
-    lane.note(change(10, "1"))
-    lane.note(change(11, "2"))
+    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(change(11, "2"))
     hidden = lane.submit(part("1", "2"))
-    assert lane.take() is None
+    assert lane.next_slice() is None
     assert hidden.result(0) == Examined(hidden=frozenset({("1",), ("2",)}))
 
 
 def test_a_slice_that_is_hidden_makes_way_for_the_next(lane: Lane) -> None:
-    lane.note(change(10, op=Op.TRUNCATE))
+    lane.mark_touched(change(10, op=Op.TRUNCATE))
     hidden, other = lane.submit(part("1", "2")), part("1", of=SECOND)
     lane.submit(other)
     assert taken(lane) == (other, set())
@@ -116,7 +116,7 @@ def test_a_slice_that_is_hidden_makes_way_for_the_next(lane: Lane) -> None:
 
 def test_an_empty_slice_is_answered_at_once(lane: Lane) -> None:
     answer = lane.submit(part())
-    assert lane.take() is None
+    assert lane.next_slice() is None
     assert answer.result(0) == Examined()
 
 
@@ -129,23 +129,23 @@ def test_a_slice_that_is_called_off_is_not_taken(lane: Lane) -> None:
 
 def test_a_slice_that_was_taken_cannot_be_called_off(lane: Lane) -> None:
     answer = lane.submit(part("1"))
-    lane.take()
+    lane.next_slice()
     assert not answer.cancel()
 
 
 def test_what_the_log_touched_before_it_was_followed_is_not_known_so_every_row_is_hidden() -> None:
     lane = Lane()
-    lane.note(change(10, "1"))
+    lane.mark_touched(change(10, "1"))
     answer = lane.submit(part("1", "2"))
-    assert lane.take() is None
+    assert lane.next_slice() is None
     assert answer.result(0).hidden == {("1",), ("2",)}
 
 
 def test_nothing_is_remembered_of_what_came_before() -> None:
     lane = Lane()
-    lane.note(change(10, "1"))
-    lane.follow()
-    lane.note(change(10, "2"))
+    lane.mark_touched(change(10, "1"))
+    lane.remember_touched()
+    lane.mark_touched(change(10, "2"))
     rows = part("1", "2")
     lane.submit(rows)
     assert taken(lane) == (rows, {"2"}), "whoever follows waits until what came before is seen"
@@ -153,27 +153,27 @@ def test_nothing_is_remembered_of_what_came_before() -> None:
 
 def test_what_every_later_read_sees_is_forgotten_while_none_is_handed_over() -> None:
     lane = Lane()
-    lane.forget(part(seen=11).snapshot)
-    lane.follow()
-    lane.note(change(10, "1"))
-    lane.note(change(11, "2"))
-    lane.forget(part(seen=11).snapshot)
+    lane.drop_seen(part(seen=11).snapshot)
+    lane.remember_touched()
+    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(change(11, "2"))
+    lane.drop_seen(part(seen=11).snapshot)
     rows = part("1", "2", "3", seen=10)
     lane.submit(rows)
     assert taken(lane) == (rows, {"2"}), "too old a snapshot only shows what is remembered"
 
 
 def test_following_twice_forgets_nothing_and_leaving_does(lane: Lane) -> None:
-    lane.note(change(10, "1"))
-    lane.follow()
+    lane.mark_touched(change(10, "1"))
+    lane.remember_touched()
     rows = part("1", "2")
     lane.submit(rows)
     assert taken(lane) == (rows, {"1"})
-    lane.leave()
+    lane.forget_touched()
     answer = lane.submit(rows)
-    assert lane.take() is None
+    assert lane.next_slice() is None
     assert answer.result(0).hidden == {("1",), ("2",)}
-    lane.follow()
+    lane.remember_touched()
     lane.submit(rows)
     assert taken(lane) == (rows, set())
 
@@ -183,12 +183,12 @@ def test_following_twice_forgets_nothing_and_leaving_does(lane: Lane) -> None:
 
 def test_a_lane_that_closes_calls_off_what_waits(lane: Lane) -> None:
     running = lane.submit(part("1"))
-    lane.take()
+    lane.next_slice()
     waiting = lane.submit(part("2"))
     lane.close()
     assert waiting.cancelled()
     assert not lane.waiting
-    assert lane.take() is None
+    assert lane.next_slice() is None
     running.set_result(Examined())
     assert running.result(0) == Examined()
 
@@ -199,7 +199,7 @@ def test_a_closed_lane_takes_nothing_in(lane: Lane) -> None:
     assert answer.cancelled()
     with pytest.raises(CancelledError):
         answer.result(0)
-    assert lane.take() is None
+    assert lane.next_slice() is None
 
 
 # -- watched rows -----------------------------------------------------------------------------
@@ -214,50 +214,50 @@ def touched(lane: Lane) -> set[str]:
 
 
 def test_a_watched_row_is_touched_by_its_own_changes_only(lane: Lane) -> None:
-    lane.note(change(10, "1"))
+    lane.mark_touched(change(10, "1"))
     watch(lane, "1", "2", "3")
     assert touched(lane) == set()
-    lane.note(change(11, "2"))
-    lane.note(change(11, "9"))
-    lane.note(change(11, "1", of=SECOND))
+    lane.mark_touched(change(11, "2"))
+    lane.mark_touched(change(11, "9"))
+    lane.mark_touched(change(11, "1", of=SECOND))
     assert touched(lane) == {"2"}
 
 
 @pytest.mark.parametrize("op", [Op.INSERT, Op.UPDATE, Op.DELETE])
 def test_every_operation_touches_its_row(lane: Lane, op: Op) -> None:
     watch(lane, "1", "2")
-    lane.note(change(10, "1", op=op))
+    lane.mark_touched(change(10, "1", op=op))
     assert touched(lane) == {"1"}
 
 
 def test_a_key_change_touches_both_rows(lane: Lane) -> None:
     watch(lane, "1", "2", "3")
-    lane.note(change(10, "2", old="1"))
+    lane.mark_touched(change(10, "2", old="1"))
     assert touched(lane) == {"1", "2"}
 
 
 def test_a_truncate_touches_every_row_of_its_table(lane: Lane) -> None:
     watch(lane, "1", "2")
-    lane.note(change(10, op=Op.TRUNCATE, of=SECOND))
+    lane.mark_touched(change(10, op=Op.TRUNCATE, of=SECOND))
     assert touched(lane) == set()
-    lane.note(change(10, op=Op.TRUNCATE))
+    lane.mark_touched(change(10, op=Op.TRUNCATE))
     assert touched(lane) == {"1", "2"}
 
 
 def test_rows_are_watched_whether_or_not_the_log_is_followed() -> None:
     lane = Lane()
     watch(lane, "1")
-    lane.note(change(10, "1"))
+    lane.mark_touched(change(10, "1"))
     assert touched(lane) == {"1"}
 
 
 def test_watching_other_rows_forgets_the_former(lane: Lane) -> None:
     watch(lane, "1")
-    lane.note(change(10, "1"))
+    lane.mark_touched(change(10, "1"))
     watch(lane, "1", "2")
     assert touched(lane) == set()
     lane.watch(())
-    lane.note(change(10, "1"))
+    lane.mark_touched(change(10, "1"))
     assert touched(lane) == set()
 
 
@@ -272,9 +272,9 @@ def loop(lane: Lane, answers: list[frozenset[Key]]) -> Iterator[None]:
     def answer() -> None:
         xid = 100
         while not done.is_set() or lane.waiting:
-            lane.note(change(xid, str(xid % 7)))
+            lane.mark_touched(change(xid, str(xid % 7)))
             xid += 1
-            found = lane.take()
+            found = lane.next_slice()
             if found is not None:
                 answers.append(found[1])
                 found[0].answer.set_result(Examined(hidden=found[1]))

@@ -89,12 +89,12 @@ class Target:
     def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
         assert self.may_commit.wait(SOON)
         self.keys += [key[0] for _, key in plan.actions]
-        self.record(plan.batch.end_lsn)
+        self.record_progress(plan.batch.end_lsn)
 
     def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
         return {}
 
-    def record(self, lsn: LSN, _batch_seq: int = 0) -> None:
+    def record_progress(self, lsn: LSN, _batch_seq: int = 0) -> None:
         self.recorded = max(self.recorded, lsn)
 
 

@@ -49,7 +49,7 @@ def change(
 def noted(*changes: Change) -> Unseen:
     found = Unseen()
     for one in changes:
-        found.note(one)
+        found.mark_touched(one)
     return found
 
 
@@ -147,10 +147,10 @@ def test_a_truncate_after_other_changes_hides_them_all() -> None:
 
 def test_what_every_later_snapshot_sees_is_forgotten_also_beside_an_older_transaction() -> None:
     rows = noted(change(10, "1"), change(11, "2"), change(12, "3"), change(21, "4"))
-    rows.forget(snapshot(9, 20, 9, 11))
+    rows.drop_seen(snapshot(9, 20, 9, 11))
     old = snapshot(5, 5)  # none is taken after that: it only shows what is remembered
     assert hidden(rows, old, "1", "2", "3", "4") == {"2", "4"}
-    rows.forget(snapshot(22, 22))
+    rows.drop_seen(snapshot(22, 22))
     assert hidden(rows, old, "1", "2", "3") == set()
 
 
@@ -162,7 +162,7 @@ def test_a_transaction_too_large_to_remember_hides_every_row_of_its_tables(
     assert hidden(rows, snapshot(10, 10), "x") is None
     assert hidden(rows, snapshot(10, 10), "1", "2", of=SECOND) == {"1"}
     assert hidden(rows, snapshot(11, 11), "x") == set()
-    rows.note(change(11, "1"))
+    rows.mark_touched(change(11, "1"))
     assert hidden(rows, snapshot(11, 11), "1", "2") == {"1"}, "another one is remembered by key"
 
 
@@ -184,10 +184,10 @@ def test_forgotten_keys_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 4)
     rows = Unseen()
     for xid in range(10, 60):
-        rows.note(change(xid, "1"))
-        rows.note(change(xid, "3", old="2"))
+        rows.mark_touched(change(xid, "1"))
+        rows.mark_touched(change(xid, "3", old="2"))
         assert hidden(rows, snapshot(xid, xid), "1", "2", "3", "4") == {"1", "2", "3"}
-        rows.forget(snapshot(xid + 1, xid + 1))
+        rows.drop_seen(snapshot(xid + 1, xid + 1))
 
 
 # -- whatever happens -------------------------------------------------------------------------
@@ -254,13 +254,13 @@ def test_every_key_that_was_touched_and_is_not_seen_is_hidden(
         former = snapshot(BASE, BASE)
         for step in steps:
             if isinstance(step, Change):
-                rows.note(step)
+                rows.mark_touched(step)
                 received.append(step)
                 continue
             if not later_than(former, step):
                 continue
             former = step
-            rows.forget(step)
+            rows.drop_seen(step)
             for of in (FIRST, SECOND):
                 found = hidden(rows, step, *NAMES, of=of)
                 expected = touched(received, step, of)

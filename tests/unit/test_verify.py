@@ -80,7 +80,7 @@ class World:
         self.note(name, Op.DELETE if text is None else Op.UPDATE)
 
     def note(self, name: str, op: Op = Op.UPDATE) -> None:
-        self.lane.note(
+        self.lane.mark_touched(
             Change(
                 position=Position(LSN(1), 1),
                 xid=10,

@@ -157,7 +157,7 @@ class Target:
             values += action.metadata.values
         return any(map(refused_by_database, values))
 
-    def record(self, lsn: LSN, _batch_seq: int) -> None:
+    def record_progress(self, lsn: LSN, _batch_seq: int) -> None:
         confirmed = max(self.checkpoint.confirmed_lsn, lsn)
         self.checkpoint = replace(self.checkpoint, confirmed_lsn=confirmed)
         self._lose_answer()
