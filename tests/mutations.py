@@ -86,9 +86,9 @@ MUTATIONS = (
     Mutation(
         "a refusal is of the row, whatever its text is by now",
         "cdc_embed/change/plan.py",
-        "            if _digest(self.actions.get(row)) == letter.fingerprint:\n"
+        "            if digest_of(self.actions.get(row)) == letter.fingerprint:\n"
         "                self.actions[row] = letter",
-        "            if digest := _digest(self.actions.get(row)):\n"
+        "            if digest := digest_of(self.actions.get(row)):\n"
         "                self.actions[row] = Refuse(digest, letter.reason, letter.error)",
         "tests/unit/test_convergence.py::test_a_refusal_belongs_to_the_text_that_was_refused",
     ),

@@ -7,9 +7,10 @@ the log has the last word, see ``unseen``.
 from enum import Enum
 from typing import Final, NamedTuple
 
+from cdc_embed.change.action import Action, Delete, Row
 from cdc_embed.change.document import Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
-from cdc_embed.change.plan import Action, Cut, Delete, Row, read_again
+from cdc_embed.change.plan import Cut, read_again
 
 UNKNOWN_END: Final = -1
 

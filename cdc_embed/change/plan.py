@@ -13,10 +13,26 @@ Two rules carry the correctness:
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
+from cdc_embed.change.action import (
+    REFUSED_BY_DATABASE,
+    Action,
+    Annotate,
+    Delete,
+    Forget,
+    Metadata,
+    Move,
+    Refuse,
+    Row,
+    Skip,
+    Supersede,
+    Texts,
+    Write,
+    digest_of,
+    state_after,
+)
 from cdc_embed.change.batch import Batch, Image, RowId
-from cdc_embed.change.document import Document, Key, Table, fingerprint
+from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.knowledge import (
     ABSENT,
     UNKNOWN,
@@ -29,95 +45,8 @@ from cdc_embed.change.knowledge import (
 )
 from cdc_embed.wire.messages import UNCHANGED, Value
 
-Texts = tuple[str | None, ...]
 Cut = Callable[[Table, str], Document]
 """A prepared text to its document, in pieces that fit the model."""
-
-
-class Row(NamedTuple):
-    """A row's values as they were read from the source."""
-
-    texts: Texts
-    metadata: Texts = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Metadata:
-    """The metadata that is copied beside a document's vectors."""
-
-    values: tuple[Value, ...] = ()
-    hash: bytes = b""
-    origin: Key | None = None
-    """Whose stored values stand for the unchanged ones; None: there are none."""
-
-
-NO_METADATA = Metadata()
-REFUSED_BY_DATABASE = "database"
-"""The reason of a dead letter whose row the target refuses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delete:
-    """The row is gone or has no text: no chunk and no dead letter may stay."""
-
-
-@dataclass(frozen=True, slots=True)
-class Write:
-    """The row's chunks become exactly these."""
-
-    document: Document
-    metadata: Metadata = NO_METADATA
-    reread: bool = False
-    """The text was read from the source: possibly ahead of the log."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refuse:
-    """The document cannot be embedded: its old chunks go, a dead letter stays."""
-
-    fingerprint: bytes
-    """As ``Refused`` has it."""
-    reason: str
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """The row has a new key and the text it had: its stored chunks take the new key."""
-
-    origin: Key
-    fingerprint: bytes
-    metadata: Metadata = NO_METADATA
-
-
-@dataclass(frozen=True, slots=True)
-class Annotate:
-    """The row's text is stored, its metadata changed: its chunks stay, what is beside changes."""
-
-    metadata: Metadata
-    state: Known
-    """What is known afterwards."""
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """The row was gone when it was read again: its chunks stay, but prove nothing any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """The stored document is right."""
-
-    reason: str
-    state: State
-
-
-@dataclass(frozen=True, slots=True)
-class Supersede:
-    """A later change, already received, replaces all that this batch says of the row."""
-
-
-Action = Delete | Write | Refuse | Move | Annotate | Forget | Skip | Supersede
 
 
 @dataclass(slots=True)
@@ -156,7 +85,7 @@ class Plan:
         return {
             row: Refuse(digest, REFUSED_BY_DATABASE, error)
             for row, error in refused.items()
-            if (digest := _digest(self.actions.get(row))) is not None
+            if (digest := digest_of(self.actions.get(row))) is not None
         }
 
     def refuse_rows(self, letters: Mapping[RowId, Refuse]) -> None:
@@ -165,7 +94,7 @@ class Plan:
         A row that was read since can have another text: that was not refused.
         """
         for row, letter in letters.items():
-            if _digest(self.actions.get(row)) == letter.fingerprint:
+            if digest_of(self.actions.get(row)) == letter.fingerprint:
                 self.actions[row] = letter
 
     @property
@@ -180,7 +109,7 @@ class Plan:
         states = {
             row: state
             for row, action in self.actions.items()
-            if (state := _state_after(action)) is not None
+            if (state := state_after(action)) is not None
         }
         return Outcome(
             states=states,
@@ -333,38 +262,6 @@ def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
 
 def _values(texts: tuple[Value, ...]) -> Texts:
     return tuple(value for value in texts if value is not UNCHANGED)
-
-
-def _state_after(action: Action) -> State | None:
-    match action:
-        case Write(document, metadata, reread):
-            return Known(document.fingerprint, metadata.hash, proves=not reread)
-        case Refuse(digest, reason, error):
-            return Refused(digest, reason, error)
-        case Move(_, digest, metadata):
-            return Known(digest, metadata.hash)
-        case Annotate(_, state):
-            return state
-        case Delete():
-            return ABSENT
-        case Forget():
-            return UNKNOWN
-        case Skip(_, state):
-            return state
-        case Supersede():
-            return None
-
-
-def _digest(action: Action | None) -> bytes | None:
-    """Return the hash of a document with its metadata: the database can refuse either."""
-    match action:
-        case Write(document, metadata):
-            return document.fingerprint + metadata.hash
-        case Move(_, fingerprint, metadata):
-            return fingerprint + metadata.hash
-        case Annotate(metadata, state):
-            return state.fingerprint + metadata.hash
-    return None
 
 
 def skipped(plan: Plan) -> Iterable[tuple[str, str]]:

@@ -10,9 +10,9 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import Console
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table, fingerprint, key_value
 from cdc_embed.change.knowledge import Refused
-from cdc_embed.change.plan import Row
 from cdc_embed.cli.asking import ask
 from cdc_embed.cli.context import Context, source_table
 from cdc_embed.cli.logs import set_up_logs

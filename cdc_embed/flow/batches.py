@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+from cdc_embed.change.action import Supersede
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import Pending
-from cdc_embed.change.plan import Plan, Supersede
+from cdc_embed.change.plan import Plan
 from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of

@@ -13,11 +13,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from cdc_embed.change.action import Row, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import Basis
-from cdc_embed.change.plan import Cut, Plan, Row, Write
+from cdc_embed.change.plan import Cut, Plan
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience

@@ -12,10 +12,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.change.unseen import Unseen

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Final
 
+from cdc_embed.change.action import Annotate, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.pending import Pending
-from cdc_embed.change.plan import Annotate, Delete, Forget, Move, Plan, Refuse, Write, skipped
+from cdc_embed.change.plan import Plan, skipped
 from cdc_embed.change.transaction import Change
 from cdc_embed.flow.prepare import Prepared
 from cdc_embed.flow.writing import Written

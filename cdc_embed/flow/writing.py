@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
+from cdc_embed.change.action import Refuse
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.plan import Plan, Refuse
+from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import Prepared

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.ledger import Ledger

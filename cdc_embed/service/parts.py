@@ -8,8 +8,8 @@ from typing import Final
 
 import structlog
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row
 from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.errors import CdcEmbedError

@@ -14,8 +14,8 @@ from typing import Any, Final
 
 from psycopg2 import sql
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.postgres.session import Session

@@ -9,8 +9,8 @@ from typing import Any
 
 from psycopg2 import sql
 
+from cdc_embed.change.action import Metadata
 from cdc_embed.change.document import COLUMNS_BYTES, VALUE_BYTES, Key, Table, TableColumn
-from cdc_embed.change.plan import Metadata
 from cdc_embed.sql import queries
 from cdc_embed.wire.messages import UNCHANGED
 

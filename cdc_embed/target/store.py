@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from cdc_embed.change.action import Annotate, Move, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
-from cdc_embed.change.plan import Annotate, Move, Plan, Write
+from cdc_embed.change.plan import Plan
 from cdc_embed.errors import (
     FencedError,
     HistoryGapError,

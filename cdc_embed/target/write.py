@@ -11,18 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cdc_embed.change.action import Action, Annotate, Forget, Move, Refuse, Skip, Supersede, Write
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import (
-    Action,
-    Annotate,
-    Forget,
-    Move,
-    Plan,
-    Refuse,
-    Skip,
-    Supersede,
-    Write,
-)
+from cdc_embed.change.plan import Plan
 from cdc_embed.change.transaction import Change
 from cdc_embed.target import copy
 from cdc_embed.target.statements import Statements

@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import widen
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.postgres.session import Session

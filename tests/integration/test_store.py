@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from cdc_embed.change.action import Action, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.document import Document, Table, TableColumn
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
-from cdc_embed.change.plan import Action, Delete, Forget, Move, Plan, Refuse, Write
+from cdc_embed.change.plan import Plan
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.errors import (
     FencedError,

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_embed.change.action import Annotate, Delete, Metadata, Row, Write
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
-from cdc_embed.change.plan import Annotate, Delete, Metadata, Row, Write, one_chunk
+from cdc_embed.change.plan import one_chunk
 
 TABLE = Table(
     schema="public",

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
+from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table, TableColumn
-from cdc_embed.change.plan import Row
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.flow.lane import Examined, Lane, Slice

@@ -7,27 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
-from cdc_embed.change.plan import (
+from cdc_embed.change.action import (
     Action,
     Annotate,
     Delete,
     Forget,
     Metadata,
     Move,
-    Plan,
     Refuse,
     Row,
     Skip,
     Supersede,
     Texts,
     Write,
-    plan,
-    rows_to_look_up,
-    skipped,
 )
+from cdc_embed.change.batch import Batch, RowId
+from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.plan import Plan, plan, rows_to_look_up, skipped
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import UNCHANGED, Value

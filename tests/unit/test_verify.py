@@ -6,10 +6,11 @@ from typing import Any, cast
 
 import pytest
 
+from cdc_embed.change.action import Annotate, Row, Write
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, Known, Refused
-from cdc_embed.change.plan import Annotate, Row, Write, one_chunk
+from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.flow.lane import Examined, Lane

@@ -5,8 +5,8 @@ from dataclasses import replace
 from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any
 
+from cdc_embed.change.action import Row as Read
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.reconcile import reconciler
 from cdc_embed.reconcile.slices import StoppedError

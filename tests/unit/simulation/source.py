@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, cast
 
+from cdc_embed.change.action import Row as Read
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.plan import Row as Read
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import (

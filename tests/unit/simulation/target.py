@@ -4,20 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from cdc_embed.change.action import Action, Annotate, Forget, Metadata, Move, Refuse, Write
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
-from cdc_embed.change.plan import (
-    Action,
-    Annotate,
-    Forget,
-    Metadata,
-    Move,
-    Plan,
-    Refuse,
-    Write,
-)
+from cdc_embed.change.plan import Plan
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint
 from cdc_embed.postgres.side import RowRefusedError

@@ -16,12 +16,10 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
+from cdc_embed.change.action import Row as Read
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Key, Table, fingerprint
-from cdc_embed.change.plan import Row as Read
-from cdc_embed.change.plan import (
-    one_chunk,
-)
+from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import HistoryGapError
 from cdc_embed.flow import batches, patience, pipeline
