@@ -185,7 +185,7 @@ class _Dlq:
             "key": {
                 name: key_value(value, types.get(name, "")) for name, value in letter.key.items()
             },
-            "class": letter.reason,
+            "reason": letter.reason,
             "error": letter.error,
             "attempts": letter.attempts,
             "last_at": letter.last_at,
@@ -236,7 +236,7 @@ def _print_list(found: list[dict[str, Any]]) -> None:
         console.print(f"{letter['table']} {_cell(letter['key'])}", style="bold", markup=False)
         attempts = f"{letter['attempts']} attempts" if letter["attempts"] > 1 else "1 attempt"
         last = f"{attempts}, the last at {_cell(letter['last_at'])}"
-        console.print(f"    {letter['class']}, {last}", markup=False)
+        console.print(f"    {letter['reason']}, {last}", markup=False)
         console.print(f"    {letter['error']}", markup=False)
 
 

@@ -12,7 +12,6 @@ from cdc_embed.finding import Finding
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.preflight import check_model, survey_all, unreachable
 from cdc_embed.source.tables import SourceTable
-from cdc_embed.target.schema import applied_migrations
 
 
 def doctor(
@@ -46,8 +45,7 @@ def _model(databases: Connections, tables: list[SourceTable]) -> list[Finding]:
     except CdcEmbedError as exc:
         return [Finding(id="model", ok=False, message=str(exc), fix=exc.hint)]
     try:
-        set_up = bool(applied_migrations(databases.target, databases.config.target.schema))
-        return check_model(databases, embedder.describe(), tables if set_up else [])
+        return check_model(databases, embedder.describe(), tables)
     finally:
         embedder.close()
 

@@ -133,7 +133,7 @@ class Requests:
         tables = self._tables(request)
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
-        waiting = [f"{c.source_table} waits: {c.reason}" for c in found if c.state == WAITING]
+        waiting = [f"{c.table_name} waits: {c.reason}" for c in found if c.state == WAITING]
         problem = self._undelivered.problem_of(tables) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)

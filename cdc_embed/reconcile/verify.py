@@ -121,7 +121,7 @@ class Verifier:
         ours = [known[s.table.full_name] for s in self._scopes if s.table.full_name in known]
         waiting = [comparison for comparison in ours if comparison.state == WAITING]
         for comparison in waiting[:1]:
-            error = f"{comparison.source_table} is not backfilled yet: {comparison.reason}"
+            error = f"{comparison.table_name} is not backfilled yet: {comparison.reason}"
             ledger.reply(request.id, FAILED, error=error)
         return bool(waiting)
 

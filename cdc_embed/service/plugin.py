@@ -53,7 +53,7 @@ def _registered(databases: Connections) -> dict[TableName, Followed]:
     return {
         (name[:dot], name[dot + 1 :]): Followed(oid=0, columns=frozenset())
         for found in mine
-        for name in [found.source_table]
+        for name in [found.table_name]
         for dot in range(1, len(name) - 1)
         if name[dot] == "."
     }

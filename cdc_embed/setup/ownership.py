@@ -10,12 +10,7 @@ from cdc_embed.lsn import Identity
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import (
-    REGISTRY_MIGRATION,
-    Registered,
-    applied_migrations,
-    registered_tables,
-)
+from cdc_embed.target.schema import Registered, registered_tables
 
 TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
 
@@ -59,8 +54,7 @@ def expect_own_gap(databases: Connections, tables: Iterable[Table], gap: History
     config = databases.config
     if not config.target_is_source and other_source(databases, config.source.slot) is not None:
         raise gap
-    if REGISTRY_MIGRATION in applied_migrations(databases.target, config.target.schema):
-        expect_keeper(databases, tables)
+    expect_keeper(databases, tables)
 
 
 def expect_free(

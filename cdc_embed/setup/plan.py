@@ -26,7 +26,6 @@ from cdc_embed.sql import queries
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, server_identity
 from cdc_embed.target.schema import (
-    REGISTRY_MIGRATION,
     applied_migrations,
     migration_steps,
     registered_tables,
@@ -167,9 +166,8 @@ def _target_steps(
         found.append(
             ("install pgvector", sql.SQL(queries("target/schema")["create_vector_extension"]))
         )
-    applied = applied_migrations(databases.target, schema)
-    found += migration_steps(schema, applied)
-    known = registered_tables(databases.target, schema) if REGISTRY_MIGRATION in applied else {}
+    found += migration_steps(schema, applied_migrations(databases.target, schema))
+    known = registered_tables(databases.target, schema)
     names = {source.table.full_name for source in survey.tables}
     new_slot = survey.slot is None or gap is not None
     coverage = databases.coverage

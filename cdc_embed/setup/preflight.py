@@ -100,22 +100,22 @@ def check_model(
         refuse_unindexable(config.index, card.dimensions)
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
-    known = registered_tables(databases.target, config.target.schema) if tables else {}
-    for source_table in tables:
-        registered = known.get(source_table.table.full_name)
+    known = registered_tables(databases.target, config.target.schema)
+    for source in tables:
+        registered = known.get(source.table.full_name)
         if registered is None:
             continue
         if not is_ours(databases, registered):
-            problem = f"{source_table.table.full_name}: {kept_by(databases, registered)}"
+            problem = f"{source.table.full_name}: {kept_by(databases, registered)}"
             findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
-        difference = space_of(card, source_table.table).difference(registered.space)
+        difference = space_of(card, source.table).difference(registered.space)
         findings.append(
             Finding(
                 id="space",
                 ok=not difference,
-                message=f"{source_table.table.full_name} is stored in another space: {difference}"
+                message=f"{source.table.full_name} is stored in another space: {difference}"
                 if difference
-                else f"{source_table.table.full_name} is stored in this space",
+                else f"{source.table.full_name} is stored in this space",
                 fix="put the old setting back, or: cdc-embed setup --rebuild" if difference else "",
             )
         )

@@ -121,7 +121,7 @@ class TablePlanner:
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (
-            registered.source_table,
+            registered.table_name,
             registered.embedding_table,
             registered.source_oid,
             set(registered.metadata),
@@ -141,7 +141,7 @@ class TablePlanner:
     def _former(self, table: Table, configured: set[str]) -> Registered | None:
         """The same source table under the name that it had before."""
         found = (r for r in self._known.values() if r.source_oid == table.oid)
-        former = (r for r in found if r.source_table not in configured)
+        former = (r for r in found if r.table_name not in configured)
         return next((r for r in former if not self._is_elsewhere(r)), None)
 
     def _is_elsewhere(self, known: Registered) -> bool:
@@ -149,16 +149,16 @@ class TablePlanner:
         return not is_ours(databases, known) and other_source(databases, known.slot) is not None
 
     def _rename(self, table: Table, known: Registered) -> list[Step]:
-        names = (known.source_table, known.embedding_table, known.search_view)
+        names = (known.table_name, known.embedding_table, known.search_view)
         if names == (table.full_name, table.embedding_table, table.search_view):
             return []
         parts = {
             "schema": sql.Identifier(self._schema),
-            "source_table": sql.Literal(table.full_name),
+            "table_name": sql.Literal(table.full_name),
             "embedding_table": sql.Literal(table.embedding_table),
-            "former": sql.Literal(known.source_table),
+            "former": sql.Literal(known.table_name),
         }
-        why = f"{known.source_table} is now {table.full_name}"
+        why = f"{known.table_name} is now {table.full_name}"
         steps = self._drop_view(known.search_view)
         if known.embedding_table != table.embedding_table:
             rename = compose(
@@ -189,7 +189,7 @@ class TablePlanner:
         forget = compose(
             "forget_comparison",
             schema=sql.Identifier(self._schema),
-            source_table=sql.Literal(table.full_name),
+            table_name=sql.Literal(table.full_name),
         )
         return f"compare every row of {table.full_name}", forget
 
@@ -257,7 +257,7 @@ class TablePlanner:
                 raise PreflightError(
                     where=f"table {table.full_name}",
                     problem=f"its table of vectors, {self._schema}.{table.embedding_table}, is "
-                    f"that of {other.source_table}",
+                    f"that of {other.table_name}",
                     hint="set another embedding_table",
                 )
 

@@ -14,7 +14,6 @@ from cdc_embed.source.publication import read_publication
 from cdc_embed.source.slot import expect_idle
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import (
-    REGISTRY_MIGRATION,
     applied_migrations,
     compose,
     registered_tables,
@@ -87,10 +86,9 @@ def _plan_publication(databases: Connections, steps: list[Step], notes: list[str
 
 def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) -> None:
     schema = databases.config.target.schema
-    applied = applied_migrations(databases.target, schema)
-    if not applied:
+    if not applied_migrations(databases.target, schema):
         return
-    known = registered_tables(databases.target, schema) if REGISTRY_MIGRATION in applied else {}
+    known = registered_tables(databases.target, schema)
     tables = [registered.embedding_table for registered in known.values()]
     views = [registered.search_view for registered in known.values() if registered.search_view]
     with databases.target.transaction("schema") as cursor:

@@ -28,7 +28,7 @@ FAILED: Final = "failed"
 class Comparison:
     """How far the comparison of one table is."""
 
-    source_table: str
+    table_name: str
     state: str
     reason: str = ""
     """Why it waits, and for what."""
@@ -117,7 +117,7 @@ class Ledger:
         names = [table.full_name for table in tables]
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(
-                self._sql("forget_unconfigured"), {"slot": self._slot, "source_tables": names}
+                self._sql("forget_unconfigured"), {"slot": self._slot, "table_names": names}
             )
             cursor.execute(self._sql("drop_old_requests"))
 
@@ -132,7 +132,7 @@ class Ledger:
 
     def start(self, table: Table, estimate: int | None, shape: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
-        values = {"source_table": table.full_name, "estimate": estimate, "shape": shape}
+        values = {"table_name": table.full_name, "estimate": estimate, "shape": shape}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
@@ -142,7 +142,7 @@ class Ledger:
         Returns whether it still counts: it does not when it has to begin again.
         """
         values = {
-            "source_table": comparison.source_table,
+            "table_name": comparison.table_name,
             "state": comparison.state,
             "stage": comparison.stage,
             "cursor": list(comparison.cursor) if comparison.cursor is not None else None,
@@ -260,14 +260,14 @@ def compare_again(schema: str, names: Iterable[str], shape: str | None) -> sql.C
     """The statement that begins the comparisons of these source tables anew."""
     return sql.SQL(queries("target/reconcile")["compare_again"]).format(
         schema=sql.Identifier(schema),
-        source_tables=sql.Literal(list(names)),
+        table_names=sql.Literal(list(names)),
         shape=sql.Literal(shape),
     )
 
 
 def _values(table: Table, space: int) -> dict[str, Any]:
     return {
-        "source_table": table.full_name,
+        "table_name": table.full_name,
         "source_oid": table.oid,
         "space": space,
         "metadata": [column.name for column in table.metadata],
@@ -292,7 +292,7 @@ def _table_parts(schema: str, table: Table) -> dict[str, sql.Composable]:
 def _comparison(row: Sequence[Any]) -> Comparison:
     names = ("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter")
     return Comparison(
-        source_table=row[0],
+        table_name=row[0],
         state=row[1],
         reason=row[2],
         stage=row[3],

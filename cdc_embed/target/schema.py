@@ -21,7 +21,9 @@ INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
 OPERATORS: Final = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
 REGISTRY_MIGRATION: Final = 2
-"""The migration that describes the registered tables as they are read here."""
+"""The first migration that describes the registered tables as they are read here."""
+NAMES_MIGRATION: Final = 4
+"""The migration that calls a source table ``table_name``, ``source_table`` before."""
 
 FULL: Final = 100
 HALF: Final = 50
@@ -60,7 +62,7 @@ class Space:
 class Registered:
     """A table of vectors as it is remembered."""
 
-    source_table: str
+    table_name: str
     embedding_table: str
     source_oid: int | None
     metadata: tuple[str, ...]
@@ -123,13 +125,23 @@ def _check_unchanged(title: str, applied: str, ours: str) -> None:
 
 
 def registered_tables(session: Session, schema: str) -> dict[str, Registered]:
-    """Every table of vectors, by its source table."""
+    """Read every table of vectors, by its source table, from a schema of any version.
+
+    ``setup`` reads it before it migrates.
+    """
+    applied = applied_migrations(session, schema)
+    if REGISTRY_MIGRATION not in applied:
+        return {}
+    name = "table_name" if NAMES_MIGRATION in applied else "source_table"
+    statement = compose(
+        "registered_tables", schema=sql.Identifier(schema), table_name=sql.Identifier(name)
+    )
     with session.transaction("embedding_table") as cursor:
-        cursor.execute(compose("registered_tables", schema=sql.Identifier(schema)))
+        cursor.execute(statement)
         rows = cursor.fetchall()
     return {
         row[0]: Registered(
-            source_table=row[0],
+            table_name=row[0],
             embedding_table=row[1],
             source_oid=row[2],
             metadata=tuple(row[3]),
@@ -232,7 +244,7 @@ def register_step(schema: str, table: Table, space: Space, slot: str) -> Step:
     statement = compose(
         "register_table",
         schema=sql.Identifier(schema),
-        source_table=sql.Literal(table.full_name),
+        table_name=sql.Literal(table.full_name),
         embedding_table=sql.Literal(table.embedding_table),
         source_oid=sql.Literal(table.oid),
         metadata=sql.SQL("{}::text[]").format(

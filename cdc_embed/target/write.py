@@ -190,7 +190,7 @@ class TableWriter:
         values = {
             **self._statements.keys(letters),
             "fingerprints": [letter.fingerprint for letter in letters.values()],
-            "classes": [letter.reason for letter in letters.values()],
+            "reasons": [letter.reason for letter in letters.values()],
             "errors": [letter.error for letter in letters.values()],
         }
         self._execute("insert_letters", values)

@@ -1,6 +1,6 @@
 -- name: find_letters
 -- Dead letters of some source tables: all, or only those with these ids.
-select l.id, l.table_name, l.key, l.fingerprint, s.model, l.class, l.error, l.attempts,
+select l.id, l.table_name, l.key, l.fingerprint, s.model, l.reason, l.error, l.attempts,
        l.first_at, l.last_at
 from {schema}.dead_letter l join {schema}.space s on s.id = l.space
 where l.table_name = any (%(table_names)s::text[])

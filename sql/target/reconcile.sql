@@ -1,33 +1,33 @@
 -- name: open_reconcile
 -- Make sure that a table's comparison is known for this space and these metadata columns, as long
 -- as the table of vectors is ours.
-insert into {schema}.reconcile (source_table, space, metadata, state, reason, estimate, shape)
-select %(source_table)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s
+insert into {schema}.reconcile (table_name, space, metadata, state, reason, estimate, shape)
+select %(table_name)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s
 from {schema}.embedding_table
-where source_table = %(source_table)s and (slot is null or slot = %(slot)s)
+where table_name = %(table_name)s and (slot is null or slot = %(slot)s)
 on conflict do nothing
 
 -- name: drop_other_reconciles
 -- Comparisons of this table for other spaces or metadata columns are out of date.
 delete from {schema}.reconcile
-where source_table = %(source_table)s and (space, metadata) <> (%(space)s, %(metadata)s::text[])
+where table_name = %(table_name)s and (space, metadata) <> (%(space)s, %(metadata)s::text[])
 
 -- name: forget_unconfigured
 -- A table that is not followed misses changes: it must be compared again when it comes back.
 delete from {schema}.reconcile r using {schema}.embedding_table e
-where e.source_table = r.source_table and e.slot = %(slot)s
-  and r.source_table <> all (%(source_tables)s)
+where e.table_name = r.table_name and e.slot = %(slot)s
+  and r.table_name <> all (%(table_names)s)
 
 -- name: forget_replaced
 -- Another table has the name of the one that was compared.
 delete from {schema}.reconcile r using {schema}.embedding_table e
-where e.source_table = r.source_table and e.source_table = %(source_table)s
+where e.table_name = r.table_name and e.table_name = %(table_name)s
   and e.source_oid is distinct from %(source_oid)s and (e.slot is null or e.slot = %(slot)s)
 
 -- name: adopt_table
 -- The table that has the name now.
 update {schema}.embedding_table set source_oid = %(source_oid)s
-where source_table = %(source_table)s and source_oid is distinct from %(source_oid)s
+where table_name = %(table_name)s and source_oid is distinct from %(source_oid)s
   and (slot is null or slot = %(slot)s)
 
 -- name: compare_again
@@ -36,11 +36,11 @@ update {schema}.reconcile
 set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
     checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
     shape = {shape}, started_at = now(), finished_at = null, updated_at = now()
-where source_table = any ({source_tables}::text[])
+where table_name = any ({table_names}::text[])
 
 -- name: read_reconciles
 -- Where every comparison stands.
-select source_table, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
+select table_name, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
        orphan, dead_letter, estimate, shape
 from {schema}.reconcile
 
@@ -50,7 +50,7 @@ update {schema}.reconcile
 set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, fresh = 0,
     missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
     estimate = %(estimate)s, shape = %(shape)s, started_at = now(), finished_at = null, updated_at = now()
-where source_table = %(source_table)s and state <> 'running'
+where table_name = %(table_name)s and state <> 'running'
 
 -- name: save_reconcile
 -- How far a comparison is; no row when another instance or slot took over, or it has to begin again.
@@ -60,10 +60,10 @@ set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(check
     metadata_stale = %(metadata_stale)s, orphan = %(orphan)s, dead_letter = %(dead_letter)s,
     started_at = coalesce(started_at, now()),
     finished_at = case when %(state)s = 'done' then now() end, updated_at = now()
-where source_table = %(source_table)s and shape is not distinct from %(shape)s
+where table_name = %(table_name)s and shape is not distinct from %(shape)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
   and exists (select from {schema}.embedding_table
-              where source_table = %(source_table)s and (slot is null or slot = %(slot)s))
+              where table_name = %(table_name)s and (slot is null or slot = %(slot)s))
 
 -- name: stored_keys
 -- Keys that have vectors, in their own order.

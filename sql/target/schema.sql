@@ -48,10 +48,10 @@ create index concurrently if not exists {index} on {table} using hnsw (embedding
 
 -- name: registered_tables
 -- The vector table of each source table and the space that it holds.
-select e.source_table, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot, s.id, s.model, s.dimensions,
+select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot, s.id, s.model, s.dimensions,
        s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
-order by e.source_table
+order by e.{table_name}
 
 -- name: spaces
 -- Every space that was ever set up.
@@ -68,10 +68,10 @@ values ({space}) on conflict do nothing
 
 -- name: register_table
 -- Remember that setup made this vector table, for which space, and what is copied into it.
-insert into {schema}.embedding_table (source_table, embedding_table, space, source_oid, metadata, search_view, slot)
-select {source_table}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot} from {schema}.space
+insert into {schema}.embedding_table (table_name, embedding_table, space, source_oid, metadata, search_view, slot)
+select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot} from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
-on conflict (source_table) do update
+on conflict (table_name) do update
 set embedding_table = excluded.embedding_table, space = excluded.space,
     source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view,
     slot = excluded.slot
@@ -113,12 +113,12 @@ drop index if exists {index}
 
 -- name: rename_source
 -- The source table has another name now: its vectors stay.
-update {schema}.embedding_table set source_table = {source_table}, embedding_table = {embedding_table}
-where source_table = {former}
+update {schema}.embedding_table set table_name = {table_name}, embedding_table = {embedding_table}
+where table_name = {former}
 
 -- name: rename_letters
 -- Its dead letters, too.
-update {schema}.dead_letter set table_name = {source_table} where table_name = {former}
+update {schema}.dead_letter set table_name = {table_name} where table_name = {former}
 
 -- name: rename_index
 -- Its indexes, too.
@@ -152,7 +152,7 @@ comment on view {view} is {mark}
 
 -- name: forget_comparison
 -- What it was compared with is another: begin as with a new table.
-delete from {schema}.reconcile where source_table = {source_table}
+delete from {schema}.reconcile where table_name = {table_name}
 
 -- name: vector_extension
 -- The installed pgvector: its version and its schema.

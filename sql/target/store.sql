@@ -86,7 +86,7 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 -- What is stored of some rows: the document's hash and whether it is the log's, a dead letter.
 -- (``is true`` keeps the planner from scanning an index for the space: nearly every row is in it.)
 select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
-       l.fingerprint, l.class, l.error
+       l.fingerprint, l.reason, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and {key_texts_match} and t.chunk = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
@@ -94,7 +94,7 @@ left join {schema}.dead_letter l
 
 -- name: look_up_whole
 -- The same with a document's other chunks: how many, up to where, and whether they are of one text.
-select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.class, l.error,
+select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.reason, l.error,
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join lateral (
@@ -220,12 +220,12 @@ delete from {schema}.dead_letter where table_name = %(table_name)s
 
 -- name: insert_letters
 -- Documents that cannot be embedded; one that was refused before is only tried once more.
-insert into {schema}.dead_letter as l (table_name, key, fingerprint, space, class, error)
-select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.class, k.error
-from unnest({key_arrays}, %(fingerprints)s::bytea[], %(classes)s::text[], %(errors)s::text[])
-  as k ({key_names}, fingerprint, class, error)
+insert into {schema}.dead_letter as l (table_name, key, fingerprint, space, reason, error)
+select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.reason, k.error
+from unnest({key_arrays}, %(fingerprints)s::bytea[], %(reasons)s::text[], %(errors)s::text[])
+  as k ({key_names}, fingerprint, reason, error)
 on conflict (table_name, key) do update
-set fingerprint = excluded.fingerprint, space = excluded.space, class = excluded.class,
+set fingerprint = excluded.fingerprint, space = excluded.space, reason = excluded.reason,
     error = excluded.error, last_at = now(),
     attempts = case when (l.fingerprint, l.space) = (excluded.fingerprint, excluded.space)
                     then l.attempts else 0 end + 1,

@@ -190,11 +190,11 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
         service.wait_for("reconciled")
         assert site.drift() == []
         site.sql(
-            "insert into cdc_embed.embedding_table (source_table, embedding_table, space) "
+            "insert into cdc_embed.embedding_table (table_name, embedding_table, space) "
             "select 'public.another_services', 'theirs', space from cdc_embed.embedding_table"
         )
         site.sql(
-            "insert into cdc_embed.reconcile (source_table, space, metadata, state) "
+            "insert into cdc_embed.reconcile (table_name, space, metadata, state) "
             "select 'public.another_services', space, '{}', 'waiting' from cdc_embed.reconcile"
         )
         site.cli("verify", "--repair")

@@ -76,7 +76,7 @@ def test_one_text_among_many_is_found_by_bisection_and_costs_the_others_nothing(
         assert stored(site) == [i for i in range(1, 257) if i != 77]
         assert embedding_server.counts()["requests"] < 60
         assert site.drift() == ["missing 77"]
-        row = site.sql("select table_name, class, error, attempts from cdc_embed.dead_letter")
+        row = site.sql("select table_name, reason, error, attempts from cdc_embed.dead_letter")
         assert row[0][:2] == ("public.documents", "refused")
         assert row[0][2].startswith("the model refuses the text:")
         assert row[0][3] == 1
@@ -280,7 +280,7 @@ def test_a_metadata_value_that_the_database_refuses_is_a_letter_until_the_row_ch
         refused = [key for key in refused if site.value(VIEWS, key) >= 100]
         assert letters(site) == refused
         assert stored(site) == [i for i in range(1, 51) if i not in refused]
-        assert set(columns(site.sql("select class from cdc_embed.dead_letter"))) == {"database"}
+        assert set(columns(site.sql("select reason from cdc_embed.dead_letter"))) == {"database"}
         with without_a_call(service, server):
             site.sql("update documents set body = body where id in (7, 60)")
         assert letters(site) == refused

@@ -20,7 +20,7 @@ from tests.site import (
     wait_until,
 )
 
-CONTRACT = {"id", "table", "key", "class", "error", "attempts", "last_at"}
+CONTRACT = {"id", "table", "key", "reason", "error", "attempts", "last_at"}
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_letters_are_tried_again_by_the_running_service(
         assert [letter["id"] for letter in letters] == sorted(letter["id"] for letter in letters)
         first = letters[0]
         assert (first["table"], first["key"]) == ("public.documents", {"id": 1})
-        assert (first["class"], first["attempts"]) == ("refused", 1)
+        assert (first["reason"], first["attempts"]) == ("refused", 1)
         ids = {letter["key"]["id"]: str(letter["id"]) for letter in letters}
         plain = dlq(site, "list", "--table", "documents").stdout
         assert all(number in plain for number in ids.values())
@@ -229,7 +229,7 @@ def test_what_the_database_refuses_can_be_tried_again_when_it_does_not_any_more(
         service.settle()
         letters = listed(site)
         assert set(letters) == {5, 6}
-        assert {letter["class"] for letter in letters.values()} == {"database"}
+        assert {letter["reason"] for letter in letters.values()} == {"database"}
         assert "violates check constraint" in letters[5]["error"]
         assert answer(site, "show", str(letters[5]["id"]))["metadata"] == {"views": "5"}
         assert retried(site, "--all", expect=1)["refused"] == 2

@@ -6,7 +6,7 @@ import pytest
 
 from tests.site import DOCUMENTS, Site
 
-OWNER = "select slot from cdc_embed.embedding_table where source_table = 'public.documents'"
+OWNER = "select slot from cdc_embed.embedding_table where table_name = 'public.documents'"
 STORED = "select count(*) from cdc_embed.documents_embedding"
 
 

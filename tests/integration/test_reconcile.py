@@ -336,7 +336,7 @@ def test_orphans_are_found_by_equality_whatever_the_order_of_the_keys(
         gone,
     )
     target.sql(
-        "insert into cdc_embed.dead_letter (table_name, key, fingerprint, space, class, error) "
+        "insert into cdc_embed.dead_letter (table_name, key, fingerprint, space, reason, error) "
         "select 'public.tags', '{\"id\": \"lost\"}', '', id, 'refused', 'made up' "
         "from cdc_embed.space"
     )

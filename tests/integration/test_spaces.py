@@ -261,7 +261,7 @@ def test_a_table_renamed_while_stopped_keeps_its_vectors(library: Library) -> No
     before = site.sql("select * from cdc_embed.documents_embedding order by id")
     command(site, "setup")
     assert site.sql("select * from cdc_embed.papers_embedding order by id") == before
-    assert columns(site.sql("select source_table from cdc_embed.embedding_table")) == [
+    assert columns(site.sql("select table_name from cdc_embed.embedding_table")) == [
         "public.papers"
     ]
     assert site.value("select to_regclass('cdc_embed.documents_search') is null")

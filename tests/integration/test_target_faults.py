@@ -281,7 +281,7 @@ def test_row_that_the_target_refuses_keeps_no_other_waiting(pair: Site, target: 
             f"(3, null, ({large})), (4, 't', 'last')"
         )
         service.settle()
-        letters = target.sql("select key->>'id', class from cdc_embed.dead_letter order by 1")
+        letters = target.sql("select key->>'id', reason from cdc_embed.dead_letter order by 1")
         assert letters == [("2", "database"), ("3", "database")]
         assert pair.drift() == ["missing 2", "missing 3"]
         pair.sql("update documents set body = 'allowed' where id in (2, 3)")

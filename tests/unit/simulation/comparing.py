@@ -160,7 +160,7 @@ class Notes:
 
     def save(self, comparison: Comparison, _epoch: int) -> bool:
         self._actor.rest()
-        (source,) = (t for t in TABLES if t.full_name == comparison.source_table)
+        (source,) = (t for t in TABLES if t.full_name == comparison.table_name)
         self._target.comparisons[source] = replace(comparison)
         if comparison.state == DONE:
             self._world.compared(source)
@@ -204,7 +204,7 @@ class Notes:
             self._world.requests.remove(request)
             source = TABLES[request.arguments["table"]]
             if self._target.comparisons[source].state != RUNNING:
-                fresh = Comparison(source_table=source.full_name, state=RUNNING)
+                fresh = Comparison(table_name=source.full_name, state=RUNNING)
                 self._target.comparisons[source] = fresh
                 self._world.comparing(source)
 

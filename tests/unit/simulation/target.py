@@ -58,7 +58,7 @@ class Target:
     def __init__(self, confirmed: LSN) -> None:
         self.now = Tables()
         self.comparisons: dict[Table, Comparison] = {
-            t: Comparison(source_table=t.full_name, state=DONE) for t in TABLES
+            t: Comparison(table_name=t.full_name, state=DONE) for t in TABLES
         }
         self.answers_lost = 0
         self.interrupt: Callable[[], None] = lambda: None
