@@ -5,9 +5,9 @@ is ``cdc-embed doctor``.
 """
 
 import json
-from collections.abc import Iterator
 from typing import Annotated, Any
 
+import tomli_w
 import typer
 
 from cdc_embed.cli.context import Context
@@ -33,7 +33,7 @@ def show(
     """Print every key with the value in effect: file, environment and defaults, no secrets."""
     context: Context = ctx.obj
     shown = redacted(context.load())
-    typer.echo(_as_json(shown) if as_json else "\n".join(_as_toml(shown)))
+    typer.echo(_as_json(shown) if as_json else tomli_w.dumps(shown))
 
 
 @app.command()
@@ -44,21 +44,3 @@ def schema() -> None:
 
 def _as_json(data: dict[str, Any]) -> str:
     return json.dumps(data, indent=2, ensure_ascii=False)
-
-
-def _as_toml(sections: dict[str, Any]) -> Iterator[str]:
-    for name, section in sections.items():
-        is_list = isinstance(section, list)
-        for entry in section if is_list else [section]:
-            yield f"[[{name}]]" if is_list else f"[{name}]"
-            yield from (f"{key} = {_toml_value(value)}" for key, value in entry.items())
-            yield ""
-
-
-def _toml_value(value: object) -> str:
-    """Strings, numbers, booleans and lists of them are written in TOML as in JSON."""
-    if isinstance(value, dict):
-        return (
-            "{ " + ", ".join(f"{key} = {_toml_value(each)}" for key, each in value.items()) + " }"
-        )
-    return json.dumps(value, ensure_ascii=False)

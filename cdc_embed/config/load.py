@@ -22,7 +22,8 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cdc_embed.config.notation import TableName, redact_dsn, redact_url
+from cdc_embed.config.notation import TableName
+from cdc_embed.config.redaction import redact_dsn, redact_url
 from cdc_embed.config.sections import (
     BackfillConfig,
     EmbedderConfig,
@@ -93,6 +94,12 @@ class Config(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment wins over the file."""
         return env_settings, init_settings
+
+    @field_validator("source", "target")
+    @classmethod
+    def _readable_dsn(cls, side: SourceConfig | TargetConfig) -> SourceConfig | TargetConfig:
+        redact_dsn(side.resolved_dsn())
+        return side
 
     @field_validator("tables")
     @classmethod

@@ -1,7 +1,10 @@
-"""How the configuration writes things down: durations, sizes, names, templates, DSNs.
+"""The notation of the configuration: durations, sizes, names, templates.
 
-Each notation has a type for the models of ``config_sections``; pure functions, no file and no
-environment. A ValueError says what is expected, never what was found: it may be a secret.
+Each notation has a type for the models of ``sections``. The functions are pure: they read no file
+and no environment. A ValueError says what is expected, never what was found: it may be a secret.
+
+Durations and sizes are PostgreSQL's notation. pydantic reads and prints another one: its durations
+are ISO 8601, its ``ByteSize`` takes MB for a million bytes and prints a rounded number.
 """
 
 import re
@@ -138,41 +141,3 @@ def template_columns(template: str) -> tuple[str, ...]:
                 raise ValueError("expected just a column's name between { and }")
             columns.append(identifier(match[1]))
     return tuple(dict.fromkeys(columns))
-
-
-# --- connection strings ------------------------------------------------------------------------
-
-_SHOWN = frozenset({"host", "hostaddr", "port", "dbname", "user", "sslmode", "service"})
-_SERVER = r"(?:\[[^][@/?]*\]|[^][:@/?,]*)(?::\d*)?"
-_URI = re.compile(
-    r"(?P<scheme>postgres(?:ql)?://)(?:(?P<user>[^:@/?]*)(?::[^@/]*)?@)?"
-    rf"(?P<place>{_SERVER}(?:,{_SERVER})*(?:/[^@?]*)?)"
-    r"(?:\?(?P<query>\w+=[^&]*(?:&\w+=[^&]*)*)?)?"
-)
-_PAIR = re.compile(r"(\w+)\s*=\s*('(?:[^'\\]|\\.)*'|(?:[^\s'\\]|\\.)(?:[^\s\\]|\\.)*)(?:\s+|$)")
-
-
-def redact_url(url: str) -> str:
-    """A service's address without user and password, and without what follows ``?`` or ``#``."""
-    shown = re.sub(r"(?<=//)[^/?#]*@", "**********@", url)
-    return re.sub(r"(?<=[?#]).*", "**********", shown)
-
-
-def redact_dsn(dsn: str) -> str:
-    """What of a connection string may be shown: servers, database, user and sslmode.
-
-    ValueError when it has neither of libpq's two forms: libpq's own message would quote it.
-    """
-    if uri := _URI.fullmatch(dsn):
-        if re.search(r"%(?![0-9A-Fa-f]{2})|%00", dsn):
-            raise ValueError("in a URI's password % is written %25")
-        pairs = re.findall(r"(\w+)=([^&]*)", uri["query"] or "")
-        query = "&".join(f"{key}={value}" for key, value in pairs if key in _SHOWN)
-        user = f"{uri['user']}@" if uri["user"] is not None else ""
-        return f"{uri['scheme']}{user}{uri['place']}{query and '?' + query}"
-    if _PAIR.sub("", dsn):
-        raise ValueError(
-            "the connection string is neither a postgresql:// URI nor key=value pairs"
-            " (in a URI's password @ is written %40, and / is written %2F)"
-        )
-    return " ".join(f"{key}={value}" for key, value in _PAIR.findall(dsn) if key in _SHOWN)

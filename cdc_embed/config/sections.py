@@ -31,7 +31,6 @@ from cdc_embed.config.notation import (
     Size,
     SlotName,
     TableName,
-    redact_dsn,
     template_columns,
 )
 
@@ -336,7 +335,6 @@ def _dsn_of(dsn: SecretStr, dsn_file: str) -> SecretStr:
     if dsn.get_secret_value() and dsn_file:
         raise ValueError("give exactly one of dsn and dsn_file")
     found = _secret_file("dsn_file", dsn_file) if dsn_file else dsn.get_secret_value().strip()
-    redact_dsn(found)
     return SecretStr(found)
 
 

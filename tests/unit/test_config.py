@@ -530,7 +530,7 @@ def test_a_redacted_configuration_shows_where_it_connects_and_no_secret(write: W
     text = f'{MINIMAL}[target]\ndsn = "{target}"\n[embedder]\nkind = "http"\nurl = "{url}"\n'
     config = load_config(write(text))
     shown = redacted(config)
-    assert shown["source"]["dsn"] == "postgresql://app@db.example/app"
+    assert shown["source"]["dsn"] == "host=db.example dbname=app user=app"
     assert shown["target"]["dsn"] == "host=vectors user=app"
     assert shown["embedder"]["url"] == "https://h/v1/embeddings?**********"
     assert shown["embedder"]["timeout"] == "30s"
@@ -542,7 +542,7 @@ def test_a_redacted_configuration_shows_where_it_connects_and_no_secret(write: W
 def test_a_redacted_dsn_file_shows_the_database_it_names(write: Write, tmp_path: Path) -> None:
     (tmp_path / "dsn").write_text(DSN)
     shown = redacted(load_config(write(with_source(f'dsn_file = "{tmp_path / "dsn"}"'))))
-    assert shown["source"]["dsn"] == "postgresql://app@db.example/app"
+    assert shown["source"]["dsn"] == "host=db.example dbname=app user=app"
     assert shown["target"]["dsn"] == ""
 
 

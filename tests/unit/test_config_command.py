@@ -70,7 +70,7 @@ def test_a_wrong_configuration_is_raised_for_the_root_command_to_print(
 
 def test_show_prints_what_is_in_effect_as_toml_and_as_json(path: Path) -> None:
     expected = config.redacted(config.load_config(path))
-    assert expected["source"]["dsn"] == "postgresql://app@db.example/app"
+    assert expected["source"]["dsn"] == "host=db.example dbname=app user=app"
     assert tomllib.loads(run(path, "show").stdout) == expected
     assert json.loads(run(path, "show", "--json").stdout) == expected
 

@@ -10,9 +10,9 @@ from cdc_embed.config.notation import (
     Duration,
     Size,
     TableName,
-    redact_dsn,
     template_columns,
 )
+from cdc_embed.config.redaction import redact_dsn
 
 DURATION = TypeAdapter[float](Duration)
 SIZE = TypeAdapter[int](Size)
@@ -125,17 +125,20 @@ SECRET = "hunter2canary"
     [
         ("", ""),
         ("postgresql://", "postgresql://"),
-        ("postgres://db:5433/app", "postgres://db:5433/app"),
-        (f"postgresql://app:{SECRET}@db/app", "postgresql://app@db/app"),
-        (f"postgresql://app:a:b%40?{SECRET}@[::1]:5432/app", "postgresql://app@[::1]:5432/app"),
-        (f"postgresql://:{SECRET}@a:1,b:2/app", "postgresql://@a:1,b:2/app"),
+        ("postgres://db:5433/app", "host=db port=5433 dbname=app"),
+        (f"postgresql://app:{SECRET}@db/app", "host=db dbname=app user=app"),
+        (
+            f"postgresql://app:a:b%40?{SECRET}@[::1]:5432/app",
+            "host=::1 port=5432 dbname=app user=app",
+        ),
+        (f"postgresql://:{SECRET}@a:1,b:2/app", "host=a,b port=1,2 dbname=app"),
         (
             f"postgresql:///app?host=/run&password={SECRET}&sslmode=require&sslpassword={SECRET}",
-            "postgresql:///app?host=/run&sslmode=require",
+            "host=/run dbname=app sslmode=require",
         ),
         (
             f"postgresql://db/app?user=me@corp&password={SECRET}@x",
-            "postgresql://db/app?user=me@corp",
+            "host=db dbname=app user=me@corp",
         ),
         (
             f"host=db port=5432 dbname=app user=me password={SECRET}",
@@ -143,7 +146,7 @@ SECRET = "hunter2canary"
         ),
         (f"password = '{SECRET} host=\\' x'  host = 'a b'", "host='a b'"),
         (f"password={SECRET}\\ host=x dbname=app", "dbname=app"),
-        (f"password={SECRET}", ""),
+        (f"password={SECRET}", "postgresql://"),
         (f"passfile=/x sslkey=/y options='-c a={SECRET}' service=prod", "service=prod"),
     ],
 )
@@ -160,6 +163,11 @@ def test_a_shown_dsn_says_where_and_who_but_not_the_password(dsn: str, shown: st
         f"postgresql://app:x@{SECRET}@db/app",
         f"postgresql://app:x/{SECRET}@db/app",
         f"postgresql://app:{SECRET}?x/y@db/app",
+        f"postgresql://app:{SECRET}/x@db",
+        f"postgresql://app:{SECRET}%zz@db/app",
+        f"postgresql://app:{SECRET}",
+        f"host=db port={SECRET}",
+        f"host=db passwort={SECRET}",
         f"mysql://app:{SECRET}@db/app",
     ],
 )
