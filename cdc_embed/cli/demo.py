@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any
+from typing import Annotated
 
-import psycopg2
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -49,10 +48,8 @@ def demo(
 
 
 def _play(server: EmbeddedPostgres, folder: Path, console: Console, *, once: bool) -> Report:
-    dsn = server.dsn()
-    connect = lambda: psycopg2.connect(dsn)  # noqa: E731
-    _create_table(connect)
-    config = _write_config(folder, dsn)
+    _create_table(server)
+    config = _write_config(folder, server.dsn())
     console.print("loading all-MiniLM-L6-v2 ...")
     embedder = _model(config)
     try:
@@ -62,10 +59,10 @@ def _play(server: EmbeddedPostgres, folder: Path, console: Console, *, once: boo
             running(config, embedder=embedder, listeners=[watched.listen]) as service,
             _following(service),
         ):
-            script = Script(connect, _view(service.telemetry, watched), embedder)
+            script = Script(server.connect, _view(service.telemetry, watched), embedder)
             report = _run_script(script, console)
             if not once:
-                _stay(dsn, console)
+                _stay(server.dsn(), console)
     finally:
         embedder.close()
     return report
@@ -176,8 +173,8 @@ def _view(telemetry: Telemetry, watched: Watched) -> Service:
     )
 
 
-def _create_table(connect: Callable[[], Any]) -> None:
-    connection = connect()
+def _create_table(server: EmbeddedPostgres) -> None:
+    connection = server.connect()
     with connection, connection.cursor() as cursor:
         cursor.execute(CREATE_TABLE)
     connection.close()

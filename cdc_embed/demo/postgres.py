@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import quote
 
+import psycopg2
+
 from cdc_embed.errors import PreflightError
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -119,6 +121,10 @@ class EmbeddedPostgres:
         """A libpq URI; no password is needed. It stays valid across restarts."""
         host = "127.0.0.1" if self._tcp else quote(str(self.socket_dir), safe="")
         return f"postgresql://{quote(user)}@{host}:{self.port}/{quote(dbname)}"
+
+    def connect(self, dbname: str = "postgres") -> Any:
+        """Open a psycopg2 connection to one of its databases."""
+        return psycopg2.connect(self.dsn(dbname))
 
     def log_text(self) -> str:
         """Everything the server wrote to its log, across restarts."""

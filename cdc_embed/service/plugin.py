@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from psycopg2.extensions import encodings
-
 from cdc_embed.change.document import Table
 from cdc_embed.service.service import Plugin
 from cdc_embed.setup.connections import Connections
@@ -26,7 +24,7 @@ def make_plugin(databases: Connections, tables: Sequence[Table]) -> Plugin:
 
 def _wal2json(databases: Connections, tables: Sequence[Table]) -> Plugin:
     followed = {**_registered(databases), **{(t.schema, t.name): _followed(t) for t in tables}}
-    codec = encodings[databases.catalogue.server().encoding]
+    codec = databases.catalogue.server().codec
     return Plugin(
         name="wal2json",
         options=wal2json.options(followed),

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psycopg2.extensions import encodings
+
 from cdc_embed.errors import PreflightError, SlotBusyError
 from cdc_embed.lsn import LSN, Identity
 from cdc_embed.postgres.session import Session
@@ -33,6 +35,12 @@ class Server:
     user: str
     allowed_plugins: str | None
     """``output_plugin_libraries``; None where the server lets everyone load any plugin."""
+
+    @property
+    def codec(self) -> str:
+        """The name of Python's codec for the database's encoding."""
+        name: str = encodings[self.encoding]
+        return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
