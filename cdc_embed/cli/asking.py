@@ -16,7 +16,7 @@ from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.source.slot import UNKNOWN_OWNER
 from cdc_embed.source.stream import stream_name
 from cdc_embed.target.ledger import DONE, FAILED, Answer, Ledger
-from cdc_embed.target.schema import applied_migrations, missing_migrations
+from cdc_embed.target.registry import applied_migrations, missing_migrations
 
 POLL_SECONDS: Final = 0.2
 LEADERLESS_SECONDS: Final = 5.0

@@ -25,7 +25,7 @@ from cdc_embed.source.rows import RowReader
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.checks import check_migrations
 from cdc_embed.target.letters import Letter, Letters
-from cdc_embed.target.schema import columns_of, registered_tables
+from cdc_embed.target.registry import columns_of, registered_tables
 
 app = typer.Typer(
     no_args_is_help=True,

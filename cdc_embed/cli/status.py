@@ -16,7 +16,7 @@ from cdc_embed.serve.facts import Counts, gather
 from cdc_embed.serve.status import status as build_status
 from cdc_embed.setup.connections import connections
 from cdc_embed.source.tables import find_tables
-from cdc_embed.target.schema import applied_migrations
+from cdc_embed.target.registry import applied_migrations
 
 ASK_SECONDS = 2.0
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}

@@ -12,7 +12,7 @@ from cdc_embed.source.tables import SourceTable, estimate_rows
 from cdc_embed.target.ledger import Comparison, Ledger
 from cdc_embed.target.letters import Letters
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import count_documents, registered_tables
+from cdc_embed.target.registry import count_documents, registered_tables
 
 COUNT_SHARE: Final = 50
 """Counting the documents of a large table takes a while: it may take a fiftieth of the time."""

@@ -18,15 +18,15 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.slot import SlotCatalogue
-from cdc_embed.target.schema import (
+from cdc_embed.target.registry import (
     Registered,
     Space,
     columns_of,
     comparable_spaces,
     registered_tables,
     stored_size,
-    vector_type,
 )
+from cdc_embed.target.schema import vector_type
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
 

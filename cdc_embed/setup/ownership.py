@@ -10,7 +10,7 @@ from cdc_embed.lsn import Identity
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import Registered, registered_tables
+from cdc_embed.target.registry import Registered, registered_tables
 
 TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
 

@@ -5,31 +5,27 @@ decodes before its publication exists loses changes), the slot last, because it 
 keep its log from that moment on. Every statement can be run again.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
-from typing import Any, Final
-
-from psycopg2 import sql
+from typing import Final
 
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import expect
+from cdc_embed.lsn import START, ZERO, Checkpoint
+from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
-from cdc_embed.source.slot import expect_idle
-from cdc_embed.sql import queries
+from cdc_embed.source.slot import create_slot_ddl, drop_slot_ddl, expect_idle
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
-from cdc_embed.target.position import create_checkpoint, server_identity
-from cdc_embed.target.schema import (
-    applied_migrations,
-    migration_steps,
-    registered_tables,
-)
+from cdc_embed.target.position import create_checkpoint, forget_position_ddl, server_identity
+from cdc_embed.target.registry import applied_migrations, registered_tables
+from cdc_embed.target.schema import extension_ddl, migration_ddl
 
 WAIT_NOTICE_SECONDS: Final = 1.0
 
@@ -101,18 +97,19 @@ def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
         return []
     expect_idle(survey.slot, "cdc-embed setup --rebuild")
     source = databases.config.source
-    drop = sql.SQL(queries("source/slot")["drop_slot"])
-    values = {"slot": source.slot, "plugin": source.plugin}
-    return [_step(databases, Where.SOURCE, f"drop slot {source.slot}", drop, values)]
+    return steps_of(databases, Where.SOURCE, [drop_slot_ddl(source.slot, source.plugin)])
 
 
 def _forget_position(databases: Connections) -> list[Step]:
     """Last: as long as it is there, the slot is seen to have a gap, also after an interruption."""
-    forget = sql.SQL(queries("target/schema")["forget_position"]).format(
-        schema=sql.Identifier(databases.config.target.schema),
-        slot=sql.Literal(databases.config.source.slot),
-    )
-    return [_step(databases, Where.TARGET, "forget the position", forget)]
+    forget = forget_position_ddl(databases.config.target.schema, databases.config.source.slot)
+    return steps_of(databases, Where.TARGET, [forget])
+
+
+def steps_of(databases: Connections, where: Where, listed: Iterable[Ddl]) -> list[Step]:
+    """Write statements for the side that will run them."""
+    session = databases.source if where is Where.SOURCE else databases.target
+    return [Step(where, ddl.why, ddl.text(session)) for ddl in listed]
 
 
 def run_setup(
@@ -160,13 +157,8 @@ def _target_steps(
     databases: Connections, card: ModelCard, survey: Survey, *, rebuild: bool, gap: str | None
 ) -> list[Step]:
     schema = databases.config.target.schema
-    found: list[tuple[str, sql.Composable]] = []
-    installed = vector_extension(databases.target)
-    if installed is None:
-        found.append(
-            ("install pgvector", sql.SQL(queries("target/schema")["create_vector_extension"]))
-        )
-    found += migration_steps(schema, applied_migrations(databases.target, schema))
+    found = [extension_ddl()] if vector_extension(databases.target) is None else []
+    found += migration_ddl(schema, applied_migrations(databases.target, schema))
     known = registered_tables(databases.target, schema)
     names = {source.table.full_name for source in survey.tables}
     new_slot = survey.slot is None or gap is not None
@@ -176,26 +168,22 @@ def _target_steps(
     planner = TablePlanner(
         databases,
         card,
-        extension_schema=installed[1] if installed else "public",
         known=known,
         undelivered=names if new_slot or unasked else coverage.undelivered(survey.tables),
         rebuild=rebuild,
     )
-    found += planner.steps(source.table for source in survey.tables)
+    found += planner.ddl(source.table for source in survey.tables)
     if (planner.alone or unasked) and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
-    return [_step(databases, Where.TARGET, why, statement) for why, statement in found]
+    return steps_of(databases, Where.TARGET, found)
 
 
 def _source_steps(databases: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
-    config = databases.config
-    published = databases.coverage.steps(survey.tables)
-    steps = [_step(databases, Where.SOURCE, why, statement) for why, statement in published]
+    source = databases.config.source
+    steps = steps_of(databases, Where.SOURCE, databases.coverage.ddl(survey.tables))
     if survey.slot is None or new_slot:
-        create = sql.SQL(queries("source/slot")["create_slot"]).format(
-            slot=sql.Literal(config.source.slot), plugin=sql.Literal(config.source.plugin)
-        )
-        step = _step(databases, Where.SOURCE, "make the replication slot", create)
+        create = create_slot_ddl(source.slot, source.plugin)
+        (step,) = steps_of(databases, Where.SOURCE, [create])
         steps.append(replace(step, waits=True))
     return steps
 
@@ -206,24 +194,14 @@ def _create_checkpoint(databases: Connections) -> None:
     slot = databases.catalogue.slot()
     if slot is None or slot.confirmed_lsn is None:
         raise PreflightError(where=f"slot {config.source.slot}", problem="it has no position")
-    create_checkpoint(
-        databases.target,
-        config.target.schema,
+    first = Checkpoint(
         slot=config.source.slot,
         source=databases.catalogue.identity(),
         target=server_identity(databases.target),
+        position=START,
+        end_lsn=ZERO,
         confirmed_lsn=slot.confirmed_lsn,
+        batch_seq=0,
+        epoch=0,
     )
-
-
-def _step(
-    databases: Connections,
-    where: Where,
-    why: str,
-    statement: sql.Composable,
-    values: Mapping[str, Any] | None = None,
-) -> Step:
-    session = databases.source if where is Where.SOURCE else databases.target
-    with session.transaction(why) as cursor:
-        text = cursor.mogrify(statement, values) if values else statement.as_string(cursor)
-        return Step(where, why, text.decode() if isinstance(text, bytes) else text)
+    create_checkpoint(databases.target, config.target.schema, first)

@@ -16,7 +16,8 @@ from cdc_embed.source.slot import Slot
 from cdc_embed.source.tables import SourceTable, find_tables
 from cdc_embed.target.checks import check_encoding, check_migrations, check_vector_extension
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.schema import applied_migrations, refuse_unindexable, registered_tables
+from cdc_embed.target.registry import applied_migrations, registered_tables
+from cdc_embed.target.schema import refuse_unindexable
 
 
 @dataclass(slots=True)

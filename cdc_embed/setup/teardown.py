@@ -4,27 +4,19 @@ The slot goes first: it is what costs disk. Only a slot of our name, plugin and 
 publication with our mark and the tables that setup registered are dropped.
 """
 
-from typing import Any, Final
-
-from psycopg2 import sql
-
 from cdc_embed.setup.connections import Connections
-from cdc_embed.setup.plan import SetupPlan, Step, Where
-from cdc_embed.source.publication import read_publication
-from cdc_embed.source.slot import expect_idle
-from cdc_embed.sql import queries
-from cdc_embed.target.schema import (
+from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
+from cdc_embed.source.publication import drop_publication_ddl, read_publication
+from cdc_embed.source.slot import drop_slot_ddl, expect_idle
+from cdc_embed.target.position import forget_position_ddl
+from cdc_embed.target.registry import (
     applied_migrations,
-    compose,
+    foreign_objects,
+    other_slots,
     registered_tables,
 )
-from cdc_embed.target.view import drop_view_step
-
-_SERVICE_TABLES: Final = (
-    *("request", "reconcile", "dead_letter", "embedding_table", "space", "checkpoint"),
-    "migration",
-)
-"""In the order in which they can be dropped."""
+from cdc_embed.target.schema import SERVICE_TABLES, drop_ddl, drop_schema_ddl
+from cdc_embed.target.view import drop_view_ddl
 
 
 def plan_teardown(databases: Connections) -> SetupPlan:
@@ -61,11 +53,7 @@ def _plan_slot(databases: Connections, steps: list[Step], notes: list[str]) -> N
             f"slot {slot.name} (plugin {slot.plugin}, database {slot.database}) is not ours"
         )
         return
-    with databases.source.transaction("slot") as cursor:
-        statement = cursor.mogrify(
-            queries("source/slot")["drop_slot"], {"slot": slot.name, "plugin": slot.plugin}
-        ).decode()
-    steps.append(Step(Where.SOURCE, f"drop slot {slot.name}", statement))
+    steps += steps_of(databases, Where.SOURCE, [drop_slot_ddl(slot.name, slot.plugin)])
 
 
 def _plan_publication(databases: Connections, steps: list[Step], notes: list[str]) -> None:
@@ -76,61 +64,27 @@ def _plan_publication(databases: Connections, steps: list[Step], notes: list[str
     if not publication.ours:
         notes.append(f"publication {name} was not made by setup and stays")
         return
-    statement = sql.SQL(queries("source/slot")["drop_publication"]).format(
-        publication=sql.Identifier(name)
-    )
-    with databases.source.transaction("publication") as cursor:
-        text = statement.as_string(cursor)
-    steps.append(Step(Where.SOURCE, f"drop publication {name}", text))
+    steps += steps_of(databases, Where.SOURCE, [drop_publication_ddl(name)])
 
 
 def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) -> None:
-    schema = databases.config.target.schema
-    if not applied_migrations(databases.target, schema):
+    session, schema = databases.target, databases.config.target.schema
+    slot = databases.config.source.slot
+    if not applied_migrations(session, schema):
         return
-    known = registered_tables(databases.target, schema)
-    tables = [registered.embedding_table for registered in known.values()]
-    views = [registered.search_view for registered in known.values() if registered.search_view]
-    with databases.target.transaction("schema") as cursor:
-        others = _other_slots(cursor, schema, databases.config.source.slot)
-        if others:
-            notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
-            steps.append(_forget_position(cursor, schema, databases.config.source.slot))
-            return
-        foreign = _foreign(cursor, schema, [*tables, *views])
-        steps += [_drop_view(cursor, schema, view) for view in views]
-        steps += [_drop_table(cursor, schema, table) for table in (*tables, *_SERVICE_TABLES)]
-        if foreign:
-            notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
-        elif schema != "public":
-            drop = compose("drop_schema", schema=sql.Identifier(schema)).as_string(cursor)
-            steps.append(Step(Where.TARGET, f"drop schema {schema}", drop))
-
-
-def _other_slots(cursor: Any, schema: str, slot: str) -> int:
-    statement = sql.SQL(queries("target/store")["other_checkpoints"])
-    cursor.execute(statement.format(schema=sql.Identifier(schema)), {"slot": slot})
-    others: int = cursor.fetchone()[0]
-    return others
-
-
-def _forget_position(cursor: Any, schema: str, slot: str) -> Step:
-    statement = sql.SQL(queries("target/store")["delete_checkpoint"])
-    text = cursor.mogrify(statement.format(schema=sql.Identifier(schema)), {"slot": slot}).decode()
-    return Step(Where.TARGET, f"forget the position of slot {slot}", text)
-
-
-def _drop_table(cursor: Any, schema: str, table: str) -> Step:
-    drop = compose("drop_table", table=sql.Identifier(schema, table))
-    return Step(Where.TARGET, f"drop {schema}.{table}", drop.as_string(cursor))
-
-
-def _drop_view(cursor: Any, schema: str, view: str) -> Step:
-    why, drop = drop_view_step(schema, view)
-    return Step(Where.TARGET, why, drop.as_string(cursor))
-
-
-def _foreign(cursor: Any, schema: str, tables: list[str]) -> list[str]:
-    ours = [*tables, *_SERVICE_TABLES]
-    cursor.execute(queries("target/schema")["foreign_objects"], {"schema": schema, "ours": ours})
-    return [row[0] for row in cursor.fetchall()]
+    others = other_slots(session, schema, slot)
+    if others:
+        notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
+        steps += steps_of(databases, Where.TARGET, [forget_position_ddl(schema, slot)])
+        return
+    known = registered_tables(session, schema).values()
+    tables = [*(registered.embedding_table for registered in known), *SERVICE_TABLES]
+    views = [registered.search_view for registered in known if registered.search_view]
+    found = [drop_view_ddl(schema, view) for view in views]
+    found += [drop_ddl(schema, table) for table in tables]
+    foreign = foreign_objects(session, schema, [*tables, *views])
+    if foreign:
+        notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
+    elif schema != "public":
+        found.append(drop_schema_ddl(schema))
+    steps += steps_of(databases, Where.TARGET, found)

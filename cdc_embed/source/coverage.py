@@ -11,12 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
-from psycopg2 import sql
-
 from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.finding import Finding
+from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import UNDEFINED
 from cdc_embed.source.publication import PublicationCoverage
@@ -43,8 +42,8 @@ class Coverage(Protocol):
         """What differs as soon as something happened to a table that does not have to be in the
         log: another form of it, or that for a while its changes did not arrive."""
 
-    def steps(self, tables: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
-        """What must be run for it before there is a slot: (why, statement) pairs."""
+    def ddl(self, tables: Sequence[SourceTable], /) -> list[Ddl]:
+        """Give the statements that must be run for it before there is a slot."""
 
     def notes(self, tables: Sequence[SourceTable], /) -> list[str]:
         """What the owner of the tables should know."""
@@ -101,7 +100,7 @@ class Wal2jsonCoverage:
             row = cursor.fetchone()
         return f"{shape_of(self._session, table)} {row and row[0]}"
 
-    def steps(self, _: Sequence[SourceTable], /) -> list[tuple[str, sql.Composed]]:
+    def ddl(self, _: Sequence[SourceTable], /) -> list[Ddl]:
         return []
 
     def notes(self, _: Sequence[SourceTable], /) -> list[str]:

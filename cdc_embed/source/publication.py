@@ -7,13 +7,14 @@ with one the application's own UPDATE and DELETE would fail.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.finding import Finding
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.tables import SourceTable, partition_problems, shape_of
 from cdc_embed.sql import queries
@@ -69,8 +70,8 @@ class PublicationCoverage:
             versions = cursor.fetchone()[0]
         return f"{shape_of(self._session, table)} {versions}"
 
-    def steps(self, tables: Sequence[SourceTable]) -> list[tuple[str, sql.Composed]]:
-        return publication_sql(self._read(), self._name, tables, lists=self._lists)
+    def ddl(self, tables: Sequence[SourceTable]) -> list[Ddl]:
+        return publication_ddl(self._read(), self._name, tables, lists=self._lists)
 
     def notes(self, tables: Sequence[SourceTable]) -> list[str]:
         if not self._lists:
@@ -168,29 +169,26 @@ def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
     return None
 
 
-def publication_sql(
+def publication_ddl(
     publication: Publication | None, name: str, tables: Sequence[SourceTable], *, lists: bool
-) -> list[tuple[str, sql.Composed]]:
-    """What must be run so that the publication carries the tables: (why, statement) pairs."""
+) -> list[Ddl]:
+    """Give the statements that make the publication carry the tables, and no others."""
     identifier = sql.Identifier(name)
     listed = sql.SQL(", ").join(_entry(table, lists) for table in tables)
     named = ", ".join(table.table.full_name for table in tables)
     if publication is None:
-        return [
-            (
-                f"publish {named}",
-                _statement("create_publication", publication=identifier, tables=listed),
-            ),
-            (
-                "mark the publication as ours",
-                _statement("mark_publication", publication=identifier, mark=sql.Literal(MARK)),
-            ),
-        ]
+        create = _compose("create_publication", publication=identifier, tables=listed)
+        mark = _compose("mark_publication", publication=identifier, mark=sql.Literal(MARK))
+        return [Ddl(f"publish {named}", create), Ddl("mark the publication as ours", mark)]
     if publication.all_tables or _carries_exactly(publication, tables, lists):
         return []
-    return [
-        (f"publish {named}", _statement("alter_publication", publication=identifier, tables=listed))
-    ]
+    alter = _compose("alter_publication", publication=identifier, tables=listed)
+    return [Ddl(f"publish {named}", alter)]
+
+
+def drop_publication_ddl(name: str) -> Ddl:
+    drop = _compose("drop_publication", publication=sql.Identifier(name))
+    return Ddl(f"drop publication {name}", drop)
 
 
 def _carries_exactly(publication: Publication, tables: Sequence[SourceTable], lists: bool) -> bool:
@@ -219,8 +217,8 @@ def _entry(table: SourceTable, lists: bool) -> sql.Composed:
     return sql.SQL("{} ({})").format(name, columns)
 
 
-def _statement(name: str, **parts: Any) -> sql.Composed:
-    return sql.SQL(queries("source/slot")[name]).format(**parts)
+def _compose(query: str, **parts: sql.Composable) -> sql.Composed:
+    return compose("source/slot", query, **parts)
 
 
 def _bad(message: str, fix: str) -> Finding:

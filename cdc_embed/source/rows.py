@@ -18,6 +18,7 @@ from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.sql import queries
@@ -225,7 +226,9 @@ def _compose(query: str, table: Table) -> sql.Composed:
     columns = [sql.Identifier("t", column.name) for column in table.key]
     types = [sql.SQL(column.source_type or column.type) for column in table.key]
     values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
-    return sql.SQL(queries("source/tables")[query]).format(
+    return compose(
+        "source/tables",
+        query,
         table=sql.Identifier(table.schema, table.name),
         keys=_COMMA.join(_OUTPUT.format(column) for column in columns),
         values=sql.SQL("").join(

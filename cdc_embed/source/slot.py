@@ -3,10 +3,12 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from psycopg2 import sql
 from psycopg2.extensions import encodings
 
 from cdc_embed.errors import PreflightError, SlotBusyError
 from cdc_embed.lsn import LSN, Identity
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
@@ -75,6 +77,20 @@ def expect_idle(slot: Slot, command: str) -> None:
             owner=slot.owner,
             hint=f"stop the service that reads it, then run: {command}",
         )
+
+
+def create_slot_ddl(slot: str, plugin: str) -> Ddl:
+    return _slot_ddl("create_slot", "make the replication slot", slot, plugin)
+
+
+def drop_slot_ddl(slot: str, plugin: str) -> Ddl:
+    """Drop a logical slot of this database and plugin; another one of its name stays."""
+    return _slot_ddl("drop_slot", f"drop slot {slot}", slot, plugin)
+
+
+def _slot_ddl(query: str, why: str, slot: str, plugin: str) -> Ddl:
+    parts = {"slot": sql.Literal(slot), "plugin": sql.Literal(plugin)}
+    return Ddl(why, compose("source/slot", query, **parts))
 
 
 def end_of_records(insert: LSN, segment: int) -> LSN:

@@ -9,6 +9,7 @@ from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.config.load import Config
 from cdc_embed.config.sections import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
@@ -81,9 +82,8 @@ def text_bytes(session: Session, table: Table) -> tuple[int, int]:
         sql.SQL("coalesce(octet_length(t.{}::text), 0)").format(sql.Identifier(name))
         for name in table.text_columns
     )
-    statement = sql.SQL(queries("source/tables")["text_size"]).format(
-        bytes=lengths, table=sql.Identifier(table.schema, table.name)
-    )
+    name = sql.Identifier(table.schema, table.name)
+    statement = compose("source/tables", "text_size", bytes=lengths, table=name)
     with session.transaction(table.full_name) as cursor:
         cursor.execute(statement)
         rows, size = cursor.fetchone()

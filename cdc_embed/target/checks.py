@@ -7,7 +7,7 @@ from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.finding import Finding, Severity
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
-from cdc_embed.target.schema import applied_migrations, missing_migrations
+from cdc_embed.target.registry import applied_migrations, missing_migrations
 
 SOUND_PGVECTOR: Final = (0, 8, 4)
 """Before it, vacuum of an HNSW index could go wrong."""

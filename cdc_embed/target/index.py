@@ -6,9 +6,10 @@ from psycopg2 import sql
 
 from cdc_embed.change.document import Table
 from cdc_embed.config.sections import IndexConfig
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
-from cdc_embed.target.schema import OPERATORS, compose, index_name
+from cdc_embed.target.schema import OPERATORS, index_name
 
 
 def ensure_index(
@@ -27,11 +28,12 @@ def ensure_index(
     if index.kind != "none" and [(True, *wanted)] == [item[1:] for item in found]:
         return False
     for name, *_ in found:
-        drop = sql.SQL(queries("target/reconcile")["drop_index"])
-        _run(session, table, drop.format(index=sql.Identifier(schema, name)))
+        drop = compose("target/reconcile", "drop_index", index=sql.Identifier(schema, name))
+        _run(session, table, drop)
     if index.kind == "none":
         return False
     create = compose(
+        "target/schema",
         "create_hnsw_index",
         index=sql.Identifier(index_name(table.embedding_table, "hnsw")),
         table=sql.Identifier(schema, table.embedding_table),

@@ -13,8 +13,8 @@ from psycopg2 import sql
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.sql import queries
 
 Stage = Literal["rows", "orphans"]
 
@@ -128,7 +128,7 @@ class Ledger:
         have now; None as long as changes are missed.
         """
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(compare_again(self._schema, names, shape))
+            cursor.execute(_compare_again(self._schema, names, shape))
 
     def start(self, table: Table, estimate: int | None, shape: str) -> None:
         """Compare a table from its beginning, unless that is going on already."""
@@ -253,12 +253,19 @@ class Ledger:
         parts: dict[str, sql.Composable] = {"schema": sql.Identifier(self._schema)}
         if table is not None:
             parts |= _table_parts(self._schema, table)
-        return sql.SQL(queries("target/reconcile")[name]).format(**parts)
+        return compose("target/reconcile", name, **parts)
 
 
-def compare_again(schema: str, names: Iterable[str], shape: str | None) -> sql.Composed:
-    """The statement that begins the comparisons of these source tables anew."""
-    return sql.SQL(queries("target/reconcile")["compare_again"]).format(
+def compare_again_ddl(schema: str, table: Table) -> Ddl:
+    """Compare a table unasked: what was missed would have been embedded unasked."""
+    again = _compare_again(schema, [table.full_name], None)
+    return Ddl(f"compare every row of {table.full_name}", again)
+
+
+def _compare_again(schema: str, names: Iterable[str], shape: str | None) -> sql.Composed:
+    return compose(
+        "target/reconcile",
+        "compare_again",
         schema=sql.Identifier(schema),
         table_names=sql.Literal(list(names)),
         shape=sql.Literal(shape),

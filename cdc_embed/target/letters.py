@@ -11,8 +11,8 @@ from typing import Any
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.sql import queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +66,7 @@ class Letters:
         return dropped
 
     def _sql(self, name: str) -> sql.Composed:
-        statement = sql.SQL(queries("target/letters")[name])
-        return statement.format(schema=sql.Identifier(self._schema))
+        return compose("target/letters", name, schema=sql.Identifier(self._schema))
 
 
 def _letter(row: Sequence[Any]) -> Letter:

@@ -6,6 +6,7 @@ from typing import Any
 from psycopg2 import sql
 
 from cdc_embed.lsn import LSN, Checkpoint, Identity, Position
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
@@ -18,28 +19,30 @@ def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | No
     return None if row is None else checkpoint_of(row)
 
 
-def create_checkpoint(
-    session: Session,
-    schema: str,
-    *,
-    slot: str,
-    source: Identity,
-    target: Identity,
-    confirmed_lsn: LSN,
-) -> None:
-    """The first position of a slot; one that is there already is left alone."""
+def create_checkpoint(session: Session, schema: str, first: Checkpoint) -> None:
+    """Record the first position of a slot; one that is there already is left alone."""
     values = {
-        "slot": slot,
-        "source_system_identifier": source.system_identifier,
-        "source_database": source.database,
-        "source_timeline": source.timeline,
-        "target_system_identifier": target.system_identifier,
-        "target_database": target.database,
-        "target_timeline": target.timeline,
-        "confirmed_lsn": str(confirmed_lsn),
+        "slot": first.slot,
+        "source_system_identifier": first.source.system_identifier,
+        "source_database": first.source.database,
+        "source_timeline": first.source.timeline,
+        "target_system_identifier": first.target.system_identifier,
+        "target_database": first.target.database,
+        "target_timeline": first.target.timeline,
+        "confirmed_lsn": str(first.confirmed_lsn),
     }
     with session.transaction("checkpoint") as cursor:
         cursor.execute(_compose("create_checkpoint", schema), values)
+
+
+def forget_position_ddl(schema: str, slot: str) -> Ddl:
+    forget = compose(
+        "target/schema",
+        "forget_position",
+        schema=sql.Identifier(schema),
+        slot=sql.Literal(slot),
+    )
+    return Ddl(f"forget the position of slot {slot}", forget)
 
 
 def server_identity(session: Session) -> Identity:
@@ -65,4 +68,4 @@ def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
 
 
 def _compose(query: str, schema: str) -> sql.Composed:
-    return sql.SQL(queries("target/store")[query]).format(schema=sql.Identifier(schema))
+    return compose("target/store", query, schema=sql.Identifier(schema))

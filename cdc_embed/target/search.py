@@ -16,8 +16,8 @@ from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.config.sections import IndexConfig
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.sql import queries
 
 DISTANCE: Final = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
 CHUNKS_FOR_A_DOCUMENT: Final = 4
@@ -101,7 +101,9 @@ class Searcher:
             for place, name in enumerate(where)
         ]
         extension = sql.SQL(self._extension_schema)
-        return sql.SQL(queries("target/store")["nearest"]).format(
+        return compose(
+            "target/store",
+            "nearest",
             keys=sql.SQL(", ").join(
                 sql.SQL("format('%%s', v.{})").format(sql.Identifier(column.name))
                 for column in table.key

@@ -11,7 +11,7 @@ from psycopg2 import sql
 
 from cdc_embed.change.action import Metadata
 from cdc_embed.change.document import COLUMNS_BYTES, VALUE_BYTES, Key, Table, TableColumn
-from cdc_embed.sql import queries
+from cdc_embed.postgres.ddl import compose
 from cdc_embed.wire.messages import UNCHANGED
 
 _COMMA = sql.SQL(", ")
@@ -30,7 +30,7 @@ class _Composed(dict[str, Any]):
         self._parts = parts
 
     def __missing__(self, name: str) -> sql.Composed:
-        statement = sql.SQL(queries("target/store")[name]).format(**self._parts)
+        statement = compose("target/store", name, **self._parts)
         self[name] = statement
         return statement
 

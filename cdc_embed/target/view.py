@@ -9,9 +9,10 @@ from typing import Final
 from psycopg2 import sql
 
 from cdc_embed.change.document import Table, template_parts
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
-from cdc_embed.target.schema import Step, checksum, compose
+from cdc_embed.target.schema import checksum
 
 BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 """What ``str.isspace`` calls white space; ``[:space:]`` is another set in every locale."""
@@ -19,9 +20,9 @@ BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace(
 _COMMA = sql.SQL(",\n       ")
 
 
-def view_steps(
+def view_ddl(
     session: Session, schema: str, table: Table, *, one_database: bool, again: bool
-) -> list[Step]:
+) -> list[Ddl]:
     """The search view of a table, made again when it is not the one that it should be, or when
     a step before has dropped it."""
     view = sql.Identifier(schema, table.search_view)
@@ -31,6 +32,7 @@ def view_steps(
             _text(table, _blank(session))
         )
     create = compose(
+        "target/schema",
         "create_search_view",
         view=view,
         columns=_columns(table, text),
@@ -44,17 +46,18 @@ def view_steps(
         exists, found = cursor.fetchone()
     if found == mark and not again:
         return []
-    remember = compose("mark_view", view=view, mark=sql.Literal(mark))
-    drop = [drop_view_step(schema, table.search_view)] if exists and not again else []
+    remember = compose("target/schema", "mark_view", view=view, mark=sql.Literal(mark))
+    drop = [drop_view_ddl(schema, table.search_view)] if exists and not again else []
     return [
         *drop,
-        (f"search in {table.full_name}", create),
-        (f"remember how {table.search_view} was made", remember),
+        Ddl(f"search in {table.full_name}", create),
+        Ddl(f"remember how {table.search_view} was made", remember),
     ]
 
 
-def drop_view_step(schema: str, name: str) -> Step:
-    return f"drop view {schema}.{name}", compose("drop_view", view=sql.Identifier(schema, name))
+def drop_view_ddl(schema: str, name: str) -> Ddl:
+    drop = compose("target/schema", "drop_view", view=sql.Identifier(schema, name))
+    return Ddl(f"drop view {schema}.{name}", drop)
 
 
 def _columns(table: Table, text: sql.Composable) -> sql.Composed:

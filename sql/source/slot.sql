@@ -38,7 +38,7 @@ select lsn from pg_create_logical_replication_slot({slot}, {plugin})
 -- name: drop_slot
 -- Let the server forget the slot and free its log.
 select pg_drop_replication_slot(slot_name) from pg_replication_slots
-where slot_name = %(slot)s and plugin = %(plugin)s and database = current_database()
+where slot_name = {slot} and plugin = {plugin} and database = current_database()
   and slot_type = 'logical'
 
 -- name: transactions_waited_for

@@ -194,6 +194,10 @@ where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.d
   )
 order by 1
 
+-- name: other_checkpoints
+-- Slots beside this one that write into the same schema.
+select count(*) from {schema}.checkpoint where slot <> %(slot)s
+
 -- name: forget_position
 -- The position of a slot whose log is lost.
 delete from {schema}.checkpoint where slot = {slot}

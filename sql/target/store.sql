@@ -19,14 +19,6 @@ values (%(slot)s, %(source_system_identifier)s, %(source_database)s, %(source_ti
   %(target_system_identifier)s, %(target_database)s, %(target_timeline)s, %(confirmed_lsn)s)
 on conflict (slot) do nothing
 
--- name: delete_checkpoint
--- Forget a slot.
-delete from {schema}.checkpoint where slot = %(slot)s
-
--- name: other_checkpoints
--- Slots beside this one that write into the same schema.
-select count(*) from {schema}.checkpoint where slot <> %(slot)s
-
 -- name: take_epoch
 -- Become the one writer of a slot: every older epoch is fenced from here on.
 update {schema}.checkpoint

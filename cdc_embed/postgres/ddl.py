@@ -1,0 +1,27 @@
+"""Statements that one room composes and another one runs or prints."""
+
+from dataclasses import dataclass
+
+from psycopg2 import sql
+
+from cdc_embed.postgres.session import Session
+from cdc_embed.sql import queries
+
+
+@dataclass(frozen=True, slots=True)
+class Ddl:
+    """A statement that makes, alters or removes something, with the reason for it."""
+
+    why: str
+    statement: sql.Composed
+
+    def text(self, session: Session) -> str:
+        """Write the statement as the session's server reads it."""
+        with session.transaction(self.why) as cursor:
+            text: str = self.statement.as_string(cursor)
+        return text
+
+
+def compose(file: str, query: str, **parts: sql.Composable) -> sql.Composed:
+    """Put names and values into a named statement of one file, such as ``"target/schema"``."""
+    return sql.SQL(queries(file)[query]).format(**parts)
