@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from typing import Final
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.errors import HistoryGapError, TableChangedError
@@ -79,16 +80,28 @@ class TransactionEnd:
 Event = Change | TransactionEnd
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Callbacks:
+    """Functions that are called for a change that becomes no event."""
+
+    on_covered: Callable[[Table], None] = lambda _: None
+    """Called for each replayed change that the target has already."""
+    on_undelivered: Callable[[Table], None] = lambda _: None
+    """Called once for a table whose changes before ``delivered_from`` are of no use, before
+    anything behind them is an event: all its rows must be compared."""
+
+
+NO_CALLBACKS: Final = Callbacks()
+
+
 class Assembler:
     """Follows one replication connection, from START_REPLICATION on.
 
-    ``tables`` are the configured ones; ``checkpoint`` is where the target stands, ``replay_from``
-    where the slot stood when streaming began. A relation is a configured table when its oid is:
-    the log keeps the names of its time. One that is not configured is ignored; one that changed
-    beyond use is an error as soon as a change of it would count, but not from a time before
-    ``in_order_from``, where the tables were found to be in order: ``on_missed`` hears of it, before
-    anything behind it is an event, and all its rows must be compared. ``on_covered`` hears of each
-    replayed change that the target has already.
+    ``tables`` are the configured ones; ``checkpoint`` is the target's position, ``replay_from`` the
+    slot's when streaming began. A relation is a configured table when its oid is, because the log
+    keeps the names of its time. A relation that is not configured is ignored. One that changed
+    beyond use is an error as soon as a change of it would count; before ``delivered_from``, where
+    every table was found to be delivered, it is undelivered instead.
     """
 
     def __init__(
@@ -96,10 +109,9 @@ class Assembler:
         tables: Iterable[Table],
         checkpoint: Checkpoint,
         replay_from: LSN,
-        on_covered: Callable[[Table], None] = lambda _: None,
         *,
         delivered_from: LSN = ZERO,
-        on_undelivered: Callable[[Table], None] = lambda _: None,
+        callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self._tables = {table.oid: table for table in tables}
         self._checkpoint = checkpoint
@@ -107,9 +119,8 @@ class Assembler:
         self._begin: Begin | None = None
         self._ordinal = 0
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
-        self._on_covered = on_covered
         self._delivered_from = delivered_from
-        self._on_undelivered = on_undelivered
+        self._callbacks = callbacks
         self._undelivered: set[Table] = set()
 
     @property
@@ -186,7 +197,7 @@ class Assembler:
             if layout is None:
                 continue
             if self._checkpoint.covers(position):
-                self._on_covered(self._tables[oid])
+                self._callbacks.on_covered(self._tables[oid])
                 continue
             change = (
                 layout.change(message, position, begin, size + OVERHEAD)
@@ -202,7 +213,7 @@ class Assembler:
 
     def _miss(self, table: Table) -> None:
         if table not in self._undelivered:
-            self._on_undelivered(table)
+            self._callbacks.on_undelivered(table)
             self._undelivered.add(table)
 
     def _layout(self, oid: int) -> "_Layout | TableChangedError | None":

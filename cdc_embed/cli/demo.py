@@ -194,9 +194,8 @@ def _write_config(folder: Path, dsn: str) -> Config:
 def _model(config: Config) -> Embedder:
     from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder, packaged_minilm
 
-    return SentenceTransformersEmbedder(
-        model=str(packaged_minilm()), max_batch=config.embedder.max_batch
-    )
+    folder = str(packaged_minilm())
+    return SentenceTransformersEmbedder(config.embedder.model_copy(update={"model": folder}))
 
 
 def _stay(dsn: str, console: Console) -> None:

@@ -21,8 +21,8 @@ from weakref import WeakSet
 import httpx2
 import numpy as np
 import orjson
-from pydantic import SecretStr
 
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.answers import decode_vectors, retry_after_seconds, server_message
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.errors import (
@@ -35,7 +35,6 @@ from cdc_embed.errors import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_UNKNOWN_WINDOW = 512  # tokens; what the smallest models in use take
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose: the estimate errs on the long side
 _BURST_SECONDS = 1.0  # of a rate limit: services measure minutes in shorter pieces
 
@@ -56,70 +55,43 @@ _PROXY_HINT = (
 
 
 class HttpEmbedder:
-    """A service at ``url`` that answers ``{"model", "input"}`` with a list of embeddings.
+    """A service that answers ``{"model", "input"}`` with a list of embeddings.
 
-    ``timeout`` is in seconds, for connecting and for each read. ``dimensions`` is sent along; 0
-    lets the service decide and asks it once, here. ``tokenizer`` is a folder with a tokenizer.json
-    or a name on the Hugging Face hub; without it a token is three bytes and the window 512 tokens,
-    unless ``window`` says more. Limits of 0 a minute are no limits.
+    ``dimensions`` of the configuration is sent along; 0 leaves it to the service. Then
+    ``stored_dimensions`` is what its vectors must have; 0 asks the service once, here.
 
-    Raises EmbedderError for arguments that cannot work, and whatever the one question raises.
+    Raises EmbedderError for a configuration that cannot work, and what the one question raises.
     """
 
-    def __init__(
-        self,
-        *,
-        url: str,
-        model: str,
-        revision: str = "",
-        api_key: SecretStr | None = None,
-        dimensions: int = 0,
-        document_prompt: str = "",
-        query_prompt: str = "",
-        tokenizer: str = "",
-        window: int | None = None,
-        expected_dimensions: int = 0,
-        timeout: float = 30.0,
-        concurrency: int = 4,
-        max_batch: int = 256,
-        requests_per_minute: int = 0,
-        tokens_per_minute: int = 0,
-    ) -> None:
-        self._url = _checked(url)
-        self._key = _checked_key(api_key)
-        self._body: dict[str, Any] = {"model": model, "encoding_format": "base64"}
-        if dimensions:
-            self._body["dimensions"] = dimensions
-        self._document_prompt = document_prompt
-        self._query_prompt = query_prompt
-        self._tokenizer = _load_tokenizer(tokenizer) if tokenizer else None
-        self._requests = Pace(requests_per_minute)
-        self._tokens = Pace(tokens_per_minute)
+    def __init__(self, config: EmbedderConfig, *, stored_dimensions: int = 0) -> None:
+        self._config = config
+        self._url = _checked(config.url)
+        self._key = _checked_key(config.resolved_api_key())
+        self._body: dict[str, Any] = {"model": config.model, "encoding_format": "base64"}
+        if config.dimensions:
+            self._body["dimensions"] = config.dimensions
+        self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
+        self._requests = Pace(config.requests_per_minute)
+        self._tokens = Pace(config.tokens_per_minute)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
-        try:
-            self._client = httpx2.Client(
-                headers={"Authorization": f"Bearer {self._key}"} if self._key else None,
-                timeout=timeout,
-                limits=httpx2.Limits(
-                    max_connections=concurrency, max_keepalive_connections=concurrency
-                ),
-            )
-        except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote its password
-            problem = "the proxy or the certificates that the environment names cannot be used"
-            raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
-        self._dimensions = dimensions
-        self._dimensions = dimensions or expected_dimensions or self._ask_dimensions()
-        self._card = ModelCard(
-            identity=f"http:{model}@{revision}" if revision else f"http:{model}",
+        self._client = _client(config, self._key)
+        self._dimensions = config.dimensions
+        self._dimensions = config.dimensions or stored_dimensions or self._ask_dimensions()
+        self._card = self._describe()
+
+    def _describe(self) -> ModelCard:
+        config = self._config
+        revision = f"@{config.revision}" if config.revision else ""
+        return ModelCard(
+            identity=f"http:{config.model}{revision}",
             dimensions=self._dimensions,
-            document_prompt=document_prompt,
-            query_prompt=query_prompt,
-            window=window,
+            document_prompt=config.document_prompt,
+            query_prompt=config.query_prompt,
             count_tokens=self._count_tokens,
-            max_texts=max_batch,
-            concurrency=concurrency,
+            max_texts=config.max_batch,
+            concurrency=config.concurrency,
             paid=True,  # who sends the bill cannot be told from the address
         )
 
@@ -135,11 +107,11 @@ class HttpEmbedder:
         """
         if not texts:
             return np.empty((0, self._dimensions), dtype=np.float32)
-        return self._call([self._document_prompt + text for text in texts])
+        return self._call([self._config.document_prompt + text for text in texts])
 
     def embed_query(self, text: str) -> Vectors:
         """The vector of one search text: float32 array (d,); raises as ``embed`` does."""
-        vector: Vectors = self._call([self._query_prompt + text])[0]
+        vector: Vectors = self._call([self._config.query_prompt + text])[0]
         return vector
 
     def close(self) -> None:
@@ -219,7 +191,7 @@ class HttpEmbedder:
             raise EmbedderError(problem=exc.fields["problem"], hint=hint) from exc
 
     def _count_tokens(self, texts: Sequence[str]) -> list[int]:
-        return self._tokens_of([self._document_prompt + text for text in texts])
+        return self._tokens_of([self._config.document_prompt + text for text in texts])
 
     def _tokens_of(self, inputs: list[str]) -> list[int]:
         if self._tokenizer is None:
@@ -258,12 +230,25 @@ def _checked(url: str) -> httpx2.URL:
     )
 
 
-def _checked_key(api_key: SecretStr | None) -> str:
-    key = api_key.get_secret_value().strip() if api_key else ""
+def _checked_key(api_key: str | None) -> str:
+    key = api_key or ""
     if not (key.isascii() and key.isprintable()):
         problem = "the API key has characters that an HTTP header cannot carry"
         raise EmbedderError(problem=problem, hint=_KEY_HINT)
     return key
+
+
+def _client(config: EmbedderConfig, key: str) -> httpx2.Client:
+    calls = config.concurrency
+    try:
+        return httpx2.Client(
+            headers={"Authorization": f"Bearer {key}"} if key else None,
+            timeout=config.timeout,
+            limits=httpx2.Limits(max_connections=calls, max_keepalive_connections=calls),
+        )
+    except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote its password
+        problem = "the proxy or the certificates that the environment names cannot be used"
+        raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
 
 
 def _shown(url: httpx2.URL) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
@@ -53,43 +54,24 @@ class SentenceTransformersEmbedder:
     Raises EmbedderError when the model cannot be loaded.
     """
 
-    def __init__(
-        self,
-        *,
-        model: str,
-        revision: str = "",
-        backend: Backend = "torch",
-        device: str = "auto",
-        trust_remote_code: bool = False,
-        document_prompt: str = "",
-        query_prompt: str = "",
-        dimensions: int = 0,
-        max_batch: int = 256,
-    ) -> None:
-        options: dict[str, Any] = {
-            "revision": revision or None,
-            "backend": backend,
-            "device": None if device == "auto" else device,
-            "trust_remote_code": trust_remote_code,
-            "truncate_dim": dimensions or None,
-        }
+    def __init__(self, config: EmbedderConfig) -> None:
         # one thread for all that the model computes: OpenMP keeps a team of threads for each
         # thread that calls it, and slows every one of them down once they outnumber the cores
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        loaded = self._thread.submit(_load, model, options).result()
+        loaded = self._thread.submit(_load, config).result()
         self._model: SentenceTransformer | None = loaded
-        self._tokenizer = _own_tokenizer(loaded, model)
-        self._document_prompt = document_prompt or _own_prompt(loaded, "document", "passage")
-        self._query_prompt = query_prompt or _own_prompt(loaded, "query")
+        self._tokenizer = _own_tokenizer(loaded, config.model)
+        self._document_prompt = config.document_prompt or _own_prompt(loaded, "document", "passage")
+        self._query_prompt = config.query_prompt or _own_prompt(loaded, "query")
         self._call_cost = _CALL_COST_CPU if loaded.device.type == "cpu" else _CALL_COST_ACCELERATOR
         self._card = ModelCard(
-            identity=_identity(model, revision, backend),
-            dimensions=self._measure(model, dimensions),
+            identity=_identity(config.model, config.revision, config.backend),
+            dimensions=self._measure(config.model, config.dimensions),
             document_prompt=self._document_prompt,
             query_prompt=self._query_prompt,
             window=loaded.max_seq_length,
             count_tokens=self._count_tokens,
-            max_texts=max_batch,
+            max_texts=config.max_batch,
         )
 
     def describe(self) -> ModelCard:
@@ -206,7 +188,7 @@ def packaged_minilm() -> Path:
     return folder
 
 
-def _load(name: str, options: dict[str, Any]) -> "SentenceTransformer":
+def _load(config: EmbedderConfig) -> "SentenceTransformer":
     """The model, from its folder, else from the cache alone, else with the hub's help.
 
     The cache comes first because a hub that cannot be reached costs minutes of retries, and
@@ -214,6 +196,14 @@ def _load(name: str, options: dict[str, Any]) -> "SentenceTransformer":
     """
     from sentence_transformers import SentenceTransformer
 
+    name = config.model
+    options: dict[str, Any] = {
+        "revision": config.revision or None,
+        "backend": config.backend,
+        "device": None if config.device == "auto" else config.device,
+        "trust_remote_code": False,
+        "truncate_dim": config.dimensions or None,
+    }
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     try:
         if _cached_commit(name, options["revision"], "modules.json"):
@@ -223,15 +213,16 @@ def _load(name: str, options: dict[str, Any]) -> "SentenceTransformer":
     except Exception as exc:
         reason = str(exc).partition("\n")[0]
         raise EmbedderError(
-            problem=f"model {name} cannot be loaded: {reason}", hint=_way_out(name, exc, options)
+            problem=f"model {name} cannot be loaded: {reason}", hint=_way_out(config, exc)
         ) from exc
 
 
-def _way_out(name: str, exc: Exception, options: dict[str, Any]) -> str:
+def _way_out(config: EmbedderConfig, exc: Exception) -> str:
+    name = config.model
     if isinstance(exc, ImportError) or "pip install" in str(exc):
-        if options["backend"] == "torch":
+        if config.backend == "torch":
             return "install the package that the model's own code asks for"
-        return f"pip install 'sentence-transformers[{options['backend']}]', or take another backend"
+        return f"pip install 'sentence-transformers[{config.backend}]', or take another backend"
     if Path(name).is_dir():
         return "name a folder that sentence-transformers has saved, with its config.json"
     if name.startswith(("/", ".", "~")):

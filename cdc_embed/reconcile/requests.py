@@ -15,7 +15,7 @@ from cdc_embed.config.sections import BackfillConfig
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
 from cdc_embed.reconcile.slices import Scope
 from cdc_embed.source.coverage import Undelivered
-from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Ledger, Request
+from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Comparison, Ledger, Request
 
 log = structlog.get_logger()
 
@@ -68,14 +68,14 @@ class Requests:
         sizes = {scope.table: self._measure(scope.table) for scope in new}
         reason = self._reason_to_wait(sizes.values())
         for scope in new:
-            self._ledger.open(
-                scope.table,
-                scope.space,
+            first = Comparison(
+                table_name=scope.table.full_name,
                 state=WAITING if reason else RUNNING,
                 reason=reason,
                 estimate=sizes[scope.table].rows,
                 shape=sizes[scope.table].shape,
             )
+            self._ledger.open(scope.table, scope.space, first)
             if reason:
                 log.warning("backfill waits", table=scope.table.full_name, reason=reason)
 

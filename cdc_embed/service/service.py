@@ -17,7 +17,7 @@ import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
-from cdc_embed.change.transaction import Assembler
+from cdc_embed.change.transaction import Assembler, Callbacks
 from cdc_embed.errors import (
     CdcEmbedError,
     FencedError,
@@ -338,9 +338,11 @@ class Service:
             self._source.tables,
             checkpoint,
             confirmed,
-            lambda table: covered.labels(table.full_name, "filtered").inc(),
             delivered_from=self._source.delivered_from,
-            on_undelivered=self._source.on_undelivered,
+            callbacks=Callbacks(
+                on_covered=lambda table: covered.labels(table.full_name, "filtered").inc(),
+                on_undelivered=self._source.on_undelivered,
+            ),
         )
         supply = VectorSupply(self._store, self._runner, self._patience)
         return Pipeline(

@@ -90,24 +90,15 @@ class Ledger:
             for name in ("forget_replaced", "adopt_table", "drop_other_reconciles"):
                 cursor.execute(self._sql(name), values)
 
-    def open(
-        self,
-        table: Table,
-        space: int,
-        *,
-        state: str,
-        reason: str,
-        estimate: int | None,
-        shape: str,
-    ) -> None:
+    def open(self, table: Table, space: int, first: Comparison) -> None:
         """Begin to remember the comparison of a table in this space."""
         values = {
             **_values(table, space),
             "slot": self._slot,
-            "state": state,
-            "reason": reason,
-            "estimate": estimate,
-            "shape": shape,
+            "state": first.state,
+            "reason": first.reason,
+            "estimate": first.estimate,
+            "shape": first.shape,
         }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("open_reconcile"), values)

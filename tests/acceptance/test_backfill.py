@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.http import HttpEmbedder
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 
@@ -146,7 +147,7 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     url = f"http://127.1:{embedding_server.port}/v1/embeddings"  # a name that looks far away
-    embedder = HttpEmbedder(url=url, model="test")
+    embedder = HttpEmbedder(EmbedderConfig(kind="http", url=url, model="test"))
     assert embedder.describe().paid
     embedder.close()
     site = make_site()

@@ -21,11 +21,11 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import SecretStr
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.answers import decode_vectors, retry_after_seconds, server_message
 from cdc_embed.embed.base import Embedder
 from cdc_embed.embed.http import HttpEmbedder, Pace
@@ -114,6 +114,17 @@ def counting(running: EmbeddingServer) -> EmbeddingServer:
     return running
 
 
+def configured(url: str, **fields: Any) -> EmbedderConfig:
+    return EmbedderConfig(**{"kind": "http", "url": url, "model": "m", **fields})
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> str:
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+    return str(path)
+
+
 Make = Callable[..., HttpEmbedder]
 
 
@@ -125,8 +136,7 @@ def make() -> Iterator[Make]:
         if isinstance(server, EmbeddingServer):
             server = f"http://127.0.0.1:{server.port}/v1/embeddings"
         url = server if isinstance(server, str) else server.url
-        complete: dict[str, Any] = {"url": url, "model": "m", "dimensions": 2, **arguments}
-        made.append(HttpEmbedder(**complete))
+        made.append(HttpEmbedder(configured(url, **{"dimensions": 2, **arguments})))
         return made[-1]
 
     yield make
@@ -172,8 +182,8 @@ def test_base64_and_plain_numbers_are_both_understood() -> None:
         assert vectors[0] == pytest.approx(np.array([0.5, -1, 3e-5], dtype=np.float32))
 
 
-def test_request_has_the_shape_of_openai(server: ScriptedServer, make: Make) -> None:
-    make(server, api_key=SecretStr(f"{KEY}\n")).embed(["a"])
+def test_request_has_the_shape_of_openai(server: ScriptedServer, make: Make, key_file: str) -> None:
+    make(server, api_key_file=key_file).embed(["a"])
 
     headers, body = server.asked[0]
     assert body == {"model": "m", "input": ["a"], "encoding_format": "base64", "dimensions": 2}
@@ -232,7 +242,6 @@ def test_without_a_tokenizer_three_bytes_are_a_token(server: ScriptedServer, mak
 
     assert card.count_tokens(["", "a", "ab", "äöü"]) == [1, 1, 2, 3]
     assert card.window is None
-    assert make(server, window=100).describe().window == 100
 
 
 def test_with_a_tokenizer_its_tokens_are_counted(
@@ -251,7 +260,7 @@ def test_with_a_tokenizer_its_tokens_are_counted(
 
 def test_missing_tokenizer_is_named(server: ScriptedServer, tmp_path: Path) -> None:
     with pytest.raises(EmbedderError, match=r"tokenizer .* cannot be loaded") as caught:
-        HttpEmbedder(url=server.url, model="m", tokenizer=str(tmp_path))
+        HttpEmbedder(configured(server.url, tokenizer=str(tmp_path)))
     assert "tokenizer.json" in caught.value.hint
 
 
@@ -262,7 +271,7 @@ def test_a_service_may_cost_money_whatever_its_address_is(make: Make) -> None:
 @pytest.mark.parametrize("url", ["", "embeddings", "ftp://a/b", "http://", "http://user:pw@a/b"])
 def test_an_address_that_cannot_work_is_refused(url: str) -> None:
     with pytest.raises(EmbedderError, match=r"embedder\.url") as caught:
-        HttpEmbedder(url=url, model="m")
+        HttpEmbedder(EmbedderConfig.model_construct(kind="http", url=url, model="m"))
     assert "pw" not in str(caught.value)
 
 
@@ -270,7 +279,7 @@ def test_an_address_that_cannot_work_is_refused(url: str) -> None:
 def test_a_proxy_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
     monkeypatch.setenv("HTTP_PROXY", proxy)
     with pytest.raises(EmbedderError, match="proxy") as caught:
-        HttpEmbedder(url="http://a/b", model="m", dimensions=8)
+        HttpEmbedder(configured("http://a/b", dimensions=8))
     assert "HTTP_PROXY" in caught.value.hint
     assert "pw" not in "".join(traceback.format_exception(caught.value))
 
@@ -278,7 +287,7 @@ def test_a_proxy_that_cannot_work_is_refused(monkeypatch: pytest.MonkeyPatch, pr
 def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere/certificates.pem")
     with pytest.raises(EmbedderError, match="certificates") as caught:
-        HttpEmbedder(url="https://a/b", model="m", dimensions=8)
+        HttpEmbedder(configured("https://a/b", dimensions=8))
     assert "SSL_CERT_FILE" in caught.value.hint
 
 
@@ -335,7 +344,7 @@ def test_dropped_connection_is_transient(counting: EmbeddingServer, make: Make) 
 
 
 def test_slow_answer_is_transient(counting: EmbeddingServer, make: Make) -> None:
-    embedder = make(counting, dimensions=8, timeout=0.05)
+    embedder = make(counting, dimensions=8, timeout="50ms")
     counting.faults(hang=60)
     error = failure(embedder)
     counting.reset()
@@ -357,7 +366,7 @@ def test_nobody_listening_is_transient(make: Make) -> None:
 def test_service_that_is_down_at_the_start_is_transient(server: ScriptedServer) -> None:
     server.answer(503)
     with pytest.raises(EmbedderUnavailableError):
-        HttpEmbedder(url=server.url, model="m")
+        HttpEmbedder(configured(server.url))
 
 
 # --- poison --------------------------------------------------------------------------------------
@@ -492,7 +501,7 @@ def test_redirects_are_not_followed(server: ScriptedServer, make: Make) -> None:
 def test_garbage_instead_of_the_dimensions_is_fatal(server: ScriptedServer) -> None:
     server.answer(200, b"<html>")
     with pytest.raises(EmbedderError) as caught:
-        HttpEmbedder(url=server.url, model="m")
+        HttpEmbedder(configured(server.url))
     assert "embedder.dimensions" in caught.value.hint
 
 
@@ -511,10 +520,10 @@ def test_garbage_instead_of_the_dimensions_is_fatal(server: ScriptedServer) -> N
     ],
 )
 def test_no_error_holds_a_text_or_the_key(
-    server: ScriptedServer, make: Make, status: int, message: str
+    server: ScriptedServer, make: Make, key_file: str, status: int, message: str
 ) -> None:
     server.answer(status, orjson.dumps({"error": {"message": message}}))
-    embedder = make(server, api_key=SecretStr(KEY))
+    embedder = make(server, api_key_file=key_file)
     error = failure(embedder, "short", SECRET_TEXT)
 
     shown = "".join(traceback.format_exception(error)) + error.hint + repr(embedder)
@@ -544,9 +553,11 @@ def test_what_the_service_says_is_passed_on_in_short(body: bytes, message: str) 
     assert server_message(body, ["some text that is not quoted"]) == message
 
 
-def test_a_key_that_no_header_can_carry_is_refused_unseen() -> None:
+def test_a_key_that_no_header_can_carry_is_refused_unseen(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("geheim-\n-ß")
+    config = configured("http://localhost/", api_key_file=str(tmp_path / "key"))
     with pytest.raises(EmbedderError) as caught:
-        HttpEmbedder(url="http://localhost/", model="m", api_key=SecretStr("geheim-\n-ß"))
+        HttpEmbedder(config)
     assert "geheim" not in str(caught.value)
 
 
@@ -600,7 +611,7 @@ def test_closing_ends_the_wait_for_a_turn(server: ScriptedServer, make: Make, li
 
 def test_closing_ends_the_wait_for_an_answer(server: ScriptedServer, make: Make) -> None:
     server.may_answer.clear()
-    embedder = make(server, timeout=600)
+    embedder = make(server, timeout="10m")
     with ThreadPoolExecutor(1) as executor:
         call = executor.submit(embedder.embed, ["a text"])
         server.begun.wait()
@@ -621,8 +632,9 @@ def test_closed_embedder_is_unavailable(server: ScriptedServer, make: Make) -> N
 
 def test_a_remote_model_needs_no_model_library(server: ScriptedServer) -> None:
     script = (
-        "import sys; from cdc_embed.embed.http import HttpEmbedder; "
-        f"HttpEmbedder(url={server.url!r}, model='m').embed(['a']); "
+        "import sys; from cdc_embed.config.sections import EmbedderConfig; "
+        "from cdc_embed.embed.http import HttpEmbedder; "
+        f"HttpEmbedder(EmbedderConfig(kind='http', url={server.url!r}, model='m')).embed(['a']); "
         "print({'torch', 'transformers', 'sentence_transformers'} & sys.modules.keys())"
     )
     done = subprocess.run(

@@ -8,12 +8,14 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed import sentence_transformers
 from cdc_embed.embed.sentence_transformers import (
     SentenceTransformersEmbedder,
@@ -33,9 +35,15 @@ TEXTS = [
 ]
 
 
+def load(**fields: Any) -> SentenceTransformersEmbedder:
+    return SentenceTransformersEmbedder(
+        EmbedderConfig(**{"model": str(packaged_minilm()), **fields})
+    )
+
+
 @pytest.fixture(scope="module")
 def embedder() -> Iterator[SentenceTransformersEmbedder]:
-    embedder = SentenceTransformersEmbedder(model=str(packaged_minilm()))
+    embedder = load()
     yield embedder
     embedder.close()
 
@@ -98,21 +106,19 @@ def test_tokens_are_counted_beyond_the_window(embedder: SentenceTransformersEmbe
 
 
 def test_prompts_go_before_the_text_and_are_counted() -> None:
-    prompted = SentenceTransformersEmbedder(
-        model=str(packaged_minilm()), document_prompt="cat ", query_prompt="dog ", max_batch=7
-    )
+    prompted = load(document_prompt="cat ", query_prompt="dog ", max_batch=7)
     card = prompted.describe()
 
     assert (card.document_prompt, card.query_prompt, card.max_texts) == ("cat ", "dog ", 7)
     assert card.count_tokens(["food"]) == [4]
-    plain = SentenceTransformersEmbedder(model=str(packaged_minilm()))
+    plain = load()
     expected = plain.embed(["cat food", "dog food"])
     assert np.abs(prompted.embed(["food"])[0] - expected[0]).max() < 1e-5
     assert np.abs(prompted.embed_query("food") - expected[1]).max() < 1e-5
 
 
 def test_fewer_dimensions_are_the_first_ones(embedder: SentenceTransformersEmbedder) -> None:
-    short = SentenceTransformersEmbedder(model=str(packaged_minilm()), dimensions=64)
+    short = load(dimensions=64)
 
     assert short.describe().dimensions == 64
     assert np.abs(short.embed(TEXTS) - embedder.embed(TEXTS)[:, :64]).max() < 1e-5
@@ -120,7 +126,7 @@ def test_fewer_dimensions_are_the_first_ones(embedder: SentenceTransformersEmbed
 
 def test_more_dimensions_than_the_model_has_are_refused() -> None:
     with pytest.raises(EmbedderError, match="384 dimensions") as caught:
-        SentenceTransformersEmbedder(model=str(packaged_minilm()), dimensions=400)
+        load(dimensions=400)
     assert "384" in caught.value.hint
 
 
@@ -133,7 +139,7 @@ def test_failing_model_refuses_the_text_without_showing_it(
 
 
 def test_closed_embedder_is_unavailable() -> None:
-    embedder = SentenceTransformersEmbedder(model=str(packaged_minilm()))
+    embedder = load()
     embedder.close()
     embedder.close()
     with pytest.raises(EmbedderUnavailableError):
@@ -167,7 +173,7 @@ def test_identity_covers_every_file_of_the_weights(tmp_path: Path) -> None:
 
 
 def identity(folder: Path) -> str:
-    return SentenceTransformersEmbedder(model=str(folder)).describe().identity
+    return load(model=str(folder)).describe().identity
 
 
 def test_model_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
@@ -180,9 +186,10 @@ def test_model_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
     name = "sentence-transformers/all-MiniLM-L6-v2"
 
     script = (
+        "from cdc_embed.config.sections import EmbedderConfig as C\n"
         "from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder as E\n"
         f"for revision in ('', 'main', {COMMIT!r}):\n"
-        f"    print(E(model={name!r}, revision=revision).describe().identity)"
+        f"    print(E(C(model={name!r}, revision=revision)).describe().identity)"
     )
     done = run_python(script, HF_HUB_CACHE=str(tmp_path), HF_ENDPOINT="http://127.0.0.1:1")
 
@@ -191,9 +198,10 @@ def test_model_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
 
 def test_missing_model_offline_names_the_way_out(tmp_path: Path) -> None:
     script = (
+        "from cdc_embed.config.sections import EmbedderConfig as C\n"
         "from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder as E\n"
         "from cdc_embed.errors import EmbedderError\n"
-        "try: E(model='sentence-transformers/all-MiniLM-L6-v2')\n"
+        "try: E(C(model='sentence-transformers/all-MiniLM-L6-v2'))\n"
         "except EmbedderError as exc: print(exc, exc.hint, sep='\\n')"
     )
     done = run_python(script, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
@@ -217,19 +225,19 @@ def run_python(script: str, **environment: str) -> "subprocess.CompletedProcess[
 
 def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmbedderError, match="nowhere cannot be loaded") as caught:
-        SentenceTransformersEmbedder(model=str(tmp_path / "nowhere"))
+        load(model=str(tmp_path / "nowhere"))
     assert "folder" in caught.value.hint
 
 
 def test_folder_without_a_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmbedderError, match="cannot be loaded") as caught:
-        SentenceTransformersEmbedder(model=str(tmp_path))
+        load(model=str(tmp_path))
     assert "folder" in caught.value.hint
 
 
 def test_missing_backend_names_the_package() -> None:
     with pytest.raises(EmbedderError) as caught:
-        SentenceTransformersEmbedder(model=str(packaged_minilm()), backend="onnx")
+        load(backend="onnx")
     assert "pip install 'sentence-transformers[onnx]'" in caught.value.hint
 
 

@@ -6,7 +6,15 @@ from datetime import UTC, datetime
 import pytest
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.change.transaction import OVERHEAD, Assembler, Change, Event, Op, TransactionEnd
+from cdc_embed.change.transaction import (
+    OVERHEAD,
+    Assembler,
+    Callbacks,
+    Change,
+    Event,
+    Op,
+    TransactionEnd,
+)
 from cdc_embed.errors import HistoryGapError, TableChangedError
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position
 from cdc_embed.wire.messages import (
@@ -177,7 +185,7 @@ def test_other_messages_are_no_changes() -> None:
 def test_exactly_the_changes_that_the_recorded_position_covers_are_left_out() -> None:
     covered: list[Table] = []
     recorded = checkpoint(Position(LSN(0x200), 2), LSN(0x108))
-    assembler = Assembler([FIRST], recorded, ZERO, covered.append)
+    assembler = Assembler([FIRST], recorded, ZERO, callbacks=Callbacks(on_covered=covered.append))
     found = events(
         assembler,
         relation(),
@@ -321,7 +329,7 @@ def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_err
         checkpoint(),
         ZERO,
         delivered_from=LSN(0x200),
-        on_undelivered=undelivered.append,
+        callbacks=Callbacks(on_undelivered=undelivered.append),
     )
     found = events(
         assembler,
@@ -339,7 +347,11 @@ def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_err
 def test_what_comes_after_the_table_was_in_order_is_an_error() -> None:
     undelivered: list[Table] = []
     assembler = Assembler(
-        [FIRST], checkpoint(), ZERO, delivered_from=LSN(0x100), on_undelivered=undelivered.append
+        [FIRST],
+        checkpoint(),
+        ZERO,
+        delivered_from=LSN(0x100),
+        callbacks=Callbacks(on_undelivered=undelivered.append),
     )
     events(assembler, relation(key=()), begin(0x100))
     with pytest.raises(TableChangedError):
