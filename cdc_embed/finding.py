@@ -28,6 +28,17 @@ class Finding:
         return not self.ok and self.severity is Severity.ERROR
 
 
+def judge(
+    id: str,  # noqa: A002  the word of doctor's contract
+    ok: bool,
+    message: str,
+    fix: str,
+    severity: Severity = Severity.ERROR,
+) -> Finding:
+    """Give the finding of one check. Only a failed one has a fix."""
+    return Finding(id=id, ok=ok, message=message, fix="" if ok else fix, severity=severity)
+
+
 def expect(findings: list[Finding]) -> None:
     """Raise ``PreflightError`` with every failed finding and its fix; else do nothing."""
     failed = [finding for finding in findings if finding.failed]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
-from cdc_embed.finding import Finding
+from cdc_embed.finding import Finding, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import TAKE_OVER, is_ours, kept_by
@@ -110,16 +110,10 @@ def check_model(
             problem = f"{source.table.full_name}: {kept_by(databases, registered)}"
             findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
         difference = space_of(card, source.table).difference(registered.space)
-        findings.append(
-            Finding(
-                id="space",
-                ok=not difference,
-                message=f"{source.table.full_name} is stored in another space: {difference}"
-                if difference
-                else f"{source.table.full_name} is stored in this space",
-                fix="put the old setting back, or: cdc-embed setup --rebuild" if difference else "",
-            )
-        )
+        place = f"another space: {difference}" if difference else "this space"
+        message = f"{source.table.full_name} is stored in {place}"
+        fix = "put the old setting back, or: cdc-embed setup --rebuild"
+        findings.append(judge("space", not difference, message, fix))
     return findings
 
 

@@ -2,77 +2,72 @@
 
 from typing import Final
 
-from cdc_embed.finding import Finding, Severity
+from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.source.slot import Server, Slot
 
 OLDEST_VERSION: Final = 150000
 
 
 def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> list[Finding]:
-    """The settings of the source's server, for a slot that is there or to be made."""
-    allowed = _allows(server.allowed_plugins, plugin)
-    free_slot = slot is not None or slots < server.max_replication_slots
+    """Check the settings of the source's server, for a slot that is there or to be made."""
+    may = "may replicate" if server.may_replicate else "lacks REPLICATION"
     return [
-        Finding(
-            id="server_version",
-            ok=server.version >= OLDEST_VERSION,
-            message=f"PostgreSQL {server.version_text}",
-            fix="" if server.version >= OLDEST_VERSION else "upgrade to PostgreSQL 15 or later",
+        judge(
+            "server_version",
+            server.version >= OLDEST_VERSION,
+            f"PostgreSQL {server.version_text}",
+            "upgrade to PostgreSQL 15 or later",
         ),
-        Finding(
-            id="wal_level",
-            ok=server.wal_level == "logical",
-            message=f"wal_level is {server.wal_level}",
-            fix=""
-            if server.wal_level == "logical"
-            else "alter system set wal_level = 'logical';  -- then restart PostgreSQL",
+        judge(
+            "wal_level",
+            server.wal_level == "logical",
+            f"wal_level is {server.wal_level}",
+            "alter system set wal_level = 'logical';  -- then restart PostgreSQL",
         ),
-        Finding(
-            id="replication_role",
-            ok=server.may_replicate,
-            message=f"role {server.user} "
-            + ("may replicate" if server.may_replicate else "lacks REPLICATION"),
-            fix="" if server.may_replicate else f'alter role "{server.user}" replication;',
+        judge(
+            "replication_role",
+            server.may_replicate,
+            f"role {server.user} {may}",
+            f'alter role "{server.user}" replication;',
         ),
-        Finding(
-            id="free_slot",
-            ok=free_slot,
-            message=f"{slots} of {server.max_replication_slots} replication slots are used",
-            fix=""
-            if free_slot
-            else "alter system set max_replication_slots = ...;  -- then restart PostgreSQL",
+        judge(
+            "free_slot",
+            slot is not None or slots < server.max_replication_slots,
+            f"{slots} of {server.max_replication_slots} replication slots are used",
+            "alter system set max_replication_slots = ...;  -- then restart PostgreSQL",
         ),
-        Finding(
-            id="output_plugin",
-            ok=allowed,
-            message=f"output plugin {plugin}"
-            + ("" if allowed else f": the server allows {server.allowed_plugins} only"),
-            fix=""
-            if allowed
-            else f"alter system set output_plugin_libraries = '{server.allowed_plugins}, {plugin}';"
-            "  -- then: select pg_reload_conf();",
+        _check_plugin(server.allowed_plugins, plugin),
+        judge(
+            "encoding",
+            server.encoding != "SQL_ASCII",
+            f"database encoding {server.encoding}",
+            "use a database with a real encoding",
         ),
-        Finding(
-            id="encoding",
-            ok=server.encoding != "SQL_ASCII",
-            message=f"database encoding {server.encoding}",
-            fix="" if server.encoding != "SQL_ASCII" else "use a database with a real encoding",
-        ),
-        Finding(
-            id="max_slot_wal_keep_size",
-            ok=server.max_slot_wal_keep_size != "-1",
-            severity=Severity.WARNING,
-            message=f"max_slot_wal_keep_size is {server.max_slot_wal_keep_size}"
-            + (
-                ": a stopped service could fill the disk"
-                if server.max_slot_wal_keep_size == "-1"
-                else ""
-            ),
-            fix="alter system set max_slot_wal_keep_size = '50GB';"
-            if server.max_slot_wal_keep_size == "-1"
-            else "",
-        ),
+        _check_limit(server.max_slot_wal_keep_size),
     ]
+
+
+def _check_plugin(libraries: str | None, plugin: str) -> Finding:
+    allowed = _allows(libraries, plugin)
+    return judge(
+        "output_plugin",
+        allowed,
+        f"output plugin {plugin}" + ("" if allowed else f": the server allows {libraries} only"),
+        f"alter system set output_plugin_libraries = '{libraries}, {plugin}';"
+        "  -- then: select pg_reload_conf();",
+    )
+
+
+def _check_limit(size: str) -> Finding:
+    limited = size != "-1"
+    return judge(
+        "max_slot_wal_keep_size",
+        limited,
+        f"max_slot_wal_keep_size is {size}"
+        + ("" if limited else ": a stopped service could fill the disk"),
+        "alter system set max_slot_wal_keep_size = '50GB';",
+        Severity.WARNING,
+    )
 
 
 def check_slot(slot: Slot | None, name: str, plugin: str, database: str) -> Finding:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.finding import Finding, Severity
+from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.registry import applied_migrations, missing_migrations
@@ -27,12 +27,12 @@ def check_vector_extension(session: Session) -> Finding:
     if installed is not None:
         version = installed[0]
         sound = tuple(int(part) for part in version.split(".")) >= SOUND_PGVECTOR
-        return Finding(
-            id="pgvector",
-            ok=sound,
-            severity=Severity.WARNING,
-            message=f"pgvector {version}" + ("" if sound else ": vacuum of HNSW may go wrong"),
-            fix="" if sound else "alter extension vector update;  -- to 0.8.4 or later",
+        return judge(
+            "pgvector",
+            sound,
+            f"pgvector {version}" + ("" if sound else ": vacuum of HNSW may go wrong"),
+            "alter extension vector update;  -- to 0.8.4 or later",
+            Severity.WARNING,
         )
     with session.transaction("pg_available_extensions") as cursor:
         cursor.execute(queries("target/schema")["vector_available"])
@@ -76,11 +76,5 @@ def _is_text(column: TableColumn) -> bool:
 def check_migrations(session: Session, schema: str) -> Finding:
     """The target's tables are those that this version writes."""
     missing = missing_migrations(applied_migrations(session, schema))
-    return Finding(
-        id="migrations",
-        ok=not missing,
-        message=f"schema {schema} lacks {', '.join(missing)}"
-        if missing
-        else f"schema {schema} is up to date",
-        fix="run: cdc-embed setup" if missing else "",
-    )
+    state = f"lacks {', '.join(missing)}" if missing else "is up to date"
+    return judge("migrations", not missing, f"schema {schema} {state}", "run: cdc-embed setup")
