@@ -10,8 +10,9 @@ from typing import Any, Final
 import psycopg2
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
+from psycopg2.extras import LogicalReplicationConnection
 
-from cdc_embed.postgres.side import Side
+from cdc_embed.postgres.side import VALUE_SETTINGS, Side
 from cdc_embed.sql import queries
 
 SINCE_17: Final = {"transaction_timeout": "0"}
@@ -88,6 +89,26 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
     finally:
         limit.cancel()
     return connection
+
+
+def connect_for_replication(dsn: str, application_name: str) -> Any:
+    """Return a new replication connection of psycopg2, with the settings that fix how values look.
+
+    Driver errors are the caller's to translate.
+    """
+    given = parameters_of(dsn)
+    # replication commands know no other way to write a string
+    fixed = {**VALUE_SETTINGS, "standard_conforming_strings": "on"}
+    settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in fixed.items())
+    parameters = {
+        **DEAD_PEER_OPTIONS,
+        "connect_timeout": str(CONNECT_TIMEOUT),
+        **given,
+        "application_name": application_name,
+        "client_encoding": "UTF8",
+        "options": f"{given.get('options', '')} {settings}".strip(),
+    }
+    return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
 
 
 def answer_limit(parameters: Mapping[str, str]) -> float:

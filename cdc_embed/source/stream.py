@@ -35,7 +35,6 @@ from typing import Any, Final
 
 import psycopg2
 from psycopg2 import sql
-from psycopg2.extras import LogicalReplicationConnection
 
 from cdc_embed.errors import (
     AuthenticationError,
@@ -46,14 +45,13 @@ from cdc_embed.errors import (
 )
 from cdc_embed.lsn import LSN, ZERO, Identity, Progress
 from cdc_embed.postgres.connect import (
-    CONNECT_TIMEOUT,
-    DEAD_PEER_OPTIONS,
     answer_limit,
     connect,
+    connect_for_replication,
     parameters_of,
     shut_down,
 )
-from cdc_embed.postgres.side import SOURCE, VALUE_SETTINGS, describe, translated
+from cdc_embed.postgres.side import SOURCE, describe, translated
 
 NEVER: Final = 2**31 - 1
 """Seconds between reports of the reading cursor, counted from 1970 and held in a C int: it has
@@ -152,7 +150,7 @@ class Stream:
         self._silent_since: float | None = None
         self._unread = -1
         with self._translated():
-            self._connection = _connect_for_replication(dsn, self.application_name)
+            self._connection = connect_for_replication(dsn, self.application_name)
             self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
             self.sentinel.autocommit = True
         self._reader = self._connection.cursor()
@@ -331,22 +329,6 @@ class Stream:
 def stream_name(slot: str) -> str:
     """Return the ``application_name`` of a slot's stream, as much of it as the server keeps."""
     return f"cdc_embed stream {slot}"[:63]
-
-
-def _connect_for_replication(dsn: str, application_name: str) -> Any:
-    given = parameters_of(dsn)
-    # replication commands know no other way to write a string
-    fixed = {**VALUE_SETTINGS, "standard_conforming_strings": "on"}
-    settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in fixed.items())
-    parameters = {
-        **DEAD_PEER_OPTIONS,
-        "connect_timeout": str(CONNECT_TIMEOUT),
-        **given,
-        "application_name": application_name,
-        "client_encoding": "UTF8",
-        "options": f"{given.get('options', '')} {settings}".strip(),
-    }
-    return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
 
 
 def _is_readable(connection: Any) -> bool:
