@@ -147,6 +147,10 @@ class Metrics:
         self.dead_letters_pending = self._gauge(
             "dead_letters_pending", "Documents that cannot be embedded.", "table"
         )
+        self.listener_errors = self._counter("listener_errors", "Exceptions raised by listeners.")
+        self.listener_rows_dropped = self._counter(
+            "listener_rows_dropped", "Committed rows not told, because a listener was too slow."
+        )
         self.confirmed_beyond_durable = self._counter(
             "confirmed_beyond_durable", "Slot seen beyond the recorded position: never."
         )

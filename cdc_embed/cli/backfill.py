@@ -1,14 +1,11 @@
-"""``cdc-embed backfill``: embed every row that is there already, or what of it is missing."""
+"""``cdc-embed backfill``: embed every row that has no vectors yet, or outdated ones."""
 
 from typing import Annotated, Any
 
 import typer
 
-from cdc_embed.cli.asking import ask
 from cdc_embed.cli.context import Context, source_table
-from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs
-from cdc_embed.config.sections import LogConfig
 
 
 def backfill(
@@ -20,9 +17,11 @@ def backfill(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare every row with its vectors, and embed what differs. Can be run again at any time."""
+    from cdc_embed.cli.asking import ask
+
     context: Context = ctx.obj
     config = context.load()
-    set_up_logs(LogConfig(level="warning"), debug=context.debug)
+    context.set_up_logs()
     arguments: dict[str, Any] = {"yes": yes}
     if table:
         arguments["table"] = source_table(table)

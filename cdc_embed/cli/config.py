@@ -1,4 +1,4 @@
-"""``cdc-embed config``: is the configuration right, what is in effect, which keys are there.
+"""``cdc-embed config``: check the configuration, show the values in effect, describe the keys.
 
 Data goes to stdout. Errors are raised; the root command prints them. No database is asked: that
 is ``cdc-embed doctor``.
@@ -7,11 +7,9 @@ is ``cdc-embed doctor``.
 import json
 from typing import Annotated, Any
 
-import tomli_w
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.config.load import json_schema, redacted
 
 app = typer.Typer(no_args_is_help=True, help="Check the configuration, show it, describe it.")
 
@@ -31,6 +29,10 @@ def show(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of TOML.")] = False,
 ) -> None:
     """Print every key with the value in effect: file, environment and defaults, no secrets."""
+    import tomli_w
+
+    from cdc_embed.config.load import redacted
+
     context: Context = ctx.obj
     shown = redacted(context.load())
     typer.echo(_as_json(shown) if as_json else tomli_w.dumps(shown))
@@ -39,6 +41,8 @@ def show(
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the file: every key, its default and what it is for."""
+    from cdc_embed.config.load import json_schema
+
     typer.echo(_as_json(json_schema()))
 
 

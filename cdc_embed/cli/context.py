@@ -1,15 +1,17 @@
-"""What the root command hands to every command: where the configuration is, and how much to say.
+"""The options of the root command, as every other command gets them.
 
-Nothing is read here before a command asks: ``--help`` and ``init`` work without a file.
+Nothing is read here before a command asks: ``--help`` and ``init`` work without a file. Commands
+import what does their work inside their functions, so that ``--help`` loads none of it.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from cdc_embed.config.load import Config, load_config
-from cdc_embed.config.notation import TableName
+if TYPE_CHECKING:
+    from cdc_embed.config.load import Config
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,13 +21,25 @@ class Context:
     config_path: Path
     debug: bool = False
 
-    def load(self) -> Config:
-        """The configuration; ConfigError when it is missing or wrong."""
+    def load(self) -> "Config":
+        """Read the configuration; ``ConfigError`` if it is missing or wrong."""
+        from cdc_embed.config.load import load_config
+
         return load_config(self.config_path)
+
+    def set_up_logs(self, config: "Config | None" = None) -> None:
+        """Log as the configuration says; without one, warnings only."""
+        from cdc_embed.cli.logs import set_up_logs
+        from cdc_embed.config.sections import LogConfig
+
+        log = config.log if config is not None else LogConfig(level="warning")
+        set_up_logs(log, debug=self.debug)
 
 
 def source_table(option: str) -> str:
-    """The full name of the table that ``--table`` names, as the configuration would."""
+    """Return the full name of the table that ``--table`` names, as the configuration would."""
+    from cdc_embed.config.notation import TableName
+
     try:
         name = TableName.parse(option)
     except ValueError as exc:

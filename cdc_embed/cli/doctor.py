@@ -1,17 +1,17 @@
 """``cdc-embed doctor``: every precondition, with the SQL that makes it true."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_findings, print_json
-from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
-from cdc_embed.setup.connections import Connections, connections
-from cdc_embed.setup.preflight import check_model, survey_all, unreachable
-from cdc_embed.source.tables import SourceTable
+
+if TYPE_CHECKING:
+    from cdc_embed.setup.connections import Connections
+    from cdc_embed.source.tables import SourceTable
 
 
 def doctor(
@@ -19,9 +19,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check every precondition; exit 4 when one fails."""
+    from cdc_embed.setup.connections import connections
+
     context: Context = ctx.obj
     with connections(context.load()) as databases:
-        findings = examine(databases)
+        findings = check_everything(databases)
     if as_json:
         print_json({"checks": [_row(finding) for finding in findings]})
     else:
@@ -30,16 +32,21 @@ def doctor(
         raise typer.Exit(PreflightError.exit_code)
 
 
-def examine(databases: Connections) -> list[Finding]:
-    """All findings; a side that cannot be asked is one of them."""
+def check_everything(databases: "Connections") -> list[Finding]:
+    """List all findings; a database that cannot be asked is one of them."""
+    from cdc_embed.setup.preflight import survey_all, unreachable
+
     try:
         survey = survey_all(databases)
     except CdcEmbedError as exc:
         return [unreachable(exc)]
-    return [*survey.findings, *_model(databases, survey.tables)]
+    return [*survey.findings, *_check_model(databases, survey.tables)]
 
 
-def _model(databases: Connections, tables: list[SourceTable]) -> list[Finding]:
+def _check_model(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:
+    from cdc_embed.embed.make import make_embedder
+    from cdc_embed.setup.preflight import check_model
+
     try:
         embedder = make_embedder(databases.config.embedder)
     except CdcEmbedError as exc:

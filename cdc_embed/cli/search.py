@@ -1,25 +1,21 @@
 """``cdc-embed search``: the documents nearest to a text."""
 
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.console import Console
 
-from cdc_embed.change.document import Table
 from cdc_embed.cli.context import Context, source_table
-from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import print_json
-from cdc_embed.config.sections import LogConfig
-from cdc_embed.embed.make import make_embedder
-from cdc_embed.errors import PreflightError
-from cdc_embed.finding import expect
-from cdc_embed.postgres.side import RowRefusedError
-from cdc_embed.setup.connections import connections, expect_set_up, stored_dimensions
-from cdc_embed.source.tables import find_tables
-from cdc_embed.target.checks import check_migrations, vector_extension
-from cdc_embed.target.search import Hit, Searcher
 
-SHOWN_CHARACTERS = 200
+if TYPE_CHECKING:
+    from cdc_embed.change.document import Table
+    from cdc_embed.embed.base import Vectors
+    from cdc_embed.setup.connections import Connections
+    from cdc_embed.target.search import Hit
+
+SHOWN_CHARACTERS: Final = 200
 
 
 def search(
@@ -34,65 +30,60 @@ def search(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Search documents by meaning, in the vectors as they are now."""
+    from cdc_embed.setup.connections import connections
+
     context: Context = ctx.obj
     config = context.load()
-    set_up_logs(LogConfig(level="warning"), debug=context.debug)
-    conditions = [_condition(condition) for condition in where or []]
-    filters = dict(conditions)
-    if len(filters) < len(conditions):
-        raise typer.BadParameter("--where: a column is named twice")
+    context.set_up_logs()
+    filters = _parse_filters(where or [])
     with connections(config) as databases:
-        if not check_migrations(databases.target, config.target.schema).ok:
-            raise PreflightError(
-                where="target database", problem="setup did not run", hint="run: cdc-embed setup"
-            )
-        found, findings = find_tables(databases.source, config)
-        expect(findings)
-        tables = _chosen([source.table for source in found], table)
+        tables = _find_searched(databases, table)
         _check_columns(tables, filters)
-        embedder = make_embedder(
-            config.embedder, stored_dimensions=stored_dimensions(databases, tables)
-        )
-        try:
-            card = embedder.describe()
-            for one in tables:
-                expect_set_up(databases, one, card)
-            vector = embedder.embed_query(text)
-        finally:
-            embedder.close()
-        extension = vector_extension(databases.target)
-        assert extension is not None, "setup needs pgvector"
-        searcher = Searcher(databases.target, config.target.schema, config.index, extension)
-        try:
-            hits = [hit for one in tables for hit in searcher.search(one, vector, k, filters)]
-        except RowRefusedError as exc:
-            raise typer.BadParameter(f"--where: {exc}") from None
-    hits = sorted(hits, key=lambda hit: hit.distance)[:k]
+        vector = _embed_query(databases, tables, text)
+        hits = _search_tables(databases, tables, vector, k, filters)
     if as_json:
         print_json([_contract(hit) for hit in hits])
     else:
-        _show(hits)
+        _print_hits(hits)
 
 
-def _condition(condition: str) -> tuple[str, str]:
-    column, equals, value = condition.partition("=")
-    if not equals or not column:
-        raise typer.BadParameter(f"--where {condition}: write column=value")
-    return column.strip(), value
+def _parse_filters(conditions: Sequence[str]) -> dict[str, str]:
+    """Read ``column=value`` conditions, each column at most once."""
+    filters: dict[str, str] = {}
+    for condition in conditions:
+        column, equals, value = condition.partition("=")
+        if not equals or not column:
+            raise typer.BadParameter(f"--where {condition}: write column=value")
+        if column.strip() in filters:
+            raise typer.BadParameter("--where: a column is named twice")
+        filters[column.strip()] = value
+    return filters
 
 
-def _chosen(tables: list[Table], name: str) -> list[Table]:
+def _find_searched(databases: "Connections", name: str) -> "list[Table]":
+    """Find the configured tables, or the one that is named; raise if ``setup`` did not run."""
+    from cdc_embed.errors import PreflightError
+    from cdc_embed.finding import expect
+    from cdc_embed.source.tables import find_tables
+    from cdc_embed.target.checks import check_migrations
+
+    if not check_migrations(databases.target, databases.config.target.schema).ok:
+        raise PreflightError(
+            where="target database", problem="setup did not run", hint="run: cdc-embed setup"
+        )
+    found, findings = find_tables(databases.source, databases.config)
+    expect(findings)
+    tables = [source.table for source in found]
     if not name:
         return tables
-    wanted = source_table(name)
-    chosen = [table for table in tables if table.full_name == wanted]
+    chosen = [table for table in tables if table.full_name == source_table(name)]
     if not chosen:
         known = ", ".join(table.full_name for table in tables)
         raise typer.BadParameter(f"--table {name}: the configuration has {known}")
     return chosen
 
 
-def _check_columns(tables: list[Table], filters: dict[str, str]) -> None:
+def _check_columns(tables: "list[Table]", filters: dict[str, str]) -> None:
     for table in tables:
         known = [column.name for column in (*table.key, *table.metadata)]
         for column in filters:
@@ -103,7 +94,46 @@ def _check_columns(tables: list[Table], filters: dict[str, str]) -> None:
                 )
 
 
-def _contract(hit: Hit) -> dict[str, Any]:
+def _embed_query(databases: "Connections", tables: "list[Table]", text: str) -> "Vectors":
+    """Embed the text with the model of the stored vectors; raise if they are another model's."""
+    from cdc_embed.embed.make import make_embedder
+    from cdc_embed.setup.connections import expect_set_up, stored_dimensions
+
+    dimensions = stored_dimensions(databases, tables)
+    embedder = make_embedder(databases.config.embedder, stored_dimensions=dimensions)
+    try:
+        card = embedder.describe()
+        for table in tables:
+            expect_set_up(databases, table, card)
+        return embedder.embed_query(text)
+    finally:
+        embedder.close()
+
+
+def _search_tables(
+    databases: "Connections",
+    tables: "list[Table]",
+    vector: "Vectors",
+    k: int,
+    filters: dict[str, str],
+) -> "list[Hit]":
+    """Find the ``k`` nearest documents of all tables, nearest first."""
+    from cdc_embed.postgres.side import RowRefusedError
+    from cdc_embed.target.checks import vector_extension
+    from cdc_embed.target.search import Searcher
+
+    extension = vector_extension(databases.target)
+    assert extension is not None, "setup needs pgvector"
+    config = databases.config
+    searcher = Searcher(databases.target, config.target.schema, config.index, extension)
+    try:
+        hits = [hit for table in tables for hit in searcher.search(table, vector, k, filters)]
+    except RowRefusedError as exc:
+        raise typer.BadParameter(f"--where: {exc}") from None
+    return sorted(hits, key=lambda hit: hit.distance)[:k]
+
+
+def _contract(hit: "Hit") -> dict[str, Any]:
     return {
         "table": hit.table.full_name,
         "key": hit.table.key_object(hit.key),
@@ -113,7 +143,7 @@ def _contract(hit: Hit) -> dict[str, Any]:
     }
 
 
-def _show(hits: list[Hit]) -> None:
+def _print_hits(hits: "list[Hit]") -> None:
     console = Console(highlight=False, soft_wrap=True)
     for hit in hits:
         key = ", ".join(f"{name} {value}" for name, value in hit.table.key_object(hit.key).items())

@@ -1,17 +1,18 @@
 """``cdc-embed setup``: make publication, slot and tables, or show what would be made."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import say
-from cdc_embed.config.load import Config
-from cdc_embed.embed.base import ModelCard
-from cdc_embed.embed.make import make_embedder
-from cdc_embed.setup.connections import Connections, connections
-from cdc_embed.setup.plan import SetupPlan, Where, plan_setup, run_setup
+
+if TYPE_CHECKING:
+    from cdc_embed.config.load import Config
+    from cdc_embed.embed.base import ModelCard
+    from cdc_embed.setup.connections import Connections
+    from cdc_embed.setup.plan import SetupPlan
 
 
 def setup(
@@ -32,6 +33,10 @@ def setup(
     ] = False,
 ) -> None:
     """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
+    from cdc_embed.embed.make import make_embedder
+    from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.plan import plan_setup
+
     context: Context = ctx.obj
     config = context.load()
     embedder = make_embedder(config.embedder)
@@ -44,7 +49,7 @@ def setup(
         if as_sql:
             typer.echo(_script(plan, config.target_is_source))
         elif dry_run:
-            _show(plan)
+            _print_plan(plan)
         else:
             _run(databases, plan, say)
             for note in plan.notes:
@@ -53,13 +58,18 @@ def setup(
             say("next: cdc-embed run")
 
 
-def set_up(config: Config, card: ModelCard, *, say: Callable[[str], None]) -> None:
-    """Do what ``setup`` does, for a model that is loaded already."""
+def set_up(config: "Config", card: "ModelCard", *, say: Callable[[str], None]) -> None:
+    """Do the work of ``setup`` for a model that is loaded already."""
+    from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.plan import plan_setup
+
     with connections(config) as databases:
         _run(databases, plan_setup(databases, card), say)
 
 
-def _run(databases: Connections, plan: SetupPlan, say: Callable[[str], None]) -> None:
+def _run(databases: "Connections", plan: "SetupPlan", say: Callable[[str], None]) -> None:
+    from cdc_embed.setup.plan import run_setup
+
     run_setup(
         databases,
         plan,
@@ -70,7 +80,7 @@ def _run(databases: Connections, plan: SetupPlan, say: Callable[[str], None]) ->
     )
 
 
-def _show(plan: SetupPlan) -> None:
+def _print_plan(plan: "SetupPlan") -> None:
     for step in plan.steps:
         typer.echo(_comment(f"{step.where.value}: {step.why}"))
         typer.echo(f"{step.statement};\n")
@@ -80,7 +90,9 @@ def _show(plan: SetupPlan) -> None:
         typer.echo("-- nothing to do, everything is set up")
 
 
-def _script(plan: SetupPlan, one_database: bool) -> str:
+def _script(plan: "SetupPlan", one_database: bool) -> str:
+    from cdc_embed.setup.plan import Where
+
     lines = ["-- Run as a role that may create publications, slots and schemas."]
     for where in (Where.TARGET, Where.SOURCE):
         steps = [step for step in plan.steps if step.where is where]
@@ -93,5 +105,5 @@ def _script(plan: SetupPlan, one_database: bool) -> str:
 
 
 def _comment(text: str) -> str:
-    """A line of SQL that does nothing, whatever line breaks a name in it has."""
+    """Make one line of comment, even if a name in it has line breaks."""
     return "-- " + " ".join(text.split())

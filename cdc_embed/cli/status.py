@@ -1,26 +1,20 @@
-"""``cdc-embed status``: how far behind, what waits, what was refused; the service up or down."""
+"""``cdc-embed status``: lag, slot, backlog and dead letters; with the service up or down."""
 
 import time
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import httpx2
 import typer
 from rich.console import Console
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_json, print_pairs
-from cdc_embed.config.load import Config
-from cdc_embed.errors import PreflightError
-from cdc_embed.serve.app import host_in_url
-from cdc_embed.serve.facts import Counts, gather
-from cdc_embed.serve.status import status as build_status
-from cdc_embed.setup.connections import connections
-from cdc_embed.source.tables import find_tables
-from cdc_embed.target.registry import applied_migrations
+
+if TYPE_CHECKING:
+    from cdc_embed.config.load import Config
 
 ASK_SECONDS = 2.0
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Where to ask a service that listens on every address."""
+"""The address to ask if a service listens on every address."""
 
 
 def status(
@@ -32,7 +26,7 @@ def status(
     context: Context = ctx.obj
     config = context.load()
     while True:
-        found = look(config)
+        found = read_status(config)
         if as_json:
             print_json(found)
         else:
@@ -44,16 +38,20 @@ def status(
         time.sleep(ASK_SECONDS)
 
 
-def look(config: Config) -> dict[str, Any]:
-    """The status of the running service from its own memory, or of a stopped one by SQL."""
-    return _ask(config) or _stopped(config)
+def read_status(config: "Config") -> dict[str, Any]:
+    """Ask the running service for its status; if none answers, read it from the databases."""
+    return _ask_service(config) or _ask_databases(config)
 
 
-def _ask(config: Config) -> dict[str, Any] | None:
+def _ask_service(config: "Config") -> dict[str, Any] | None:
+    import httpx2
+
+    from cdc_embed.serve.app import host_in_url
+
     host = EVERYWHERE.get(config.serve.host, config.serve.host)
     url = f"http://{host_in_url(host)}:{config.serve.port}/status"
     try:
-        # a proxy would look for it on its own machine
+        # a proxy would ask its own machine
         answer = httpx2.get(url, timeout=ASK_SECONDS, trust_env=False)
         found: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
@@ -62,7 +60,14 @@ def _ask(config: Config) -> dict[str, Any] | None:
     return found if ours else None
 
 
-def _stopped(config: Config) -> dict[str, Any]:
+def _ask_databases(config: "Config") -> dict[str, Any]:
+    from cdc_embed.errors import PreflightError
+    from cdc_embed.serve.facts import Counts, gather
+    from cdc_embed.serve.status import status as build_status
+    from cdc_embed.setup.connections import connections
+    from cdc_embed.source.tables import find_tables
+    from cdc_embed.target.registry import applied_migrations
+
     with connections(config) as databases:
         if not applied_migrations(databases.target, config.target.schema):
             raise PreflightError(
@@ -94,7 +99,7 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         if table["backfill_state"] not in {None, "done"}:
             embedded += f", backfill {table['backfill_state']} at {table['backfill_done']} rows"
         if table["problem"]:
-            embedded += f"; stands still: {table['problem']}"
+            embedded += f"; paused: {table['problem']}"
         pairs.append((table["name"], embedded))
     return pairs
 

@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT, heard by a thread of their own: the main one may wait inside the driver.
+"""SIGTERM and SIGINT, received in a thread of their own: the main one can wait in the driver.
 
-The first lets the service drain; what only starts has nothing to drain, and ends. The second, or
-the end of the drain timeout, ends the process whatever it waits for: a server that does not answer,
-a model that computes. Nothing is lost by that, some is replayed.
+The first signal lets the service drain; a service that only starts has nothing to drain, and the
+process ends. A second signal, or the end of the drain timeout, ends the process even if a server
+does not answer or a model computes. Nothing is lost by that, some changes are replayed.
 """
 
 import os
@@ -16,18 +16,18 @@ from typing import Final
 
 import structlog
 
-from cdc_embed.service.service import Service
+from cdc_embed.service import Service
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 LEEWAY_SECONDS: Final = 3.0
-"""For what follows the drain: recording, confirming, closing."""
+"""The time for the steps after the drain: to record, confirm and close."""
 AT_ONCE_SECONDS: Final = 1.0
 
 log = structlog.get_logger()
 
 
 class Stopping:
-    """What a signal stops."""
+    """The service that a signal stops, if one runs."""
 
     def __init__(self, drain_timeout: float) -> None:
         self._drain_timeout = drain_timeout
@@ -36,7 +36,7 @@ class Stopping:
 
     @contextmanager
     def drains(self, service: Service) -> Iterator[None]:
-        """From here on a signal lets this service drain."""
+        """Let a signal drain this service while the context lasts."""
         self._service = service
         try:
             yield
@@ -63,7 +63,7 @@ class Stopping:
 
 @contextmanager
 def signals(drain_timeout: float) -> Iterator[Stopping]:
-    """Hear them while the context lasts."""
+    """Receive the signals while the context lasts."""
     stopping = Stopping(drain_timeout)
     hear, tell = socket.socketpair()
     tell.setblocking(False)

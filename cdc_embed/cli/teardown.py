@@ -6,9 +6,6 @@ import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import say
-from cdc_embed.errors import PreflightError
-from cdc_embed.setup.connections import connections
-from cdc_embed.setup.teardown import plan_teardown, run_teardown
 
 
 def teardown(
@@ -16,6 +13,10 @@ def teardown(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Drop the slot, the publication and the tables that setup made, and nothing else."""
+    from cdc_embed.errors import PreflightError
+    from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.teardown import plan_teardown, run_teardown
+
     context: Context = ctx.obj
     with connections(context.load()) as databases:
         plan = plan_teardown(databases)

@@ -4,11 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from cdc_embed.cli.asking import ask
 from cdc_embed.cli.context import Context
-from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs
-from cdc_embed.config.sections import LogConfig
 
 COUNTS = (
     *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),
@@ -25,9 +22,11 @@ def verify(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare every row with what is stored. Exit 1 when something drifts."""
+    from cdc_embed.cli.asking import ask
+
     context: Context = ctx.obj
     config = context.load()
-    set_up_logs(LogConfig(level="warning"), debug=context.debug)
+    context.set_up_logs()
     arguments: dict[str, Any] = {"repair": repair, "sample": sample}
     with TableProgress("verify", "checked") as progress:
         found = ask(config, "verify", arguments, progress.show)

@@ -1,7 +1,7 @@
-"""What the demo does to its database, and what it finds out: an application in miniature.
+"""The demo's script: an application in miniature, and the numbers that it finds.
 
-It knows the service only from outside: it commits to the source, hears of commits in the target,
-and reads the tables. How the service was started is the command's business.
+It knows the service only from outside: it commits to the source, is told of commits in the target,
+and reads the tables. The command starts the service.
 """
 
 import time
@@ -17,8 +17,8 @@ from pgvector import Vector
 from cdc_embed.change.document import fingerprint
 from cdc_embed.demo.corpus import Page
 from cdc_embed.embed.base import Vectors
-from cdc_embed.flow.telemetry import Committed
 from cdc_embed.lsn import LSN
+from cdc_embed.service import Committed
 
 CREATE_TABLE: Final = """
 create table documents (
@@ -32,7 +32,8 @@ LOAD_SIZE: Final = 50
 """Documents in one of the application's own transactions."""
 EDITS: Final = 20
 """Separate commits in a step whose latency is measured."""
-SETTLE_SECONDS: Final = 170.0
+REFLECT_SECONDS: Final = 170.0
+"""The time that the target has to reflect what is committed."""
 
 QUESTIONS: Final = (
     "how do I parse command line arguments",
@@ -47,30 +48,33 @@ class Model(Protocol):
 
 @dataclass(slots=True)
 class Watched:
-    """What the service committed, as it tells its listeners."""
+    """The rows that the service committed, as it tells its listeners."""
 
     seconds: list[float] = field(default_factory=list)
     written: int = 0
     _lock: Lock = field(default_factory=Lock)
 
-    def listen(self, committed: Sequence[Committed]) -> None:
+    def on_committed(self, committed: Sequence[Committed]) -> None:
         with self._lock:
             self.written += len(committed)
-            self.seconds += [item.seconds for item in committed if item.op == "write"]
+            self.seconds += [
+                row.seconds for row in committed if row.op == "write" and row.seconds is not None
+            ]
 
-    def take(self) -> list[float]:
-        """The latencies since the last call."""
+    def take_latencies(self) -> list[float]:
+        """Return the latencies since the last call, in seconds."""
         with self._lock:
             seconds, self.seconds = self.seconds, []
         return seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """What the script may ask of the running service."""
+class View:
+    """The running service as the script sees it."""
 
     watched: Watched
-    durable: Callable[[], LSN]
+    is_reflected: Callable[[LSN], bool]
+    """Whether the target reflects the log up to a position, and the listeners were told."""
     embedded: Callable[[], int]
     """Texts that the model has embedded so far."""
     skipped: Callable[[], dict[str, int]]
@@ -79,7 +83,7 @@ class Service:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One thing that the application did, and what it cost."""
+    """One thing that the application did, and its cost."""
 
     title: str
     changes: int
@@ -119,13 +123,13 @@ class Report:
 class Script:
     """Plays the application against one database."""
 
-    def __init__(self, connect: Callable[[], Any], service: Service, model: Model) -> None:
+    def __init__(self, connect: Callable[[], Any], view: View, model: Model) -> None:
         self._connect = connect
-        self._service = service
+        self._view = view
         self._model = model
 
-    def load(self, pages: Sequence[Page], on_progress: Callable[[int], None]) -> Report:
-        """Insert the corpus through the running stream; returns once every vector is there."""
+    def load_pages(self, pages: Sequence[Page], on_progress: Callable[[int], None]) -> Report:
+        """Insert the corpus through the running stream; return when every vector is there."""
         report = Report(documents=len(pages))
         began = time.perf_counter()
         with self._cursor() as cursor:
@@ -137,10 +141,10 @@ class Script:
                     f"insert into documents (id, title, body) values {marks}",
                     [value for row in values for value in row],
                 )
-            self._settle(cursor, lambda: on_progress(self._service.watched.written))
+            self._wait_until_reflected(cursor, lambda: on_progress(self._view.watched.written))
         on_progress(len(pages))
         report.documents_per_second = len(pages) / (time.perf_counter() - began)
-        self._service.watched.take()
+        self._view.watched.take_latencies()
         return report
 
     def edit(self) -> Iterator[Step]:
@@ -167,37 +171,39 @@ class Script:
         with self._cursor() as cursor:
             report.drift = _drift(cursor)
             report.searches = [_search(cursor, self._model, question) for question in QUESTIONS]
-        report.skipped = self._service.skipped()
+        report.skipped = self._view.skipped()
 
     def _step(
         self, title: str, statements: list[tuple[str, tuple[Any, ...]]], *, together: bool = False
     ) -> Step:
-        """Commit each statement by itself; unless ``together``, wait for each to be reflected."""
-        embedded, skipped = self._service.embedded(), self._service.skipped()
+        """Commit each statement by itself; unless ``together``, wait until each is reflected."""
+        embedded, skipped = self._view.embedded(), self._view.skipped()
         changes = 0
         with self._cursor() as cursor:
             for statement, values in statements:
                 cursor.execute(statement, values)
                 changes += cursor.rowcount
                 if not together:
-                    self._settle(cursor)
-            self._settle(cursor)
-        now = self._service.skipped()
-        seconds = self._service.watched.take()
+                    self._wait_until_reflected(cursor)
+            self._wait_until_reflected(cursor)
+        now = self._view.skipped()
+        seconds = self._view.watched.take_latencies()
         return Step(
             title=title,
             changes=changes,
-            embedded=self._service.embedded() - embedded,
+            embedded=self._view.embedded() - embedded,
             skipped={r: n - skipped.get(r, 0) for r, n in now.items() if n > skipped.get(r, 0)},
             seconds=seconds if len(statements) > 1 and not together else [],
         )
 
-    def _settle(self, cursor: Any, on_wait: Callable[[], None] = lambda: None) -> None:
+    def _wait_until_reflected(
+        self, cursor: Any, on_wait: Callable[[], None] = lambda: None
+    ) -> None:
         """Wait until everything that is committed now is reflected in the target."""
         cursor.execute("select pg_current_wal_lsn()::text")
         end = LSN.parse(cursor.fetchone()[0])
         began = time.perf_counter()
-        while self._service.durable() < end:
+        while not self._view.is_reflected(end):
             on_wait()
             self._check_time(began)
             time.sleep(0.005)
@@ -211,7 +217,7 @@ class Script:
 
     @staticmethod
     def _check_time(began: float) -> None:
-        if time.perf_counter() - began > SETTLE_SECONDS:
+        if time.perf_counter() - began > REFLECT_SECONDS:
             raise TimeoutError("the service does not keep up with the demo")
 
 
@@ -224,7 +230,7 @@ def percentiles(seconds: Sequence[float]) -> tuple[float | None, float | None]:
 
 
 def _drift(cursor: Any) -> int:
-    """Rows whose stored fingerprint is not that of their text, and stored rows without a row."""
+    """Count rows without the fingerprint of their text, and stored documents without a row."""
     cursor.execute(
         "select s.title, s.body, t.document_hash from documents s "
         "full join cdc_embed.documents_embedding t on t.id = s.id and t.chunk = 0"

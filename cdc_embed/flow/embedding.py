@@ -78,7 +78,12 @@ class EmbeddingRunner:
         return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
 
     def close(self) -> None:
+        """Let go of the workers; the embedder is its owner's to close."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def give_up(self) -> None:
+        """Make calls that hang return with an error."""
+        self.close()
         self._embedder.close()
 
     def embed(self, texts: dict[bytes, str], *, again: bool = False) -> Embedded:

@@ -4,12 +4,13 @@ Written by the loop's thread, read by the web's: every attribute is replaced who
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from threading import Lock
 from typing import Final
 
-from cdc_embed.change.action import Annotate, Delete, Forget, Move, Refuse, Write
+from cdc_embed.change.action import Action, Annotate, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Plan, skipped
@@ -29,19 +30,31 @@ _OPS: Final[dict[type, str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
-    """One row whose change is committed in the target."""
+    """One row of the source whose documents were changed by a committed target transaction."""
 
-    table: Table
-    key: Key
+    table: str
+    """The source table with its schema, for example ``public.documents``."""
+    key: Mapping[str, str | int]
+    """The row's key by column name: integers as numbers, other types as PostgreSQL prints them.
+    Empty for ``truncate``."""
     op: str
-    lsn: LSN
-    seconds: float
-    """From the commit in the source to the commit in the target, never below 0."""
+    """``write``: the row has new vectors. ``move``: the vectors of another key are this row's now.
+    ``metadata``: only the metadata columns changed. ``delete``: the row has no vectors any more.
+    ``dead_letter``: the same, because its text was refused. ``truncate``: so for every row."""
+    commit_lsn: LSN | None
+    """The start of the commit record in the source's log. An integer that prints as X/X; None for
+    a row that was read from the table (backfill, ``verify --repair``, ``dlq retry``)."""
+    committed_at: datetime | None
+    """The time of the commit in the source, with a time zone; None for a row that was read."""
+    seconds: float | None
+    """Seconds from the commit in the source to the commit in the target, at least 0; None for a
+    row that was read."""
 
 
 Listener = Callable[[Sequence[Committed]], None]
+"""A function that is called with the rows of each committed target transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +69,9 @@ class Positions:
 class Telemetry:
     """Everything that the loop shows to the outside."""
 
-    def __init__(self, metrics: Metrics, listeners: Sequence[Listener] = ()) -> None:
+    def __init__(self, metrics: Metrics, on_committed: Listener | None = None) -> None:
         self.metrics = metrics
-        self._listeners = listeners
+        self._on_committed = on_committed
         self._lock = Lock()
         self.positions = Positions()
         self.ticked_at = time.monotonic()
@@ -70,6 +83,10 @@ class Telemetry:
         """Return the seconds since the oldest commit that is not reflected; 0 when idle."""
         oldest = self._oldest_commit
         return 0.0 if oldest is None else max(0.0, time.time() - oldest)
+
+    def turned(self) -> None:
+        """Note that the loop has come round, or has tried once more to begin."""
+        self.ticked_at = time.monotonic()
 
     def tick(self, pending: Pending, progress: Progress, oldest: float | None, full: bool) -> None:
         """Note a turn of the loop, with its positions and what is pending."""
@@ -105,6 +122,7 @@ class Telemetry:
         self.metrics.write_duration.observe(written.seconds)
         self.metrics.embed_texts.labels("reused").inc(prepared.reused)
         self._count_written(prepared.plan)
+        self._tell(_committed(*row, action) for row, action in prepared.plan.actions.items())
 
     def _count_written(self, plan: Plan) -> None:
         for (table, _), action in plan.actions.items():
@@ -127,22 +145,23 @@ class Telemetry:
         for table in plan.batch.truncated:
             self.metrics.rows_written.labels(table.full_name, "truncate").inc()
         self._count_written(plan)
-        committed = list(self._committed(plan, written.committed_at))
-        for item in committed:
-            self.metrics.end_to_end_latency.labels(item.table.full_name).observe(item.seconds)
-        for listener in self._listeners:
-            listener(committed)
-
-    def _committed(self, plan: Plan, now: float) -> "list[Committed]":
-        committed = []
+        now = written.committed_at
         for (table, key), action in plan.actions.items():
-            op = _OPS.get(type(action))
-            if op is None:
-                continue
-            change = plan.batch.images[table, key].change
-            seconds = max(0.0, now - change.committed_at.timestamp())
-            committed.append(Committed(table, key, op, change.position.commit_lsn, seconds))
-        return committed
+            if type(action) in _OPS:
+                change = plan.batch.images[table, key].change
+                self.metrics.end_to_end_latency.labels(table.full_name).observe(_age(change, now))
+        self._tell(_truncated(change, now) for change in plan.batch.truncated.values())
+        self._tell(
+            _committed(*row, action, plan.batch.images[row].change, now)
+            for row, action in plan.actions.items()
+        )
+
+    def _tell(self, rows: Iterable[Committed | None]) -> None:
+        if self._on_committed is None:
+            return
+        committed = [row for row in rows if row is not None]
+        if committed:
+            self._on_committed(committed)
 
     def _count_skipped(self, plan: Plan) -> None:
         counter = self.metrics.changes_skipped
@@ -150,3 +169,36 @@ class Telemetry:
             counter.labels(table.full_name, "superseded").inc(count)
         for name, reason in skipped(plan):
             counter.labels(name, reason).inc()
+
+
+def _committed(
+    table: Table, key: Key, action: Action, change: Change | None = None, now: float = 0.0
+) -> Committed | None:
+    """What listeners hear of an action; None when no reader of the vectors sees a difference."""
+    op = _OPS.get(type(action))
+    if op is None or isinstance(action, Forget):
+        return None
+    return Committed(
+        table=table.full_name,
+        key=table.key_object(key),
+        op=op,
+        commit_lsn=change.position.commit_lsn if change else None,
+        committed_at=change.committed_at if change else None,
+        seconds=_age(change, now) if change else None,
+    )
+
+
+def _truncated(change: Change, now: float) -> Committed:
+    return Committed(
+        table=change.table.full_name,
+        key={},
+        op="truncate",
+        commit_lsn=change.position.commit_lsn,
+        committed_at=change.committed_at,
+        seconds=_age(change, now),
+    )
+
+
+def _age(change: Change, now: float) -> float:
+    """Seconds from the commit in the source until ``now``, Unix time."""
+    return max(0.0, now - change.committed_at.timestamp())

@@ -1,16 +1,16 @@
-"""Reconcile: the source compared with the target, row by row. Backfill, repair, rebuild, verify.
+"""Reconcile: every row of the source, compared with the target. Backfill, repair, rebuild, verify.
 
-A thread of its own scans the source (then the target, for orphans) and hands slices of rows to the
-loop, which gives each a place in the order of the log; see ``lane`` for what keeps a slice from
-putting an older row over a newer one. Comparing and embedding are ``prepare``'s, remembering how
-far it came is ``target.reconcile``'s. It yields to the stream, but for a slice every two seconds.
+A thread of its own scans the source, then the target for orphans, and hands slices of rows to the
+loop, which gives each a place in the order of the log. ``flow.lane`` keeps a slice from putting an
+older row over a newer one, ``flow`` compares and embeds, ``target.ledger`` stores the progress.
+Slices yield to the stream, except for one every two seconds.
 """
 
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from threading import Event, Thread
-from typing import Final
+from threading import Thread
+from typing import Final, Protocol
 
 import structlog
 
@@ -21,124 +21,122 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     UnexpectedError,
 )
-from cdc_embed.metrics import Metrics
 from cdc_embed.reconcile.requests import Requests
-from cdc_embed.reconcile.slices import Scope, SliceReader, StoppedError
-from cdc_embed.source.coverage import Undelivered
+from cdc_embed.reconcile.slices import Scope, StoppedError, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 
 POLL_SECONDS: Final = 0.5
-"""Between two looks for something to do."""
+"""The pause before the next search for something to do."""
 CANCEL_SECONDS: Final = 0.5
+"""The time that the thread has to end before its statement is cancelled, again and again."""
 TROUBLE_SECONDS: Final = 2.0
+"""The pause after a database did not answer."""
 SAVE_SECONDS: Final = 1.0
-"""Between two notes of how far a table is."""
+"""The time between two records of a table's progress."""
 QUICK_KINDS: Final = ("retry",)
-"""What is asked of these kinds is done quickly, and does not wait for a backfill to end."""
+"""The kinds of requests that take little time and do not wait for the end of a backfill."""
 Answers = Mapping[str, Callable[[Request], None]]
-"""What answers the requests of each kind, but backfills."""
+"""The function that answers each kind of request, except backfills."""
 
 log = structlog.get_logger()
 
 
 class _OutdatedError(Exception):
-    """Changes of the table were missed meanwhile, or another instance compares it."""
+    """The comparison began again meanwhile, or another instance has taken it over."""
+
+
+class Surroundings(Protocol):
+    """The parts of a service that a reconciler needs beside its own work."""
+
+    def table_compared(self, table: Table) -> None:
+        """Note that every row of a table is compared, and has its vectors."""
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn the loss of a table while it is read into an outage."""
+
+    def cancel(self) -> None:
+        """Cancel the statement that is running; called from another thread."""
 
 
 class Reconciler:
-    """Does what is to be done for the tables of one connection, until it ends."""
+    """Does all work on rows that are read during one term, until the term ends."""
 
     def __init__(
         self,
         *,
-        slices: SliceReader,
-        scopes: list[Scope],
+        work: Work,
         requests: Requests,
         answers: Answers,
-        on_compared: Callable[[Table], None],
+        surroundings: Surroundings,
         on_failure: Callable[[CdcEmbedError], None],
-        undelivered: Undelivered,
-        reading: Callable[[], AbstractContextManager[None]],
-        epoch: int,
-        metrics: Metrics,
-        stop: Event,
-        cancel: Callable[[], None],
     ) -> None:
-        self._cancel = cancel
-        self._slices = slices
-        self._ledger = slices.ledger
-        self._scopes = scopes
+        self._work = work
+        self._slices = work.slices
+        self._ledger = work.ledger
+        self._ended = work.term.ended
+        self._epoch = work.term.epoch
         self._requests = requests
         self._answers = answers
-        self._on_compared = on_compared
+        self._surroundings = surroundings
         self._on_failure = on_failure
-        self._undelivered = undelivered
-        self._reading = reading
-        self._epoch = epoch
-        self._metrics = metrics
-        self._stop = stop
         self._opened = False
         self._thread = Thread(target=self._run, name="reconcile", daemon=True)
 
     @property
     def waiting_for(self) -> str:
+        """The transactions that must end before rows can be compared; empty if there are none."""
         return self._slices.waiting_for
 
     def start(self) -> None:
-        """Begin; until it is known how far each table is, none of its stored rows is trusted."""
+        """Begin. No stored row of a table is trusted before the table's progress is known."""
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for the thread, once its end is asked for; a statement that waits is cancelled."""
+        """Wait for the thread after the end of the term; cancel a statement that waits."""
         self._thread.join(CANCEL_SECONDS)
         while self._thread.is_alive():
-            self._cancel()
+            self._surroundings.cancel()
             self._thread.join(CANCEL_SECONDS)
 
     def _run(self) -> None:
-        while not self._stop.is_set():
+        while not self._ended.is_set():
             try:
-                with self._reading():
+                with self._surroundings.reading():
                     self._turn()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 log.warning("reconcile waits", problem=str(exc))
-                self._stop.wait(TROUBLE_SECONDS)
+                self._ended.wait(TROUBLE_SECONDS)
             except StoppedError:
                 return
             except CdcEmbedError as exc:
                 self._on_failure(exc)
                 return
             except Exception as exc:
-                # a thread that is gone would only look as if nothing were to be done
+                # without this thread the service would only look as if there were nothing to do
                 log.exception("reconcile failed")
                 self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
                 return
-            self._stop.wait(POLL_SECONDS)
+            self._ended.wait(POLL_SECONDS)
 
     def _turn(self) -> None:
-        """Everything that is to be done now."""
+        """Do everything that is to be done now."""
         if not self._opened:
-            self._requests.open()
-            known = self._ledger.comparisons()
-            for scope in self._present():
-                comparison = known.get(scope.table.full_name)
-                if comparison is not None and comparison.state == DONE:
-                    self._mark_compared(scope.table)
-        self._requests.take_in()
+            self._open()
+        self._requests.take_in_requests()
         known = self._ledger.comparisons()
-        present = self._present()
-        # one may have been forgotten while we run, by setup or as absent: it begins anew
-        self._opened = all(scope.table.full_name in known for scope in present)
+        delivered = self._delivered()
+        # setup can delete a comparison meanwhile, and so can a table that is not delivered
+        self._opened = all(scope.table.full_name in known for scope in delivered)
         if not self._opened:
             return
-        todo = [scope for scope in present if known[scope.table.full_name].state == RUNNING]
+        todo = [scope for scope in delivered if known[scope.table.full_name].state == RUNNING]
         self._requests.close_backfills()
         if not todo and not self._requests.asked(*self._answers):
             return
         if todo:
-            # the log may still bring older versions than what made this necessary: they come first,
-            # and before the touched keys are remembered, of which there may be millions
+            # the log can still bring older versions than those that caused the comparison: they
+            # come first, before touched keys are remembered, because there can be millions
             self._slices.wait_until_durable()
         self._slices.begin(self._requests.say_waiting)
         try:
@@ -149,20 +147,29 @@ class Reconciler:
         finally:
             self._slices.end()
 
+    def _open(self) -> None:
+        """Make sure that each table has a comparison, and trust the rows of those that are done."""
+        self._requests.open_comparisons()
+        known = self._ledger.comparisons()
+        for scope in self._delivered():
+            comparison = known.get(scope.table.full_name)
+            if comparison is not None and comparison.state == DONE:
+                self._mark_compared(scope.table)
+
     def _answer(self, *kinds: str) -> None:
         for request in self._requests.asked(*kinds):
             self._answers[request.kind](request)
 
-    def _present(self) -> list[Scope]:
-        absent = self._undelivered.problems
-        return [scope for scope in self._scopes if scope.table.full_name not in absent]
+    def _delivered(self) -> list[Scope]:
+        undelivered = self._work.undelivered.problems
+        return [scope for scope in self._work.scopes if scope.table.full_name not in undelivered]
 
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:
-        """Compare one table from where it stands, and make what is stored equal."""
+        """Continue the comparison of one table, and make the stored rows equal."""
         table = scope.table
         log.info("reconcile", table=table.full_name, stage=comparison.stage)
         self._slices.distrust(table)
-        running = self._metrics.reconcile_running.labels(table.full_name)
+        running = self._work.metrics.reconcile_running.labels(table.full_name)
         running.set(1)
         try:
             if comparison.stage == "rows":
@@ -177,7 +184,7 @@ class Reconciler:
             comparison.state = DONE
             self._save(comparison)
         except _OutdatedError:
-            return  # it begins again with the next turn
+            return  # the next turn begins it again
         finally:
             running.set(0)
         self._mark_compared(table)
@@ -185,20 +192,20 @@ class Reconciler:
         log.info("reconciled", table=table.full_name, rows=comparison.checked, **counts)
 
     def _mark_compared(self, table: Table) -> None:
-        self._slices.lane.trust(table)
-        self._on_compared(table)
+        self._work.term.lane.trust(table)
+        self._surroundings.table_compared(table)
 
     def _pass(
         self, table: Table, comparison: Comparison, scans: Iterator[tuple[Scan, Key | None]]
     ) -> None:
         saved = time.monotonic()
         for scan, after in scans:
-            for examined in self._slices.examine_all(table, scan, repair=True):
+            for examined in self._slices.hand_over_all(table, scan, repair=True):
                 comparison.count(examined.verdicts.values())
             comparison.cursor = after
             if time.monotonic() - saved > SAVE_SECONDS:
                 self._save(comparison)
-                self._requests.take_in()
+                self._requests.take_in_requests()
                 self._answer(*QUICK_KINDS)
                 saved = time.monotonic()
 

@@ -1,10 +1,10 @@
-"""What is to be reconciled: by itself at the start, and because the command line asks for it.
+"""Requests for bulk work, and the backfills that begin unasked.
 
-Bulk work with a paid embedder waits for a person when it would cost more than the configuration
-allows unasked.
+The command line leaves a request in the target database; this room begins it and replies. Bulk
+work with a paid embedder waits for a request if it would cost more than the configuration allows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,21 +13,21 @@ import structlog
 from cdc_embed.change.document import Table
 from cdc_embed.config.sections import BackfillConfig
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
-from cdc_embed.reconcile.slices import Scope
-from cdc_embed.source.coverage import Undelivered
-from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Comparison, Ledger, Request
+from cdc_embed.reconcile.slices import Work
+from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Comparison, Request
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """How much a source table holds, and where."""
+    """The size of a source table, and the token of its present form."""
 
     rows: int | None
     bytes: int
-    """Of text; 0 where nobody pays for it."""
+    """Bytes of text; 0 with an embedder that is not paid."""
     shape: str
+    """A token that changes when the table was rewritten or altered, or was not delivered."""
 
     @property
     def tokens(self) -> int:
@@ -35,35 +35,32 @@ class Size:
 
 
 class Requests:
-    """Takes requests in, decides what begins by itself, and answers."""
+    """Takes requests in, decides which backfills begin unasked, and replies."""
 
     def __init__(
         self,
         *,
-        ledger: Ledger,
-        scopes: Sequence[Scope],
+        work: Work,
         backfill: BackfillConfig,
         paid: bool,
         measure: Callable[[Table], Size],
-        undelivered: Undelivered,
     ) -> None:
-        self._undelivered = undelivered
-        self._ledger = ledger
-        self._scopes = scopes
+        self._work = work
+        self._ledger = work.ledger
+        self._scopes = work.scopes
         self._backfill = backfill
         self._paid = paid
         self._measure = measure
         self._open: list[Request] = []
         self._said: dict[int, dict[str, Any]] = {}
 
-    def open(self) -> None:
-        """Make sure that every table's comparison is known; a new one begins if it may."""
-        self._ledger.forget_unconfigured([scope.table for scope in self._scopes])
+    def open_comparisons(self) -> None:
+        """Make sure that every table has a comparison; begin a new one unless it must wait."""
+        self._ledger.forget_unconfigured(self._work.tables)
         for scope in self._scopes:
             self._ledger.settle(scope.table, scope.space)
         known = self._ledger.comparisons()
-        absent = self._undelivered.problems
-        names = known.keys() | absent.keys()
+        names = known.keys() | self._work.undelivered.problems.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]
         sizes = {scope.table: self._measure(scope.table) for scope in new}
         reason = self._reason_to_wait(sizes.values())
@@ -94,33 +91,34 @@ class Requests:
             f"run: cdc-embed backfill --yes"
         )
 
-    def take_in(self) -> None:
-        """Begin the backfills that are asked for, and say how far those are that were begun."""
+    def take_in_requests(self) -> None:
+        """Begin the backfills that are requested, and report the progress of running ones."""
         self._open = self._ledger.requests()
         for request in self.asked("backfill"):
             if request.state == WAITING:
-                self._begin(request)
+                self._begin_backfill(request)
             else:
-                self._go_on(request)
+                self._report_backfill(request)
 
     def say_waiting(self, holders: str) -> None:
-        """Nothing can be compared before these transactions have ended."""
+        """Report that rows can be compared only after these transactions have ended."""
         self._open = self._ledger.requests()
         for request in self._open:
-            self._say(request, {"waiting_for": f"the end of {holders}"})
+            self._reply_once(request, {"waiting_for": f"the end of {holders}"})
 
-    def _say(self, request: Request, progress: dict[str, Any]) -> None:
+    def _reply_once(self, request: Request, progress: dict[str, Any]) -> None:
+        """Reply unless the same was replied before."""
         if self._said.get(request.id) != progress:
             self._said[request.id] = progress
             self._ledger.reply(request.id, request.state, progress=progress)
 
-    def _begin(self, request: Request) -> None:
+    def _begin_backfill(self, request: Request) -> None:
         tables = self._tables(request)
         sizes = {table: self._measure(table) for table in tables}
         problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
-        problem = self._undelivered.problem_of(tables) or problem
+        problem = self._work.problem_of(tables) or problem
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
@@ -128,20 +126,20 @@ class Requests:
             self._ledger.start(table, size.rows, size.shape)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
-    def _go_on(self, request: Request) -> None:
-        """Say how far it is; a table may have left, or have to wait again, at another price."""
+    def _report_backfill(self, request: Request) -> None:
+        """Report its progress; fail it if a table is not delivered, or must wait again."""
         tables = self._tables(request)
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
         waiting = [f"{c.table_name} waits: {c.reason}" for c in found if c.state == WAITING]
-        problem = self._undelivered.problem_of(tables) or "; ".join(waiting)
+        problem = self._work.problem_of(tables) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
         else:
-            self._say(request, self._standing(request))
+            self._reply_once(request, self._standing(request))
 
     def close_backfills(self) -> None:
-        """Answer the backfills whose tables are done."""
+        """Reply to the backfills whose tables are all compared."""
         self._open = self._ledger.requests()
         for request in self.asked("backfill"):
             standing = self._standing(request)
@@ -150,13 +148,12 @@ class Requests:
                 self._ledger.reply(request.id, DONE, progress=standing, result=standing)
 
     def asked(self, *kinds: str) -> list[Request]:
-        """What is asked of these kinds, of the requests that were taken in."""
+        """List the requests of these kinds, of those that were taken in."""
         return [request for request in self._open if request.kind in kinds]
 
     def _tables(self, request: Request) -> list[Table]:
         name = request.arguments.get("table")
-        tables = [scope.table for scope in self._scopes]
-        return [table for table in tables if name in {None, table.full_name}]
+        return [table for table in self._work.tables if name in {None, table.full_name}]
 
     def _standing(self, request: Request) -> dict[str, Any]:
         known = self._ledger.comparisons()

@@ -1,7 +1,7 @@
-"""``dlq retry``: dead letters tried once more.
+"""``dlq retry``: dead letters, tried once more.
 
-Their rows are read from the source again and take the way of every row that is read: a place in
-the order of the log, and whatever the row says now counts. What is refused again stays a letter.
+Their rows are read from the source again and get a place in the order of the log, as every row
+that is read. The row's present text is embedded. A text that is refused again stays a letter.
 """
 
 from collections.abc import Sequence
@@ -11,13 +11,12 @@ from typing import Any, Final
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.reconcile.slices import Scope, SliceReader
-from cdc_embed.source.coverage import Undelivered
+from cdc_embed.reconcile.slices import Work
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, Request
 from cdc_embed.target.letters import Letter, Letters
 
 PART_LETTERS: Final = 100
-"""Tried together; progress is told in between."""
+"""Letters that are tried together, before the next report of progress."""
 
 log = structlog.get_logger()
 
@@ -41,28 +40,20 @@ class _Tally:
 class Retrier:
     """Answers retry requests, one after the other."""
 
-    def __init__(
-        self,
-        *,
-        slices: SliceReader,
-        scopes: Sequence[Scope],
-        letters: Letters,
-        undelivered: Undelivered,
-    ) -> None:
-        self._undelivered = undelivered
-        self._slices = slices
-        self._tables = [scope.table for scope in scopes]
+    def __init__(self, *, work: Work, letters: Letters) -> None:
+        self._work = work
+        self._slices = work.slices
         self._letters = letters
 
     def answer(self, request: Request) -> None:
-        """Try the letters that are asked for, and leave the result beside the request."""
-        reply = self._slices.ledger.reply
+        """Try the requested letters, and store the result beside the request."""
+        reply = self._work.ledger.reply
         tallies = [
             _Tally(table=table, letters=letters)
-            for table in self._tables
+            for table in self._work.tables
             if (letters := self._letters.find([table.full_name], request.arguments["ids"]))
         ]
-        problem = self._undelivered.problem_of([tally.table for tally in tallies])
+        problem = self._work.problem_of([tally.table for tally in tallies])
         if problem:
             reply(request.id, FAILED, error=problem)
             return
@@ -84,8 +75,8 @@ class Retrier:
 
     def _retry(self, tally: _Tally, letters: Sequence[Letter]) -> None:
         table = tally.table
-        scan = self._slices.look(table, {letter.key_in(table) for letter in letters})
-        for _ in self._slices.examine_all(table, scan, repair=True, retry=True):
+        scan = self._slices.read_keys(table, {letter.key_in(table) for letter in letters})
+        for _ in self._slices.hand_over_all(table, scan, repair=True, retry=True):
             pass
         tally.retried += len(letters)
         left = self._letters.find([table.full_name], [letter.id for letter in letters])

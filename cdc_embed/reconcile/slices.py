@@ -1,12 +1,13 @@
-"""Rows of the source compared with what is stored, slice by slice: for reconcile and verify.
+"""Rows of the source, read slice by slice, for reconcile and verify.
 
-Scans, waits and hands over; it decides nothing. The first slice waits until every transaction has
-ended that was running when the touched keys began to be remembered: what an earlier process
-received, or this one before, could not be known otherwise.
+Scans, waits, and hands rows over to the loop. It compares nothing and decides nothing: both are
+the work of ``flow``. The first slice waits until every transaction has ended that was running when
+the rows that the log touches began to be remembered. Changes that were received before then, by
+this process or an earlier one, could not be known otherwise.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYetError
 from dataclasses import dataclass
@@ -16,15 +17,18 @@ from typing import Final, TypeVar
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
 from cdc_embed.flow.lane import Examined, Lane, Slice
+from cdc_embed.metrics import Metrics
+from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.ledger import Ledger
 
 SLICE_ROWS: Final = 1000
 SLICE_CHARACTERS: Final = 4 << 20
 POLL_SECONDS: Final = 0.5
-PATIENT_SECONDS: Final = 0.05
+RETRY_SECONDS: Final = 0.05
+"""The pause before rows are read again that could not be read or compared."""
 BLOCKED_SECONDS: Final = 0.25
-"""Between two looks at whether transactions have ended."""
+"""The pause before running transactions are listed again."""
 
 
 T = TypeVar("T")
@@ -36,59 +40,71 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """One table to be kept equal, and where its vectors are."""
+    """One table to be kept equal, and the vector space of its documents."""
 
     table: Table
     space: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Term:
+    """The time for which one instance holds the slot: from one connection to its end."""
+
+    lane: Lane
+    """The way of rows into the order of the log."""
+    epoch: int
+    ended: Event
+
+
 class SliceReader:
-    """Reads rows of the source and has them compared: what backfill and verify share."""
+    """Reads rows of the source and hands them over to be compared."""
 
     def __init__(
         self,
         *,
-        lane: Lane,
+        term: Term,
         rows: RowReader,
         ledger: Ledger,
         wal_end: Callable[[], int],
-        stop: Event,
         rows_per_second: int,
     ) -> None:
-        self._wal_end = wal_end
-        self._lane = lane
+        self._lane = term.lane
+        self._ended = term.ended
         self._rows = rows
-        self._stop = stop
+        self._ledger = ledger
+        self._wal_end = wal_end
         self._rate = rows_per_second
-        self.ledger = ledger
         self.waiting_for = ""
-        """Whom the first slice waits for; for ``status``."""
+        """The transactions that the first slice waits for; for ``status``."""
 
     def begin(self, on_wait: Callable[[str], None]) -> None:
-        """Remember from here on what the log touches, and wait for what it touched before.
+        """Remember the rows that the log touches, and wait for the transactions before that.
 
-        ``on_wait`` hears whose transactions are waited for.
+        ``on_wait`` is called with the names of the transactions that are waited for.
         """
         self._lane.remember_touched()
         before = self._rows.next_xid()
         while (snapshot := self._rows.snapshot()).xmin < before:
-            self._lane.drop_seen(snapshot)  # it may be long, and as much is written meanwhile
+            self._lane.drop_seen(snapshot)  # the wait can be long, and much is written meanwhile
             self.waiting_for = ", ".join(self._rows.running_before(before)) or "a transaction"
             on_wait(self.waiting_for)
             self.pause(BLOCKED_SECONDS)
         self.waiting_for = ""
 
     def end(self) -> None:
+        """Stop remembering rows."""
         self._lane.forget_touched()
 
+    # -- reading -----------------------------------------------------------------------------------
+
     def scan(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
-        """The table's rows in the order of the key, with the key after which the next begin."""
+        """Read the table in the order of its key: slices, each with its last key."""
         most = min(SLICE_ROWS, self._rate) or SLICE_ROWS
         while True:
             began = time.monotonic()
             found = self._rows.scan(table, after, most, SLICE_CHARACTERS)
-            if found is None:  # rewritten or truncated meanwhile: what was read may be nothing
-                self.pause(PATIENT_SECONDS)
+            if found is None:  # the table was rewritten meanwhile: the rows could not be seen
+                self.pause(RETRY_SECONDS)
                 continue
             if found.rows:
                 after = next(reversed(found.rows))
@@ -100,35 +116,37 @@ class SliceReader:
                 self.pause(max(0.0, len(found.rows) / self._rate - spent))
 
     def orphans(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
-        """Stored keys that the source has no row for, in the order of the target."""
-        while keys := self.ledger.stored_keys(table, after, SLICE_ROWS):
+        """Find stored keys without a row in the source, in the order of the target."""
+        while keys := self._ledger.stored_keys(table, after, SLICE_ROWS):
             after = keys[-1]
-            yield self._gone(table, keys), after
-        letters = self.ledger.letter_keys(table)
+            yield self._read_missing(table, keys), after
+        letters = self._ledger.letter_keys(table)
         for start in range(0, len(letters), SLICE_ROWS):
-            yield self._gone(table, letters[start : start + SLICE_ROWS]), after
+            yield self._read_missing(table, letters[start : start + SLICE_ROWS]), after
 
-    def _gone(self, table: Table, keys: Collection[Key]) -> Scan:
-        return self._insist(lambda: self._rows.gone(table, keys))
+    def read_keys(self, table: Table, keys: Collection[Key]) -> Scan:
+        """Read some rows by key."""
+        return self._read_again(lambda: self._rows.look(table, keys))
 
-    def look(self, table: Table, keys: Collection[Key]) -> Scan:
-        """Some rows by key."""
-        return self._insist(lambda: self._rows.look(table, keys))
+    def _read_missing(self, table: Table, keys: Collection[Key]) -> Scan:
+        return self._read_again(lambda: self._rows.gone(table, keys))
 
-    def _insist(self, read: Callable[[], Scan | None]) -> Scan:
-        """Read until the table is not rewritten meanwhile."""
+    def _read_again(self, read: Callable[[], Scan | None]) -> Scan:
+        """Repeat a read until the table is not rewritten meanwhile."""
         while (found := read()) is None:
-            self.pause(PATIENT_SECONDS)
+            self.pause(RETRY_SECONDS)
         return found
 
-    def distrust(self, table: Table) -> None:
-        """From here on nothing that was known of the table's stored rows before proves anything."""
-        self._wait(self._lane.distrust(table))
+    # -- handing over ------------------------------------------------------------------------------
 
-    def examine(
+    def hand_over(
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
     ) -> Iterator[Examined]:
-        """Have rows compared, in parts when they are many; ``hidden`` ones are left out."""
+        """Have the loop compare rows, in parts if they are many.
+
+        Gives the verdicts of each part. Rows that the log touched after the read are named in
+        ``hidden`` and not compared.
+        """
         rows: Mapping[Key, Row | None] = scan.rows
         while rows:
             part = Slice(
@@ -139,39 +157,42 @@ class SliceReader:
                 sample=sample,
                 retry=retry,
             )
-            examined = self._wait(self._lane.submit(part))
+            examined = self._answer_of(self._lane.submit(part))
             yield examined
             rows = examined.rest
 
-    def examine_all(
+    def hand_over_all(
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
     ) -> Iterator[Examined]:
-        """The same, but hidden rows are read again until none is."""
+        """Have the loop compare rows; read hidden rows again until all are compared."""
         while True:
             hidden: set[Key] = set()
-            for examined in self.examine(table, scan, repair=repair, sample=sample, retry=retry):
+            for examined in self.hand_over(table, scan, repair=repair, sample=sample, retry=retry):
                 hidden |= examined.hidden
                 yield examined
             if not hidden:
                 return
-            self.pause(PATIENT_SECONDS)
-            scan = self.look(table, hidden)
+            self.pause(RETRY_SECONDS)
+            scan = self.read_keys(table, hidden)
+
+    def distrust(self, table: Table) -> None:
+        """Have the loop forget all that it knows of the table's stored rows."""
+        self._answer_of(self._lane.distrust(table))
+
+    # -- waiting -----------------------------------------------------------------------------------
 
     def wait_until_durable(self) -> None:
-        """Until the target reflects everything that was committed until now."""
+        """Wait until the target reflects everything that is committed now."""
         end = self._wal_end()
         while self._lane.durable < end:
-            self.pause(PATIENT_SECONDS)
-
-    @property
-    def lane(self) -> Lane:
-        return self._lane
+            self.pause(RETRY_SECONDS)
 
     def pause(self, seconds: float) -> None:
-        if self._stop.wait(seconds):
+        """Wait; raise ``StoppedError`` when the term ends first."""
+        if self._ended.wait(seconds):
             raise StoppedError
 
-    def _wait(self, answer: "Future[T]") -> T:
+    def _answer_of(self, answer: "Future[T]") -> T:
         while True:
             try:
                 return answer.result(POLL_SECONDS)
@@ -179,3 +200,24 @@ class SliceReader:
                 self.pause(0)
             except CancelledError:
                 raise StoppedError from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """The things that backfill, verify and retry work with during one term."""
+
+    term: Term
+    slices: SliceReader
+    scopes: Sequence[Scope]
+    ledger: Ledger
+    undelivered: Undelivered
+    metrics: Metrics
+
+    @property
+    def tables(self) -> list[Table]:
+        """The tables to be kept equal, in the order of the configuration."""
+        return [scope.table for scope in self.scopes]
+
+    def problem_of(self, tables: Sequence[Table]) -> str:
+        """The reason why changes of one of the tables are not delivered; empty if all are."""
+        return self.undelivered.problem_of(tables)

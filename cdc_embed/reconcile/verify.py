@@ -1,9 +1,9 @@
-"""``verify``: proof that every stored vector is fresh, or the list of what is not.
+"""``verify``: proof that every stored vector is fresh, or the number of rows that are not.
 
-A first look compares every row, and only raises suspicion: the source may be ahead of the log, and
-the log of the target. Suspects are looked at again once the target reflects everything that was
-committed at the first look. Who differs still, and was not touched by the log meanwhile, is drift;
-who was touched is pending. With ``repair`` drift is mended and looked at once more.
+A first comparison of every row finds suspects only, because the source can be ahead of the log,
+and the log ahead of the target. Suspects are compared again when the target reflects everything
+that was committed at the first comparison. A row that differs still is drift. If the log touched it
+meanwhile, it is pending. With ``repair`` drift is mended and compared once more.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -14,16 +14,15 @@ import structlog
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
-from cdc_embed.metrics import DRIFT_KINDS, Metrics
-from cdc_embed.reconcile.slices import Scope, SliceReader
-from cdc_embed.source.coverage import Undelivered
+from cdc_embed.metrics import DRIFT_KINDS
+from cdc_embed.reconcile.slices import Scope, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
 
 SAMPLE_ROWS: Final = 50
-"""Embedded together: the stream waits meanwhile."""
+"""Documents that are embedded together; the stream waits meanwhile."""
 MOST_SUSPECTS: Final = 1000
-"""Looked at again together: more would only take memory."""
+"""Rows that are compared again together; more would only take memory."""
 
 log = structlog.get_logger()
 
@@ -44,7 +43,7 @@ class Tally:
     repaired: int = 0
     sampled: int = 0
     remaining: int = 0
-    """Drift that is still there after the repair; all of it without one."""
+    """Drift that is left after the repair; without a repair, all drift."""
     suspects: set[Key] = field(default_factory=set, repr=False)
 
     @property
@@ -62,43 +61,34 @@ class Tally:
 
 
 class _CalledOffError(Exception):
-    """Nobody waits for the answer any more."""
+    """The request was withdrawn."""
 
 
 class Verifier:
     """Answers verify requests, one after the other."""
 
-    def __init__(
-        self,
-        *,
-        slices: SliceReader,
-        scopes: list[Scope],
-        metrics: Metrics,
-        undelivered: Undelivered,
-        paid: bool = False,
-    ) -> None:
-        self._undelivered = undelivered
+    def __init__(self, *, work: Work, paid: bool = False) -> None:
+        self._work = work
+        self._slices = work.slices
+        self._ledger = work.ledger
         self._paid = paid
-        self._slices = slices
-        self._scopes = scopes
-        self._metrics = metrics
 
     def answer(self, request: Request) -> None:
-        """Verify every table, and leave the result beside the request."""
-        problem = self._undelivered.problem_of([scope.table for scope in self._scopes])
+        """Verify every table, and store the result beside the request."""
+        problem = self._work.problem_of(self._work.tables)
         if problem:
-            self._slices.ledger.reply(request.id, FAILED, error=problem)
+            self._ledger.reply(request.id, FAILED, error=problem)
             return
-        if request.arguments.get("repair") and self._paid and self._refuse(request):
+        if request.arguments.get("repair") and self._paid and self._refuse_repair(request):
             return
         done: list[Tally] = []
-        for scope in self._scopes:
+        for scope in self._work.scopes:
             tally = Tally(name=scope.table.full_name)
             done.append(tally)
 
             def say(tallies: list[Tally] = done) -> None:
                 progress = {"tables": [tally.contract() for tally in tallies]}
-                if not self._slices.ledger.reply(request.id, RUNNING, progress=progress):
+                if not self._ledger.reply(request.id, RUNNING, progress=progress):
                     raise _CalledOffError
 
             try:
@@ -111,27 +101,26 @@ class Verifier:
             "drift": sum(tally.drift for tally in done),
             "remaining": sum(tally.remaining for tally in done),
         }
-        self._show(done)
-        self._slices.ledger.reply(request.id, DONE, progress=result, result=result)
+        self._show_metrics(done)
+        self._ledger.reply(request.id, DONE, progress=result, result=result)
 
-    def _refuse(self, request: Request) -> bool:
-        """A repair must not do unasked what a backfill waits to be asked for."""
-        ledger = self._slices.ledger
-        known = ledger.comparisons()
-        ours = [known[s.table.full_name] for s in self._scopes if s.table.full_name in known]
+    def _refuse_repair(self, request: Request) -> bool:
+        """Refuse a repair that would do the work of a backfill that waits for a request."""
+        known = self._ledger.comparisons()
+        ours = [known[t.full_name] for t in self._work.tables if t.full_name in known]
         waiting = [comparison for comparison in ours if comparison.state == WAITING]
         for comparison in waiting[:1]:
             error = f"{comparison.table_name} is not backfilled yet: {comparison.reason}"
-            ledger.reply(request.id, FAILED, error=error)
+            self._ledger.reply(request.id, FAILED, error=error)
         return bool(waiting)
 
-    def _show(self, done: list[Tally]) -> None:
+    def _show_metrics(self, done: list[Tally]) -> None:
         for tally in done:
             for kind in DRIFT_KINDS:
                 found = 0 if tally.repaired and not tally.remaining else getattr(tally, kind)
-                self._metrics.drift_rows.labels(tally.name, kind).set(found)
+                self._work.metrics.drift_rows.labels(tally.name, kind).set(found)
         if not any(tally.remaining for tally in done):
-            self._metrics.verify_last_success.set_to_current_time()
+            self._work.metrics.verify_last_success.set_to_current_time()
 
     def _verify(
         self, scope: Scope, tally: Tally, arguments: dict[str, Any], say: Callable[[], None]
@@ -139,23 +128,23 @@ class Verifier:
         table, repair = scope.table, bool(arguments.get("repair"))
         for scan, _ in self._slices.scan(table, None):
             tally.checked += len(scan.rows)
-            self._look(table, scan, tally)
+            self._find_suspects(table, scan, tally)
             if len(tally.suspects) > MOST_SUSPECTS:
-                self._judge(table, tally, repair=repair)
+                self._compare_suspects(table, tally, repair=repair)
             say()
         for scan, _ in self._slices.orphans(table, None):
-            self._look(table, scan, tally)
+            self._find_suspects(table, scan, tally)
             if len(tally.suspects) > MOST_SUSPECTS:
-                self._judge(table, tally, repair=repair)
+                self._compare_suspects(table, tally, repair=repair)
             say()
-        self._judge(table, tally, repair=repair)
+        self._compare_suspects(table, tally, repair=repair)
         if arguments.get("sample"):
             self._sample(scope, tally, int(arguments["sample"]), repair=repair)
         log.info("verified", **tally.contract())
 
-    def _look(self, table: Table, scan: Scan, tally: Tally) -> None:
-        """The first look: what is right is counted, the rest is suspected."""
-        for examined in self._slices.examine(table, scan, repair=False):
+    def _find_suspects(self, table: Table, scan: Scan, tally: Tally) -> None:
+        """Compare rows for the first time: count those that are right, suspect the others."""
+        for examined in self._slices.hand_over(table, scan, repair=False):
             tally.suspects |= examined.hidden
             for key, verdict in examined.verdicts.items():
                 if verdict.drifts:
@@ -163,44 +152,47 @@ class Verifier:
                 elif scan.rows[key] is not None:
                     tally.add([verdict])
 
-    def _judge(self, table: Table, tally: Tally, *, repair: bool) -> None:
-        """The second look at the suspects: what differs still is drift."""
+    def _compare_suspects(self, table: Table, tally: Tally, *, repair: bool) -> None:
+        """Compare the suspects again: those that differ still are drift."""
         suspects, tally.suspects = tally.suspects, set()
-        drift, right, pending = self._look_again(table, suspects, sample=False)
+        drift, right, pending = self._compare_again(table, suspects, sample=False)
         tally.add(drift.values())
         tally.add(right.values())
         tally.pending += len(pending)
-        self._settle(table, drift.keys(), tally, repair=repair, sample=False)
+        self._repair_drift(table, drift.keys(), tally, repair=repair, sample=False)
 
-    def _settle(
+    def _repair_drift(
         self, table: Table, drift: Collection[Key], tally: Tally, *, repair: bool, sample: bool
     ) -> None:
-        """Mend what drifts, if that is asked for, and look once more."""
+        """Mend drift, if that is requested, and compare once more."""
         left = len(drift)
         if repair and drift:
-            scan = self._slices.look(table, drift)
-            for _ in self._slices.examine_all(table, scan, repair=True, sample=sample):
+            scan = self._slices.read_keys(table, drift)
+            for _ in self._slices.hand_over_all(table, scan, repair=True, sample=sample):
                 pass
-            left = len(self._look_again(table, drift, sample=sample)[0])
+            left = len(self._compare_again(table, drift, sample=sample)[0])
             tally.repaired += len(drift) - left
         tally.remaining += left
 
-    def _look_again(
+    def _compare_again(
         self, table: Table, keys: Collection[Key], *, sample: bool
     ) -> tuple[dict[Key, Verdict], dict[Key, Verdict], set[Key]]:
-        """(what differs, what is right of the rows that exist, what the log touched meanwhile)."""
+        """Compare rows when the target reflects all that is committed now.
+
+        Returns (rows that differ, existing rows that are right, rows that the log touched).
+        """
         if not keys:
             return {}, {}, set()
-        lane = self._slices.lane
+        lane = self._work.term.lane
         lane.watch([(table, key) for key in keys])
         self._slices.wait_until_durable()
-        scan = self._slices.look(table, keys)
+        scan = self._slices.read_keys(table, keys)
         verdicts: dict[Key, Verdict] = {}
         pending: set[Key] = set()
-        for examined in self._slices.examine(table, scan, repair=False, sample=sample):
+        for examined in self._slices.hand_over(table, scan, repair=False, sample=sample):
             verdicts |= examined.verdicts
             pending |= examined.hidden
-        # a change that this look saw in the source has come by the log once this is reached
+        # a change that this comparison saw in the source has come by the log when this is reached
         self._slices.wait_until_durable()
         touched = {key for _, key in lane.touched()}
         lane.watch(())
@@ -212,26 +204,26 @@ class Verifier:
         return drift, right, pending
 
     def _sample(self, scope: Scope, tally: Tally, size: int, *, repair: bool) -> None:
-        """Embed some fresh documents once more: a stored vector that is another one is stale."""
+        """Embed some fresh documents again; count a stored vector that differs as stale."""
         table = scope.table
-        keys = self._slices.ledger.sample_keys(table, scope.space, size)
+        keys = self._ledger.sample_keys(table, scope.space, size)
         for start in range(0, len(keys), SAMPLE_ROWS):
             part = keys[start : start + SAMPLE_ROWS]
             fresh = self._verdicts(table, part, sample=False, of={Verdict.FRESH})
             tally.sampled += len(fresh)
             suspects = self._verdicts(table, fresh, sample=True, of={Verdict.STALE})
-            drift, _, _ = self._look_again(table, suspects, sample=True)
+            drift, _, _ = self._compare_again(table, suspects, sample=True)
             tally.add(drift.values())
-            tally.fresh -= len(drift)  # as which each was counted by its fingerprint
-            self._settle(table, drift.keys(), tally, repair=repair, sample=True)
+            tally.fresh -= len(drift)  # its fingerprint had counted each as fresh
+            self._repair_drift(table, drift.keys(), tally, repair=repair, sample=True)
 
     def _verdicts(
         self, table: Table, keys: Collection[Key], *, sample: bool, of: Collection[Verdict]
     ) -> list[Key]:
-        scan = self._slices.look(table, keys)
+        scan = self._slices.read_keys(table, keys)
         return [
             key
-            for examined in self._slices.examine(table, scan, repair=False, sample=sample)
+            for examined in self._slices.hand_over(table, scan, repair=False, sample=sample)
             for key, verdict in examined.verdicts.items()
             if verdict in of
         ]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from cdc_embed.change.document import Table
-from cdc_embed.service.service import Plugin
+from cdc_embed.service.instance import Plugin
 from cdc_embed.setup.connections import Connections
 from cdc_embed.target.registry import registered_tables
 from cdc_embed.wire import pgoutput, wal2json

@@ -1,386 +1,192 @@
-"""The service: leads when the slot is free, waits when it is not, comes back when it was cut off.
+"""A service as its owner sees it: run it in one thread, stop it and ask it from any other."""
 
-Order matters here. The slot is taken first and the epoch after it, so that a standby never fences
-a working leader; the recorded position is read with the epoch and compared with the slot that is
-then ours, so that nothing can move between the look and the first frame.
-"""
-
-import random
 import threading
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-import structlog
+from prometheus_client import CollectorRegistry
 
-from cdc_embed.change.document import Table
-from cdc_embed.change.plan import Cut
-from cdc_embed.change.transaction import Assembler, Callbacks
-from cdc_embed.errors import (
-    CdcEmbedError,
-    FencedError,
-    HistoryGapError,
-    PreflightError,
-    ReplicationError,
-    SlotBusyError,
-    SourceUnavailableError,
-    TableChangedError,
-    TargetUnavailableError,
-)
-from cdc_embed.flow.batches import Workers
-from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.examine import Examiner
-from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.patience import AbandonedError, Patience, delay
-from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
-from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
-from cdc_embed.reconcile.reconciler import Reconciler
-from cdc_embed.source.slot import Slot, SlotCatalogue
-from cdc_embed.source.stream import SlotIsActiveError, Stream
-from cdc_embed.target.store import Store
-from cdc_embed.wire.messages import Decoder
+from cdc_embed.errors import HistoryGapError
+from cdc_embed.flow.telemetry import Positions
+from cdc_embed.metrics import Metrics
+from cdc_embed.serve.status import status
+from cdc_embed.service.health import Health
+from cdc_embed.service.instance import Instance
+from cdc_embed.service.listeners import Listeners
+from cdc_embed.service.phase import Phase
+from cdc_embed.service.watch import Watch
 
-STANDBY_POLL_SECONDS: Final = 1.0
-CANCEL_SECONDS: Final = 0.5
-"""Between two looks at whether a stop still waits for the target."""
+REBUILD_SECONDS: Final = 60.0
+"""A new slot that lasted less long was of no use, and another one would not be either."""
 
-RECONNECT_ERRORS: Final = (
-    ReplicationError,
-    SourceUnavailableError,
-    TargetUnavailableError,
-    FencedError,
-)
 
-log = structlog.get_logger()
+class StartStoppedError(Exception):
+    """A stop was requested while a new slot was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plugin:
-    """An output plugin: how to ask for it, and what its bytes mean."""
+class Started:
+    """An instance that is ready to run, with the parts around it."""
 
-    name: str
-    options: dict[str, str]
-    make_decoder: Callable[[], Decoder]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The source side's parts."""
-
-    dsn: str = field(repr=False)
-    slot: str
-    plugin: Plugin
-    catalogue: SlotCatalogue
-    read_rows: ReadRows
-    tables: Iterable[Table]
-    delivered_from: LSN
-    """Where the log ended when the tables were found to be in order."""
-    on_undelivered: Callable[[Table], None]
-    """Makes sure that a table is compared, whose changes from before were of no use."""
-    silence_limit: float
-    """Seconds without an answer, after which a connection is given up."""
-    longest_silence: float
-    """Seconds of ours, after which the server asks for an answer."""
+    instance: Instance
+    health: Health
+    watch: Watch
+    metrics: Metrics
+    listeners: Listeners
+    drain_timeout: float
+    close: Callable[[], None]
+    """Closes the instance and its watcher; harmless when repeated."""
 
 
-Reconciling = Callable[[Lane, int, threading.Event], Reconciler]
-"""Makes what reconciles beside one connection: of its lane, its epoch and the event of its end."""
+Start = Callable[[HistoryGapError | None, threading.Event], Started]
+"""Starts an instance; with a gap in the history it makes a new slot first.
+
+Raises the error of a failed precondition, and ``StartStoppedError`` when the event is set.
+"""
 
 
 class Service:
-    """Keeps the target fresh until it is told to stop."""
+    """Keeps the target fresh while ``run`` runs. Every method is safe from any thread.
 
-    def __init__(
-        self,
-        *,
-        source: Source,
-        store: Store,
-        cut: Cut,
-        recheck: Callable[[], None],
-        reconciling: Reconciling,
-        runner: EmbeddingRunner,
-        patience: Patience,
-        telemetry: Telemetry,
-        limits: Limits,
-        abandon: threading.Event,
-        drain_timeout: float,
-    ) -> None:
-        self._source = source
-        self._store = store
-        self._cut = cut
-        self._recheck = recheck
-        self._reconciling = reconciling
-        self._reconciler: Reconciler | None = None
-        self._runner = runner
-        self._patience = patience
-        self.telemetry = telemetry
-        self._limits = limits
-        self._abandon = abandon
-        self._drain_timeout = drain_timeout
-        self._stop = threading.Event()
-        self._stop_now = threading.Event()
-        self._stopped_at = 0.0
-        self._attempt = 0
-        self._silence_limit = source.silence_limit
-        self._pipeline: Pipeline | None = None
-        self.phase = "starting"
-        self.holder = ""
-        """Who has the slot while this instance waits."""
-        self.lost = ""
-        """Why there is no connection, while it reconnects."""
-        self.failure: CdcEmbedError | None = None
+    The errors are those of ``cdc_embed.errors``: no error of the driver gets out.
+    """
 
-    # -- control, from any thread --------------------------------------------------------------
+    def __init__(self, start: Start, *, rebuilds: bool) -> None:
+        self._start = start
+        self._rebuilds = rebuilds
+        self._rebuilt_at: float | None = None
+        self._repairing = False
+        self._stopping = threading.Event()
+        self._stopping_now = False
+        self._ended = threading.Event()
+        try:
+            self._current = start(None, self._stopping)
+        except HistoryGapError as gap:
+            self._current = self._repair(gap)
 
-    def stop(self) -> None:
-        """Finish what is in flight, record, confirm, and return from ``run``."""
-        self._stopped_at = self._stopped_at or time.monotonic()
-        self._stop.set()
-        pipeline = self._pipeline
-        if pipeline is not None:
-            pipeline.wake()
-
-    def stop_now(self) -> None:
-        """Return from ``run`` without waiting for anything: nothing is lost, some is replayed."""
-        self._stop_now.set()
-        self._abandon.set()
-        self.stop()
-
-    def fail(self, error: CdcEmbedError) -> None:
-        """Stop because of something that a watcher found."""
-        self.failure = error
-        self.stop()
-
-    @property
-    def reconcile_waits_for(self) -> str:
-        """Whose transaction must end before rows can be compared; empty when none."""
-        reconciler = self._reconciler
-        return reconciler.waiting_for if reconciler is not None else ""
-
-    @property
-    def leading(self) -> bool:
-        return self.phase == "streaming"
-
-    # -- the life of the service ---------------------------------------------------------------
+    # -- running -----------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Lead and follow until stopped; raises what only a person can mend."""
+        """Keep the target fresh until ``stop``; raise an error that only a person can mend.
+
+        Lost connections and outages of a database or the embedder are waited for. A gap in the
+        history is repaired if ``source.on_history_gap`` is "rebuild", else it is raised. Returns
+        when batches in flight are committed and the listeners have been told of them.
+        """
         try:
-            while not self._stop.is_set():
-                try:
-                    self._lead()
-                except SlotIsActiveError:
-                    self._stand_by()
-                except RECONNECT_ERRORS as exc:
-                    self._come_back(exc)
-                except AbandonedError:
-                    break
-            if self.failure is not None:
-                raise self.failure
+            while not self._run_instance():
+                pass
         finally:
-            self._set_phase("stopped")
+            current = self._current
+            current.listeners.wait(0.0 if self._stopping_now else current.drain_timeout)
+            self._ended.set()
 
-    def _come_back(self, exc: Exception) -> None:
-        reason = _reason(exc)
-        self.lost = str(exc)
-        self._set_phase("reconnecting")
-        self.telemetry.metrics.reconnects.labels(reason).inc()
-        log.warning("connection lost", reason=reason, problem=self.lost, attempt=self._attempt)
-        self._stop.wait(delay(self._attempt, random.random()))
-        self._attempt += 1
+    @contextmanager
+    def background(self) -> Iterator[None]:
+        """Run in a thread while the context lasts, then stop; raise the error that ended it."""
+        failures: list[BaseException] = []
 
-    def _stand_by(self) -> None:
-        slot = None
-        with suppress(SourceUnavailableError):  # the next attempt to lead meets it and waits
-            slot = self._source.catalogue.slot()
-        if slot is not None and slot.active_pid is not None:
-            holder = f"PID {slot.active_pid} ({slot.owner})"
-            if holder != self.holder:
-                log.info("standby, the slot is in use", slot=slot.name, holder=holder)
-            self.holder = holder
-        self._set_phase("standby")
-        self._stop.wait(STANDBY_POLL_SECONDS)
+        def run() -> None:
+            try:
+                self.run()
+            except BaseException as exc:  # noqa: BLE001  it is raised in the owner's thread
+                failures.append(exc)
 
-    def _lead(self) -> None:
-        """Take the slot and follow it until stopped; raises when the connection is lost."""
-        slot = self._usable_slot()
-        stream = self._open_stream()
+        thread = threading.Thread(target=run, name="service")
+        thread.start()
         try:
-            source = stream.identify()
-            history = stream.timeline_history(source.timeline)
-            # before the slot is taken: our own writes would already wait for ourselves
-            self._source.catalogue.refuse_synchronous(stream.application_name)
-            stream.start(self._source.plugin.options)
-            checkpoint = self._store.take_epoch()
-            # a standby may have waited through a change of the space
-            self._recheck()
-            slot = self._usable_slot()
-            confirmed = slot.confirmed_lsn or ZERO
-            gap = find_gap(
-                checkpoint,
-                source=source,
-                slot_confirmed=confirmed,
-                wal_end=slot.wal_end,
-                history=history,
-            )
-            if gap is not None:
-                raise HistoryGapError(slot=slot.name, problem=gap)
-            self._adopt(checkpoint, source)
-            self._source.catalogue.anchor()
-            self._follow(stream, checkpoint, confirmed)
+            yield
         finally:
-            if stream.unanswered:  # it may decode what comes to nothing: the next waits longer
-                longer = self._source.silence_limit if stream.frames else 2 * self._silence_limit
-                self._silence_limit = longer
-            stream.close()
+            self.stop()
+            thread.join()
+            if failures:
+                raise failures[0]
 
-    def _open_stream(self) -> Stream:
-        source = self._source
-        return Stream(source.dsn, source.slot, self._silence_limit, source.longest_silence)
+    def stop(self) -> None:
+        """Have ``run`` finish batches in flight, record, confirm, and return; does not wait.
 
-    def _usable_slot(self) -> Slot:
-        slot = self._source.catalogue.slot()
-        name = self._source.slot
-        if slot is None:
-            raise HistoryGapError(slot=name, problem="the slot does not exist")
-        if slot.lost:
-            raise HistoryGapError(slot=name, problem="the server gave the slot's log up")
-        if slot.plugin != self._source.plugin.name:
-            raise PreflightError(
-                where=f"slot {name}",
-                problem=f"it uses the output plugin {slot.plugin}, "
-                f"the configuration says {self._source.plugin.name}",
-                hint="correct source.plugin or source.slot",
-            )
-        return slot
+        Batches that are not finished within ``limits.drain_timeout`` are left to the next start.
+        """
+        self._stopping.set()
+        self._current.instance.stop()
 
-    def _adopt(self, checkpoint: Checkpoint, source: Identity) -> None:
-        target = self._store.identity()
-        if source.timeline == checkpoint.source.timeline and target == checkpoint.target:
-            return
-        if target.system_identifier != checkpoint.target.system_identifier:
-            raise HistoryGapError(
-                slot=checkpoint.slot, problem="the target is another cluster than it was"
-            )
-        log.warning("servers changed", source=str(source), target=str(target))
-        self._store.adopt(source, target)
+    def stop_now(self) -> None:
+        """Have ``run`` return at once: nothing is lost, some changes are replayed."""
+        self._stopping_now = True
+        self._stopping.set()
+        self._current.instance.stop_now()
 
-    def _follow(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> None:
-        lane = Lane()
-        pipeline = self._build(stream, checkpoint, confirmed, lane)
-        ended = threading.Event()
-        reconciler = self._reconciling(lane, checkpoint.epoch, ended)
-        self._pipeline = pipeline
-        self._reconciler = reconciler
-        self._set_phase("streaming")
-        self._attempt = 0
-        log.info(
-            "streaming",
-            slot=self._source.slot,
-            epoch=checkpoint.epoch,
-            recorded=str(checkpoint.recorded),
-        )
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until ``run`` has ended, at most so long; returns whether it has."""
+        return self._ended.wait(seconds)
+
+    def close(self) -> None:
+        """Close every connection; for ``running``, after ``run`` has ended."""
+        self._current.close()
+
+    def _run_instance(self) -> bool:
+        """Run the present instance; False if it met a gap and another one takes its place."""
         try:
-            reconciler.start()
-            pipeline.run(self._stop)
-            self._set_phase("draining")
-            self._finish(pipeline, connected=True)
-        except (ReplicationError, SourceUnavailableError) as exc:
-            # a stopping server waits for its walsenders: let go of ours before anything else
-            stream.close()
-            # batches in flight are whole and ours: losing the connection must not lose their work
-            self.lost = str(exc)
-            self._set_phase("reconnecting")
-            self._finish(pipeline, connected=False)
-            raise
-        except TableChangedError:
-            # what came before the table changed is settled and need not be met again
-            self._finish(pipeline, connected=True)
-            raise
-        finally:
-            self._pipeline = None
-            self._reconciler = None
-            ended.set()
-            lane.close()
-            self._abandon.set()
-            while not pipeline.at_rest(CANCEL_SECONDS):
-                if self._is_overdue():
-                    # a lock, a standby that never comes, a hanging call must not hold us
-                    self._store.cancel()
-                    self._runner.close()
-            pipeline.close()
-            reconciler.join()
-            if not self._stop_now.is_set():
-                self._abandon.clear()
-
-    def _finish(self, pipeline: Pipeline, *, connected: bool) -> None:
-        """Let what is in flight be committed; give it up when a stop takes too long."""
-        if not pipeline.drain(self._is_overdue, connected=connected):
-            self._abandon.set()
-            log.warning("stopped before all was finished", hint="it is replayed at the next start")
-
-    def _is_overdue(self) -> bool:
-        if self._stop_now.is_set():
+            self._current.instance.run()
             return True
-        late = time.monotonic() > self._stopped_at + self._drain_timeout
-        return self._stop.is_set() and late
+        except HistoryGapError as gap:
+            self._repairing = True
+            try:
+                self._current.close()
+                self._current = self._repair(gap)
+            except StartStoppedError:
+                return True
+            finally:
+                self._repairing = False
+        if self._stopping_now:
+            self._current.instance.stop_now()
+        elif self._stopping.is_set():
+            self._current.instance.stop()
+        return False
 
-    def _build(
-        self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN, lane: Lane
-    ) -> Pipeline:
-        covered = self.telemetry.metrics.changes_skipped
-        assembler = Assembler(
-            self._source.tables,
-            checkpoint,
-            confirmed,
-            delivered_from=self._source.delivered_from,
-            callbacks=Callbacks(
-                on_covered=lambda table: covered.labels(table.full_name, "filtered").inc(),
-                on_undelivered=self._source.on_undelivered,
-            ),
-        )
-        supply = VectorSupply(self._store, self._runner, self._patience)
-        return Pipeline(
-            log=ChangeLog(
-                stream=stream,
-                decode=self._source.plugin.make_decoder(),
-                assembler=assembler,
-                progress=Progress(checkpoint.recorded),
-            ),
-            workers=Workers(
-                preparer=Preparer(
-                    store=self._store,
-                    read_rows=self._source.read_rows,
-                    cut=self._cut,
-                    supply=supply,
-                    patience=self._patience,
-                ),
-                examiner=Examiner(
-                    store=self._store, cut=self._cut, supply=supply, patience=self._patience
-                ),
-                writer=Writer(self._store, self._patience, checkpoint.batch_seq),
-            ),
-            lane=lane,
-            telemetry=self.telemetry,
-            limits=self._limits,
-        )
+    def _repair(self, gap: HistoryGapError) -> Started:
+        """Start an instance with a new slot; raise the gap where that is not allowed or no use."""
+        now = time.monotonic()
+        in_vain = self._rebuilt_at is not None and now - self._rebuilt_at < REBUILD_SECONDS
+        if not self._rebuilds or in_vain:
+            raise gap
+        self._rebuilt_at = now
+        return self._start(gap, self._stopping)
 
-    def _set_phase(self, phase: str) -> None:
-        self.phase = phase
-        metrics = self.telemetry.metrics
-        metrics.set_phase(phase)
-        metrics.leader.labels(self._source.slot).set(phase == "streaming")
-        metrics.replication_connected.set(phase == "streaming")
+    # -- answers from memory -----------------------------------------------------------------------
 
+    @property
+    def phase(self) -> Phase:
+        """The present phase."""
+        return Phase.STARTING if self._repairing else self._current.instance.phase
 
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, FencedError | SlotBusyError):
-        return "slot"
-    if isinstance(exc, TargetUnavailableError):
-        return "target"
-    return "connection"
+    @property
+    def positions(self) -> Positions:
+        """The positions that are received, durable and confirmed; LSNs."""
+        return self._current.health.positions
+
+    @property
+    def told(self) -> bool:
+        """Whether the listeners have been called for every commit up to ``positions.durable``."""
+        return self._current.listeners.told
+
+    @property
+    def registry(self) -> CollectorRegistry:
+        """The Prometheus metrics of this service, in a registry of its own."""
+        return self._current.metrics.registry
+
+    def status(self) -> dict[str, Any]:
+        """The object that ``cdc-embed status --json`` prints; from memory, no database."""
+        live = replace(self._current.health.live(), state=self.phase.value)
+        return status(self._current.watch.facts, live)
+
+    def problem_alive(self) -> str | None:
+        """The reason to restart the process; None while the loop turns."""
+        return None if self._repairing else self._current.health.problem_alive()
+
+    def problem_ready(self) -> str | None:
+        """The reason why the service does no useful work now; None while it does."""
+        return self.phase.value if self._repairing else self._current.health.problem_ready()

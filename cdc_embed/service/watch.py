@@ -1,11 +1,11 @@
-"""A thread that looks at both databases at intervals while the service runs.
+"""A thread that asks both databases every few seconds while an instance runs.
 
-``/status`` and ``/metrics`` so answer from memory. It also notices what the change log does not
-say: a table that left the publication or has another shape, a slot beyond the recorded position.
+``/status`` and ``/metrics`` answer from its memory. It also finds changes that the log does not
+carry: a table that left the publication or was rewritten, a slot beyond the recorded position.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import structlog
@@ -18,6 +18,7 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
+from cdc_embed.service.instance import Instance
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
@@ -27,7 +28,7 @@ from cdc_embed.target.ledger import Ledger
 
 CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
-"""A table that leaves the publication loses changes from then on: soon enough to say which."""
+"""The time between two rounds: a table that leaves the publication is named as soon."""
 
 REPAIR: Final = "run: cdc-embed setup, and start the service again"
 
@@ -35,26 +36,24 @@ log = structlog.get_logger()
 
 
 class Watch:
-    """Looks at both databases every few seconds."""
+    """Watches both databases for one instance, in sessions of its own."""
 
     def __init__(
         self,
         databases: Connections,
         tables: Sequence[SourceTable],
-        telemetry: Telemetry,
         undelivered: Undelivered,
-        on_failure: Callable[[CdcEmbedError], None],
-        is_leading: Callable[[], bool],
+        telemetry: Telemetry,
+        instance: Instance,
     ) -> None:
         self._undelivered = undelivered
-        self._is_leading = is_leading
+        self._instance = instance
         self._databases = databases
         self._ledger = Ledger(
             databases.target, databases.config.target.schema, databases.config.source.slot
         )
         self._tables = tables
         self._telemetry = telemetry
-        self._on_failure = on_failure
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._count = Counts()
@@ -75,39 +74,39 @@ class Watch:
     def _run(self) -> None:
         while True:
             try:
-                self._look()
+                self._watch()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
-                # the loop meets the same and waits; here it only means old numbers
+                # the loop meets the same error and waits; here it only means old numbers
                 log.debug("watch", problem=str(exc))
             except CdcEmbedError as exc:
-                self._on_failure(exc)
+                self._instance.fail(exc)
                 return
             if self._stop.wait(POLL_SECONDS):
                 return
 
-    def _look(self) -> None:
+    def _watch(self) -> None:
         expect_keeper(self._databases, [source.table for source in self._tables])
         self._check_coverage()
-        if self._is_leading():  # one of another version may see other shapes
+        if self._instance.leading:  # a standby of another version may see other shapes
             self._check_shape()
         self.facts = gather(self._databases, self._tables, self._count, self._undelivered.problems)
-        self._show(self.facts)
+        self._show_metrics(self.facts)
         self._databases.catalogue.refuse_synchronous(
             stream_name(self._databases.config.source.slot)
         )
         self._check_confirmed(self.facts)
 
     def _check_coverage(self) -> None:
-        """Tables whose changes do not arrive stand still; back again, they are compared."""
+        """Pause tables that are not delivered; have them compared when they are delivered again."""
         undelivered = self._databases.coverage.undelivered(self._tables)
-        self._undelivered.problems = undelivered  # first, so that no comparison of them begins anew
+        self._undelivered.problems = undelivered  # first, so that no comparison of them begins
         gone = undelivered.keys() - self._undelivered_names
         if gone:
             self._ledger.again(gone, None)
         for table in sorted(gone):
-            log.error("table stands still", table=table, problem=undelivered[table], hint=REPAIR)
+            log.error("table is paused", table=table, problem=undelivered[table], hint=REPAIR)
         for table in sorted(self._undelivered_names - undelivered.keys()):
-            log.info("table is back, every row is compared", table=table)
+            log.info("table is delivered again, every row is compared", table=table)
         self._undelivered_names = set(undelivered)
         for source in self._tables:
             name = source.table.full_name
@@ -121,7 +120,7 @@ class Watch:
             )
 
     def _check_shape(self) -> None:
-        """A rewrite, other partitions, a table that left and came back: that is not in the log."""
+        """Have tables compared that were rewritten, altered, or not delivered for a while."""
         compared = self._ledger.comparisons()
         for source in self._tables:
             name = source.table.full_name
@@ -144,7 +143,7 @@ class Watch:
                 recorded=str(facts.checkpoint.recorded),
             )
 
-    def _show(self, facts: Facts) -> None:
+    def _show_metrics(self, facts: Facts) -> None:
         metrics = self._telemetry.metrics
         for table in facts.tables:
             metrics.dead_letters_pending.labels(table.name).set(table.dead_letters)

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from threading import Thread
 from typing import Any
 from urllib.error import HTTPError
 
@@ -10,9 +9,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from cdc_embed.config.load import load_config
-from cdc_embed.service import parts
-from cdc_embed.service.start import running
+from cdc_embed.service import health, load_config, running
 from tests.embedder_site import (
     ALWAYS,
     confirmed,
@@ -26,7 +23,6 @@ from tests.embedder_site import (
 )
 from tests.site import (
     DOCUMENTS,
-    PATIENCE,
     EmbeddingServer,
     RunningService,
     Site,
@@ -93,26 +89,24 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
     faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In this process, so that half a minute can be a moment; the real one has the long test."""
-    monkeypatch.setattr(parts, "LONG_TROUBLE_SECONDS", 0.5)
-    with capture_logs() as logs, running(load_config(faulty.config_path)) as service:
-        thread = Thread(target=service.run)
-        thread.start()
+    monkeypatch.setattr(health, "LONG_TROUBLE_SECONDS", 0.5)
+    with (
+        capture_logs() as logs,
+        running(load_config(faulty.config_path), serve=True) as service,
+        service.background(),
+    ):
         port = next(entry["port"] for entry in logs if entry["event"] == "serving")
 
         def ready() -> int:
             return httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code
 
-        try:
-            wait_until(lambda: ready() == 200, "it leads")
-            embedding_server.faults(fail_next=ALWAYS, status=500)
-            insert(faulty, 1, 1)
-            wait_until(lambda: ready() == 503, "it is not ready")
-            assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
-            embedding_server.faults()
-            wait_until(lambda: ready() == 200, "it is ready again")
-        finally:
-            service.stop()
-            thread.join(PATIENCE)
+        wait_until(lambda: ready() == 200, "it leads")
+        embedding_server.faults(fail_next=ALWAYS, status=500)
+        insert(faulty, 1, 1)
+        wait_until(lambda: ready() == 503, "it is not ready")
+        assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
+        embedding_server.faults()
+        wait_until(lambda: ready() == 200, "it is ready again")
     assert faulty.drift() == []
 
 

@@ -141,7 +141,7 @@ def test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread(
         assert "replica identity default" in site.cli(command, expect=4).stderr
     site.sql("alter table documents replica identity default")
     with site.service() as service:  # what the log has of that time is of no use for ever
-        service.wait_for("table was not in order, every row is compared")
+        service.wait_for("table was not delivered, every row is compared")
         service.wait_for("reconciled")
         service.settle()
         assert site.drift() == []

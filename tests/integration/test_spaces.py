@@ -13,7 +13,7 @@ import numpy as np
 import psycopg2
 import pytest
 
-from cdc_embed.cli import search as search_command
+from cdc_embed.cli.context import Context
 from cdc_embed.cli.main import app
 from cdc_embed.config.load import load_config
 from cdc_embed.embed.make import make_embedder
@@ -92,7 +92,7 @@ def command(site: Site, *arguments: str, code: int = 0) -> str:
         redirect_stderr(printed),
         nullcontext() if code == 0 else pytest.raises(CdcEmbedError) as raised,
     ):
-        patch.setattr(search_command, "set_up_logs", lambda *_, **__: None)
+        patch.setattr(Context, "set_up_logs", lambda *_, **__: None)
         app(["-c", str(site.config_path), *arguments], standalone_mode=False)
     if raised is None:
         return printed.getvalue()

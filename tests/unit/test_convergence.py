@@ -361,7 +361,7 @@ def test_without_the_wait_at_its_beginning_a_comparison_undoes_what_it_cannot_se
     unseen = [("commit_unseen", [Op("insert", key=0, a="b")]), ("other_transaction", None)]
     steps = [*unseen, REST, ("ask", ("backfill", 0)), REST]
     assert stays(Setting(), steps)
-    monkeypatch.setattr(SliceReader, "begin", lambda slices, _: slices.lane.remember_touched())
+    monkeypatch.setattr(SliceReader, "begin", lambda slices, _: slices._lane.remember_touched())
     assert not stays(Setting(), steps)
 
 

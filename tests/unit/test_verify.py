@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator
 from datetime import UTC, datetime
+from threading import Event
 from typing import Any, cast
 
 import pytest
@@ -17,11 +18,11 @@ from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.metrics import Metrics
 from cdc_embed.reconcile import verify
-from cdc_embed.reconcile.slices import Scope, SliceReader
+from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
-from cdc_embed.target.ledger import DONE, RUNNING, Request
+from cdc_embed.target.ledger import DONE, RUNNING, Ledger, Request
 
 TABLE = Table(
     schema="public",
@@ -45,7 +46,7 @@ def stored(text: str, views: str = "1") -> Stored:
 
 
 class World:
-    """The source, the target and the log between them, in place of ``Comparer`` and its ledger."""
+    """The source, the target and the log, in place of a ``SliceReader`` and its ledger."""
 
     def __init__(self) -> None:
         self.rows: dict[Key, Row] = {}
@@ -60,7 +61,6 @@ class World:
         """What no repair mends."""
         self.slice_rows = 1000
         self.lane = Lane()
-        self.ledger = self
         self.replies: list[tuple[str, dict[str, Any]]] = []
         self.called_off = False
 
@@ -92,7 +92,7 @@ class World:
             )
         )
 
-    # -- the comparer --------------------------------------------------------------------------
+    # -- the slices ----------------------------------------------------------------------------
 
     def scan(self, _: Table, __: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         names = sorted(self.rows)
@@ -105,13 +105,13 @@ class World:
         if gone:
             yield self._scan(gone), gone[-1]
 
-    def look(self, _: Table, keys: Collection[Key]) -> Scan:
+    def read_keys(self, _: Table, keys: Collection[Key]) -> Scan:
         return self._scan(keys)
 
     def _scan(self, keys: Collection[Key]) -> Scan:
         return Scan(rows={key: self.rows.get(key) for key in keys}, snapshot=SNAPSHOT)
 
-    def examine(
+    def hand_over(
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False
     ) -> Iterator[Examined]:
         hidden = (self.hidden.pop(0) if self.hidden else set()) & scan.rows.keys()
@@ -125,7 +125,7 @@ class World:
         else:
             yield Examined(hidden=frozenset(hidden))
 
-    examine_all = examine
+    hand_over_all = hand_over
 
     def _judge(self, table: Table, key: Key, found: Row | None, sample: bool) -> Verdict:
         verdict = compare(table, found, self.stored.get(key, NOTHING))
@@ -181,10 +181,14 @@ METRICS = Metrics(slot="s", tables=[TABLE.full_name], model="m")
 def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict[str, Any]:
     """The result's counts that are not zero, with ``drift`` and ``remaining``."""
     verifier = Verifier(
-        slices=cast(SliceReader, world),
-        scopes=[Scope(table=TABLE, space=1)],
-        metrics=metrics,
-        undelivered=Undelivered(),
+        work=Work(
+            term=Term(lane=world.lane, epoch=1, ended=Event()),
+            slices=cast(SliceReader, world),
+            scopes=[Scope(table=TABLE, space=1)],
+            ledger=cast(Ledger, world),
+            undelivered=Undelivered(),
+            metrics=metrics,
+        )
     )
     verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
     state, result = world.replies[-1]

@@ -195,10 +195,10 @@ class Notes:
 
     # -- the desk ----------------------------------------------------------------------------------
 
-    def open(self) -> None:
+    def open_comparisons(self) -> None:
         self._actor.rest()
 
-    def take_in(self) -> None:
+    def take_in_requests(self) -> None:
         self._actor.rest()
         for request in [r for r in self._world.requests if r.kind == "backfill"]:
             self._world.requests.remove(request)

@@ -33,10 +33,10 @@ from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
 from cdc_embed.reconcile import reconciler, retry, slices, verify
-from cdc_embed.reconcile.reconciler import Reconciler
+from cdc_embed.reconcile.reconciler import Reconciler, Surroundings
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Scope, SliceReader
+from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
@@ -342,34 +342,36 @@ class World:
     def _start_comparing(self, epoch: int) -> None:
         self.actor = Actor()
         self.reader = Reader(self.source, self.actor)
-        notes, stop = Notes(self, self.actor), cast(Event, self.actor)
-        scopes = [Scope(table=t, space=1) for t in TABLES]
-        comparing = SliceReader(
-            lane=self._lane,
+        notes = Notes(self, self.actor)
+        term = Term(lane=self._lane, epoch=epoch, ended=cast(Event, self.actor))
+        reader = SliceReader(
+            term=term,
             rows=cast(RowReader, self.reader),
             ledger=cast(Ledger, notes),
             wal_end=lambda: self.source.wal,
-            stop=stop,
             rows_per_second=0,
         )
-        undelivered, letters = Undelivered(), cast(Letters, DeadLetters(self.target, self.actor))
-        verifier = Verifier(
-            slices=comparing, scopes=scopes, metrics=METRICS, undelivered=undelivered
-        )
-        retrier = Retrier(slices=comparing, scopes=scopes, letters=letters, undelivered=undelivered)
-        reconciler = Reconciler(
-            slices=comparing,
-            scopes=scopes,
-            requests=cast(Requests, notes),
-            answers={"verify": verifier.answer, "retry": retrier.answer},
-            on_compared=lambda _: None,
-            undelivered=undelivered,
-            reading=nullcontext,
-            on_failure=_fail,
-            epoch=epoch,
+        work = Work(
+            term=term,
+            slices=reader,
+            scopes=[Scope(table=t, space=1) for t in TABLES],
+            ledger=cast(Ledger, notes),
+            undelivered=Undelivered(),
             metrics=METRICS,
-            stop=stop,
-            cancel=lambda: None,
+        )
+        letters = cast(Letters, DeadLetters(self.target, self.actor))
+        surroundings = SimpleNamespace(
+            table_compared=lambda _: None, reading=nullcontext, cancel=lambda: None
+        )
+        reconciler = Reconciler(
+            work=work,
+            requests=cast(Requests, notes),
+            answers={
+                "verify": Verifier(work=work).answer,
+                "retry": Retrier(work=work, letters=letters).answer,
+            },
+            surroundings=cast(Surroundings, surroundings),
+            on_failure=_fail,
         )
         steered = SimpleNamespace(start=lambda: self.actor.start(reconciler._run))
         reconciler._thread = cast(Thread, steered)

@@ -1,0 +1,44 @@
+"""Both databases after their preconditions were checked: the ground that a service is built on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cdc_embed.change.document import Table
+from cdc_embed.config.load import Config
+from cdc_embed.embed.base import Embedder, ModelCard
+from cdc_embed.lsn import LSN
+from cdc_embed.setup.connections import Connections
+from cdc_embed.source.tables import SourceTable
+from cdc_embed.target.checks import vector_extension
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """Both databases, and the tables that were found to be delivered."""
+
+    databases: Connections
+    sources: Sequence[SourceTable]
+    delivered_from: LSN
+    """The end of the log before the tables were checked."""
+
+    @property
+    def config(self) -> Config:
+        return self.databases.config
+
+    @property
+    def tables(self) -> list[Table]:
+        return [source.table for source in self.sources]
+
+    def find_extension_schema(self) -> str:
+        """Ask for the schema in which pgvector is installed."""
+        extension = vector_extension(self.databases.target)
+        assert extension is not None, "the preflight found pgvector"
+        return extension[1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The embedder of a service, and its card."""
+
+    embedder: Embedder
+    card: ModelCard

@@ -1,0 +1,81 @@
+"""The answers of a running service about itself: alive, ready, live. From memory alone."""
+
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.telemetry import Positions, Telemetry
+from cdc_embed.serve.status import Live
+from cdc_embed.service.instance import Instance
+from cdc_embed.service.listeners import Listeners
+from cdc_embed.service.phase import Phase
+from cdc_embed.service.reading import Refetcher
+from cdc_embed.source.coverage import Undelivered
+
+DEAD_LOOP_SECONDS: Final = 60.0
+"""The time without a turn of the loop that counts as a hang; a turn takes less than a second."""
+LONG_TROUBLE_SECONDS: Final = 30.0
+"""The time for which an outage of a database or the embedder does not count as unready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """The state of one instance, read from its parts."""
+
+    instance: Instance
+    telemetry: Telemetry
+    undelivered: Undelivered
+    patience: Patience
+    refetcher: Refetcher
+    listeners: Listeners
+
+    @property
+    def positions(self) -> Positions:
+        """The positions that are received, durable and confirmed."""
+        return self.telemetry.positions
+
+    def problem_alive(self) -> str | None:
+        """The reason to restart the process; None while the loop turns."""
+        silent = time.monotonic() - self.telemetry.ticked_at
+        return f"the loop has not turned for {silent:.0f} s" if silent > DEAD_LOOP_SECONDS else None
+
+    def problem_ready(self) -> str | None:
+        """The reason why the service does no useful work now; None while it does."""
+        phase = self.instance.phase
+        if not phase.useful:
+            return phase.value
+        for table, problem in self.undelivered.problems.items():
+            return f"{table} {problem}"
+        now = time.monotonic()
+        for stage, trouble in list(self.patience.troubles.items()):
+            if now - trouble.since > LONG_TROUBLE_SECONDS:
+                return f"{stage}: {trouble.problem}"
+        return None
+
+    def live(self) -> Live:
+        """The part of ``status`` that only the running process knows."""
+        return Live(
+            state=self.instance.phase.value,
+            role="leader" if self.instance.leading else "standby",
+            positions=self.telemetry.positions,
+            oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
+            waiting=self._waiting(),
+        )
+
+    def _waiting(self) -> dict[str, str]:
+        """The things that the service waits for now, by stage."""
+        instance = self.instance
+        waiting = {stage: trouble.problem for stage, trouble in self.patience.troubles.items()}
+        if self.refetcher.waiting_for is not None:
+            xid = self.refetcher.waiting_for
+            waiting["source"] = f"transaction {xid} is committed but not visible yet"
+        if instance.phase is Phase.STANDBY:
+            waiting["slot"] = instance.holder
+        if instance.phase is Phase.RECONNECTING and instance.lost:
+            waiting["stream"] = instance.lost
+        if instance.reconcile_waits_for:
+            waiting["reconcile"] = f"the end of {instance.reconcile_waits_for}"
+        if self.listeners.problem:
+            waiting["listeners"] = self.listeners.problem
+        return waiting

@@ -1,0 +1,388 @@
+"""One instance of the service: it leads if the slot is free, else stands by, and reconnects.
+
+The order of steps matters. The slot is taken first and the epoch after it, so that a standby never
+fences a working leader. The recorded position is read together with the epoch and compared with
+the slot, which no other session can move any more.
+"""
+
+import random
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from cdc_embed.change.document import Table
+from cdc_embed.change.plan import Cut
+from cdc_embed.change.transaction import Assembler, Callbacks
+from cdc_embed.errors import (
+    CdcEmbedError,
+    FencedError,
+    HistoryGapError,
+    PreflightError,
+    ReplicationError,
+    SlotBusyError,
+    SourceUnavailableError,
+    TableChangedError,
+    TargetUnavailableError,
+)
+from cdc_embed.flow.batches import Workers
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
+from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.patience import AbandonedError, Patience, delay
+from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.writing import Writer
+from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
+from cdc_embed.reconcile.reconciler import Reconciler
+from cdc_embed.reconcile.slices import Term
+from cdc_embed.service.phase import Phase
+from cdc_embed.service.stop import Stop
+from cdc_embed.source.slot import Slot, SlotCatalogue
+from cdc_embed.source.stream import SlotIsActiveError, Stream
+from cdc_embed.target.store import Store
+from cdc_embed.wire.messages import Decoder
+
+STANDBY_POLL_SECONDS: Final = 1.0
+CANCEL_SECONDS: Final = 0.5
+"""The time that workers have to end before it is checked whether the stop is overdue."""
+
+RECONNECT_ERRORS: Final = (
+    ReplicationError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+    FencedError,
+)
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """An output plugin: the options that request it, and its decoder."""
+
+    name: str
+    options: dict[str, str]
+    make_decoder: Callable[[], Decoder]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The source database: its slot, its tables, and the ways to read them."""
+
+    dsn: str = field(repr=False)
+    slot: str
+    plugin: Plugin
+    catalogue: SlotCatalogue
+    read_rows: ReadRows
+    tables: Iterable[Table]
+    delivered_from: LSN
+    """The end of the log when the tables were found to be delivered."""
+    on_undelivered: Callable[[Table], None]
+    """Has a table compared whose changes from before ``delivered_from`` are of no use."""
+    silence_limit: float
+    """Seconds without an answer after which a connection is given up."""
+    longest_silence: float
+    """Seconds that this side may stay silent before the server requests an answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """The parts of every connection's pipeline: from changes to committed vectors."""
+
+    store: Store
+    cut: Cut
+    runner: EmbeddingRunner
+    patience: Patience
+    limits: Limits
+    recheck: Callable[[], None]
+    """Raises if ``setup`` changed meanwhile, so that the tables of vectors do not fit any more."""
+
+
+Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Reconciler]
+"""Makes the reconciler of one term; the second argument is called with an error that ends it."""
+
+
+class Instance:
+    """Keeps the target fresh until it is stopped: one of possibly several for the same slot."""
+
+    def __init__(
+        self,
+        *,
+        source: Source,
+        stages: Stages,
+        reconciling: Reconciling,
+        telemetry: Telemetry,
+        stop: Stop,
+    ) -> None:
+        self._source = source
+        self._stages = stages
+        self._reconciling = reconciling
+        self._reconciler: Reconciler | None = None
+        self._pipeline: Pipeline | None = None
+        self._telemetry = telemetry
+        self._stop = stop
+        self._attempt = 0
+        self._silence_limit = source.silence_limit
+        self._failure: CdcEmbedError | None = None
+        self.holder = ""
+        """The session that has the slot while this instance waits."""
+        self.lost = ""
+        """The reason why there is no connection while it reconnects."""
+        self._set_phase(Phase.STARTING)
+
+    # -- control, from any thread ------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """Finish batches in flight, record, confirm, and return from ``run``."""
+        self._stop.request()
+        self._wake()
+
+    def stop_now(self) -> None:
+        """Return from ``run`` without waiting: nothing is lost, some changes are replayed."""
+        self._stop.request_now()
+        self._wake()
+
+    def fail(self, error: CdcEmbedError) -> None:
+        """Stop, and raise the error from ``run``: a watcher found it."""
+        self._failure = error
+        self.stop()
+
+    def _wake(self) -> None:
+        pipeline = self._pipeline
+        if pipeline is not None:
+            pipeline.wake()
+
+    @property
+    def reconcile_waits_for(self) -> str:
+        """The transactions that must end before rows can be compared; empty if there are none."""
+        reconciler = self._reconciler
+        return reconciler.waiting_for if reconciler is not None else ""
+
+    @property
+    def leading(self) -> bool:
+        """Whether this instance has the slot, and writes."""
+        return self.phase is Phase.STREAMING
+
+    # -- the life of an instance -------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Lead or stand by until stopped; raise an error that only a person can mend."""
+        try:
+            while not self._stop.requested.is_set():
+                self._telemetry.turned()
+                try:
+                    self._lead()
+                except SlotIsActiveError:
+                    self._stand_by()
+                except RECONNECT_ERRORS as exc:
+                    self._wait_to_reconnect(exc)
+                except AbandonedError:
+                    break
+            if self._failure is not None:
+                raise self._failure
+        finally:
+            self._set_phase(Phase.STOPPED)
+
+    def _wait_to_reconnect(self, exc: Exception) -> None:
+        reason = _reason(exc)
+        self.lost = str(exc)
+        self._set_phase(Phase.RECONNECTING)
+        self._telemetry.metrics.reconnects.labels(reason).inc()
+        log.warning("connection lost", reason=reason, problem=self.lost, attempt=self._attempt)
+        self._stop.requested.wait(delay(self._attempt, random.random()))
+        self._attempt += 1
+
+    def _stand_by(self) -> None:
+        slot = None
+        with suppress(SourceUnavailableError):  # the next attempt to lead meets it and waits
+            slot = self._source.catalogue.slot()
+        if slot is not None and slot.active_pid is not None:
+            holder = f"PID {slot.active_pid} ({slot.owner})"
+            if holder != self.holder:
+                log.info("standby, the slot is in use", slot=slot.name, holder=holder)
+            self.holder = holder
+        self._set_phase(Phase.STANDBY)
+        self._stop.requested.wait(STANDBY_POLL_SECONDS)
+
+    def _lead(self) -> None:
+        """Take the slot and follow the log until stopped; raise when the connection is lost."""
+        slot = self._usable_slot()
+        stream = self._open_stream()
+        try:
+            source = stream.identify()
+            history = stream.timeline_history(source.timeline)
+            # before the slot is taken: afterwards our own writes would wait for ourselves
+            self._source.catalogue.refuse_synchronous(stream.application_name)
+            stream.start(self._source.plugin.options)
+            checkpoint = self._stages.store.take_epoch()
+            # setup can have changed the space while this instance stood by
+            self._stages.recheck()
+            slot = self._usable_slot()
+            confirmed = slot.confirmed_lsn or ZERO
+            gap = find_gap(
+                checkpoint,
+                source=source,
+                slot_confirmed=confirmed,
+                wal_end=slot.wal_end,
+                history=history,
+            )
+            if gap is not None:
+                raise HistoryGapError(slot=slot.name, problem=gap)
+            self._adopt_servers(checkpoint, source)
+            self._source.catalogue.anchor()
+            self._follow(stream, checkpoint, confirmed)
+        finally:
+            if stream.unanswered:  # it may decode changes of other tables: wait longer next time
+                longer = self._source.silence_limit if stream.frames else 2 * self._silence_limit
+                self._silence_limit = longer
+            stream.close()
+
+    def _open_stream(self) -> Stream:
+        source = self._source
+        return Stream(source.dsn, source.slot, self._silence_limit, source.longest_silence)
+
+    def _usable_slot(self) -> Slot:
+        slot = self._source.catalogue.slot()
+        name = self._source.slot
+        if slot is None:
+            raise HistoryGapError(slot=name, problem="the slot does not exist")
+        if slot.lost:
+            raise HistoryGapError(slot=name, problem="the server removed log that the slot needs")
+        if slot.plugin != self._source.plugin.name:
+            raise PreflightError(
+                where=f"slot {name}",
+                problem=f"it uses the output plugin {slot.plugin}, "
+                f"the configuration says {self._source.plugin.name}",
+                hint="correct source.plugin or source.slot",
+            )
+        return slot
+
+    def _adopt_servers(self, checkpoint: Checkpoint, source: Identity) -> None:
+        target = self._stages.store.identity()
+        if source.timeline == checkpoint.source.timeline and target == checkpoint.target:
+            return
+        if target.system_identifier != checkpoint.target.system_identifier:
+            raise HistoryGapError(
+                slot=checkpoint.slot, problem="the target is another cluster than it was"
+            )
+        log.warning("servers changed", source=str(source), target=str(target))
+        self._stages.store.adopt(source, target)
+
+    def _follow(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> None:
+        """Run the pipeline of one connection, and the reconciler beside it, to their end."""
+        term = Term(lane=Lane(), epoch=checkpoint.epoch, ended=threading.Event())
+        pipeline = self._make_pipeline(stream, checkpoint, confirmed, term.lane)
+        reconciler = self._reconciling(term, self.fail)
+        self._pipeline, self._reconciler = pipeline, reconciler
+        self._set_phase(Phase.STREAMING)
+        self._attempt = 0
+        log.info(
+            "streaming",
+            slot=self._source.slot,
+            epoch=checkpoint.epoch,
+            recorded=str(checkpoint.recorded),
+        )
+        try:
+            reconciler.start()
+            self._run_pipeline(pipeline, stream)
+        finally:
+            self._pipeline = self._reconciler = None
+            term.ended.set()
+            term.lane.close()
+            self._bring_to_rest(pipeline)
+            reconciler.join()
+            self._stop.allow_waiting()
+
+    def _run_pipeline(self, pipeline: Pipeline, stream: Stream) -> None:
+        try:
+            pipeline.run(self._stop.requested)
+            self._set_phase(Phase.DRAINING)
+            self._drain(pipeline, connected=True)
+        except (ReplicationError, SourceUnavailableError) as exc:
+            # a server that stops waits for its walsenders: let go of ours before anything else
+            stream.close()
+            # batches in flight are whole: their work must not be lost with the connection
+            self.lost = str(exc)
+            self._set_phase(Phase.RECONNECTING)
+            self._drain(pipeline, connected=False)
+            raise
+        except TableChangedError:
+            # changes from before the table was altered are committed, and are not read again
+            self._drain(pipeline, connected=True)
+            raise
+
+    def _drain(self, pipeline: Pipeline, *, connected: bool) -> None:
+        """Let batches in flight be committed; give them up when the stop is overdue."""
+        if not pipeline.drain(lambda: self._stop.overdue, connected=connected):
+            self._stop.abandon.set()
+            log.warning("stopped before all was finished", hint="it is replayed at the next start")
+
+    def _bring_to_rest(self, pipeline: Pipeline) -> None:
+        """End the pipeline's workers; when the stop is overdue, break off what they wait for."""
+        self._stop.abandon.set()
+        while not pipeline.at_rest(CANCEL_SECONDS):
+            if self._stop.overdue:
+                # a lock, a standby that never comes, a call that hangs
+                self._stages.store.cancel()
+                self._stages.runner.give_up()
+        pipeline.close()
+
+    def _make_pipeline(
+        self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN, lane: Lane
+    ) -> Pipeline:
+        source, stages = self._source, self._stages
+        store, patience = stages.store, stages.patience
+        skipped = self._telemetry.metrics.changes_skipped
+        assembler = Assembler(
+            source.tables,
+            checkpoint,
+            confirmed,
+            delivered_from=source.delivered_from,
+            callbacks=Callbacks(
+                on_covered=lambda table: skipped.labels(table.full_name, "filtered").inc(),
+                on_undelivered=source.on_undelivered,
+            ),
+        )
+        supply = VectorSupply(store, stages.runner, patience)
+        return Pipeline(
+            log=ChangeLog(
+                stream=stream,
+                decode=source.plugin.make_decoder(),
+                assembler=assembler,
+                progress=Progress(checkpoint.recorded),
+            ),
+            workers=Workers(
+                preparer=Preparer(
+                    store=store,
+                    read_rows=source.read_rows,
+                    cut=stages.cut,
+                    supply=supply,
+                    patience=patience,
+                ),
+                examiner=Examiner(store=store, cut=stages.cut, supply=supply, patience=patience),
+                writer=Writer(store, patience, checkpoint.batch_seq),
+            ),
+            lane=lane,
+            telemetry=self._telemetry,
+            limits=stages.limits,
+        )
+
+    def _set_phase(self, phase: Phase) -> None:
+        self.phase = phase
+        metrics = self._telemetry.metrics
+        metrics.set_phase(phase.value)
+        metrics.leader.labels(self._source.slot).set(self.leading)
+        metrics.replication_connected.set(self.leading)
+
+
+def _reason(exc: Exception) -> str:
+    if isinstance(exc, FencedError | SlotBusyError):
+        return "slot"
+    if isinstance(exc, TargetUnavailableError):
+        return "target"
+    return "connection"

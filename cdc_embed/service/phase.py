@@ -1,0 +1,35 @@
+"""The phases of a service: what it does now, for ``status``, readiness and the metrics."""
+
+from enum import Enum
+
+
+class Phase(Enum):
+    """What one instance of the service does; the value is the word that users read.
+
+    From STARTING, STANDBY and RECONNECTING an instance tries to take the slot:
+
+        -> STREAMING       the slot is its own, and it follows the log
+        -> STANDBY         another session reads the slot; it tries again every second
+        -> RECONNECTING    a database is away; it tries again after a growing delay
+
+    From STREAMING:
+
+        -> DRAINING        a stop was requested: batches in flight are committed and confirmed
+        -> RECONNECTING    a connection was lost, or another instance took over
+
+    From every phase:
+
+        -> STOPPED         ``run`` returned or raised
+    """
+
+    STARTING = "starting"
+    STANDBY = "standby"
+    STREAMING = "streaming"
+    RECONNECTING = "reconnecting"
+    DRAINING = "draining"
+    STOPPED = "stopped"
+
+    @property
+    def useful(self) -> bool:
+        """Whether the instance does its work, or is ready to take over from one that does."""
+        return self in {Phase.STREAMING, Phase.STANDBY}

@@ -1,0 +1,41 @@
+"""The stop of a service: requested once, with a time limit, or at once."""
+
+import time
+from threading import Event
+
+
+class Stop:
+    """A request to stop, from any thread, and the time that it leaves."""
+
+    def __init__(self, drain_timeout: float) -> None:
+        self._drain_timeout = drain_timeout
+        self._requested_at = 0.0
+        self._now = Event()
+        self.requested = Event()
+        """Set when the service must end."""
+        self.abandon = Event()
+        """Set while nothing may wait any longer: retries end, and so do reads that are repeated."""
+
+    def request(self) -> None:
+        """Let batches in flight be committed, for as long as the drain timeout."""
+        self._requested_at = self._requested_at or time.monotonic()
+        self.requested.set()
+
+    def request_now(self) -> None:
+        """Wait for nothing: changes in flight are replayed at the next start."""
+        self._now.set()
+        self.abandon.set()
+        self.request()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the time to finish batches in flight is over."""
+        if self._now.is_set():
+            return True
+        late = time.monotonic() > self._requested_at + self._drain_timeout
+        return self.requested.is_set() and late
+
+    def allow_waiting(self) -> None:
+        """Let retries wait again, for the next connection, unless the stop is to be at once."""
+        if not self._now.is_set():
+            self.abandon.clear()
