@@ -121,11 +121,11 @@ class Config(BaseSettings):
         return self
 
 
-def load_config(path: Path) -> Config:
+def load_config(path: Path | str) -> Config:
     """The configuration of a file and the environment; ConfigError lists every problem found."""
     problems = _unknown_variables()
     try:
-        config = Config(**_read(path))
+        config = Config(**_read(Path(path)))
     except ValidationError as exc:
         found = exc.errors(include_input=False, include_url=False)
         problems += [line for error in found for line in _describe(error)]

@@ -40,7 +40,7 @@ class Committed:
     """The row's key by column name: integers as numbers, other types as PostgreSQL prints them.
     Empty for ``truncate``."""
     op: str
-    """``write``: the row has new vectors. ``move``: the vectors of another key are this row's now.
+    """``write``: the row has other vectors. ``move``: the vectors of its former key are its own.
     ``metadata``: only the metadata columns changed. ``delete``: the row has no vectors any more.
     ``dead_letter``: the same, because its text was refused. ``truncate``: so for every row."""
     commit_lsn: LSN | None

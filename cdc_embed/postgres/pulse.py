@@ -7,7 +7,7 @@ from a lost one. The server does.
 """
 
 import time
-from threading import Lock, Thread
+from threading import Condition, Thread
 from typing import Final, Protocol
 from weakref import WeakKeyDictionary
 
@@ -26,27 +26,37 @@ class Watched(Protocol):
 
 
 class Pulse:
-    """One thread for everything that waits; it lives as long as the process."""
+    """One thread for everything that waits; it ends when nothing is watched."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        self._changed = Condition()
         self._asked: WeakKeyDictionary[Watched, float] = WeakKeyDictionary()
         """When each was last asked about; monotonic seconds."""
         self._running = False
 
     def watch(self, watched: Watched) -> None:
         """Look after it from here on."""
-        with self._lock:
+        with self._changed:
             self._asked.setdefault(watched, 0.0)
             if not self._running:
                 self._running = True
                 Thread(target=self._run, name="pulse", daemon=True).start()
 
+    def unwatch(self, watched: Watched) -> None:
+        """Look after it no longer; without anything to watch the thread ends at once."""
+        with self._changed:
+            self._asked.pop(watched, None)
+            if not self._asked:
+                self._changed.notify_all()
+
     def _run(self) -> None:
         while True:
-            time.sleep(LOOK_SECONDS)
-            now = time.monotonic()
-            with self._lock:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._asked, LOOK_SECONDS)
+                if not self._asked:
+                    self._running = False
+                    return
+                now = time.monotonic()
                 waiting = [w for w, asked in self._asked.items() if _is_due(w, asked, now)]
                 self._asked.update(dict.fromkeys(waiting, now))
             for watched in waiting:

@@ -91,6 +91,10 @@ class Session:
 
     def close(self) -> None:
         """End the connection; the next transaction opens another."""
+        PULSE.unwatch(self)
+        self._drop_connection()
+
+    def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -149,7 +153,7 @@ class Session:
 
     def _open(self) -> Any:
         if self._connection is not None and self._connection is self._cut:
-            self.close()
+            self._drop_connection()
         if self._connection is None or self._connection.closed:
             self.answer_limit = answer_limit(parameters_of(self._dsn))
             self._connection = self._connect()
@@ -172,7 +176,7 @@ class Session:
         try:
             self._connection.rollback()
         except psycopg2.Error:
-            self.close()
+            self._drop_connection()
 
 
 def _connect_for(opening: "Future[Any]", side: Side, dsn: str, application_name: str) -> None:

@@ -54,7 +54,6 @@ class Listeners:
                 self._rows += len(committed)
                 self._waiting.append(committed)
                 self._changed.notify_all()
-                self._dropping = False
                 return
             begins, self._dropping = not self._dropping, True
         self._metrics.listener_rows_dropped.inc(len(committed))
@@ -103,6 +102,7 @@ class Listeners:
                 self._call(listener, committed)
             with self._changed:
                 self._rows -= len(committed)
+                self._dropping = self._dropping and self._rows >= MOST_WAITING_ROWS
                 self._changed.notify_all()
 
     def _call(self, listener: Listener, committed: Sequence[Committed]) -> None:

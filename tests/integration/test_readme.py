@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from cdc_embed.embed.sentence_transformers import packaged_minilm
-from tests.site import Site
+from tests.site import PATIENCE, Site
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 
@@ -71,3 +71,30 @@ def test_the_recipes_for_applications_find_the_nearest_documents_of_a_tenant(
     connection.close()
     assert rows[0][0] == 423
     assert {row[0] for row in rows} == {421, 422, 423}
+
+
+def test_the_example_of_the_library_prints_rows_until_it_is_stopped(
+    site: Site, tmp_path: Path
+) -> None:
+    """As it is written, beside its ``cdc_embed.toml``."""
+    code = block("python", "cdc_embed.service")
+    assert len(code.splitlines()) == 12
+    (tmp_path / "cdc_embed.toml").symlink_to(site.config_path)
+    site.sql("insert into documents values (1, 'one', 'text')")
+    program = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    try:
+        assert program.stdout.readline() == "Press Enter to stop\n"
+        told = next(line for line in program.stdout if line.startswith("write "))
+        assert re.fullmatch(r"write public\.documents \{'id': 1\} \d+\.\d+\n", told)
+        program.communicate("\n", timeout=PATIENCE)
+    finally:
+        program.kill()
+    assert program.returncode == 0
+    assert site.drift() == []

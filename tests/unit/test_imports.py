@@ -5,6 +5,7 @@ that does.
 """
 
 import ast
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -430,10 +431,52 @@ def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, name: str, code: str) -
     assert rule({**MODULES, f"{PACKAGE}.{name}": ast.parse(code)}) == rule(MODULES)
 
 
-@pytest.mark.parametrize("module", ["cdc_embed.cli.run", "cdc_embed.embed.http"])
-def test_a_service_with_a_remote_model_loads_no_model_library(module: str) -> None:
-    heavy = {"torch", "sentence_transformers", "transformers"}
-    script = f"import sys, {module}\nprint(*sorted({heavy!r} & set(sys.modules)))"
+# -- what an import costs ----------------------------------------------------------------------
+
+
+def imported_by(statement: str) -> set[str]:
+    """The modules that a fresh interpreter has after a statement."""
+    script = f"import sys\n{statement}\nprint(*sorted(sys.modules))"
     command = [sys.executable, "-W", "error", "-c", script]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from cdc_embed.cli.asking import ask",
+        "from cdc_embed.embed.http import HttpEmbedder",
+        "from cdc_embed.service import load_config, running",
+    ],
+)
+def test_a_service_with_a_remote_model_loads_no_model_library(statement: str) -> None:
+    heavy = {"torch", "sentence_transformers", "transformers"}
+    assert imported_by(statement) & heavy == set()
+
+
+def test_the_door_loads_no_web_server() -> None:
+    assert imported_by("import cdc_embed.service") & {"uvicorn", "starlette"} == set()
+
+
+def test_the_package_itself_imports_nothing() -> None:
+    assert imported_by("import cdc_embed") - imported_by("") == {"cdc_embed"}
+
+
+def test_help_imports_nothing_that_does_the_work() -> None:
+    work = {"pydantic", "psycopg2", "numpy", "structlog", "prometheus_client", "uvicorn", "httpx2"}
+    assert imported_by("import cdc_embed.cli.main") & work == set()
+
+
+def test_help_takes_little_processor_time() -> None:
+    """The best of three, user and system together."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "cdc_embed.cli", "--help"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert "verify" in done.stdout
+    assert min(seconds) < 0.4
