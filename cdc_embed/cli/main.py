@@ -1,7 +1,7 @@
 """The root command: options for all, errors to messages and exit codes.
 
-Data goes to stdout, everything else to stderr. An error is one sentence about what happened and
-where, and the next step; a traceback only with ``--debug``.
+Data goes to stdout, everything else to stderr. An error is one sentence (the event and its place)
+and the next step; a traceback is printed only with ``--debug``.
 """
 
 import sys
@@ -56,7 +56,7 @@ def root(
 
 
 def main() -> None:
-    """The console script."""
+    """Run the command line: the console script."""
     debug = "--debug" in sys.argv[1:]
     try:
         app(standalone_mode=True)
@@ -75,7 +75,7 @@ def main() -> None:
 
 
 def show(error: CdcEmbedError) -> None:
-    """An error as a user reads it."""
+    """Print an error as a user reads it."""
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print("error:", style="bold red", end=" ")
     console.print(str(error), markup=False)

@@ -1,4 +1,4 @@
-"""How commands print: JSON for scripts, tables for people."""
+"""The output of commands: JSON for scripts, tables for people."""
 
 import time
 from typing import Any, Final, Self
@@ -13,17 +13,17 @@ from cdc_embed.finding import Finding, Severity
 
 
 def print_json(data: Any) -> None:
-    """Data on stdout, as JSON."""
+    """Print data on stdout, as JSON."""
     typer.echo(orjson.dumps(data, option=orjson.OPT_INDENT_2).decode())
 
 
 def say(text: str) -> None:
-    """Everything that is not data, on stderr."""
+    """Print a line that is not data, on stderr."""
     Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_findings(findings: list[Finding]) -> None:
-    """One line for each check; what failed is followed by what mends it."""
+    """Print a line for each check; a failed one is followed by its fix."""
     console = Console(highlight=False, soft_wrap=True)
     for finding in findings:
         if finding.ok:
@@ -39,7 +39,7 @@ def print_findings(findings: list[Finding]) -> None:
 
 
 def print_pairs(pairs: list[tuple[str, str]]) -> None:
-    """Names and values, aligned."""
+    """Print names and values, aligned."""
     table = Table.grid(padding=(0, 2))
     for name, value in pairs:
         table.add_row(name, value)
@@ -50,7 +50,7 @@ LINE_SECONDS: Final = 5.0
 
 
 class TableProgress:
-    """How far each table is: bars on a terminal, a line now and then elsewhere."""
+    """Shows the progress of each table: bars on a terminal, elsewhere a line now and then."""
 
     def __init__(self, title: str, done: str) -> None:
         self._title = title
@@ -77,7 +77,7 @@ class TableProgress:
             self._bars.stop()
 
     def show(self, progress: dict[str, Any]) -> None:
-        """``progress`` as the service leaves it beside the request."""
+        """Show progress as the service stores it beside the request."""
         tables = progress.get("tables", [])
         waiting_for = progress.get("waiting_for", "")
         if waiting_for != self._waiting_for:

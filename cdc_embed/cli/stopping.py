@@ -45,6 +45,7 @@ class Stopping:
                 self._service = None
 
     def on_signal(self) -> None:
+        """Stop the service: gently at the first signal, at once at the second."""
         self._received += 1
         if self._service is None:
             os._exit(0)

@@ -1,8 +1,8 @@
 """A thousand real English texts that every machine with Python has: its own documentation.
 
 They are the docstrings of the standard library, read from its source files without importing
-them, and the language reference that ``help()`` shows. Which exactly depends on the Python
-version; for one version the list is always the same. Nothing here knows what a page is for.
+them, and the language reference that ``help()`` shows. The list depends on the Python version; for
+one version it is always the same. Nothing here knows the use of a page.
 """
 
 import ast
@@ -39,14 +39,14 @@ _Documented = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Page(NamedTuple):
-    """A text, and where it stands, e.g. ``json.dumps`` or ``topic: for (2)``."""
+    """A text and its place, for example ``json.dumps`` or ``topic: for (2)``."""
 
     title: str
     body: str
 
 
 def corpus() -> list[Page]:
-    """The pages, sorted, no two with the same body; at least 1,000, in well under a second."""
+    """Return the pages, sorted, no two with the same body; at least 1,000, in under a second."""
     titles: Counter[str] = Counter()
     bodies: set[str] = set()
     pages = []
@@ -60,7 +60,7 @@ def corpus() -> list[Page]:
 
 
 def _docstrings() -> Iterator[tuple[str, str]]:
-    """How the docstring of every public module, class and function begins."""
+    """Give the beginning of the docstring of every public module, class and function."""
     for name, path in _sources():
         for title, docstring in _documented(name, ast.parse(path.read_bytes())):
             for body in islice(_pages(docstring), 1):
@@ -68,7 +68,7 @@ def _docstrings() -> Iterator[tuple[str, str]]:
 
 
 def _topics() -> Iterator[tuple[str, str]]:
-    """What ``help()`` says of the language, page by page."""
+    """Give the texts that ``help()`` shows about the language, page by page."""
     for name in sorted(topics.keys() - _COLLECTIONS):
         for body in _pages(topics[name]):
             yield f"topic: {name}", body
@@ -85,7 +85,7 @@ def _sources() -> Iterator[tuple[str, Path]]:
 
 
 def _documented(name: str, node: ast.Module | _Documented) -> Iterator[tuple[str, str]]:
-    """Name and docstring of the node and of the public classes and functions in it."""
+    """Give name and docstring of the node and of the public classes and functions in it."""
     docstring = ast.get_docstring(node)
     if docstring:
         yield name, docstring
@@ -95,7 +95,7 @@ def _documented(name: str, node: ast.Module | _Documented) -> Iterator[tuple[str
 
 
 def _pages(text: str) -> Iterator[str]:
-    """Whole paragraphs, as many together as fit; what is too long or no prose is left out.
+    """Give whole paragraphs, as many together as fit; leave out long ones and those without prose.
 
     An indented paragraph belongs to the one before it.
     """

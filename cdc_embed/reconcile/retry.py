@@ -31,9 +31,11 @@ class _Tally:
     refused: int = 0
 
     def contract(self) -> dict[str, Any]:
+        """Describe the table as the command line does."""
         return {"name": self.table.full_name, "retried": self.retried, "refused": self.refused}
 
     def progress(self) -> dict[str, Any]:
+        """Describe the table's progress for the command that waits."""
         return {**self.contract(), "estimate": len(self.letters)}
 
 

@@ -29,7 +29,7 @@ log = structlog.get_logger()
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """One table's part of the answer; the names are those of the command line's contract."""
+    """One table's part of the answer, with the names of the command line's contract."""
 
     name: str
     checked: int = 0
@@ -48,14 +48,17 @@ class Tally:
 
     @property
     def drift(self) -> int:
+        """The number of rows that differ."""
         return self.missing + self.stale + self.metadata_stale + self.orphan
 
     def add(self, verdicts: Iterable[Verdict]) -> None:
+        """Count rows by their verdicts."""
         for verdict in verdicts:
             name = "dead_letters" if verdict is Verdict.DEAD_LETTER else verdict.value
             setattr(self, name, getattr(self, name) + 1)
 
     def contract(self) -> dict[str, Any]:
+        """Describe the table as the command line does."""
         names = ("checked", "fresh", *DRIFT_KINDS, "pending", "dead_letters", "repaired", "sampled")
         return {"name": self.name, **{name: getattr(self, name) for name in names}}
 

@@ -1,1 +1,1 @@
-"""What others may ask of a running service, over HTTP. Nothing here changes state."""
+"""Answers of a running service to others, over HTTP. Nothing here changes state."""

@@ -1,7 +1,7 @@
 """The web side of a service: metrics, health, status.
 
-``/metrics``, ``/livez`` and ``/readyz`` answer any Host, because probes ask by address; the rest
-answers only names it was told, so that no page in a browser can ask in another's name.
+``/metrics``, ``/livez`` and ``/readyz`` answer any Host, because probes ask by address. The rest
+answers only the configured names, so that no page in a browser can ask in another's name.
 """
 
 import threading
@@ -27,24 +27,24 @@ LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def host_in_url(host: str) -> str:
-    """As it stands in a URL and in a Host header: an IPv6 address in brackets."""
+    """Write a host as in a URL and a Host header: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answers:
-    """Where the answers come from: memory, never a database."""
+    """The functions that answer; from memory, never from a database."""
 
     registry: CollectorRegistry
     problem_alive: Callable[[], str | None]
-    """Why the process should be restarted; None when it is alive."""
+    """Gives the reason to restart the process; None while it is alive."""
     problem_ready: Callable[[], str | None]
-    """Why it does no useful work right now; None when it does."""
+    """Gives the reason why it does no useful work now; None while it does."""
     status: Callable[[], Mapping[str, Any]]
 
 
 def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
-    """The application; ``allowed_hosts`` are names for ``/status``, without a port."""
+    """Make the application; ``allowed_hosts`` are names for ``/status``, without a port."""
 
     def metrics(_: Request) -> Response:
         return Response(generate_latest(answers.registry), media_type=CONTENT_TYPE_LATEST)
@@ -74,7 +74,7 @@ def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
 
 @contextmanager
 def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
-    """Serve in a thread while the context lasts; gives the port (0 asks for a free one)."""
+    """Serve in a thread while the context lasts; give the port (0 requests a free one)."""
     config = uvicorn.Config(
         app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
     )
@@ -93,7 +93,7 @@ def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
     thread.start()
     deadline = time.monotonic() + START_SECONDS
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
-        time.sleep(0.005)  # uvicorn tells of its start by a flag only
+        time.sleep(0.005)  # uvicorn shows its start by a flag only
     try:
         yield listener.getsockname()[1]
     finally:

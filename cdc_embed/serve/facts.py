@@ -1,4 +1,4 @@
-"""Both databases at one moment, for ``status`` and the metrics."""
+"""Facts of both databases at one moment, for ``status`` and the metrics."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,13 @@ from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.registry import count_documents, registered_tables
 
 COUNT_SHARE: Final = 50
-"""Counting the documents of a large table takes a while: it may take a fiftieth of the time."""
+"""Counting the documents of a large table takes at most one part in so many of the time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableFacts:
+    """Facts of one source table and its documents."""
+
     name: str
     rows_embedded: int
     rows_source_estimate: int | None
@@ -27,7 +29,7 @@ class TableFacts:
     backfill_done: int
     dead_letters: int
     problem: str | None = None
-    """Why its changes do not arrive."""
+    """The reason why its changes are not delivered; None if they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +39,7 @@ class Facts:
     slot: Slot | None = None
     checkpoint: Checkpoint | None = None
     space: str | None = None
-    """The stored space's model."""
+    """The model of the stored vectors."""
     oldest_transaction_seconds: float | None = None
     tables: tuple[TableFacts, ...] = field(default=())
 
@@ -48,9 +50,9 @@ def gather(
     count: "Counts",
     problems: Mapping[str, str],
 ) -> Facts:
-    """Ask both databases, the slot first: what was recorded later cannot make it look ahead.
+    """Ask both databases, the slot first, so that it never seems to be ahead of the record.
 
-    ``problems`` says of source tables, by name, why their changes do not arrive.
+    ``problems`` gives the reason why changes of a table are not delivered, by the table's name.
     """
     schema = databases.config.target.schema
     slot = databases.catalogue.slot()
@@ -92,7 +94,7 @@ def _space(databases: Connections, tables: Sequence[SourceTable]) -> str | None:
 
 
 class Counts:
-    """Counts again only after a time that is long beside what the last count took."""
+    """Counts documents, again only after a time that is long beside the last count."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, float]] = {}

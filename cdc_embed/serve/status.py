@@ -1,4 +1,4 @@
-"""The ``status`` object of the command-line contract, from facts and, when it runs, the service.
+"""The ``status`` object of the command line's contract: from facts, and from a running service.
 
 LSNs are strings, unknown is null.
 """
@@ -13,18 +13,18 @@ from cdc_embed.serve.facts import Facts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Live:
-    """What only the running process knows."""
+    """The part of the status that only a running process knows."""
 
     state: str
     role: str
     positions: Positions
     oldest_pending_age_seconds: float
     waiting: dict[str, str]
-    """Stage to problem: what is waited for right now."""
+    """Stage to problem: the things that the service waits for now."""
 
 
 def status(facts: Facts, live: Live | None) -> dict[str, Any]:
-    """The status of a service; with ``live`` None it is stopped."""
+    """Compose the status of a service; without ``live`` it is stopped."""
     slot, checkpoint = facts.slot, facts.checkpoint
     recorded = checkpoint.recorded if checkpoint else None
     current = slot.wal_end if slot else None

@@ -23,10 +23,12 @@ class Checked:
 
     @property
     def config(self) -> Config:
+        """The configuration of both databases."""
         return self.databases.config
 
     @property
     def tables(self) -> list[Table]:
+        """The tables to be kept equal, in the order of the configuration."""
         return [source.table for source in self.sources]
 
     def find_extension_schema(self) -> str:

@@ -7,15 +7,12 @@ the slot, which no other session can move any more.
 
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
-from cdc_embed.change.document import Table
-from cdc_embed.change.plan import Cut
 from cdc_embed.change.transaction import Assembler, Callbacks
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -29,23 +26,21 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.flow.batches import Workers
-from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.patience import AbandonedError, Patience, delay
-from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
-from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
+from cdc_embed.flow.patience import AbandonedError, delay
+from cdc_embed.flow.pipeline import ChangeLog, Pipeline
+from cdc_embed.flow.prepare import Preparer, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.slices import Term
 from cdc_embed.service.phase import Phase
+from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
-from cdc_embed.source.slot import Slot, SlotCatalogue
+from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import SlotIsActiveError, Stream
-from cdc_embed.target.store import Store
-from cdc_embed.wire.messages import Decoder
 
 STANDBY_POLL_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 0.5
@@ -59,48 +54,6 @@ RECONNECT_ERRORS: Final = (
 )
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plugin:
-    """An output plugin: the options that request it, and its decoder."""
-
-    name: str
-    options: dict[str, str]
-    make_decoder: Callable[[], Decoder]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The source database: its slot, its tables, and the ways to read them."""
-
-    dsn: str = field(repr=False)
-    slot: str
-    plugin: Plugin
-    catalogue: SlotCatalogue
-    read_rows: ReadRows
-    tables: Iterable[Table]
-    delivered_from: LSN
-    """The end of the log when the tables were found to be delivered."""
-    on_undelivered: Callable[[Table], None]
-    """Has a table compared whose changes from before ``delivered_from`` are of no use."""
-    silence_limit: float
-    """Seconds without an answer after which a connection is given up."""
-    longest_silence: float
-    """Seconds that this side may stay silent before the server requests an answer."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stages:
-    """The parts of every connection's pipeline: from changes to committed vectors."""
-
-    store: Store
-    cut: Cut
-    runner: EmbeddingRunner
-    patience: Patience
-    limits: Limits
-    recheck: Callable[[], None]
-    """Raises if ``setup`` changed meanwhile, so that the tables of vectors do not fit any more."""
 
 
 Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Reconciler]

@@ -12,11 +12,12 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.checked import Checked, Model
 from cdc_embed.service.health import Health
-from cdc_embed.service.instance import Instance, Source, Stages
+from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.plugin import make_plugin
 from cdc_embed.service.reading import ComparisonStarter, Refetcher
 from cdc_embed.service.reconciling import Reconciling
+from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch
 from cdc_embed.setup.connections import Connections, cutter, expect_set_up, open_store

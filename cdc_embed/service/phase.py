@@ -1,10 +1,10 @@
-"""The phases of a service: what it does now, for ``status``, readiness and the metrics."""
+"""The phases of a service, for ``status``, readiness and the metrics."""
 
 from enum import Enum
 
 
 class Phase(Enum):
-    """What one instance of the service does; the value is the word that users read.
+    """A phase of one instance of the service; the value is the word that users read.
 
     From STARTING, STANDBY and RECONNECTING an instance tries to take the slot:
 

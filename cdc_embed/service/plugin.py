@@ -1,17 +1,27 @@
-"""The configured output plugin: how it is asked for the tables, and who decodes what it says."""
+"""The configured output plugin: the options that request its tables, and its decoder."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from cdc_embed.change.document import Table
-from cdc_embed.service.instance import Plugin
 from cdc_embed.setup.connections import Connections
 from cdc_embed.target.registry import registered_tables
 from cdc_embed.wire import pgoutput, wal2json
+from cdc_embed.wire.messages import Decoder
 from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """An output plugin: the options that request it, and its decoder."""
+
+    name: str
+    options: dict[str, str]
+    make_decoder: Callable[[], Decoder]
+
+
 def make_plugin(databases: Connections, tables: Sequence[Table]) -> Plugin:
-    """What ``source.plugin`` names."""
+    """Make the plugin that ``source.plugin`` names."""
     if databases.config.source.plugin == "wal2json":
         return _wal2json(databases, tables)
     publication = '"{}"'.format(databases.config.source.publication.replace('"', '""'))
@@ -41,10 +51,10 @@ def _followed(table: Table) -> Followed:
 
 
 def _registered(databases: Connections) -> dict[TableName, Followed]:
-    """Tables that were configured once: a position inside a transaction counts their changes too.
+    """List tables that were configured before, because positions count their changes too.
 
-    Which dot of a name divides it is not known, so it is asked for in every way: under no oid, as
-    another table may be found so.
+    A stored name does not say which of its dots divides schema and table, so each is tried. No oid
+    is given, because another table can be found in that way.
     """
     known = registered_tables(databases.target, databases.config.target.schema)
     mine = [found for found in known.values() if found.slot == databases.config.source.slot]
