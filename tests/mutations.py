@@ -108,6 +108,21 @@ MUTATIONS = (
         "test_source_that_takes_anothers_place_keeps_what_is_equal",
     ),
     Mutation(
+        "an exception of a listener ends its thread",
+        "cdc_embed/service/listeners.py",
+        "        except Exception:",
+        "        except ZeroDivisionError:",
+        "tests/integration/test_door.py::"
+        "test_a_listener_that_raises_stops_neither_others_nor_the_service",
+    ),
+    Mutation(
+        "a standby counts as a loop that hangs",
+        "cdc_embed/service/instance.py",
+        "                self._telemetry.turned()",
+        "                pass",
+        "tests/integration/test_door.py::test_a_standby_is_alive_and_ready",
+    ),
+    Mutation(
         "one cursor instead of two",
         "cdc_embed/source/stream.py",
         "        self._reporter = self._connection.cursor()",
