@@ -1,4 +1,7 @@
-"""The loop and a scripted walsender: what is confirmed when a keepalive comes at a bad moment."""
+"""The loop and a scripted walsender: what is confirmed when a keepalive comes at a bad moment.
+
+The facts behind it are T1 and T2 of CONTRIBUTING.md.
+"""
 
 import struct
 import threading
@@ -191,7 +194,7 @@ def send_first_transaction(server: Walsender) -> None:
 
 
 def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_recorded() -> None:
-    """T1 a: the recorded position is confirmed; A is delivered and not written; B began before.
+    """T1 (a): the recorded position is confirmed; A is delivered and not written; B began before.
 
     With one cursor for both directions psycopg2 forwards the confirmed position to the
     keepalive's, because a row of B lies before it: A would be lost.
@@ -227,7 +230,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_reco
 def test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded(
     beginning: list[tuple[int, bytes]],
 ) -> None:
-    """T1 b: A is delivered and not written; B begins; then the server wants a reply.
+    """T1 (b): A is delivered and not written; B begins; then the server wants a reply.
 
     The reading cursor forwards that keepalive to the server by itself, so it must not be read
     before A is durable and the place of the open transaction's commit is recorded.

@@ -1,4 +1,4 @@
-"""T1 on a real server: it pings in the middle of a transaction, and nothing is confirmed by that.
+"""A ping in the middle of a transaction confirms nothing: a real server (CONTRIBUTING.md, T1).
 
 The client is silent because it is stopped for longer than half of ``wal_sender_timeout``. What a
 walsender sends then is told by its log; ``test_gate`` has the same with a scripted one.

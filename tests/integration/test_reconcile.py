@@ -1,4 +1,7 @@
-"""The source compared with the target: what is found, what is mended, and what is left alone."""
+"""The source compared with the target: what is found, what is mended, and what is left alone.
+
+A read can be older than the log, or show an empty table: T3 and T7 of CONTRIBUTING.md.
+"""
 
 import json
 import threading

@@ -1,7 +1,8 @@
 """Rows read again from the source, when the log did not carry their text.
 
-T3: a transaction can be decoded before a SELECT sees it; a read must wait until it does.
-T7: a snapshot from before a rewrite or TRUNCATE shows an empty table; such a read does not count.
+A transaction can be decoded before a SELECT sees it, so a read waits until it does
+(CONTRIBUTING.md, T3). A snapshot from before a rewrite or TRUNCATE shows an empty table, so such a
+read does not count (CONTRIBUTING.md, T7).
 """
 
 import random

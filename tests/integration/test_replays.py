@@ -1,4 +1,4 @@
-"""T6: key changes copy vectors, so a swap that is applied twice swaps back.
+"""Key changes copy vectors: a swap that is applied twice swaps back (CONTRIBUTING.md, T6).
 
 Only the exact position, committed with the batch, makes a replay harmless, and only the batch's
 number tells whether a commit took effect whose answer was lost. Both moments are met for sure

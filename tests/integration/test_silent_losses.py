@@ -1,7 +1,6 @@
-"""Ways to lose data without noticing, each met with a real service: T2, T3, T4 and T7.
+"""Ways to lose data without noticing, each met with a real service.
 
-T1 is in ``test_keepalives`` and ``test_gate``, T3 also in ``test_refetch`` and ``test_reconcile``,
-T5 in ``test_unchanged_texts``, T6 in ``test_replays``.
+They are T2, T3, T4 and T7 of CONTRIBUTING.md, which names the tests of the others.
 """
 
 import json

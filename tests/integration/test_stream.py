@@ -1,4 +1,4 @@
-"""What psycopg2 really tells the server, seen from the server's side."""
+"""What psycopg2 really tells the server, seen from its side (CONTRIBUTING.md, T1)."""
 
 import struct
 from collections.abc import Iterator
@@ -45,7 +45,7 @@ def reported(server: Walsender) -> int:
 
 
 def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
-    """T1 a: Z is confirmed, A delivered but not written, B is older than both and being delivered.
+    """T1 (a): Z is confirmed; A is delivered, not written; B is older and is being delivered.
 
     With one cursor for both directions psycopg2 would forward the confirmed position to the
     keepalive's: A would be lost.
@@ -63,7 +63,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
 
 
 def test_frame_without_a_position_is_told_so_that_reading_can_wait() -> None:
-    """T1 b: after a Relation message the reading cursor forwards even from nothing."""
+    """T1 (b): after a Relation message the reading cursor forwards even from nothing."""
     progress = Progress(LSN(0x1000))
     with streaming() as (server, stream):
         assert stream.may_read(progress), "nothing was read yet, no transaction is open"

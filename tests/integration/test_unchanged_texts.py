@@ -1,8 +1,9 @@
-"""T5: an unchanged text says that a row version equals the one before, not what is stored.
+"""An unchanged text says nothing of what is stored (CONTRIBUTING.md, T5).
 
-Every row begins with a stored text. T1 changes it, T2 changes something else, so that the log
-carries no text for T2, or carries an old tuple that equals the new one. Whoever takes T2 for "the
-text is as it was" loses T1. The same after a dead letter, and for rows whose key changes.
+It says that a row version equals the one before. Every row begins with a stored text. The first
+transaction changes it. The second changes something else, so that the log carries no text for it,
+or carries an old tuple that equals the new one. A consumer that takes the second for "the text is
+as it was" loses the first. The same after a dead letter, and for rows whose key changes.
 """
 
 import random
@@ -110,7 +111,7 @@ def together(service: RunningService, server: EmbeddingServer) -> None:
 
 
 def apart(service: RunningService, server: EmbeddingServer) -> None:
-    """T2 is decided before T1's batch is written."""
+    """The second is decided before the first one's batch is written."""
     assert service.site.target is not None
     target = service.site.target
     lock = target.connect()
@@ -124,12 +125,13 @@ def apart(service: RunningService, server: EmbeddingServer) -> None:
     change(service.site, SECOND)
     wait_until_received(service)
     most = len(NAMES) * CHANGES_OF_SECOND
-    wait_until(lambda: service.metric("cdc_embed_pending_documents") < most, "T2 is being decided")
+    pending = "cdc_embed_pending_documents"
+    wait_until(lambda: service.metric(pending) < most, "the second is being decided")
     lock.close()
 
 
 def after(service: RunningService, server: EmbeddingServer) -> None:
-    """T1 is committed before T2 comes."""
+    """The first is committed before the second comes."""
     with held(service, server):
         change(service.site, FIRST)
     service.settle()

@@ -1,4 +1,4 @@
-"""The rule for reading on while the driver can forward a keepalive as confirmed (T1)."""
+"""The rule for reading on while the driver can confirm a keepalive (CONTRIBUTING.md, T1)."""
 
 from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.source.stream import Guard

@@ -28,7 +28,7 @@ class Frame(NamedTuple):
 
 
 class Wire:
-    """One connection's frames, with what psycopg2 does behind one's back (pitfalls T1)."""
+    """One connection's frames, and the positions that the driver adds (CONTRIBUTING.md, T1)."""
 
     def __init__(self, source: Source, slot: Slot, recorded: Callable[[], LSN]) -> None:
         self._guard = Guard()
