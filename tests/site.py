@@ -1,11 +1,10 @@
-"""What the integration and acceptance tests stand on: a real database, a real service process.
+"""What the integration and acceptance tests stand on: a real database, a real service.
 
-A ``Site`` is one database with its configuration; a ``RunningService`` is the installed command in
-a process of its own, watched through its log and its ``/status``.
+A ``Site`` is one database with its configuration; a ``RunningService`` is ``cdc-embed run`` in a
+thread or in a process of its own, watched through its log and its ``/status``.
 """
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from queue import Empty, Queue
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import psycopg2
@@ -24,8 +23,10 @@ import psycopg2
 from cdc_embed.change.document import fingerprint
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
+from tests import in_process, own_process
+from tests.in_process import ServiceThread
+from tests.own_process import ServiceProcess
 
-COMMAND = [sys.executable, "-m", "cdc_embed.cli"]
 PATIENCE = 30.0
 
 DOCUMENTS = """
@@ -122,23 +123,24 @@ class Site:
             f"[embedder]\n{embedder}\n[serve]\nport = 0\n{tables}{more}"
         )
 
-    def cli(self, *arguments: str, expect: int | None = 0) -> "subprocess.CompletedProcess[str]":
-        done = subprocess.run(
-            [*COMMAND, "-c", str(self.config_path), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env={**os.environ, **self.environment},
-            check=False,
-        )
+    def cli(
+        self, *arguments: str, expect: int | None = 0, process: bool = False
+    ) -> "subprocess.CompletedProcess[str]":
+        """A command, in this process unless it is to have its own; beside a test it has to."""
+        beside = threading.current_thread() is not threading.main_thread()
+        run = own_process.run_command if process or beside else in_process.run_command
+        done = run(["-c", str(self.config_path), *arguments], self.environment)
         if expect is not None:
             assert done.returncode == expect, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done
 
     @contextmanager
-    def service(self, *, wait: bool = True) -> Iterator["RunningService"]:
-        """``cdc-embed run`` in a process; stopped and checked at the end if it still runs."""
-        running = RunningService(self)
+    def service(self, *, wait: bool = True, process: bool = False) -> Iterator["RunningService"]:
+        """``cdc-embed run``; ended and checked at the end if it still runs.
+
+        In a thread; with ``process`` in a process of its own, for what is killed or signalled.
+        """
+        running = RunningService(self, process=process)
         try:
             if wait:
                 running.wait_for("streaming")
@@ -194,32 +196,42 @@ class Site:
         return sorted(problems)
 
 
-class RunningService:
-    """The service in its own process."""
+class Run(Protocol):
+    """``cdc-embed run``, wherever it runs."""
 
-    def __init__(self, site: Site) -> None:
+    @property
+    def alive(self) -> bool: ...
+    def ask_to_stop(self) -> None: ...
+    def wait(self, seconds: float) -> int: ...
+    def end(self, seconds: float) -> None: ...
+
+
+class RunningService:
+    """The service, in a thread or in its own process."""
+
+    def __init__(self, site: Site, *, process: bool = False) -> None:
         self.site = site
-        self.process = subprocess.Popen(
-            [*COMMAND, "-c", str(site.config_path), "run"],
-            stderr=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **site.environment},
-        )
         self.log: list[dict[str, Any]] = []
         self.output: list[str] = []
         self._events: Queue[dict[str, Any]] = Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        start: type[ServiceProcess | ServiceThread] = ServiceProcess if process else ServiceThread
+        self._run: Run = start(site.config_path, site.environment, self._take)
 
-    def _read(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.output.append(line)
-            if line.startswith("{"):
-                event = json.loads(line)
-                self.log.append(event)
-                self._events.put(event)
+    def _take(self, line: str) -> None:
+        self.output.append(line)
+        if line.startswith("{"):
+            event = json.loads(line)
+            self.log.append(event)
+            self._events.put(event)
+
+    @property
+    def process(self) -> "subprocess.Popen[str]":
+        assert isinstance(self._run, ServiceProcess), "start it with process=True"
+        return self._run.process
+
+    @property
+    def alive(self) -> bool:
+        return self._run.alive
 
     def wait_for(self, event: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """The next log entry of that name."""
@@ -228,7 +240,7 @@ class RunningService:
             try:
                 entry = self._events.get(timeout=0.1)
             except Empty:
-                assert self.process.poll() is None, "".join(self.output)
+                assert self.alive, "".join(self.output)
                 assert time.monotonic() < deadline, f"no {event!r}: {''.join(self.output)}"
                 continue
             if entry["event"] == event:
@@ -281,33 +293,23 @@ class RunningService:
     def kill(self) -> None:
         """As the kernel's out-of-memory killer would."""
         self.process.kill()
-        self.process.wait(PATIENCE)
-        self._close()
+        self.wait()
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
-        self.process.terminate()
-        code = self.process.wait(PATIENCE)
-        self._close()
-        return code
+        """SIGTERM, or what it does; the exit code."""
+        self.ask_to_stop()
+        return self.wait()
+
+    def ask_to_stop(self) -> None:
+        self._run.ask_to_stop()
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """The exit code of a service that ends by itself."""
-        code = self.process.wait(seconds)
-        self._close()
-        return code
+        return self._run.wait(seconds)
 
     def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(PATIENCE)
-        self._close()
-
-    def _close(self) -> None:
-        self._reader.join(PATIENCE)
-        for stream in (self.process.stderr, self.process.stdout):
-            if stream is not None:
-                stream.close()
+        """Have it ended, whatever it does."""
+        self._run.end(PATIENCE)
 
 
 class EmbeddingServer:

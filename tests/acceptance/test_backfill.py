@@ -217,7 +217,7 @@ def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
         site.cli("setup")
         server.reset()
         server.faults(hang=1)  # for each slice
-        with site.service() as service:
+        with site.service(process=True) as service:
             wait_until(lambda: site.value(STORED) >= 1000, "a part is stored")
             service.kill()
         assert site.value(STORED) < rows, "killed in the middle"

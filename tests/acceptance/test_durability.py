@@ -76,7 +76,7 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
     site.sql(f"alter database {site.name} set wal_sender_timeout = '4s'")
     configure(site, slow)
     with watched(site) as violations:
-        with site.service() as service:
+        with site.service(process=True) as service:
             long = site.connect()
             with long.cursor() as cursor:
                 cursor.execute(
@@ -147,7 +147,7 @@ def test_kill_around_the_commit_replays_without_embedding_twice_what_is_stored(
     site.configure(embedder=embedding_server.configuration)
     site.cli("setup")
     embedding_server.reset()
-    with site.service() as service:
+    with site.service(process=True) as service:
         if when == "before":
             lock = site.connect()
             with lock.cursor() as cursor:
@@ -246,7 +246,7 @@ def test_second_instance_takes_over_and_the_first_cannot_write(
     site.cli("teardown", "--yes")
     site.configure(embedder=embedding_server.configuration)
     site.cli("setup")
-    with site.service() as first, site.service(wait=False) as second:
+    with site.service(process=True) as first, site.service(wait=False, process=True) as second:
         second.wait_for("standby, the slot is in use")
         site.sql("insert into documents values (1, 't', 'text 1')")
         first.settle()
@@ -275,7 +275,7 @@ def test_second_instance_takes_over_and_the_first_cannot_write(
 
 def test_stop_ends_in_time_even_when_the_target_waits_for_ever(site: Site) -> None:
     site.configure(more='[limits]\ndrain_timeout = "1s"\n')
-    with site.service() as service:
+    with site.service(process=True) as service:
         lock = site.connect()
         with lock.cursor() as cursor:
             cursor.execute("lock table cdc_embed.documents_embedding in access exclusive mode")

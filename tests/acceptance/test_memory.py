@@ -31,7 +31,7 @@ def memory(service: RunningService, name: str) -> int:
 def grown(site: Site, insert: str, rows: int, seconds: float) -> int:
     """Bytes by which the service's memory grew at the most, over one transaction."""
     site.sql(SLOW)
-    with site.service() as service:
+    with site.service(process=True) as service:
         wait_until(lambda: service.status()["tables"], "the first look at both databases")
         before = memory(service, "VmRSS")
         site.sql(insert.format(rows))

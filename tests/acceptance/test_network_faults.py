@@ -65,7 +65,7 @@ def insert(site: Site, number: int) -> None:
 
 
 def stop(service: RunningService, seconds: float = 15) -> int:
-    service.process.terminate()
+    service.ask_to_stop()
     return service.wait(seconds)
 
 
@@ -238,7 +238,7 @@ def test_stop_ends_in_time_whatever_does_not_answer(net: Net, side: str) -> None
     """A batch is on its way, the watch looks, and nothing comes through any more."""
     site, proxy = net.site, net.side(side)
     net.connect()
-    with site.service() as service:
+    with site.service(process=True) as service:
         service.settle()
         proxy.stall()
         insert(site, 1)
@@ -262,7 +262,7 @@ def test_stop_while_connecting_ends_in_time(net: Net, place: tuple[bytes, ...]) 
     """The main thread is in the driver, where no signal handler of Python's runs."""
     site = net.site
     net.connect()
-    with site.service(wait=False) as service:
+    with site.service(wait=False, process=True) as service:
         reached = net.source.stall_at(*place)
         assert reached.wait(30)
         assert stop(service) == 0

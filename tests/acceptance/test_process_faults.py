@@ -77,7 +77,7 @@ def test_kill_in_the_middle_of_the_target_commit_is_settled_by_what_the_target_s
     """
     site = counted
     with watched(site):
-        with site.service() as service:
+        with site.service(process=True) as service:
             service.wait_for("reconciled")  # from here on what is stored is known from the log
             site.sql("insert into documents values (1, 't', 'first'), (2, 't', 'second')")
             service.settle()
@@ -125,7 +125,7 @@ def kill_at_random(site: Site, kills: int, seed: int) -> None:
     with watched(site):
         with load(site, seed) as pace:
             for _ in range(kills):
-                with site.service(wait=False) as service:
+                with site.service(wait=False, process=True) as service:
                     if chance.random() < 0.8:
                         service.wait_for("streaming")
                     time.sleep(chance.uniform(0, 1.5))
@@ -270,7 +270,7 @@ def stop(service: RunningService, number: int = signal.SIGTERM) -> int:
 @pytest.mark.parametrize("table", ["checkpoint", "embedding_table"])
 def test_stop_while_starting_ends_at_once(site: Site, table: str) -> None:
     """The first look at the target waits for a lock, so nothing is running yet."""
-    with locked(site, table), site.service(wait=False) as service:
+    with locked(site, table), site.service(wait=False, process=True) as service:
         wait_for_lock(site)
         assert stop(service) == 0
     with site.service() as service:
@@ -280,7 +280,7 @@ def test_stop_while_starting_ends_at_once(site: Site, table: str) -> None:
 def test_stop_while_taking_over_ends_in_time(site: Site) -> None:
     """The slot is taken, and the look at what setup made waits for a lock."""
     site.configure(more='[limits]\ndrain_timeout = "1s"\n')
-    with site.service() as first, site.service(wait=False) as service:
+    with site.service(process=True) as first, site.service(wait=False, process=True) as service:
         service.wait_for("standby, the slot is in use")
         with locked(site, "embedding_table"):
             first.kill()
@@ -289,15 +289,15 @@ def test_stop_while_taking_over_ends_in_time(site: Site) -> None:
 
 
 def test_stop_of_a_standby_and_of_one_without_a_source_ends_at_once(site: Site) -> None:
-    with site.service() as leader, site.service(wait=False) as standby:
+    with site.service(process=True) as leader, site.service(wait=False, process=True) as standby:
         standby.wait_for("standby, the slot is in use")
         epoch = site.checkpoint()["epoch"]
         assert stop(standby) == 0
         assert site.checkpoint()["epoch"] == epoch
-        assert leader.process.poll() is None
+        assert leader.alive
     with TcpProxy(site.server.port) as proxy:
         site.environment["CDC_EMBED_SOURCE__DSN"] = proxy.dsn(site.dsn)
-        with site.service() as service:
+        with site.service(process=True) as service:
             proxy.refuse()
             for _ in range(4):
                 service.wait_for("connection lost")
@@ -314,13 +314,13 @@ def test_stop_during_a_backfill_drains_and_a_second_signal_does_not(
     site.cli("setup")
     stored = "select count(*) from cdc_embed.documents_embedding"
     embedding_server.faults(hang=2)
-    with site.service() as service:
+    with site.service(process=True) as service:
         wait_until(lambda: site.value(stored) > 0, "some of it is stored")
         assert stop(service) == 0
     after_drain = site.value(stored)
     assert 0 < after_drain < 5000
     embedding_server.faults(hang=60)
-    with site.service() as service:
+    with site.service(process=True) as service:
         wait_until(lambda: embedding_server.counts()["in_flight"], "it embeds")
         service.process.send_signal(signal.SIGTERM)
         wait_until(lambda: service.status()["state"] == "draining", "it drains")

@@ -74,7 +74,7 @@ def at_least(site: Site, epochs: int) -> int:
 @contextmanager
 def two(site: Site) -> Iterator[tuple[RunningService, RunningService]]:
     """A leader and a standby."""
-    with site.service() as leader, site.service(wait=False) as standby:
+    with site.service(process=True) as leader, site.service(wait=False, process=True) as standby:
         standby.wait_for(STANDBY)
         yield leader, standby
 
@@ -158,10 +158,10 @@ def test_leader_that_is_paused_in_its_commit_cannot_write_any_more(pair: Site) -
 def test_standby_that_comes_and_goes_is_not_felt(pair: Site) -> None:
     # a leader that is starved for a while is to be given up by nobody here
     pair.sql(f"alter database {pair.name} set wal_sender_timeout = '1min'")
-    with watched(pair), pair.service() as leader, load(pair):
+    with watched(pair), pair.service(process=True) as leader, load(pair):
         streaming = sessions(pair, "stream")
         for end in (RunningService.stop, RunningService.kill):
-            with pair.service(wait=False) as standby:
+            with pair.service(wait=False, process=True) as standby:
                 standby.wait_for(STANDBY)
                 end(standby)
         assert sessions(pair, "stream") == streaming
@@ -174,7 +174,9 @@ def test_both_restarted_at_once_agree_on_one_leader(pair: Site) -> None:
     with watched(pair), load(pair):
         for _ in range(2):
             with ExitStack() as stack:
-                databases = [stack.enter_context(pair.service(wait=False)) for _ in range(2)]
+                databases = [
+                    stack.enter_context(pair.service(wait=False, process=True)) for _ in range(2)
+                ]
                 wait_until(lambda: both_settled(databases), "one leads and one waits")  # noqa: B023
                 for service in sorted(databases, key=role):  # the standby first: else it may lead
                     service.process.kill()
@@ -199,9 +201,9 @@ def both_settled(services: list[RunningService]) -> bool:
 def test_leadership_changes_hands_a_hundred_times(pair: Site) -> None:
     with watched(pair):
         with load(pair), ExitStack() as stack:
-            leader = stack.enter_context(pair.service())
+            leader = stack.enter_context(pair.service(process=True))
             for _ in range(100):
-                standby = stack.enter_context(pair.service(wait=False))
+                standby = stack.enter_context(pair.service(wait=False, process=True))
                 standby.wait_for(STANDBY)
                 leader.kill()
                 standby.wait_for("streaming")

@@ -32,7 +32,7 @@ def main() -> None:
         site.sql(DOCUMENTS)
         site.configure(embedder=f'model = "{packaged_minilm()}"')
         site.cli("setup")
-        with site.service() as service:
+        with site.service(process=True) as service:
             site.sql("insert into documents values (0, 'warm', 'up')")
             service.settle()
             began = time.perf_counter()

@@ -15,7 +15,8 @@ from urllib.error import URLError
 
 from cdc_embed.lsn import LSN
 from tests.history.clients import Diary
-from tests.site import COMMAND, RunningService, Site
+from tests.own_process import COMMAND
+from tests.site import RunningService, Site
 
 DRIFT = 1
 TEMPORARY = 75
@@ -36,7 +37,7 @@ class Fleet:
 
     def start(self) -> RunningService:
         with self._lock:
-            service = RunningService(self._site)
+            service = RunningService(self._site, process=True)
             self.running.append(service)
             self._diary.note(f"started {service.process.pid}")
             return service

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.site import COMMAND, RunningService, Site, wait_until
+from tests.own_process import COMMAND
+from tests.site import RunningService, Site, wait_until
 
 NOTES = "create table notes (id bigint primary key, title text, body text)"
 TABLES = """

@@ -99,7 +99,7 @@ def test_documents_of_five_megabytes_stay_within_the_memory_limit(site: Site) ->
         more='[limits]\nmemory = "32MB"\n[index]\nkind = "none"\n',
     )
     site.cli("setup")
-    with site.service() as service:
+    with site.service(process=True) as service:
         site.sql("insert into documents (id, body) values (0, 'small')")
         service.settle()
         before = memory(service)

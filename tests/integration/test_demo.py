@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.site import COMMAND
+from tests.own_process import COMMAND
 
 
 @pytest.mark.timeout(300)

@@ -10,8 +10,8 @@ import structlog
 from typer.testing import CliRunner, Result
 
 from cdc_embed.cli.main import app
+from tests.own_process import COMMAND
 from tests.site import (
-    COMMAND,
     DOCUMENTS,
     EmbeddingServer,
     RunningService,
@@ -162,7 +162,7 @@ def test_more_letters_than_may_come_in_a_row_are_tried_again_without_stopping_th
             service.settle()
         assert retried(site, "--all", expect=1)["refused"] == 60
         assert {letter["attempts"] for letter in answer(site, "list")} == {2}
-        assert service.process.poll() is None
+        assert service.alive
         assert [e for e in service.log if e["event"] == "retried"][-1]["retried"] == 60
 
 
@@ -321,7 +321,7 @@ def test_a_table_that_stands_still_is_neither_tried_nor_verified_and_stops_nobod
         embedding_server.faults()
         assert retried(site, str(note["id"]))["refused"] == 0
         assert len(target.sql('select n from cdc_embed."Notes_embedding"')) == 1
-        assert service.process.poll() is None
+        assert service.alive
 
 
 def test_a_retry_does_not_wait_for_a_backfill_to_end(

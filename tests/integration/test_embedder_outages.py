@@ -150,7 +150,7 @@ def test_a_stop_within_an_outage_ends_in_time_and_loses_nothing(
     limits = '[limits]\ndrain_timeout = "2s"\n'
     site = ready(make_site(18), embedding_server, more=limits)
     site.config_path.write_text(site.config_path.read_text().replace('"1s"', '"10m"'))
-    with site.service() as service:
+    with site.service(process=True) as service:
         insert(site, 1, 5)
         service.settle()
         asked = embedding_server.counts()["requests"]
@@ -178,7 +178,7 @@ def test_what_is_in_flight_is_finished_when_the_embedder_is_back_before_the_drai
         server.faults(fail_next=ALWAYS, status=503)
         insert(site, 1, 20)
         wait_for_trouble(service)
-        service.process.terminate()
+        service.ask_to_stop()
         wait_until(lambda: service.status()["state"] == "draining", "it drains")
         server.faults()
         assert service.wait() == 0

@@ -115,7 +115,7 @@ def test_ping_inside_a_transaction_confirms_nothing_and_kill_loses_nothing(
     more = '[index]\nkind = "none"\n'
     site.configure(tables=TABLES, source='publish = "rows"', more=more)
     site.cli("setup")
-    with site.service() as service:
+    with site.service(process=True) as service:
         lock, long = site.connect(), site.connect()
         with lock.cursor() as locking, long.cursor() as writing:
             for statement in ROWS if kind == "rows" else []:

@@ -431,7 +431,7 @@ def test_kill_and_replay_leave_metadata_equal(
             )
             site.sql(statement)
 
-    with site.service() as service:
+    with site.service(process=True) as service:
         insert(site, *range(1, 31))
         insert(site, 31, body=" ".join(f"word{n}" for n in range(100)))
         churn(1)
@@ -441,10 +441,10 @@ def test_kill_and_replay_leave_metadata_equal(
         churn(2)
         service.kill()
     churn(3)
-    with site.service() as service:
+    with site.service(process=True) as service:
         churn(4)
         service.kill()
-    with site.service() as service:
+    with site.service(process=True) as service:
         churn(5)
         service.settle()
         assert wrong(site) == []

@@ -101,7 +101,7 @@ def fill(service: RunningService) -> None:
 def test_kill_between_commit_and_confirmation_replays_no_key_change(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
-    with site.service() as service:
+    with site.service(process=True) as service:
         fill(service)
         with unanswered_commit(service, SWAP):
             service.kill()

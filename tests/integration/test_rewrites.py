@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.site import COMMAND, EmbeddingServer, Site, wait_until
+from tests.own_process import COMMAND
+from tests.site import EmbeddingServer, Site, wait_until
 
 pytestmark = pytest.mark.newest
 

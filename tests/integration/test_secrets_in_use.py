@@ -14,8 +14,9 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.own_process import COMMAND
 from tests.secret import API_KEY, CANARY, PASSWORD, Refusing, guarded_server, refusing_service
-from tests.site import COMMAND, RunningService, Site, wait_until
+from tests.site import RunningService, Site, wait_until
 
 _numbers = itertools.count(1)
 TABLES = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
@@ -59,9 +60,9 @@ def test_service_keeps_its_secrets_from_pages_logs_tables_and_process_lists(
         f'[embedder]\nkind = "http"\nmodel = "m"\nurl = "{service_url}"\ntimeout = "10s"\n'
         f'api_key_file = "{key_file}"\n[serve]\nport = 0\n[log]\nlevel = "debug"\n{TABLES}'
     )
-    written = [site.cli("setup").stderr]
+    written = [site.cli("setup", process=True).stderr]
     site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1, 5) i")
-    with site.service() as service:
+    with site.service(process=True) as service:
         service.settle()
         seen = look_around(service, site)
         written += [str(run(site, *command)) for command in BESIDE]
@@ -95,7 +96,7 @@ BESIDE = (
 
 
 def run(site: Site, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    done = site.cli(*arguments)
+    done = site.cli(*arguments, process=True)
     done.args = ""
     return done
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from tests.site import COMMAND, DOCUMENTS, Site, wait_until
+from tests.own_process import COMMAND
+from tests.site import DOCUMENTS, Site, wait_until
 
 STATEMENTS = (
     "insert into documents values (1, 'one', 'text'), (2, 'two', null) returning id, title",

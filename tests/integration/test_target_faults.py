@@ -157,7 +157,7 @@ def test_killed_service_leaves_no_statement_behind_that_holds_locks(
         "select count(*) from pg_stat_activity where application_name like 'cdc_embed writer%' "
         "and wait_event_type = 'Lock' and datname = current_database()"
     )
-    with pair.service() as service:
+    with pair.service(process=True) as service:
         service.settle()
         lock = target.connect()
         lock.cursor().execute("lock table cdc_embed.documents_embedding in share mode")

@@ -135,7 +135,7 @@ def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
     pair: Site, target: Site, server: EmbeddedPostgres
 ) -> None:
     with watched(pair) as violations:
-        with pair.service() as service:
+        with pair.service(process=True) as service:
             service.wait_for("indexed")
             service.settle()
             target.close()
@@ -149,7 +149,7 @@ def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
         assert "target.dsn" in refused.stderr, "what to do"
         assert confirmed(pair) == stands
         server.start()
-        with pair.service() as service:
+        with pair.service(process=True) as service:
             service.settle()
             assert pair.drift() == []
             target.close()
@@ -170,8 +170,8 @@ def test_standby_that_takes_over_while_the_target_is_away_waits_for_it(
 ) -> None:
     with (
         watched(pair) as violations,
-        pair.service() as first,
-        pair.service(wait=False) as second,
+        pair.service(process=True) as first,
+        pair.service(wait=False, process=True) as second,
     ):
         second.wait_for("standby, the slot is in use")
         first.settle()
@@ -233,7 +233,7 @@ def test_stop_ends_in_time_when_the_target_does_not_answer(
 ) -> None:
     """It accepts and says nothing, or it is gone without a word: a cancel would wait for ever."""
     with watched(pair) as violations:
-        with pair.service() as service:
+        with pair.service(process=True) as service:
             service.wait_for("indexed")
             service.settle()
             getattr(proxy, how)()
@@ -258,7 +258,7 @@ def stop_in_time(service: RunningService) -> None:
 def test_stop_is_heard_while_the_start_waits_for_the_target(pair: Site, proxy: TcpProxy) -> None:
     """A thread that is in a statement runs no signal handler."""
     waits = proxy.stall_at(b"cdc_embed reader", b"set epoch = epoch + 1", lost=True)
-    with pair.service(wait=False) as service:
+    with pair.service(wait=False, process=True) as service:
         assert waits.wait(30)
         stop_in_time(service)
     proxy.cut()
@@ -274,7 +274,7 @@ def test_stop_ends_in_time_when_a_table_of_the_target_is_locked(pair: Site, targ
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "
         f"and application_name = 'cdc_embed {pair.name}'"
     )
-    with pair.service() as service:
+    with pair.service(process=True) as service:
         service.settle()
         lock.cursor().execute("lock table cdc_embed.documents_embedding in access exclusive mode")
         wait_until(lambda: target.value(waits), "the rows are counted")
@@ -303,7 +303,7 @@ def test_kill_before_anything_could_be_recorded_is_no_gap(pair: Site, target: Si
     waits = "select count(*) from pg_locks where not granted"
     with watched(pair) as violations:
         lock.cursor().execute("lock table cdc_embed.checkpoint in exclusive mode")
-        with pair.service(wait=False) as service:
+        with pair.service(wait=False, process=True) as service:
             wait_until(lambda: target.value(waits), "the start waits")
             lock.cursor().execute("select pg_sleep(%s)", (0.7 * patience,))
             lock.close()

@@ -267,7 +267,7 @@ def test_a_position_inside_a_transaction_counts_the_changes_of_every_table(
     source.cli("setup")
     rows = f"select n, null, {LONG.format('n')} from generate_series(1, 300) n"
     source.sql(f"insert into documents {rows}")
-    with source.service() as service:
+    with source.service(process=True) as service:
         compared(service, len(before))
         kill_inside(
             source,

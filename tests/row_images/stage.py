@@ -120,7 +120,7 @@ class Stage:
     @property
     def service(self) -> RunningService:
         """The service; a new one where a case has ended it."""
-        if self._service.process.poll() is not None:
+        if not self._service.alive:
             self._service.end()
             self._start()
         return self._service
