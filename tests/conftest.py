@@ -1,7 +1,6 @@
 """Fixtures for every room: servers are shared, databases and slots are each test's own."""
 
 import os
-import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import DOCUMENTS, EmbeddingServer, Site
-from tests.sources import PUBLISHED, SOURCES, make_source, name_of, sites
+from tests.sources import PUBLISHED, SOURCES, make_source, sites
 
+UNIT = Path(__file__).parent / "unit"
 SERVERS = pytest.StashKey[dict[int, EmbeddedPostgres]]()
 
 
@@ -22,25 +22,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes many minutes, runs with --long only")
-    config.addinivalue_line("markers", "newest: other versions than 18 are asked with --long only")
+    config.addinivalue_line("markers", "fast: needs no server and takes a moment")
+    config.addinivalue_line("markers", "slow: needs no server, but takes a while")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long tests out, unless they are asked for.
-
-    What holds for pgoutput of 16 and 18 is asked of 15's with the long ones.
-    """
+    """Leave the long tests out, unless they are asked for; the unit tests are the fast ones."""
+    for item in items:
+        if item.path.is_relative_to(UNIT) and not item.get_closest_marker("slow"):
+            item.add_marker("fast")
     if config.getoption("--long"):
         return
-    long = [item for item in items if _is_long(item)]
+    long = [item for item in items if item.get_closest_marker("long")]
     config.hook.pytest_deselected(items=long)
     items[:] = [item for item in items if item not in set(long)]
-
-
-def _is_long(item: pytest.Item) -> bool:
-    if item.get_closest_marker("newest") and re.search(r"\[(pgoutput-)?16\b", item.name):
-        return True
-    return item.get_closest_marker("long") is not None or "[pgoutput-15" in item.name
 
 
 @pytest.hookimpl(wrapper=True)
@@ -84,9 +79,9 @@ def servers(pytestconfig: pytest.Config) -> Callable[[int], EmbeddedPostgres]:
     return start
 
 
-@pytest.fixture(params=[16, 18])
+@pytest.fixture(params=[18, pytest.param(16, marks=pytest.mark.long)])
 def version(request: pytest.FixtureRequest) -> int:
-    """The PostgreSQL versions that are embedded."""
+    """The PostgreSQL versions that are embedded; the older with the long tests only."""
     number: int = request.param
     return number
 
@@ -100,13 +95,13 @@ def make_site(
         yield make
 
 
-@pytest.fixture(params=SOURCES, ids=name_of)
+@pytest.fixture(params=SOURCES)
 def source(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
     """An empty database of each kind of source."""
     return make_source(make_site, request.param)
 
 
-@pytest.fixture(params=PUBLISHED, ids=name_of)
+@pytest.fixture(params=PUBLISHED)
 def published(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Site:
     """An empty database of each kind of source that reads a publication."""
     return make_source(make_site, request.param)

@@ -1,13 +1,20 @@
-"""Take each protection out once and see its test fail: ``python tests/mutations.py [NAME ...]``.
+"""Take each protection out once and see its test fail: ``python -m tests.mutations [NAME ...]``.
 
-Each mutation is one line of the code or the SQL, with the test that must notice. The file is
-patched, that test is run, a failure is expected, and the file is restored, whatever happens.
+Each mutation is one line of the code or the SQL, with the test that must notice. A copy of the tree
+is patched, that test is run in it, and a failure is expected. ``-j`` says how many run at once.
 """
 
+import argparse
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 
 ROOT = Path(__file__).parents[1]
 
@@ -374,39 +381,57 @@ MUTATIONS = (
 )
 
 
-def survives(mutation: Mutation) -> bool:
-    """Whether the named test passes without the protection."""
-    path = ROOT / mutation.file
+def survives(mutation: Mutation, tree: Path) -> bool:
+    """Whether the named test passes without the protection, in a tree that may be patched."""
+    path = tree / mutation.file
     original = path.read_text(encoding="utf-8")
     if original.count(mutation.line) != 1:
         raise SystemExit(f"{mutation.name}: its line is not once in {mutation.file}")
-    try:
-        path.write_text(original.replace(mutation.line, mutation.mutated), encoding="utf-8")
-        run = subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-x", mutation.test],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    finally:
-        path.write_text(original, encoding="utf-8")
+    path.write_text(original.replace(mutation.line, mutation.mutated), encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", mutation.test],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    path.write_text(original, encoding="utf-8")
     if run.returncode not in {0, 1}:
         raise SystemExit(f"{mutation.name}: the test did not run\n{run.stdout}{run.stderr}")
     return run.returncode == 0
 
 
-def main(names: list[str]) -> int:
-    chosen = [m for m in MUTATIONS if not names or m.name in names]
-    survivors = 0
-    for mutation in chosen:
-        survived = survives(mutation)
-        survivors += survived
-        verdict = "SURVIVED" if survived else "killed"
-        sys.stdout.write(f"{verdict:9} {mutation.name}  ({mutation.test.rpartition('::')[2]})\n")
-        sys.stdout.flush()
-    return 1 if survivors else 0
+@contextmanager
+def copies(number: int) -> Iterator["SimpleQueue[Path]"]:
+    """Copies of the tree to take and give back; they are gone at the end."""
+    left_out = shutil.ignore_patterns(".git", ".venv", ".*_cache", ".hypothesis", "__pycache__")
+    trees: SimpleQueue[Path] = SimpleQueue()
+    with tempfile.TemporaryDirectory(prefix="mutations-") as folder:
+        for place in range(number):
+            trees.put(shutil.copytree(ROOT, Path(folder) / str(place), ignore=left_out))
+        yield trees
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition(":")[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
+    parser.add_argument("-j", "--jobs", type=int, default=1, help="how many at once")
+    options = parser.parse_args()
+    chosen = [m for m in MUTATIONS if not options.names or m.name in options.names]
+    with copies(options.jobs) as trees, ThreadPoolExecutor(options.jobs) as executor:
+
+        def judge(mutation: Mutation) -> bool:
+            tree = trees.get()
+            try:
+                survived = survives(mutation, tree)
+            finally:
+                trees.put(tree)
+            verdict, test = "SURVIVED" if survived else "killed", mutation.test.rpartition("::")[2]
+            print(f"{verdict:9} {mutation.name}  ({test})", flush=True)  # noqa: T201
+            return survived
+
+        return 1 if any(list(executor.map(judge, chosen))) else 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))
+    raise SystemExit(main())

@@ -2,10 +2,12 @@
 
 import itertools
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.installed import INSTALLED
@@ -13,20 +15,24 @@ from tests.site import Site
 
 Kind = tuple[str, int]
 
-SOURCES: Final[list[Kind]] = [
-    ("pgoutput", 16),
-    ("pgoutput", 18),
-    ("pgoutput", 15),
-    ("wal2json", 15),
-]
-PUBLISHED: Final[list[Kind]] = [kind for kind in SOURCES if kind[0] == "pgoutput"]
+
+def kinds(*names: str, long: Sequence[str] = ()) -> list[Any]:
+    """Parameters of a test: kinds of source, those that come with ``--long`` only at the end."""
+    often = [pytest.param(_kind(name), id=name) for name in names]
+    return often + [pytest.param(_kind(name), id=name, marks=pytest.mark.long) for name in long]
+
+
+def _kind(name: str) -> Kind:
+    plugin, _, version = name.partition("-")
+    return plugin, int(version)
+
+
+OLDER: Final = ("pgoutput-16", "pgoutput-15")
+SOURCES: Final = kinds("pgoutput-18", "wal2json-15", long=OLDER)
+PUBLISHED: Final = kinds("pgoutput-18", long=OLDER)
 """Those that read a publication: partitioned tables, column lists and row filters need one."""
 
 _numbers = itertools.count(1)
-
-
-def name_of(kind: Kind) -> str:
-    return f"{kind[0]}-{kind[1]}"
 
 
 @contextmanager

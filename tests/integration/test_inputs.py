@@ -9,8 +9,6 @@ from tests.inputs.table import InputTable
 from tests.inputs.tables import ENUM, LATIN1_TABLES, TABLES
 from tests.site import Site
 
-pytestmark = pytest.mark.newest
-
 
 def configure(site: Site, tables: list[InputTable], *, setup: bool = True) -> None:
     for table in tables:

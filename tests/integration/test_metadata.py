@@ -9,8 +9,6 @@ import pytest
 from cdc_embed.change.document import fingerprint
 from tests.site import EmbeddingServer, Site, wait_until
 
-pytestmark = pytest.mark.newest
-
 SMALL = {
     "amount": "numeric(12,3)",
     "code": "character(8)",

@@ -4,13 +4,9 @@ import random
 import string
 from collections.abc import Callable
 
-import pytest
-
 from tests.oracle import Documents
 from tests.site import Site
 from tests.sources import make_source
-
-pytestmark = pytest.mark.newest
 
 EVENTS = Documents(name="events", key=("id", "day"))
 SCHEMA = """

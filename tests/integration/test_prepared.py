@@ -9,10 +9,10 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
-from tests.sources import SOURCES, Kind, name_of
+from tests.sources import SOURCES, Kind
 
 
-@pytest.fixture(params=SOURCES, ids=name_of)
+@pytest.fixture(params=SOURCES)
 def restartable(
     request: pytest.FixtureRequest, servers: Callable[[int], EmbeddedPostgres], tmp_path: Path
 ) -> Iterator[Site]:

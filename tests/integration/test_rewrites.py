@@ -9,8 +9,6 @@ import pytest
 from tests.own_process import COMMAND
 from tests.site import EmbeddingServer, Site, wait_until
 
-pytestmark = pytest.mark.newest
-
 PARTITIONED = """
 create table documents (id bigint, title text, body text, primary key (id)) partition by range (id);
 create table low partition of documents for values from (0) to (100);

@@ -2,11 +2,7 @@
 
 from functools import partial
 
-import pytest
-
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
-
-pytestmark = pytest.mark.newest
 
 BIG = "(select string_agg(md5(n::text), ' ') from generate_series(1, 200) n)"
 """Stored out of line: an update of another column leaves it out of the log."""

@@ -14,12 +14,14 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.row_images import keys, partitions, rows, tables
 from tests.row_images.stage import Case, Stage
 from tests.site import EmbeddingServer
-from tests.sources import PUBLISHED, SOURCES, make_source, name_of, sites
+from tests.sources import OLDER, PUBLISHED, SOURCES, kinds, make_source, sites
 
 CASES: Final = {**rows.CASES, **keys.CASES, **tables.CASES}
+ALONE: Final = kinds("pgoutput-18", long=("wal2json-15", *OLDER))
+"""How transactions by themselves are batched does not depend on the plugin."""
 
 
-@pytest.fixture(scope="module", params=SOURCES, ids=name_of)
+@pytest.fixture(scope="module", params=SOURCES)
 def shared_stage(
     request: pytest.FixtureRequest,
     servers: Callable[[int], EmbeddedPostgres],
@@ -27,7 +29,7 @@ def shared_stage(
 ) -> Iterator[Stage]:
     with sites(servers, tmp_path_factory.mktemp("images")) as make, EmbeddingServer() as embedder:
         stage = Stage(
-            make_source(make, request.param), embedder, partitions=request.param in PUBLISHED
+            make_source(make, request.param), embedder, partitions=request.param[0] == "pgoutput"
         )
         try:
             yield stage
@@ -41,6 +43,7 @@ def stage(shared_stage: Stage) -> Stage:
     return shared_stage
 
 
+@pytest.mark.parametrize("shared_stage", ALONE, indirect=True, scope="module")
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_each_transaction_by_itself(stage: Stage, case: Case) -> None:
     check_alone(stage, case)
@@ -51,7 +54,7 @@ def test_all_transactions_in_one_batch(stage: Stage, case: Case) -> None:
     check_at_once(stage, case)
 
 
-@pytest.mark.parametrize("shared_stage", PUBLISHED, ids=name_of, indirect=True, scope="module")
+@pytest.mark.parametrize("shared_stage", PUBLISHED, indirect=True, scope="module")
 @pytest.mark.parametrize("check", ["alone", "at once"])
 @pytest.mark.parametrize("case", partitions.CASES.values(), ids=partitions.CASES)
 def test_partitions(stage: Stage, case: Case, check: str) -> None:
