@@ -6,10 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import structlog
-from typer.testing import CliRunner, Result
 
-from cdc_embed.cli.main import app
 from tests.own_process import COMMAND
 from tests.site import (
     DOCUMENTS,
@@ -38,14 +35,8 @@ def site(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -> S
     return site
 
 
-def dlq(site: Site, *arguments: str, expect: int = 0) -> Result:
-    """In this process, for what no service has to do: that is quicker."""
-    try:
-        done = CliRunner().invoke(app, ["-c", str(site.config_path), "dlq", *arguments])
-    finally:
-        structlog.reset_defaults()
-    assert done.exit_code == expect, done.output
-    return done
+def dlq(site: Site, *arguments: str, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+    return site.cli("dlq", *arguments, expect=expect)
 
 
 def answer(site: Site, *arguments: str) -> Any:
@@ -53,8 +44,7 @@ def answer(site: Site, *arguments: str) -> Any:
 
 
 def retried(site: Site, *arguments: str, expect: int = 0) -> Any:
-    """By the installed command."""
-    return json.loads(site.cli("dlq", "retry", *arguments, "--json", expect=expect).stdout)
+    return json.loads(dlq(site, "retry", *arguments, "--json", expect=expect).stdout)
 
 
 def listed(site: Site) -> dict[int, dict[str, Any]]:

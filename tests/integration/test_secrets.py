@@ -94,8 +94,9 @@ def cli(
 
 @pytest.fixture(autouse=True)
 def _logs_of_commands_end_with_them() -> Iterator[None]:
+    before = structlog.get_config()
     yield
-    structlog.reset_defaults()
+    structlog.configure(**before)
 
 
 # --- every way to give it ----------------------------------------------------------------------
