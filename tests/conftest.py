@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from tests.installed import INSTALLED, InstalledPostgres
+from tests.servers import Servers, use_memory
 from tests.site import DOCUMENTS, EmbeddingServer, Site
 from tests.sources import PUBLISHED, SOURCES, make_source, sites
 
 UNIT = Path(__file__).parent / "unit"
-SERVERS = pytest.StashKey[dict[int, EmbeddedPostgres]]()
+SERVERS = pytest.StashKey[Servers]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: takes many minutes, runs with --long only")
     config.addinivalue_line("markers", "fast: needs no server and takes a moment")
     config.addinivalue_line("markers", "slow: needs no server, but takes a while")
+    use_memory()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -51,32 +52,19 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Hundreds of databases take a while to remove, more than a test has."""
-    for server in session.config.stash.get(SERVERS, {}).values():
-        server.close()
+    """To stop a server may take longer than a test has."""
+    if SERVERS in session.config.stash:
+        session.config.stash[SERVERS].close()
 
 
 @pytest.fixture(scope="session")
-def servers(pytestconfig: pytest.Config) -> Callable[[int], EmbeddedPostgres]:
+def servers(
+    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], EmbeddedPostgres]:
     """Servers by version, started when first asked for: 16 and 18 embedded, 15 the system's."""
-    running = pytestconfig.stash.setdefault(SERVERS, {})
-
-    def start(version: int) -> EmbeddedPostgres:
-        if version not in running:
-            make = InstalledPostgres if version == INSTALLED else EmbeddedPostgres
-            server = make(
-                version,
-                {
-                    "wal_sender_timeout": "10s",
-                    "max_replication_slots": "60",
-                    "max_wal_senders": "60",
-                },
-                tcp=True,
-            )
-            running[version] = server.__enter__()
-        return running[version]
-
-    return start
+    folder = tmp_path_factory.getbasetemp()
+    distributed = "PYTEST_XDIST_WORKER" in os.environ  # then the folder is one worker's
+    return pytestconfig.stash.setdefault(SERVERS, Servers(folder.parent if distributed else folder))
 
 
 @pytest.fixture(params=[18, pytest.param(16, marks=pytest.mark.long)])

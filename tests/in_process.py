@@ -60,6 +60,15 @@ class _Printer:
         return lambda line: print(line, file=self._file)
 
 
+PACE: Final = {
+    "cli.asking.POLL_SECONDS": 0.05,
+    "reconcile.reconciler.POLL_SECONDS": 0.1,
+    "reconcile.reconciler.TROUBLE_SECONDS": 0.5,
+    "reconcile.slices.POLL_SECONDS": 0.1,
+    "service.service.STANDBY_POLL_SECONDS": 0.2,
+    "service.watch.POLL_SECONDS": 0.25,
+}
+"""How often what looks at intervals looks in this process: a test waits for the next look."""
 _output: ContextVar[Output | None] = ContextVar("output", default=None)
 
 
@@ -179,10 +188,12 @@ class _Lines(StringIO):
 
 @cache
 def _separate() -> None:
-    """From here on a log line goes to the output that its thread belongs to."""
+    """From here on a log line goes to the output of its thread, and nothing looks but rarely."""
     structlog.configure(wrapper_class=_wrap)  # type: ignore[arg-type]  # as good as a class
     patch("structlog.configure", _configure).start()
     patch("threading.Thread.start", _start).start()
+    for name, seconds in PACE.items():
+        patch(f"cdc_embed.{name}", seconds).start()
 
 
 _configure_all: Final = structlog.configure

@@ -20,11 +20,15 @@ class InstalledPostgres(EmbeddedPostgres):
     """A throwaway cluster like the embedded ones, with the system's binaries."""
 
     def __init__(
-        self, version: int = 15, settings: Mapping[str, str] | None = None, tcp: bool = False
+        self,
+        version: int = INSTALLED,
+        settings: Mapping[str, str] | None = None,
+        tcp: bool = False,
+        cluster: Path | None = None,
     ) -> None:
         if not (_ROOT / "lib" / "wal2json.so").exists():
             pytest.skip("needs the packages postgresql-15 and postgresql-15-wal2json")
-        super().__init__(version, {**_allow_wal2json(), **(settings or {})}, tcp)
+        super().__init__(version, {**_allow_wal2json(), **(settings or {})}, tcp, cluster)
 
     def _installation(self) -> tuple[Path, Path]:
         return _ROOT, _ROOT / "bin"

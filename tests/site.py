@@ -11,7 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from queue import Empty, Queue
@@ -66,11 +66,7 @@ class Site:
         self.folder = folder
         self.target = target
         self.environment: dict[str, str] = {}
-        admin = psycopg2.connect(server.dsn())
-        admin.autocommit = True
-        with admin.cursor() as cursor:
-            cursor.execute(f'create database "{name}"')
-        admin.close()
+        self._administer(f'create database "{name}" strategy file_copy')
         self._connection = self.connect()
         self._connection.autocommit = True
 
@@ -87,6 +83,19 @@ class Site:
 
     def close(self) -> None:
         self._connection.close()
+
+    def drop(self) -> None:
+        """Remove the database, with its slots and whoever is connected to it."""
+        slots = "pg_replication_slots where database = current_database() and active"
+        self.sql(f"select pg_terminate_backend(active_pid) from {slots}")
+        wait_until(lambda: not self.sql(f"select from {slots}"), "nobody reads a slot")
+        self.close()
+        self._administer(f'drop database "{self.name}" with (force)')
+
+    def _administer(self, statement: str) -> None:
+        with closing(psycopg2.connect(self.server.dsn())) as admin, admin.cursor() as cursor:
+            admin.autocommit = True
+            cursor.execute(statement)
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
         """Run one statement in a transaction of its own."""

@@ -39,7 +39,7 @@ _numbers = itertools.count(1)
 def sites(
     servers: Callable[[int], EmbeddedPostgres], folder: Path
 ) -> Iterator[Callable[..., Site]]:
-    """Makes databases with names of their own; their slots are dropped at the end."""
+    """Makes databases with names of their own; they are dropped at the end."""
     made: list[Site] = []
 
     def make(version: int = 18, target: Site | None = None) -> Site:
@@ -49,15 +49,7 @@ def sites(
 
     yield make
     for site in made:
-        site.sql(
-            "select pg_terminate_backend(active_pid) from pg_replication_slots "
-            "where database = current_database() and active_pid is not null"
-        )
-        site.sql(
-            "select pg_drop_replication_slot(slot_name) from pg_replication_slots "
-            "where database = current_database() and not active"
-        )
-        site.close()
+        site.drop()
 
 
 def make_source(make_site: Callable[..., Site], kind: Kind) -> Site:

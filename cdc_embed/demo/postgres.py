@@ -43,14 +43,15 @@ _SETTINGS = {
     "dynamic_shared_memory_type": "mmap",
 }
 
-# Makes a folder, and in it a cluster with the given binaries. Then it waits for a line, or for the
-# end of file when our process is gone, and removes everything.
+# Makes a folder, and in it a cluster with the binaries that it is told, unless it finds one there.
+# Then it waits: for a line, or for the end of file that comes when our process is gone, however it
+# went. Either way it removes everything.
 _KEEPER = """
 trap '' PIPE
 folder=$(mktemp -d "$1/cdc-pg-XXXXXXXX") || exit
 echo "$folder"
 if read -r bin; then
-    for locale in C.UTF-8 C; do  # not every system has the first
+    test -e "$folder/data" || for locale in C.UTF-8 C; do  # not every system has the first
         "$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --encoding=UTF8 \\
             --locale="$locale" --no-sync >"$folder/initdb.log" 2>&1 && break
     done
@@ -69,17 +70,23 @@ class EmbeddedPostgres:
     """A throwaway server, started on entry (or by ``start``) and gone after exit (or ``close``).
 
     ``settings`` go to postgresql.conf, so that ALTER SYSTEM can still change them. The server is
-    reached by a Unix socket, with ``tcp`` also by a free port of 127.0.0.1. Errors: PreflightError
-    when the package is missing or the server does not start.
+    reached by a Unix socket, with ``tcp`` also by a free port of 127.0.0.1. ``cluster`` is the data
+    folder of a stopped server of this version: the new server begins with a copy of it. Errors:
+    PreflightError when the package is missing or the server does not start.
     """
 
     def __init__(
-        self, version: int = 18, settings: Mapping[str, str] | None = None, tcp: bool = False
+        self,
+        version: int = 18,
+        settings: Mapping[str, str] | None = None,
+        tcp: bool = False,
+        cluster: Path | None = None,
     ) -> None:
         self.version = version
         self.port = 5432  # with a Unix socket only part of its name
         self._settings = {**_SETTINGS, **(settings or {})}
         self._tcp = tcp
+        self._cluster = cluster
         self._folder: Path | None = None
         self._server: subprocess.Popen[bytes] | None = None
         self._keeper: subprocess.Popen[bytes] | None = None
@@ -183,6 +190,8 @@ class EmbeddedPostgres:
         if account is not None and not self._may_run(binaries):
             binaries = _copy_binaries(package, binaries, folder, account)
         self.binaries = binaries
+        if self._cluster is not None:
+            subprocess.run(["cp", "-a", self._cluster, folder / "data"], check=True)
         if self._ask_keeper(str(binaries)) != "0":
             said = (folder / "initdb.log").read_text(errors="replace")
             raise self._error(f"initdb failed:\n{said}")
