@@ -160,7 +160,8 @@ class ServiceThread:
                 self._service.run()
         except CdcEmbedError as exc:
             self._code = exc.exit_code
-            self._output.err.write(f"error: {exc}\n{exc.hint}\n")
+            steps = "".join(f"next:  {line}\n" for line in exc.hint.splitlines())
+            self._output.err.write(f"error: {exc}\n{steps}")
         except BaseException as exc:  # noqa: BLE001  raised by who waits for the end
             self._code, self._crash = CRASHED, exc
             self._output.err.write(traceback.format_exc())
