@@ -23,10 +23,8 @@ import structlog
 
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.main import main
-from cdc_embed.config.load import load_config
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.service.service import Service
-from cdc_embed.service.start import running
+from cdc_embed.service import Service, load_config, running
 
 CRASHED: Final = 1
 _PLAIN: Final = structlog.get_config()
@@ -62,13 +60,15 @@ class _Printer:
 
 PACE: Final = {
     "cli.asking.POLL_SECONDS": 0.05,
+    "cli.status.ASK_SECONDS": 20.0,
     "reconcile.reconciler.POLL_SECONDS": 0.1,
     "reconcile.reconciler.TROUBLE_SECONDS": 0.5,
     "reconcile.slices.POLL_SECONDS": 0.1,
-    "service.service.STANDBY_POLL_SECONDS": 0.2,
+    "service.instance.STANDBY_POLL_SECONDS": 0.2,
     "service.watch.POLL_SECONDS": 0.25,
 }
-"""How often what looks at intervals looks in this process: a test waits for the next look."""
+"""What looks at intervals looks often in this process, as a test waits for its next look; and what
+gives up a service that does not answer waits for one that shares this process."""
 _output: ContextVar[Output | None] = ContextVar("output", default=None)
 
 
@@ -154,7 +154,7 @@ class ServiceThread:
         _output.set(self._output)
         set_up_logs(self._config.log.model_copy(update={"format": "json"}))
         try:
-            with running(self._config) as self._service:
+            with running(self._config, serve=True) as self._service:
                 if self._stopped:
                     self._service.stop()
                 self._service.run()

@@ -88,7 +88,7 @@ class Site:
         """Remove the database, with its slots and whoever is connected to it."""
         slots = "pg_replication_slots where database = current_database() and active"
         self.sql(f"select pg_terminate_backend(active_pid) from {slots}")
-        wait_until(lambda: not self.sql(f"select from {slots}"), "nobody reads a slot")
+        wait_until(lambda: not self.sql(f"select 1 from {slots}"), "nobody reads a slot")
         self.close()
         self._administer(f'drop database "{self.name}" with (force)')
 

@@ -18,9 +18,9 @@ def fill(site: Site, rows: int) -> None:
     site.configure()
 
 
-def follow(site: Site, *, process: bool = False) -> None:
+def follow(site: Site) -> None:
     """Run the service until every row is compared."""
-    with site.service(process=process) as service:
+    with site.service() as service:
         service.wait_for("reconciled")
         service.settle()
         assert site.drift() == []
@@ -135,7 +135,7 @@ def test_target_that_came_along_with_its_source_is_rebuilt_unasked(site: Site) -
     site.sql("update cdc_embed.checkpoint set source_system_identifier = '1'")
     site.sql("update cdc_embed.checkpoint set target_system_identifier = '1'")
     assert "the position belongs to another cluster" in site.cli("setup", expect=5).stderr
-    follow(site, process=True)
+    follow(site)
 
 
 def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Site) -> None:

@@ -643,7 +643,7 @@ def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
     site.config_path.write_text(text.replace("[source]", '[source]\non_history_gap = "rebuild"', 1))
     accident(site)
     library.server.reset()
-    with site.service(process=True) as service:
+    with site.service() as service:
         service.wait_for("reconciled")
         service.settle()
         assert library.server.texts() == 2, "the changed row and the new one"
@@ -673,7 +673,7 @@ def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
         plan = plan_setup(databases, embedder.describe(), rebuild=True)
         with pytest.raises(KeyboardInterrupt):
             run_setup(databases, plan, on_step=interrupt, on_wait=lambda _: None)
-    with site.service(process=True) as service:
+    with site.service() as service:
         service.wait_for("reconciled")
         service.settle()
         assert site.drift() == []
