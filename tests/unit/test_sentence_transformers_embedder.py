@@ -24,6 +24,7 @@ from cdc_embed.embed.sentence_transformers import (
 )
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
+pytestmark = pytest.mark.slow
 DIGEST = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 COMMIT = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
 TEXTS = [
