@@ -1,8 +1,8 @@
-"""Every error a user can meet: what happened, where, and what to do next.
+"""The errors that a user can meet: each says what happened, where, and the next step.
 
-A class's docstring is its message, its fields are filled in by keyword, and ``hint`` holds the
-next step, a command where there is one. ``exit_code`` is the process exit code the command line
-answers with. Driver errors are translated at the edge where they appear; they never get out.
+A class's docstring is its message; its fields are filled in by keyword. ``hint`` holds the next
+step, a command where there is one. ``exit_code`` is the exit code of the command line. Driver
+errors are translated where they appear; none leaves its room.
 """
 
 from typing import ClassVar
@@ -97,21 +97,21 @@ class HistoryGapError(CdcEmbedError):
 
     exit_code = 5
     default_hint = (
-        "changes may be missing; make a new slot and compare every row: cdc-embed setup --rebuild"
+        "changes can be missing; make a new slot and compare every row: cdc-embed setup --rebuild"
     )
 
 
 class UnexpectedError(CdcEmbedError):
-    """something that should not happen: {problem}"""
+    """unexpected state: {problem}"""
 
-    default_hint = "nothing is lost; run it again with --debug and report what it says"
+    default_hint = "nothing is lost; run the command again with --debug and report its output"
 
 
 class RequestFailedError(CdcEmbedError):
     """{kind}: {problem}"""
 
     exit_code = 4
-    default_hint = "see how the service is: cdc-embed status"
+    default_hint = "see the state of the service: cdc-embed status"
 
 
 # --- the outside systems -----------------------------------------------------------------------
@@ -139,7 +139,7 @@ class TargetRefusedError(CdcEmbedError):
 
 
 class FencedError(CdcEmbedError):
-    """another instance took over slot {slot} (epoch {epoch} is no longer ours)"""
+    """another instance took over slot {slot} (epoch {epoch} has ended)"""
 
     exit_code = 75
     default_hint = "run one service for each slot; a second one waits as standby"

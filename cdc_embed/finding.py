@@ -1,4 +1,4 @@
-"""What a check found: one line for a person, one row for a script."""
+"""The finding of a check: one line for a person, one row for a script."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -10,7 +10,7 @@ class Severity(Enum):
     ERROR = "error"
     """``run`` cannot work."""
     WARNING = "warning"
-    """It works, and will hurt one day."""
+    """``run`` works now, but can fail later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ def judge(
     fix: str,
     severity: Severity = Severity.ERROR,
 ) -> Finding:
-    """Give the finding of one check. Only a failed one has a fix."""
+    """Return the finding of one check; only a failed one has a fix."""
     return Finding(id=id, ok=ok, message=message, fix="" if ok else fix, severity=severity)
 
 

@@ -1,6 +1,7 @@
 """Every metric, declared once. Base units, few labels, never a key or an LSN in one.
 
-A ``Metrics`` object belongs to one service: tests and the demo can have several in a process.
+A ``Metrics`` object belongs to one service, because tests and the demo can run several in one
+process.
 """
 
 from collections.abc import Callable, Iterable
@@ -35,7 +36,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """The metrics of one service; ``registry`` is what ``/metrics`` shows."""
+    """The metrics of one service; ``/metrics`` shows its ``registry``."""
 
     def __init__(self, *, slot: str, tables: Iterable[str], model: str) -> None:
         self.registry = CollectorRegistry()
@@ -59,14 +60,14 @@ class Metrics:
             self.slot_wal_status.labels(self._slot, name).set(name == status)
 
     def watch_oldest_pending(self, age: Callable[[], float]) -> None:
-        """``age`` is asked at each scrape: a stalled loop must not freeze the number."""
+        """Call ``age`` at each scrape, because a stalled loop must not freeze the number."""
         self.oldest_pending_age.set_function(age)
 
     def _declare_process(self, model: str) -> None:
         build_info = self._gauge("build_info", "Version and model.", "version", "model")
         build_info.labels(__version__, model).set(1)
-        self.phase = self._gauge("phase", "1 for what the service does now.", "phase")
-        self.leader = self._gauge("leader", "1 when this instance writes.", "slot")
+        self.phase = self._gauge("phase", "1 for the current phase, 0 for the others.", "phase")
+        self.leader = self._gauge("leader", "1 while this instance is the writer.", "slot")
 
     def _declare_stream(self) -> None:
         self.replication_connected = self._gauge(
@@ -84,19 +85,19 @@ class Metrics:
             "reason",
         )
         self.heartbeat = self._gauge(
-            "heartbeat_timestamp_seconds", "When a stage was last alive.", "stage"
+            "heartbeat_timestamp_seconds", "Unix time of a stage's last heartbeat.", "stage"
         )
 
     def _declare_slot(self) -> None:
         self.slot_active = self._gauge("slot_active", "1 while a session reads the slot.", "slot")
         self.slot_retained_wal = self._gauge(
-            "slot_retained_wal_bytes", "Log that the server keeps for the slot.", "slot"
+            "slot_retained_wal_bytes", "Bytes of log that the server keeps for the slot.", "slot"
         )
         self.slot_lag = self._gauge(
-            "slot_lag_bytes", "Distance from the end of the log.", "slot", "position"
+            "slot_lag_bytes", "Bytes from the position to the end of the log.", "slot", "position"
         )
         self.slot_safe_wal = self._gauge(
-            "slot_safe_wal_bytes", "Log that may still be written before the slot is lost.", "slot"
+            "slot_safe_wal_bytes", "Log that can still be written before the slot is lost.", "slot"
         )
         self.slot_wal_status = self._gauge(
             "slot_wal_status", "1 for the slot's status.", "slot", "status"
@@ -125,7 +126,7 @@ class Metrics:
             "embed_batch_documents", "Texts in one call of the model.", SIZE_BUCKETS
         )
         self.embed_texts = self._counter(
-            "embed_texts", "Vectors needed, by where they came from.", "source"
+            "embed_texts", "Vectors needed, by their source.", "source"
         )
         self.embed_tokens = self._counter("embed_tokens", "Tokens given to the model.")
 
@@ -152,7 +153,7 @@ class Metrics:
             "listener_rows_dropped", "Committed rows not told, because a listener was too slow."
         )
         self.confirmed_beyond_durable = self._counter(
-            "confirmed_beyond_durable", "Slot seen beyond the recorded position: never."
+            "confirmed_beyond_durable", "Slot seen beyond the recorded position; must be 0."
         )
 
     def _declare_reconcile(self) -> None:
@@ -169,7 +170,7 @@ class Metrics:
             "drift_rows", "Drift that the last verify found.", "table", "kind"
         )
         self.verify_last_success = self._gauge(
-            "verify_last_success_timestamp_seconds", "When a verify last found no drift."
+            "verify_last_success_timestamp_seconds", "Unix time of the last verify without drift."
         )
 
     def _start_at_zero(self, tables: list[str]) -> None:

@@ -1,9 +1,9 @@
 """The configuration: a TOML file and ``CDC_EMBED_SECTION__KEY`` variables, read and checked once.
 
-This room puts the sections together, looks at what only the whole shows, and turns every problem
-into one ConfigError. ``config_sections`` holds the keys and their defaults, ``config_notation``
-how they are written. No other room reads the environment. Whether a table or a column exists is
-for ``flow``'s preflight to ask. Messages say where a value is wrong, never what it is.
+This module puts the sections together, checks what involves several of them, and turns every
+problem into one ConfigError. ``sections`` holds the keys and their defaults, ``notation`` reads and
+prints values. No other room reads the environment. ``setup``'s preflight checks that tables and
+columns exist. A message says where a value is wrong, never the value.
 """
 
 import difflib
@@ -40,16 +40,17 @@ from cdc_embed.errors import ConfigError
 PREFIX: Final = "CDC_EMBED_"
 
 UNTOKENIZED_TOKENS: Final = 512
-"""Of a text for a service whose tokenizer is not known: nearly every model takes so many."""
+"""Tokens of one text for a service whose tokenizer is not known; nearly every model accepts
+them."""
 
 OUR_TABLES: Final = frozenset(
     {"checkpoint", "space", "dead_letter", "reconcile", "request", "embedding_table", "migration"}
 )
-"""Names in the target's schema that are for our own tables: no embedding table can have one."""
+"""Names of our own tables in the target's schema: no embedding table can have one."""
 
 
 class Config(BaseSettings):
-    """Everything that can be configured."""
+    """The whole configuration."""
 
     model_config = SettingsConfigDict(
         extra="forbid",
@@ -70,17 +71,17 @@ class Config(BaseSettings):
     log: LogConfig = LogConfig()
 
     def target_dsn(self) -> str:
-        """The connection string of the vectors' database, a secret."""
+        """Return the connection string of the vectors' database, a secret."""
         return self.target.resolved_dsn() or self.source.resolved_dsn()
 
     def max_tokens(self, table: TableConfig) -> int:
-        """Tokens that one text of a table may have; 0: what the model's own window says."""
+        """Return the tokens that one text of a table can have; 0: as many as the model's window."""
         untokenized = self.embedder.kind == "http" and not self.embedder.tokenizer
         return table.chunk.max_tokens or (UNTOKENIZED_TOKENS if untokenized else 0)
 
     @property
     def target_is_source(self) -> bool:
-        """No target is named: the vectors are in the source database."""
+        """True when no target is named, so the vectors are in the source database."""
         return not self.target.resolved_dsn()
 
     @classmethod
@@ -92,7 +93,7 @@ class Config(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment wins over the file."""
+        """Let the environment win over the file."""
         return env_settings, init_settings
 
     @field_validator("source", "target")
@@ -122,7 +123,10 @@ class Config(BaseSettings):
 
 
 def load_config(path: Path | str) -> Config:
-    """The configuration of a file and the environment; ConfigError lists every problem found."""
+    """Load the configuration from a file and the environment.
+
+    Raises ConfigError with every problem found.
+    """
     problems = _unknown_variables()
     try:
         config = Config(**_read(Path(path)))
@@ -139,21 +143,21 @@ def load_config(path: Path | str) -> Config:
 
 
 def ignore_environment() -> None:
-    """From here on the file alone counts: for who brings a file and a database of its own."""
+    """Read the file alone from here on, for a caller with a file and a database of its own."""
     for name in [name for name in os.environ if name.upper().startswith(PREFIX)]:
         del os.environ[name]
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON Schema of the file, for editors: every key, its default and what it is for."""
+    """Return the JSON Schema of the file, for editors: every key, its default and its meaning."""
     return Config.model_json_schema(mode="serialization")
 
 
 def redacted(config: Config) -> dict[str, Any]:
-    """The configuration as the file would say it, without secrets.
+    """Return the configuration in the form of the file, without secrets.
 
-    A DSN is the one in effect, wherever it came from, without its password; what follows the
-    ``?`` of a service's address may hold a key.
+    A DSN is the one in effect, from the file or the environment, without its password. The part of
+    a service's address after ``?`` is left out, because it can hold a key.
     """
     shown = config.model_dump(mode="json", by_alias=True)
     shown["embedder"]["url"] = redact_url(config.embedder.url)
@@ -162,7 +166,7 @@ def redacted(config: Config) -> dict[str, Any]:
     return shown
 
 
-# --- what only the whole shows -----------------------------------------------------------------
+# --- checks that involve several sections -------------------------------------------------------
 
 
 def _repeated(tables: tuple[TableConfig, ...]) -> list[str]:
@@ -171,7 +175,8 @@ def _repeated(tables: tuple[TableConfig, ...]) -> list[str]:
 
 
 def _clashing(tables: tuple[TableConfig, ...]) -> list[str]:
-    """Tables and views of the target's schema share one name space."""
+    """Return tables whose names clash: tables and views of the target's schema share one name
+    space."""
     taken = dict.fromkeys(OUR_TABLES, "cdc_embed itself")
     problems = []
     for table in {table.name: table for table in tables}.values():
@@ -186,7 +191,7 @@ def _names_of(table: TableConfig) -> tuple[str, str]:
     return table.embedding_table_name, table.search_view_name
 
 
-# --- from outside, and what is wrong with it ---------------------------------------------------
+# --- input, and the description of what is wrong with it ----------------------------------------
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -205,7 +210,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unknown_variables() -> list[str]:
-    """Misspelt sections: pydantic ignores variables that fit no field at the top."""
+    """Return variables with a misspelt section: pydantic ignores those that fit no field at the
+    top."""
     named = ((name, name[len(PREFIX) :].partition("__")) for name in sorted(os.environ))
     return [
         f"environment: {name}: {_unknown(section.lower(), Config)}"
@@ -215,7 +221,7 @@ def _unknown_variables() -> list[str]:
 
 
 def _describe(error: ErrorDetails) -> list[str]:
-    """What is wrong in one place, a line for each problem; never with the value in it."""
+    """Describe the problem in one place, a line for each; never the value."""
     loc = error["loc"]
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)[1:]
     variable = PREFIX + "__".join(str(part).upper() for part in loc)

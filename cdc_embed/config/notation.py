@@ -1,7 +1,7 @@
 """The notation of the configuration: durations, sizes, names, templates.
 
 Each notation has a type for the models of ``sections``. The functions are pure: they read no file
-and no environment. A ValueError says what is expected, never what was found: it may be a secret.
+and no environment. A ValueError says the expected form, never the value, which can be a secret.
 
 Durations and sizes are PostgreSQL's notation. pydantic reads and prints another one: its durations
 are ISO 8601, its ``ByteSize`` takes MB for a million bytes and prints a rounded number.
@@ -26,7 +26,7 @@ def _measure(value: object, units: Mapping[str, float]) -> float:
 
 
 def _in_units(value: float, units: Mapping[str, float]) -> str:
-    """The notation again, in the largest unit that leaves a whole number."""
+    """Return the notation of a number, in the largest unit that leaves a whole number."""
     fitting = (unit for unit, size in units.items() if value and value % size == 0)
     unit = next(fitting, list(units)[-1])
     return f"{value / units[unit]:.6f}".rstrip("0").rstrip(".") + unit
@@ -64,7 +64,7 @@ def _above_zero(value: float) -> float:
 NOT_A_BOOL: Final = BeforeValidator(_not_a_bool)
 ABOVE_ZERO: Final = AfterValidator(_above_zero)
 Count = Annotated[int, Field(ge=0), NOT_A_BOOL]
-"""An integer from 0 on; ``true`` is none."""
+"""An integer of at least 0; ``true`` is not accepted."""
 
 
 # --- names -------------------------------------------------------------------------------------
@@ -75,7 +75,7 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def identifier(name: str) -> str:
-    """The name itself, when PostgreSQL can have it; ValueError otherwise."""
+    """Return the name itself if PostgreSQL can have it; ValueError otherwise."""
     if not name or "\0" in name:
         raise ValueError("a name cannot be empty")
     if len(name.encode()) > 63:
@@ -98,20 +98,20 @@ def _slot(name: str) -> str:
 Column = Annotated[str, AfterValidator(identifier)]
 """A column's name exactly as the catalogue has it."""
 Name = Annotated[str, AfterValidator(_plain)]
-"""The name of something that we make: taken as it is, and readable without quotes."""
+"""The name of an object that ``setup`` makes: kept as it is, and readable without quotes."""
 OptionalName = Annotated[str, AfterValidator(lambda name: name and _plain(name))]
 SlotName = Annotated[str, AfterValidator(_slot)]
 
 
 class TableName(NamedTuple):
-    """A table's two bare names; prints as SQL would write it."""
+    """A table's two bare names; prints as SQL writes it."""
 
     schema: str
     table: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Of ``schema.table``: as in SQL, what is not in quotes is folded to lower case."""
+        """Parse ``schema.table``: as in SQL, a part without quotes is folded to lower case."""
         match = re.fullmatch(rf"(?:({_PART})\.)?({_PART})", text)
         if match is None:
             raise ValueError('expected schema.table; a part with other characters goes in "quotes"')
@@ -131,7 +131,7 @@ class TableName(NamedTuple):
 
 
 def template_columns(template: str) -> tuple[str, ...]:
-    """The columns that ``{column}`` names, each once; ValueError for a brace of another kind."""
+    """Return the columns that ``{column}`` names, each once; ValueError for any other brace."""
     columns = []
     for match in re.finditer(r"\{\{|\}\}|\{([^{}]*)\}|[{}]", template):
         if match[0] in ("{", "}"):

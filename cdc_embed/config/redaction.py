@@ -1,7 +1,7 @@
 """Connection strings and addresses without their secrets.
 
-The driver's own parser reads a connection string as libpq will. A ValueError says what is
-expected, never what was found, because libpq's own message would quote the password.
+The driver's own parser reads a connection string as libpq will. A ValueError says the expected
+form, never the value, because libpq's own message would quote the password.
 """
 
 import re
@@ -14,11 +14,12 @@ SHOWN: Final = ("host", "hostaddr", "port", "dbname", "user", "sslmode", "servic
 HIDDEN: Final = "**********"
 
 _PLAIN_URI: Final = re.compile(r"\w+://(?:[^@/]*@)?[^@?]*(?:\?.*)?", re.DOTALL)
-"""A URI whose password has no @ and no /: libpq would take the rest of such a one for a host."""
+"""A URI whose password has no @ and no /: libpq would read the rest of such a password as a
+host."""
 
 
 def redact_dsn(dsn: str) -> str:
-    """Give the servers, database, user and sslmode of a connection string, as key=value pairs.
+    """Return the servers, database, user and sslmode of a connection string, as key=value pairs.
 
     Raises ValueError when libpq cannot read it, or would read a part of the password as a place.
     """
@@ -40,6 +41,6 @@ def redact_dsn(dsn: str) -> str:
 
 
 def redact_url(url: str) -> str:
-    """Give a service's address without user and password, and without what follows ? or #."""
+    """Return a service's address without user and password, and without the text after ? or #."""
     shown = re.sub(r"(?<=//)[^/?#]*@", f"{HIDDEN}@", url)
     return re.sub(r"(?<=[?#]).*", HIDDEN, shown)

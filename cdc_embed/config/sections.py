@@ -1,8 +1,8 @@
 """The sections of the configuration: one frozen model per concern.
 
-A default stands beside the unit and the reason for its number; these words are the JSON Schema's
-and the reference's too. Values are checked here as far as one section can know, and the secrets
-it names are read. ``config`` looks at the whole; no section asks a database.
+A default stands beside its unit and the reason for the number; these docstrings are also the
+descriptions of the JSON Schema. A section checks its own values and reads the secrets that it
+names. ``load`` checks the whole; no section asks a database.
 """
 
 import os
@@ -39,11 +39,11 @@ OUR_COLUMNS: Final = frozenset(
     | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
     | {"text"}
 )
-"""Columns of every embedding table and its view: no column of the source's can have these names."""
+"""Columns of every embedding table and its view: no source column can have these names."""
 
 
 class Section(BaseModel):
-    """What all sections share: no unknown keys, no changes, no values in messages."""
+    """The rules of every section: no unknown keys, no changes, no values in messages."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, hide_input_in_errors=True, use_attribute_docstrings=True
@@ -54,11 +54,11 @@ class SourceConfig(Section):
     """The database whose change log is read."""
 
     dsn: SecretStr = SecretStr("")
-    """Connection string, directly to the server (no PgBouncer); or use dsn_file. One of the two."""
+    """Connection string, directly to the server (no PgBouncer). Give dsn or dsn_file, not both."""
     dsn_file: str = ""
     """File that holds the connection string, for secrets mounted as files."""
     slot: SlotName = "cdc_embed"
-    """Replication slot. Slot names are cluster-wide: one for each service."""
+    """Replication slot. Slot names are cluster-wide, so each service needs its own."""
     publication: Name = "cdc_embed"
     """Publication that setup makes, for the configured tables only."""
     plugin: Literal["pgoutput", "wal2json"] = "pgoutput"
@@ -66,7 +66,8 @@ class SourceConfig(Section):
     publish: Literal["columns", "rows"] = "columns"
     """columns: only key, text and metadata columns leave the server; rows: whole rows do."""
     on_history_gap: Literal["stop", "rebuild"] = "stop"
-    """When changes are lost with the slot: stop (exit 5), or make a slot and reconcile all."""
+    """If the slot's log is lost: stop (exit 5), or rebuild (make a slot and reconcile every
+    table)."""
     _dsn: SecretStr = PrivateAttr(SecretStr(""))
 
     @model_validator(mode="after")
@@ -77,7 +78,7 @@ class SourceConfig(Section):
         return self
 
     def resolved_dsn(self) -> str:
-        """The connection string, a secret: of dsn, or of dsn_file as it was when loaded."""
+        """Return the connection string, a secret, as it was at loading time."""
         return self._dsn.get_secret_value()
 
 
@@ -85,11 +86,11 @@ class TargetConfig(Section):
     """The database that holds the vectors."""
 
     dsn: SecretStr = SecretStr("")
-    """Connection string; empty, and no dsn_file: the source database."""
+    """Connection string. Empty, and no dsn_file: the source database."""
     dsn_file: str = ""
     """File that holds the connection string, for secrets mounted as files."""
     schema_name: Name = Field(default="cdc_embed", alias="schema")
-    """Schema of the embedding tables and of our own; setup makes it."""
+    """Schema of the embedding tables and of the service's own tables; setup makes it."""
     _dsn: SecretStr = PrivateAttr(SecretStr(""))
 
     @model_validator(mode="after")
@@ -103,7 +104,8 @@ class TargetConfig(Section):
         return self.schema_name
 
     def resolved_dsn(self) -> str:
-        """The connection string, a secret; empty: the source's, see ``Config.target_dsn``."""
+        """Return the connection string, a secret. Empty: the source's, see
+        ``Config.target_dsn``."""
         return self._dsn.get_secret_value()
 
 
@@ -111,42 +113,44 @@ class EmbedderConfig(Section):
     """The model that turns text into vectors."""
 
     kind: Literal["sentence-transformers", "http", "hash"] = "sentence-transformers"
-    """A local model, an OpenAI-shaped service, or deterministic vectors for tests."""
+    """A local model, an OpenAI-shaped HTTP service, or deterministic vectors for tests."""
     model: str = Field(default="sentence-transformers/all-MiniLM-L6-v2", min_length=1)
     """A name or a folder. The default is small: 384 dimensions, quick without a GPU."""
     revision: str = ""
-    """Commit of the model; pin it in production, or a new upload becomes another space."""
+    """Commit of the model. Pin it in production, because a new upload is another space."""
     backend: Literal["torch", "openvino", "onnx"] = "torch"
-    """What runs a local model."""
+    """Library that runs a local model."""
     device: str = "auto"
-    """Where a local model runs: auto, cpu, cuda, cuda:1, mps."""
+    """Device of a local model: auto, cpu, cuda, cuda:1, mps."""
     dimensions: Annotated[int, Field(ge=0, le=16000), NOT_A_BOOL] = 0
-    """Of a vector. 0: ask the model (hash: 384); http: sent. pgvector stores at most 16000."""
+    """Dimensions of a vector; pgvector stores at most 16000. 0: the model's own (hash: 384). http:
+    another number is sent with each request."""
     document_prompt: str = ""
-    """Put before every document, if the model was trained with one; part of the space."""
+    """Text before every document, if the model was trained with one; part of the space."""
     query_prompt: str = ""
-    """Put before every search text."""
+    """Text before every search text, if the model was trained with one."""
     url: str = ""
     """http: the whole address, ending in /v1/embeddings."""
     api_key_env: str = ""
-    """http: name of the environment variable that holds the key; or use api_key_file."""
+    """http: name of the environment variable that holds the key. Give it or api_key_file, not
+    both."""
     api_key_file: str = ""
     """http: file that holds the key."""
     tokenizer: str = ""
-    """http: folder or name of the model's tokenizer. Empty: tokens are guessed, UTF-8
-    bytes / 3."""
+    """http: folder or name of the model's tokenizer. Empty: tokens are estimated as UTF-8 bytes /
+    3."""
     timeout: Annotated[Duration, ABOVE_ZERO] = 30.0
-    """http: of one request; an overloaded service answers slowly before it fails."""
+    """http: time limit of one request. An overloaded service answers slowly before it fails."""
     concurrency: Annotated[int, Field(ge=1), NOT_A_BOOL] = 4
-    """http: requests in flight; enough to hide the network, few enough for rate limits."""
+    """http: requests in flight. Enough to hide the network, few enough for rate limits."""
     requests_per_minute: Count = 0
-    """http: at most so many. 0: no limit."""
+    """http: limit of requests per minute. 0: no limit."""
     tokens_per_minute: Count = 0
-    """http: at most so many. 0: no limit."""
+    """http: limit of tokens per minute. 0: no limit."""
     max_batch: Annotated[int, Field(ge=1), NOT_A_BOOL] = 256
-    """Texts in one call: beyond it throughput hardly grows, while latency does."""
+    """Texts in one call. Above it throughput hardly grows, while latency does."""
     linger: Duration = 0.0
-    """How long a change waits for others. 0ms: changes gather only while the model is busy."""
+    """Time that a change waits for others. 0ms: changes gather only while the model is busy."""
     _api_key: SecretStr | None = PrivateAttr(None)
 
     @field_validator("api_key_env")
@@ -155,14 +159,14 @@ class EmbedderConfig(Section):
         if name and not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII):
             raise ValueError("expected the name of an environment variable, not the key itself")
         if name and not os.environ.get(name, "").strip():
-            raise ValueError("the environment variable that it names is not set")
+            raise ValueError("the environment variable of this name is not set")
         return name
 
     @model_validator(mode="after")
     def _read_key(self) -> Self:
         if self.kind == "http" and not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?#]\S*)?", self.url):
             raise ValueError(
-                "kind http needs a url: http:// or https://, no user or password in it"
+                "kind http needs a url with http:// or https://, without user and password"
             )
         if self.api_key_env and self.api_key_file:
             raise ValueError("give api_key_env or api_key_file, not both")
@@ -173,35 +177,38 @@ class EmbedderConfig(Section):
         return self
 
     def resolved_api_key(self) -> str | None:
-        """The key for the service, a secret, as it was when loaded; None when there is none."""
+        """Return the service's key, a secret, as it was at loading time; None when there is
+        none."""
         return self._api_key.get_secret_value() if self._api_key else None
 
 
 class ChunkConfig(Section):
-    """How long texts are cut."""
+    """The size of a chunk."""
 
     max_tokens: Count = 0
-    """Of a chunk. 0: the model's own window (http without tokenizer: 512)."""
+    """Tokens of a chunk. 0: the model's own window (http without tokenizer: 512)."""
 
 
 class TableConfig(Section):
-    """One source table, and what of a row is its text."""
+    """One source table, and the columns that make its text."""
 
     name: str
     """schema.table as in SQL: no schema means public, quotes keep case and odd characters."""
     text: tuple[Column, ...] = ()
     """Columns whose values make the text: the present ones, joined by a blank line."""
     template: str = ""
-    """Or a text with {column} in it, NULL being empty; {{ and }} are braces. Never both."""
+    """Alternative to text: a text with {column} in it. NULL becomes nothing; {{ and }} are
+    braces."""
     metadata: tuple[Column, ...] = ()
-    """Columns copied beside the vectors, to filter searches by: a change of them embeds nothing."""
+    """Columns copied beside the vectors, to filter searches by. A change of them embeds nothing."""
     embedding_table: OptionalName = ""
-    """Empty: <table>_embedding, and <schema>_<table>_embedding outside public."""
+    """Name of the embedding table. Empty: <table>_embedding, and <schema>_<table>_embedding outside
+    public."""
     chunk: ChunkConfig = ChunkConfig()
-    """How long texts are cut."""
+    """The size of the chunks of long texts."""
     store_text: bool = True
-    """Keep each chunk's text beside its vector. false saves space: the search view then takes it
-    from the source table, or has none when that is in another database."""
+    """Keep each chunk's text beside its vector. false saves space: the search view then reads the
+    text from the source table, or has no text when the source is another database."""
 
     @field_validator("name")
     @classmethod
@@ -228,7 +235,7 @@ class TableConfig(Section):
             raise ValueError("give exactly one of text and template")
         clashes = sorted(OUR_COLUMNS.intersection(self.metadata))
         if clashes:
-            raise ValueError(f"metadata: {', '.join(clashes)} is the name of a column of ours")
+            raise ValueError(f"metadata: {', '.join(clashes)} is a reserved column name")
         for name in (self.embedding_table_name, self.search_view_name):
             if len(name.encode()) > 63:
                 raise ValueError(f"the name {name} is longer than PostgreSQL's 63 bytes")
@@ -251,12 +258,12 @@ class TableConfig(Section):
 
     @property
     def embedding_table_name(self) -> str:
-        """Where the vectors are, in the target's schema."""
+        """The name of the embedding table, in the target's schema."""
         return self.embedding_table or f"{self._stem}_embedding"
 
     @property
     def search_view_name(self) -> str:
-        """The view that applications select from, in the target's schema."""
+        """The name of the view that applications select from, in the target's schema."""
         return f"{self._stem}_search"
 
     @property
@@ -268,28 +275,31 @@ class BackfillConfig(Section):
     """The first embedding of rows that are already there, and every reconcile after it."""
 
     start: Literal["auto", "manual"] = "auto"
-    """auto: at once; manual: when cdc-embed backfill asks for it."""
+    """auto: as soon as run starts. manual: on cdc-embed backfill."""
     rows_per_second: Count = 0
-    """Read at most so many rows a second from the source. 0: as fast as the embedder takes them."""
+    """Limit of rows per second that are read from the source. 0: as fast as the embedder takes
+    them."""
     max_tokens_unasked: Count = 1_000_000
-    """http: more tokens than this wait for cdc-embed backfill --yes. A few cents at usual prices:
-    enough for a try-out, too little for a surprise on the bill."""
+    """http: limit of tokens that are embedded without confirmation; above it, run waits for
+    cdc-embed backfill --yes. The default costs a few cents at usual prices: enough for a try-out,
+    too little for a surprise on the bill."""
 
 
 class IndexConfig(Section):
     """The index over the vectors, made after the first backfill."""
 
     kind: Literal["hnsw", "none"] = "hnsw"
-    """none: exact search by scanning, fine for some ten thousand vectors."""
+    """none: exact search by a scan, fast enough for some ten thousand vectors."""
     type: Literal["vector", "halfvec"] = "vector"
-    """Of the stored vectors. halfvec: half the room, and indexable up to 4000 dimensions
-    instead of 2000."""
+    """Type of the stored vectors. halfvec needs half the space and can be indexed up to 4000
+    dimensions instead of 2000."""
     distance: Literal["cosine", "l2", "inner_product"] = "cosine"
-    """What near means; cosine is what most text models are trained for."""
+    """Distance function of searches; most text models are trained for cosine."""
     m: Annotated[int, Field(ge=2, le=100), NOT_A_BOOL] = 16
-    """Links of a node in the graph; pgvector's default. More: better recall, a bigger index."""
+    """Links of a node in the graph; pgvector's default. A larger number gives better recall and a
+    larger index."""
     ef_construction: Annotated[int, Field(ge=4, le=1000), NOT_A_BOOL] = 64
-    """Candidates looked at for each insert; pgvector's default, and at least twice m."""
+    """Candidates compared at each insert; pgvector's default. At least twice m."""
 
     @model_validator(mode="after")
     def _as_pgvector_wants(self) -> Self:
@@ -299,27 +309,28 @@ class IndexConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What the process may take."""
+    """The limits of the process."""
 
     memory: Annotated[Size, ABOVE_ZERO] = 256 << 20
-    """Of pending changes, in bytes; beyond it reading stops and the slot waits. Thousands of
-    long documents fit, and a small container is not filled beside the model."""
+    """Bytes of pending changes; above it reading pauses and the slot keeps the log. The default
+    holds thousands of long documents and leaves room for the model in a small container."""
     drain_timeout: Duration = 30.0
-    """How long a stop waits for batches in flight; what is not finished is replayed. As long as
-    Kubernetes waits between SIGTERM and SIGKILL by default."""
+    """Time that a stop waits for batches in flight; the rest is replayed at the next start.
+    Kubernetes waits as long between SIGTERM and SIGKILL by default."""
 
 
 class ServeConfig(Section):
     """The HTTP side: metrics, health, status page."""
 
     host: str = Field(default="127.0.0.1", min_length=1)
-    """Address to listen on; only this machine by default, as nothing here asks for a password."""
+    """Address to listen on. Only this machine by default, because the pages ask for no password."""
     port: Annotated[int, Field(ge=0, le=65535), NOT_A_BOOL] = 9188
     """TCP port; close to the PostgreSQL exporter's 9187. 0: a free one."""
     search: bool = False
-    """Offer a search box on the status page, which shows rows' text."""
+    """Offer a search box on the status page, which shows the text of rows."""
     allowed_hosts: tuple[str, ...] = ()
-    """Host names, beside host itself, that a request for a page may name (DNS rebinding)."""
+    """Host names, beside host itself, that a request for a page can name (against DNS
+    rebinding)."""
 
 
 class LogConfig(Section):
@@ -339,7 +350,10 @@ def _dsn_of(dsn: SecretStr, dsn_file: str) -> SecretStr:
 
 
 def _secret_file(key: str, path: str) -> str:
-    """What the file holds. The path is not named: somebody may have put the secret there."""
+    """Return the content of a secret's file.
+
+    The path is not named in an error, because a user can have put the secret there.
+    """
     try:
         secret = Path(path).read_text(encoding="utf-8").strip()
     except OSError as exc:

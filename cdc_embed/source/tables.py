@@ -271,7 +271,7 @@ def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding
     ]
     clashes = sorted(c.name for c in columns if c.in_key is not None and c.name in OUR_COLUMNS)
     problems += [
-        _bad(entry, f"key column {name} has the name of a column of ours", "rename the column")
+        _bad(entry, f"key column {name} has a reserved name", "rename the column")
         for name in clashes
     ]
     return problems

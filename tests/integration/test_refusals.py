@@ -108,7 +108,7 @@ def test_wal_level_replica_is_told_with_the_sql(tmp_path_factory: pytest.TempPat
         (
             "create table clash (chunk int primary key, body text)",
             table("clash", 'text = ["body"]'),
-            "key column chunk has the name of a column of ours",
+            "key column chunk has a reserved name",
             "rename",
         ),
     ],

@@ -386,7 +386,7 @@ def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write)
         (f'name = "{"n" * 60}"\ntext = ["a"]', "longer than PostgreSQL's 63 bytes"),
         (
             'name = "t"\ntext = ["a"]\nmetadata = ["tenant_id", "space"]',
-            "metadata: space is the name of a column of ours",
+            "metadata: space is a reserved column name",
         ),
     ],
 )
