@@ -1,4 +1,4 @@
-"""A connection of the driver: opened with what is needed to notice that its peer is lost."""
+"""The driver's connection, with the settings that notice a lost peer."""
 
 import os
 import socket
@@ -18,7 +18,7 @@ from cdc_embed.sql import queries
 SINCE_17: Final = {"transaction_timeout": "0"}
 
 NOTICE_A_LOST_CLIENT: Final = "set client_connection_check_interval = '1s'"
-"""A statement whose client was killed or cut off must not go on and hold its locks."""
+"""Let the server end a statement whose client is gone, because it would go on holding its locks."""
 
 CONNECT_TIMEOUT: Final = 10
 
@@ -34,14 +34,14 @@ DEAD_PEER_OPTIONS: Final = {
 
 
 class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
-    """The driver's, with what we know of the server's end."""
+    """The driver's connection, with the PID of its server process."""
 
     backend = 0
-    """The server's process; 0 where a pooler hides it."""
+    """The PID of the server process; 0 where a pooler hides it."""
 
 
 def shut_down(connection: Any) -> None:
-    """End a connection that another thread waits on; harmless when it is closed already."""
+    """End a connection that another thread waits on; do nothing when it is closed already."""
     with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
         peer.shutdown(socket.SHUT_RDWR)
 
@@ -51,9 +51,9 @@ def _socket_of(connection: Any) -> socket.socket:
 
 
 def connect(side: Side, dsn: str, application_name: str) -> Any:
-    """A new psycopg2 connection with the side's settings, in autocommit off.
+    """Return a new psycopg2 connection with the side's settings, in autocommit off.
 
-    Driver errors are the caller's to translate.
+    Driver errors are left to the caller to translate.
     """
     parameters = {
         **DEAD_PEER_OPTIONS,
@@ -112,18 +112,19 @@ def connect_for_replication(dsn: str, application_name: str) -> Any:
 
 
 def answer_limit(parameters: Mapping[str, str]) -> float:
-    """Seconds after which an answer should have come: as long as TCP waits for a peer's."""
+    """Return the seconds after which an answer is overdue: as long as TCP waits for a peer's."""
     try:
         given = int(parameters.get("tcp_user_timeout", 0))
-    except ValueError:  # libpq takes no units either, and says so better
+    except ValueError:  # libpq accepts no units either, and its message is better
         given = 0
     return given / 1000 if given > 0 else DEAD_PEER_SECONDS
 
 
 def parameters_of(dsn: str) -> dict[str, str]:
-    """A connection string's parts; what libpq says of a wrong one would quote it."""
+    """Return the parts of a connection string. libpq's own error is hidden, because it quotes the
+    string."""
     try:
         parts: dict[str, str] = parse_dsn(dsn)
     except psycopg2.Error:
-        raise psycopg2.ProgrammingError("the connection string is not one of libpq's") from None
+        raise psycopg2.ProgrammingError("libpq cannot read the connection string") from None
     return parts

@@ -16,7 +16,7 @@ class Ddl:
     statement: sql.Composed
 
     def text(self, session: Session) -> str:
-        """Write the statement as the session's server reads it."""
+        """Return the statement in the form that the session's server reads."""
         with session.transaction(self.why) as cursor:
             text: str = self.statement.as_string(cursor)
         return text

@@ -1,9 +1,9 @@
-"""Notices an answer that will never come: another session asks whether the server works on it.
+"""Detection of an answer that will never come: a second session asks the server about the first.
 
-TCP notices a peer that vanished. It does not notice one whose kernel acknowledges what nobody reads
-any more: a proxy or a tunnel whose other side is gone, a connection that a load balancer forgot. A
-statement may take hours and a lock may be waited for as long, so no time limit tells a slow answer
-from a lost one. The server does.
+TCP notices a peer that vanished. It does not notice a peer whose kernel acknowledges bytes that no
+process reads any more: a proxy or a tunnel whose other side is gone, a connection that a load
+balancer forgot. A statement can take hours, and so can a wait for a lock, so no time limit tells a
+slow answer from a lost one. The server can.
 """
 
 import time
@@ -15,27 +15,27 @@ LOOK_SECONDS: Final = 1.0
 
 
 class Watched(Protocol):
-    """What waits for a server's answers."""
+    """A session whose thread waits for a server's answer."""
 
     answer_limit: float
     waiting_since: float | None
-    """Monotonic seconds; None while nothing is waited for."""
+    """The time at which the wait began, in monotonic seconds; None while there is no wait."""
 
     def is_served(self) -> bool: ...
     def cancel(self) -> None: ...
 
 
 class Pulse:
-    """One thread for everything that waits; it ends when nothing is watched."""
+    """One thread that watches every waiting session; it ends when no session waits."""
 
     def __init__(self) -> None:
         self._changed = Condition()
         self._asked: WeakKeyDictionary[Watched, float] = WeakKeyDictionary()
-        """When each was last asked about; monotonic seconds."""
+        """The time of the last check of each session, in monotonic seconds."""
         self._running = False
 
     def watch(self, watched: Watched) -> None:
-        """Look after it from here on."""
+        """Watch the session from here on."""
         with self._changed:
             self._asked.setdefault(watched, 0.0)
             if not self._running:

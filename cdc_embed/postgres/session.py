@@ -1,4 +1,5 @@
-"""A PostgreSQL session: opened when needed, and again when lost; one thread's at a time."""
+"""A PostgreSQL session: opened when needed, opened again when lost, used by one thread at a
+time."""
 
 import time
 from collections.abc import Iterator
@@ -35,22 +36,24 @@ class Session:
         self._cut: Any = None
         self.waiting_since: float | None = None
         self.answer_limit = DEAD_PEER_SECONDS
-        """Seconds after which the server is asked whether it works on what is waited for."""
+        """Seconds of waiting after which the server is asked whether it still works on the
+        statement."""
         self.generation = 0
-        """Counts the connections: what lives as long as a session is tied to it."""
+        """The number of connections so far; an object that lives as long as one is tied to this
+        number."""
 
     @contextmanager
     def transaction(
         self, table: str = "database", *, keep: bool = True, rows: bool = False
     ) -> Iterator[Any]:
-        """A cursor in a transaction that commits at the end; ``table`` is named in errors.
+        """Yield a cursor in a transaction that commits at the end; ``table`` is named in errors.
 
-        With ``keep`` false it is rolled back instead: a rehearsal. With ``rows`` the database may
-        refuse the data of a row, which the caller then looks for.
+        With ``keep`` false the transaction is rolled back instead: a rehearsal. With ``rows`` the
+        database can refuse the data of a row; the caller then finds the row.
 
         Raises the side's ``unavailable`` or ``refused`` error or ``AuthenticationError``, and with
-        ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, whether it
-        took effect is unknown.
+        ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, it is unknown
+        whether the commit took effect.
         """
         with translated(self.side, table, rows=rows), self._watched():
             connection = self._open()
@@ -70,7 +73,7 @@ class Session:
 
     @contextmanager
     def autocommit(self, table: str) -> Iterator[Any]:
-        """A cursor outside any transaction, for statements that make their own."""
+        """Yield a cursor outside any transaction, for statements that make their own."""
         with translated(self.side, table), self._watched():
             connection = self._open()
             connection.autocommit = True
@@ -83,7 +86,7 @@ class Session:
                 raise
 
     def encoding(self) -> str:
-        """The database's, as PostgreSQL calls it."""
+        """Return the database's encoding, by PostgreSQL's name."""
         with self.transaction("server_encoding") as cursor:
             cursor.execute("show server_encoding")
             name: str = cursor.fetchone()[0]
@@ -100,10 +103,11 @@ class Session:
             connection.close()
 
     def cancel(self) -> None:
-        """Make what another thread waits for fail: a connection is cut, or not waited for.
+        """Make the wait of another thread fail: shut its connection down, or abandon its
+        connecting.
 
-        The server notices, and gives its statement up. Asking it for that would take for ever when
-        it hangs, and the driver lets no other thread run meanwhile.
+        The server notices, and ends its statement. A cancel request would take for ever when the
+        server hangs, and the driver lets no other thread run meanwhile.
         """
         opening, connection = self._opening, self._connection
         if opening is not None:
@@ -113,14 +117,15 @@ class Session:
             shut_down(connection)
 
     def is_served(self) -> bool:
-        """Whether the server works on what is waited for, as a session of its own sees it."""
+        """Return whether the server works on the statement that is waited for, seen from a second
+        session."""
         connection = self._connection
         if connection is None or connection.closed or not connection.backend:
             return True
         try:
             other = connect(self.side, self._dsn, f"{self._application_name} pulse")
         except psycopg2.OperationalError as exc:
-            return "FATAL" in str(exc)  # it is there, but lets nobody in
+            return "FATAL" in str(exc)  # the server answers, but accepts no session
         limit = Timer(self.answer_limit, shut_down, [other])
         limit.daemon = True
         limit.start()
@@ -133,7 +138,7 @@ class Session:
                 }
                 cursor.execute(queries("session")["served"], values)
                 served: bool = cursor.fetchone()[0]
-                if not served:  # what it holds, the next attempt would wait for
+                if not served:  # the next attempt would wait for the locks that it holds
                     cursor.execute(queries("session")["end"], values)
         except psycopg2.Error:
             return False
@@ -161,14 +166,15 @@ class Session:
         return self._connection
 
     def _connect(self) -> Any:
-        """A new connection, made in a thread of its own: the driver's wait for it has no end."""
+        """Return a new connection, made in a thread of its own because the driver's wait has no
+        limit."""
         opening = self._opening = Future()
         arguments = (opening, self.side, self._dsn, self._application_name)
         Thread(target=_connect_for, args=arguments, name="connect", daemon=True).start()
         try:
             return opening.result()
         except CancelledError:
-            raise self.side.unavailable(problem="connecting was given up") from None
+            raise self.side.unavailable(problem="the connection attempt was cancelled") from None
         finally:
             self._opening = None
 

@@ -1,8 +1,8 @@
-"""The source and the target: how their sessions are set up, and how their errors are called.
+"""The source and the target: the settings of their sessions, and our errors for the driver's.
 
-Text forms of values must not depend on a server's or a role's settings, or fingerprints would
-drift: so every session of either side sets them. Which errors may pass by themselves and which
-need a person is said here once, by SQLSTATE class
+The text form of a value must not depend on a server's or a role's settings, because fingerprints
+would drift; so every session sets them. This module alone says, by SQLSTATE class, which errors can
+pass by themselves and which need a person
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
@@ -35,26 +35,28 @@ VALUE_SETTINGS: Final = {
     "idle_session_timeout": "0",
     "search_path": "pg_catalog, public",
 }
-"""How values are written; ``row_security = off`` makes a filtered read an error, not a lie."""
+"""Settings that fix the text form of values. ``row_security = off`` turns a filtered read into an
+error."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
-"""Classes that a later attempt may not meet: connection, a standby's read-only state, rollback,
+"""Classes that a later attempt can avoid: connection, a standby's read-only state, rollback,
 resources, lock not available, operator intervention, system error."""
 ROW_DATA: Final = frozenset({"22", "23", "54"})
-"""Classes that speak of one row's data: no such value, a constraint, too large for an index."""
+"""Classes that concern one row's data: no such value, a constraint, too large for an index."""
 READ_ONLY: Final = "25006"
-"""A session stays as it began, and its server may have been demoted: a new one may find better."""
+"""A session keeps the server that it began with, which can have been demoted: a new session can
+find the new primary."""
 UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
-"""No such column, table or schema: of a followed table, until it is known what became of it."""
+"""No such column, table or schema. For a followed table this can pass, until its state is known."""
 
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
-"""A library that is not installed: it does not come by itself."""
+"""A library that is not installed; waiting does not help."""
 DEPENDED_ON: Final = "2BP01"
 HINTS: Final = {
     PRIVILEGE: "grant what is denied to the user of the DSN, then run: cdc-embed doctor",
-    DEPENDED_ON: "drop what depends on it, or have it depend on something else, and try again",
+    DEPENDED_ON: "drop the dependent objects or make them independent of it, then try again",
     MISSING_FILE: "install it on the server (Debian's wal2json: postgresql-NN-wal2json), "
     'or set source.plugin = "pgoutput"',
 }
@@ -62,7 +64,7 @@ HINTS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """The source or the target: its settings and its words for what went wrong."""
+    """The source or the target: its settings, and its error classes."""
 
     name: str
     settings: Mapping[str, str]
@@ -93,12 +95,12 @@ TARGET: Final = Side(
 
 
 class RowRefusedError(Exception):
-    """The database refuses a row's data; which row, the caller must find out."""
+    """The database refuses the data of a row; the caller must find out which row."""
 
 
 @contextmanager
 def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
-    """Driver errors inside become ours."""
+    """Raise our error for every driver error inside the block."""
     try:
         yield
     except psycopg2.Error as exc:
@@ -117,9 +119,9 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
 
 
 def describe(exc: psycopg2.Error) -> str:
-    """A driver error in one line, without the statement that caused it."""
+    """Return a driver error in one line, without the statement that caused it."""
     message = exc.diag.message_primary or str(exc)
-    if exc.pgcode == DEPENDED_ON and exc.diag.message_detail:  # it names objects, no values
+    if exc.pgcode == DEPENDED_ON and exc.diag.message_detail:  # the detail names objects, no values
         message += f": {exc.diag.message_detail}"
     return " ".join(message.split()) or type(exc).__name__
 
@@ -136,10 +138,13 @@ _LOGIN_PROBLEMS = (
 
 
 def _refuses_login(exc: psycopg2.Error) -> bool:
-    """A failed connection has no SQLSTATE in psycopg2: the server's words are all there is."""
+    """Return whether the server refused the login.
+
+    A failed connection has no SQLSTATE in psycopg2, so only the text of the message tells.
+    """
     if exc.pgcode is not None or not isinstance(exc, psycopg2.OperationalError):
         return False
     text = str(exc)
-    if "no password supplied" in text:  # the driver's words, not the server's
+    if "no password supplied" in text:  # a message of the driver, not of the server
         return True
     return "FATAL" in text and any(problem in text for problem in _LOGIN_PROBLEMS)

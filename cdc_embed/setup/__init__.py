@@ -1,1 +1,1 @@
-"""What is made, and what must hold before a service starts."""
+"""Setup, teardown, and the preconditions of a service."""

@@ -1,7 +1,7 @@
-"""The parts of one configured service, built from its configuration.
+"""The sessions and the store of one configured service, built from its configuration.
 
-``setup``, ``run``, ``status``, ``doctor`` and ``teardown`` need the same sessions and the same
-look at the catalogue; this is where they are put together.
+``setup``, ``run``, ``status``, ``doctor`` and ``teardown`` build them here, so that all of them
+read the same catalogue in the same way.
 """
 
 from collections.abc import Iterable, Iterator
@@ -33,14 +33,14 @@ from cdc_embed.target.store import Store
 
 @dataclass(slots=True)
 class Connections:
-    """Sessions of both sides; each opens when it is first used."""
+    """The sessions of both databases; each opens when it is first used."""
 
     config: Config
     source: Session
     target: Session
 
     def cancel(self) -> None:
-        """Make what another thread waits for fail."""
+        """Make the wait of another thread fail."""
         self.source.cancel()
         self.target.cancel()
 
@@ -55,7 +55,7 @@ class Connections:
 
 @contextmanager
 def connections(config: Config) -> Iterator[Connections]:
-    """Both sides' sessions, closed at the end."""
+    """Yield the sessions of both databases, and close them at the end."""
     slot = config.source.slot
     source = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed {slot}")
     target = Session(TARGET, config.target_dsn(), f"cdc_embed {slot}")
@@ -67,7 +67,7 @@ def connections(config: Config) -> Iterator[Connections]:
 
 
 def space_of(card: ModelCard, table: Table) -> Space:
-    """The vector space that a table's documents get with a model."""
+    """Return the vector space of a table's documents with this model."""
     window = window_of(card, table)
     chunks = "whole" if window is None else f"chunks v{CHUNKER_VERSION} of {window} tokens"
     return Space(
@@ -80,12 +80,12 @@ def space_of(card: ModelCard, table: Table) -> Space:
 
 
 def window_of(card: ModelCard, table: Table) -> int | None:
-    """Tokens that a chunk may have; None: as many as there are."""
+    """Return the tokens that a chunk can have; None: no limit."""
     return min((bound for bound in (card.window, table.max_tokens) if bound), default=None)
 
 
 def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
-    """How texts of these tables become documents."""
+    """Return the function that turns texts of these tables into documents."""
     chunkers = {table: Chunker(card.count_tokens, window_of(card, table)) for table in tables}
 
     def cut(table: Table, text: str) -> Document:
@@ -97,7 +97,8 @@ def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
 def open_store(
     databases: Connections, tables: list[Table], card: ModelCard, extension_schema: str
 ) -> Store:
-    """The store of the configured tables; raises when ``setup`` is missing or the space differs."""
+    """Return the store of the configured tables; raise when ``setup`` is missing or the space
+    differs."""
     config = databases.config
     schema = config.target.schema
     statements = []
@@ -123,20 +124,21 @@ def open_store(
 
 
 def stored_dimensions(databases: Connections, tables: list[Table]) -> int:
-    """Dimensions of the stored vectors; 0 when nothing is set up yet."""
+    """Return the dimensions of the stored vectors; 0 when nothing is set up yet."""
     known = registered_tables(databases.target, databases.config.target.schema)
     names = {table.full_name for table in tables}
     return next((f.space.dimensions for name, f in known.items() if name in names), 0)
 
 
 def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Registered:
-    """What ``setup`` made for a table; raises when it must be run again, and says why."""
+    """Return the registered table of vectors; raise with the reason when ``setup`` must run
+    again."""
     schema = databases.config.target.schema
     registered = registered_tables(databases.target, schema).get(table.full_name)
     if registered is None:
         raise PreflightError(
             where=f"table {table.full_name}",
-            problem="it has no table of vectors yet",
+            problem="it has no embedding table yet",
             hint="run: cdc-embed setup",
         )
     difference = space_of(card, table).difference(registered.space)
@@ -151,8 +153,8 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
     if set(registered.metadata) != {column.name for column in table.metadata}:
         raise PreflightError(
             where=f"table {table.full_name}",
-            problem=f"its vectors carry the metadata ({', '.join(registered.metadata)}), "
-            f"configured is ({', '.join(column.name for column in table.metadata)})",
+            problem=f"its embedding table has the metadata ({', '.join(registered.metadata)}), "
+            f"the configuration has ({', '.join(column.name for column in table.metadata)})",
             hint="run: cdc-embed setup",
         )
     _expect_types(databases, table, registered, f"{databases.config.index.type}({card.dimensions})")
@@ -162,7 +164,7 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
 def _expect_types(
     databases: Connections, table: Table, registered: Registered, vectors: str
 ) -> None:
-    """Raise when the columns of the table of vectors are not of the types that are written."""
+    """Raise when a column of the embedding table has another type than the one to be written."""
     existing = columns_of(
         databases.target, databases.config.target.schema, registered.embedding_table
     )
@@ -172,6 +174,6 @@ def _expect_types(
         if stored != kind and stored.rpartition(".")[2] != kind:
             raise PreflightError(
                 where=f"table {table.full_name}",
-                problem=f"{name} is stored beside its key as {stored}, it has to be {kind}",
+                problem=f"{name} has the type {stored} in the embedding table, expected {kind}",
                 hint="run: cdc-embed setup",
             )

@@ -1,5 +1,8 @@
-"""Whose the vectors of a table are: a schema may hold those of several slots, and of several
-sources, but each table of vectors is kept by one slot alone."""
+"""The slot that keeps a table of vectors.
+
+A schema can hold the vectors of several slots and several sources, but each table of vectors is
+kept by exactly one slot.
+"""
 
 from collections.abc import Iterable
 from typing import Final
@@ -12,21 +15,22 @@ from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.registry import Registered, registered_tables
 
-TAKE_OVER: Final = "run: cdc-embed setup, which takes it over and compares every row"
+TAKE_OVER: Final = "run: cdc-embed setup, which takes the table over and compares every row"
 
 
 def is_ours(databases: Connections, known: Registered) -> bool:
-    """Whether our slot keeps these vectors, or nobody is known to."""
+    """Return whether our slot keeps these vectors, or no slot is registered for them."""
     return known.slot in {None, databases.config.source.slot}
 
 
 def kept_by(databases: Connections, known: Registered) -> str:
     slot = databases.config.source.slot
-    return f"its table of vectors is kept by slot {known.slot}, not by {slot}"
+    return f"its embedding table is kept by slot {known.slot}, not by {slot}"
 
 
 def other_source(databases: Connections, slot: str | None) -> Identity | None:
-    """The source whose position is recorded for a slot; None when it is this one, or none is."""
+    """Return the source of a slot's recorded position; None when it is this one, or there is
+    none."""
     if slot is None:
         return None
     checkpoint = read_checkpoint(databases.target, databases.config.target.schema, slot)
@@ -36,7 +40,7 @@ def other_source(databases: Connections, slot: str | None) -> Identity | None:
 
 
 def expect_keeper(databases: Connections, tables: Iterable[Table]) -> None:
-    """Raise when the vectors of one of the tables are kept by another slot, or are by now."""
+    """Raise when another slot keeps the vectors of one of the tables."""
     registered = registered_tables(databases.target, databases.config.target.schema)
     for table in tables:
         known = registered.get(table.full_name)
@@ -47,9 +51,9 @@ def expect_keeper(databases: Connections, tables: Iterable[Table]) -> None:
 
 
 def expect_own_gap(databases: Connections, tables: Iterable[Table], gap: HistoryGapError) -> None:
-    """Raise where a person has to say that this source or slot takes another's place.
+    """Raise when a person must decide whether this source or slot replaces another one.
 
-    A target in the source's own database came along with it, to wherever it is now.
+    A target in the source's own database moved together with it, so it needs no decision.
     """
     config = databases.config
     if not config.target_is_source and other_source(databases, config.source.slot) is not None:
@@ -60,9 +64,9 @@ def expect_own_gap(databases: Connections, tables: Iterable[Table], gap: History
 def expect_free(
     databases: Connections, table: Table, known: Registered, *, takes_over: bool
 ) -> None:
-    """Raise when another source's slot keeps these vectors, or one that a service reads.
+    """Raise when another source's slot keeps these vectors, or another slot that a service reads.
 
-    ``takes_over``: this source is to take the place of another one.
+    ``takes_over``: this source takes the place of the other one.
     """
     if is_ours(databases, known):
         return
@@ -75,9 +79,9 @@ def expect_free(
         schema = databases.config.target.schema
         raise PreflightError(
             where=f"table {table.full_name}",
-            problem=f"its table of vectors, {schema}.{known.embedding_table}, is kept by slot "
+            problem=f"its embedding table, {schema}.{known.embedding_table}, is kept by slot "
             f"{known.slot} of another source (database {source.database}, system identifier "
             f"{source.system_identifier})",
-            hint="set another target.schema, or, if this source takes that one's place, stop its "
+            hint="set another target.schema, or, if this source replaces that one, stop its "
             "service and run: cdc-embed setup --rebuild",
         )

@@ -43,31 +43,32 @@ class Step:
     why: str
     statement: str
     waits: bool = False
-    """For every transaction that is running: it may take as long as they do."""
+    """The statement waits for every transaction that is running, and so can take as long as they
+    do."""
 
 
 @dataclass(frozen=True, slots=True)
 class SetupPlan:
-    """What ``setup`` will do, in order; empty when everything is as it should be."""
+    """The steps of ``setup``, in order; empty when everything is in place."""
 
     steps: list[Step]
     notes: list[str]
-    """What the user should know beside it."""
+    """Facts that the user should know beside the steps."""
 
 
 def plan_setup(
     databases: Connections, card: ModelCard, *, rebuild: bool = False, gap: str | None = None
 ) -> SetupPlan:
-    """The missing steps; raises ``PreflightError`` with every obstacle.
+    """Return the missing steps; raise ``PreflightError`` with every obstacle.
 
-    With ``rebuild`` a slot whose log is lost is made again and a stored space gives way to the
-    configured one: every row is compared afterwards, and what differs is embedded. ``gap`` says
-    why the log is lost, where that is known already.
+    With ``rebuild`` a slot whose log is lost is made again, and the configured space replaces the
+    stored one. Afterwards ``run`` compares every row and embeds the differences. ``gap`` is the
+    reason why the log is lost, if it is known already.
     """
     config = databases.config
     survey = survey_source(databases)
     findings = [*survey.findings, *check_model(databases, card, [])]
-    if databases.coverage.by_name:  # there is nothing that setup could make for it
+    if databases.coverage.by_name:  # setup has no statement that could mend it
         findings += databases.coverage.findings(survey.tables)
     extension = check_vector_extension(databases.target)
     if extension.id == "pgvector_available" and not extension.ok:
@@ -92,7 +93,7 @@ def plan_setup(
 
 
 def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
-    """Drop what is left of a slot whose log is lost."""
+    """Drop the slot whose log is lost, if it still exists."""
     if survey.slot is None:
         return []
     expect_idle(survey.slot, "cdc-embed setup --rebuild")
@@ -101,13 +102,17 @@ def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
 
 
 def _forget_position(databases: Connections) -> list[Step]:
-    """Last: as long as it is there, the slot is seen to have a gap, also after an interruption."""
+    """Forget the recorded position, as the last step.
+
+    As long as the position is there, a slot that ``setup`` made again still has a gap, also after
+    an interruption.
+    """
     forget = forget_position_ddl(databases.config.target.schema, databases.config.source.slot)
     return steps_of(databases, Where.TARGET, [forget])
 
 
 def steps_of(databases: Connections, where: Where, listed: Iterable[Ddl]) -> list[Step]:
-    """Write statements for the side that will run them."""
+    """Return the statements as steps, in the form that their side reads."""
     session = databases.source if where is Where.SOURCE else databases.target
     return [Step(where, ddl.why, ddl.text(session)) for ddl in listed]
 
@@ -119,7 +124,10 @@ def run_setup(
     on_step: Callable[[Step], None],
     on_wait: Callable[[list[str]], None],
 ) -> None:
-    """Run the steps, each in its own transaction; ``on_wait`` hears whom a new slot waits for."""
+    """Run the steps, each in its own transaction.
+
+    ``on_wait`` is called with the transactions that a new slot waits for.
+    """
     for step in plan.steps:
         on_step(step)
         if step.waits:
@@ -136,12 +144,12 @@ def _run(databases: Connections, step: Step) -> None:
 
 
 def _run_watched(databases: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
-    """Run a step that may wait for long, in a thread: so it can be watched, and called off."""
+    """Run a step that can wait for long in a thread, so that it can be watched and cancelled."""
     with ThreadPoolExecutor(1) as worker, connections(databases.config) as own:
         running = worker.submit(_run, databases, step)
         try:
             while wait([running], WAIT_NOTICE_SECONDS).not_done:
-                # a notice is all this is for: what fails here fails louder in the step itself
+                # the notice is optional: an error here appears again in the step itself
                 with suppress(CdcEmbedError):
                     holders = own.catalogue.transactions_waited_for()
                     if holders:
@@ -163,7 +171,7 @@ def _target_steps(
     names = {source.table.full_name for source in survey.tables}
     new_slot = survey.slot is None or gap is not None
     coverage = databases.coverage
-    # asked for together with other tables, the same log counts other changes
+    # beside other tables, wal2json's log has other changes
     unasked = coverage.by_name and not names <= known.keys()
     planner = TablePlanner(
         databases,
@@ -189,7 +197,7 @@ def _source_steps(databases: Connections, survey: Survey, *, new_slot: bool) -> 
 
 
 def _create_checkpoint(databases: Connections) -> None:
-    """The first recorded position: where the slot stands. A row that is there is left alone."""
+    """Record the slot's position as the first one; leave a recorded one alone."""
     config = databases.config
     slot = databases.catalogue.slot()
     if slot is None or slot.confirmed_lsn is None:

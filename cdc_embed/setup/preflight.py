@@ -22,7 +22,7 @@ from cdc_embed.target.schema import refuse_unindexable
 
 @dataclass(slots=True)
 class Survey:
-    """What was found on both sides."""
+    """The facts about both databases, and the findings of the checks."""
 
     findings: list[Finding] = field(default_factory=list)
     tables: list[SourceTable] = field(default_factory=list)
@@ -32,11 +32,11 @@ class Survey:
 
 
 def survey_source(databases: Connections) -> Survey:
-    """The source's server and tables: what ``setup`` needs to be right."""
+    """Check the source's server and tables, on which ``setup`` depends."""
     config = databases.config
     catalogue = databases.catalogue
     server = catalogue.server()
-    if server.in_recovery:  # it has no log of its own to ask about
+    if server.in_recovery:  # a standby has no log of its own
         raise PreflightError(
             where="source database",
             problem="it is a standby",
@@ -54,7 +54,7 @@ def survey_source(databases: Connections) -> Survey:
 
 
 def survey_all(databases: Connections) -> Survey:
-    """Both sides, with what ``setup`` has made: what ``run`` needs to be right."""
+    """Check both databases with the objects that ``setup`` made, on which ``run`` depends."""
     config = databases.config
     survey = survey_source(databases)
     survey.findings += databases.coverage.findings(survey.tables)
@@ -70,7 +70,10 @@ def survey_all(databases: Connections) -> Survey:
 
 
 def history_gap(databases: Connections, survey: Survey) -> str | None:
-    """Why the slot cannot continue the recorded position; a new slot would hide missed changes."""
+    """Return why the slot cannot continue the recorded position; None when it can.
+
+    A gap must not go unnoticed, because a new slot would hide the missed changes.
+    """
     schema, slot = databases.config.target.schema, survey.slot
     if not applied_migrations(databases.target, schema):
         return None
@@ -81,12 +84,12 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
     if slot is None and checkpoint.source.is_of(source):
         return "a position is recorded for it, but the slot does not exist any more"
     if slot is not None and slot.lost:
-        return "the server gave its log up"
+        return "the server removed its log"
     return find_gap(
         checkpoint,
-        source=replace(source, timeline=checkpoint.source.timeline),  # the stream tells of these
+        source=replace(source, timeline=checkpoint.source.timeline),  # the stream checks timelines
         slot_confirmed=(slot and slot.confirmed_lsn) or ZERO,
-        wal_end=databases.catalogue.wal_end(),  # looked at after what a running service recorded
+        wal_end=databases.catalogue.wal_end(),  # read after the checkpoint
         history=[],
     )
 
@@ -94,7 +97,7 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
 def check_model(
     databases: Connections, card: ModelCard, tables: list[SourceTable]
 ) -> list[Finding]:
-    """The model fits the index and the space that is stored."""
+    """Check that the model fits the index and the stored space."""
     config = databases.config
     findings = [Finding(id="model", ok=True, message=f"{card.identity}, {card.dimensions} dims")]
     try:
@@ -111,12 +114,12 @@ def check_model(
             findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
         difference = space_of(card, source.table).difference(registered.space)
         place = f"another space: {difference}" if difference else "this space"
-        message = f"{source.table.full_name} is stored in {place}"
+        message = f"{source.table.full_name} has its vectors in {place}"
         fix = "put the old setting back, or: cdc-embed setup --rebuild"
         findings.append(judge("space", not difference, message, fix))
     return findings
 
 
 def unreachable(error: CdcEmbedError) -> Finding:
-    """A side that cannot be asked at all."""
+    """Return the finding for a database that cannot be reached."""
     return Finding(id="connection", ok=False, message=str(error), fix=error.hint)

@@ -1,8 +1,9 @@
-"""``setup``'s part for the tables of vectors: what is missing, renamed, added, or to be rebuilt.
+"""The part of ``setup`` for tables of vectors: create, rename, add columns, rebuild.
 
-Vectors are kept wherever they stay right: a renamed source, other metadata, another text or chunk
-size (the same model's vectors stay comparable, and are replaced row by row). Only another model or
-prompt empties a table, because its vectors must never be compared with the new ones.
+Vectors are kept as long as they are right: after a rename of the source, with other metadata, with
+another text or chunk size (vectors of the same model stay comparable, and are replaced row by row).
+Only another model or prompt empties a table, because its vectors must never be compared with the
+new ones.
 """
 
 from collections.abc import Collection, Iterable, Mapping
@@ -31,7 +32,7 @@ from cdc_embed.target.view import drop_view_ddl, view_ddl
 
 
 class TablePlanner:
-    """Gives the missing statements of each configured table."""
+    """Composes the missing statements of each configured table."""
 
     def __init__(
         self,
@@ -55,10 +56,10 @@ class TablePlanner:
         )
         self._without_view = False
         self.alone = False
-        """Vectors are dropped or made again: no service may write the old ones meanwhile."""
+        """Vectors are dropped or made again, so no service may write the old ones meanwhile."""
 
     def ddl(self, tables: Iterable[Table]) -> list[Ddl]:
-        """Give the statements of all tables, in order."""
+        """Return the statements of all tables, in order."""
         configured = list(tables)
         names = {table.full_name for table in configured}
         return [ddl for table in configured for ddl in self._table(table, names)]
@@ -87,7 +88,8 @@ class TablePlanner:
         )
 
     def _vectors(self, table: Table, known: Registered | None, space: Space) -> list[Ddl]:
-        """Make the table of vectors, or make the one that is there the configured one."""
+        """Return the statements that create the table of vectors, or change it to the configured
+        one."""
         found: list[Ddl] = []
         if known is None:
             existing = columns_of(self._databases.target, self._schema, table.embedding_table)
@@ -140,7 +142,7 @@ class TablePlanner:
         )
 
     def _former(self, table: Table, configured: set[str]) -> Registered | None:
-        """The same source table under the name that it had before."""
+        """Return the same source table under its former name."""
         found = (r for r in self._known.values() if r.source_oid == table.oid)
         former = (r for r in found if r.table_name not in configured)
         return next((r for r in former if not self._is_elsewhere(r)), None)
@@ -156,8 +158,10 @@ class TablePlanner:
         return [*self._drop_view(known.search_view), *rename_ddl(self._schema, table, known)]
 
     def _has_missed(self, table: Table, known: Registered) -> bool:
-        """Whether changes of the table may have been missed: the slot is new or was another's, or
-        it was not published for a while."""
+        """Return whether changes of the table can have been missed.
+
+        The slot is new or was another's, or the table's changes were undelivered for a while.
+        """
         return known.slot != self._slot or table.full_name in self._undelivered
 
     def _is_emptied(self, registered: Registered, space: Space) -> bool:
@@ -186,7 +190,8 @@ class TablePlanner:
         return found
 
     def _retype(self, table: Table, existing: Mapping[str, str]) -> list[Ddl]:
-        """Between vector and halfvec: the vectors stay, their index is made again."""
+        """Return the statements between vector and halfvec: the vectors stay, their index is made
+        again."""
         stored, wanted = existing["embedding"], self._vector_type
         if stored.rpartition(".")[2] == wanted.rpartition(".")[2]:
             return []
@@ -195,13 +200,13 @@ class TablePlanner:
         return [*view, *retype_ddl(self._schema, table, wanted)]
 
     def _expect_own(self, table: Table, known: Registered | None) -> None:
-        """Raise when the table of vectors is another source table's."""
+        """Raise when another source table has this table of vectors."""
         for other in self._known.values():
             if other is not known and other.embedding_table == table.embedding_table:
                 raise PreflightError(
                     where=f"table {table.full_name}",
-                    problem=f"its table of vectors, {self._schema}.{table.embedding_table}, is "
-                    f"that of {other.table_name}",
+                    problem=f"its embedding table, {self._schema}.{table.embedding_table}, is "
+                    f"used by {other.table_name}",
                     hint="set another embedding_table",
                 )
 

@@ -1,6 +1,6 @@
-"""``teardown``: what setup made, found by its marks, in the order in which it can go.
+"""``teardown``: drops the objects that ``setup`` made, found by their marks, in a safe order.
 
-The slot goes first: it is what costs disk. Only a slot of our name, plugin and database, a
+The slot goes first, because it fills the disk. Only a slot of our name, plugin and database, a
 publication with our mark and the tables that setup registered are dropped.
 """
 
@@ -20,7 +20,7 @@ from cdc_embed.target.view import drop_view_ddl
 
 
 def plan_teardown(databases: Connections) -> SetupPlan:
-    """What would be dropped, and what is left alone though it has our names."""
+    """Return the steps, and notes about objects that have our names but stay."""
     steps: list[Step] = []
     notes: list[str] = []
     _plan_slot(databases, steps, notes)
@@ -30,7 +30,7 @@ def plan_teardown(databases: Connections) -> SetupPlan:
 
 
 def run_teardown(databases: Connections, plan: SetupPlan) -> None:
-    """Drop it; the target's part wholly or not at all, so that it can be run again."""
+    """Run the steps; those of the target in one transaction, so that teardown can be run again."""
     for step in plan.steps:
         if step.where is Where.SOURCE:
             with databases.source.transaction(step.why) as cursor:
@@ -50,7 +50,7 @@ def _plan_slot(databases: Connections, steps: list[Step], notes: list[str]) -> N
     database = databases.catalogue.identity().database
     if slot.plugin != config.plugin or slot.database != database:
         notes.append(
-            f"slot {slot.name} (plugin {slot.plugin}, database {slot.database}) is not ours"
+            f"slot {slot.name} ({slot.plugin}, database {slot.database}) is not ours, so it stays"
         )
         return
     steps += steps_of(databases, Where.SOURCE, [drop_slot_ddl(slot.name, slot.plugin)])
@@ -84,7 +84,7 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     found += [drop_ddl(schema, table) for table in tables]
     foreign = foreign_objects(session, schema, [*tables, *views])
     if foreign:
-        notes.append(f"schema {schema} stays, with what is not ours: {', '.join(foreign)}")
+        notes.append(f"schema {schema} stays, it has other objects: {', '.join(foreign)}")
     elif schema != "public":
         found.append(drop_schema_ddl(schema))
     steps += steps_of(databases, Where.TARGET, found)

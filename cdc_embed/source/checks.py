@@ -90,7 +90,7 @@ def check_slot(slot: Slot | None, name: str, plugin: str, database: str) -> Find
     if slot.lost:
         return _slot(
             False,
-            f"slot {name} is lost: the server gave its log up",
+            f"slot {name} is lost: the server removed its log",
             "cdc-embed setup --rebuild",
         )
     return _slot(True, f"slot {name} is {slot.wal_status}, {slot.retained_bytes} bytes retained")

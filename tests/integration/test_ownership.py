@@ -164,5 +164,5 @@ def test_table_of_vectors_is_that_of_one_source_table(site: Site) -> None:
         'embedding_table = "documents_embedding"\n'
     )
     refused = site.cli("setup", expect=4).stderr
-    assert "cdc_embed.documents_embedding, is that of public.documents" in refused
+    assert "cdc_embed.documents_embedding, is used by public.documents" in refused
     assert "set another embedding_table" in refused

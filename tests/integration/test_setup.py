@@ -191,7 +191,7 @@ def test_teardown_leaves_what_is_no_table_too(
     site.cli("setup")
     site.sql("create " + mine.format(schema))
     done = site.cli("teardown", "--yes")
-    assert f"schema {schema} stays, with what is not ours: " in done.stderr
+    assert f"schema {schema} stays, it has other objects: " in done.stderr
     assert "mine" in done.stderr
     assert site.value("select count(*) from pg_extension where extname = 'vector'") == 1
     kind, name = mine.split("(")[0].split()[:2]
@@ -210,7 +210,7 @@ def test_teardown_of_the_target_is_done_wholly_or_not_at_all(site: Site) -> None
     site.sql("create view watched as select * from cdc_embed.checkpoint")
     refused = site.cli("teardown", "--yes", expect=4).stderr
     assert "view watched depends on table cdc_embed.checkpoint" in refused
-    assert "drop what depends on it" in refused
+    assert "drop the dependent objects" in refused
     site.sql("drop view watched")
     site.cli("teardown", "--yes")
     assert site.value("select to_regnamespace('cdc_embed') is null")
