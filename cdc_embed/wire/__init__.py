@@ -1,1 +1,1 @@
-"""Bytes to messages, and nothing else: no I/O, no decisions, no state but a cursor in a frame."""
+"""The decoders: bytes to messages. No I/O, no decisions, no state but a cursor in a frame."""

@@ -1,8 +1,8 @@
-"""What the change log says, whichever output plugin said it.
+"""The messages of the change log, the same for every output plugin.
 
 The names are those of the logical replication message formats in PostgreSQL's documentation
-(https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html). Every decoder
-of this room yields these types, so nothing behind it knows which plugin the slot uses.
+(https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html). Every decoder of
+this room returns these types, so no other room depends on the slot's plugin.
 """
 
 from collections.abc import Callable, Iterable
@@ -37,14 +37,15 @@ class _Withheld(Enum):
 
 
 WITHHELD: Final = _Withheld.WITHHELD
-"""wal2json writes NaN and the infinities as null: a null of such a type may be any of them."""
+"""A value that wal2json wrote as null. It writes NaN and the infinities so: the value can be any of
+them, or null."""
 
 TupleData = tuple[Value | Literal[_Withheld.WITHHELD], ...]
 """The values of one row version, in the order of its Relation's columns."""
 
 
 class ReplicaIdentity(Enum):
-    """What an old tuple holds; the letters of ``pg_class.relreplident``."""
+    """The kind of a table's old tuples, by the letters of ``pg_class.relreplident``."""
 
     DEFAULT = "d"
     NOTHING = "n"
@@ -53,7 +54,7 @@ class ReplicaIdentity(Enum):
 
 
 class OldTuple(Enum):
-    """Which columns of an old tuple are filled in."""
+    """The columns of an old tuple that have values."""
 
     KEY = "K"
     FULL = "O"
@@ -62,7 +63,7 @@ class OldTuple(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
     final_lsn: LSN
-    """Where the transaction's commit record starts: its Commit's ``commit_lsn``."""
+    """The start of the transaction's commit record: its Commit's ``commit_lsn``."""
     committed_at: datetime
     xid: int
 
@@ -118,7 +119,7 @@ class Insert:
 class Update:
     relation_oid: int
     old_kind: OldTuple | None
-    """None when neither the replica identity changed nor is it FULL: no old tuple then."""
+    """None when there is no old tuple: the replica identity did not change and is not FULL."""
     old: TupleData | None
     new: TupleData
 
@@ -139,7 +140,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogicalMessage:
-    """What ``pg_logical_emit_message`` wrote."""
+    """A message that ``pg_logical_emit_message`` wrote."""
 
     transactional: bool
     lsn: LSN
@@ -152,4 +153,5 @@ Message = (
 )
 
 Decoder = Callable[[bytes], Iterable[Message]]
-"""One frame's messages, in order; raises ``DecodeError``. Made anew for each connection."""
+"""A function from one frame to its messages, in order; raises ``DecodeError``. Each connection
+needs its own."""

@@ -1,8 +1,8 @@
 """The pgoutput plugin's binary messages, proto_version 1 (not streamed, not two-phase).
 
-``decode`` is total: any bytes give a message or a ``DecodeError`` that names the message, the
-field and the byte. It does not know what a transaction is, and it resolves nothing: a tuple is
-returned in the order of the Relation that came before it.
+``decode`` is total: any bytes give a message or a ``DecodeError`` that names the message, the field
+and the byte. It keeps no state between frames and resolves no relation: a tuple has the order of
+the columns in the Relation that came before it.
 
 Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html
 """
@@ -67,7 +67,8 @@ _SIGNED64 = struct.Struct(">q")
 
 
 def decode(frame: bytes) -> Message:
-    """The message that one frame (a CopyData payload) holds; ``DecodeError`` if it is none."""
+    """Return the message of one frame (a CopyData payload); raise ``DecodeError`` if it holds
+    none."""
     tag = frame[:1]
     reader = _DECODERS.get(tag)
     if reader is None:
@@ -85,7 +86,7 @@ def decode(frame: bytes) -> Message:
 
 
 def messages(frame: bytes) -> tuple[Message]:
-    """``decode`` as a ``Decoder``: here a frame is a message."""
+    """Decode a frame as a ``Decoder`` does; in pgoutput a frame is one message."""
     return (decode(frame),)
 
 
@@ -100,7 +101,7 @@ class _Cursor:
         self.at = 1
 
     def fail(self, field: str, problem: str, *, back: int = 0) -> DecodeError:
-        """The error for the bytes that begin ``back`` bytes before the cursor."""
+        """Return the error for the bytes that begin ``back`` bytes before the cursor."""
         return DecodeError(
             message=self.message, problem=problem, field=field, offset=self.at - back
         )
@@ -193,7 +194,7 @@ def _relation(frame: _Cursor) -> Relation:
     try:
         replica_identity = ReplicaIdentity(identity.decode("latin-1"))
     except ValueError:
-        raise frame.fail("replica_identity", f"{identity!r} is none", back=1) from None
+        raise frame.fail("replica_identity", f"{identity!r} is unknown", back=1) from None
     columns = tuple(_column(frame) for _ in range(frame.int16("column_count")))
     return Relation(
         oid=oid,
@@ -285,8 +286,8 @@ def _value(frame: _Cursor, field: str) -> Value:
     if kind == VALUE_UNCHANGED:
         return UNCHANGED
     if kind == VALUE_BINARY:
-        raise frame.fail(field, "a binary value, but START_REPLICATION asked for text", back=1)
-    raise frame.fail(field, f"value kind {kind!r} is none", back=1)
+        raise frame.fail(field, "a binary value, but START_REPLICATION requested text", back=1)
+    raise frame.fail(field, f"value kind {kind!r} is unknown", back=1)
 
 
 def _expect_new_tuple(frame: _Cursor, kind: bytes) -> None:

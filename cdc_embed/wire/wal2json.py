@@ -1,9 +1,9 @@
 """The wal2json plugin's lines of JSON, format-version 2: one for each row, BEGIN and COMMIT.
 
-The same message types come out as of pgoutput. What that says in a message of its own is gathered
-here from the rows: a Relation is announced before the first row that does not fit the last one.
-And what the plugin does not say is not made up: an unchanged TOAST value is a column that is
-missing, and a null of a floating type, which may have been NaN, is ``WITHHELD``.
+The messages have the same types as pgoutput's. wal2json sends no Relation, so this decoder derives
+it from the rows: it announces a Relation before the first row that does not fit the last one. It
+invents no values: a missing column is an unchanged TOAST value, and a null of a floating type is
+``WITHHELD``, because it can stand for NaN.
 
 Format: https://github.com/eulerto/wal2json
 """
@@ -46,7 +46,7 @@ OPTIONS: Final = {
     # a type's name is not always valid JSON there, its oid is
     "include-types": "false",
     "include-type-oids": "true",
-    # messages of applications may be of any bytes, which is no JSON either
+    # the content of an application's message can be any bytes, which are not always valid JSON
     "add-msg-prefixes": "cdc_embed",
 }
 
@@ -57,7 +57,7 @@ INTEGERS: Final = frozenset({20, 21, 23, 26})
 FLOATING: Final = frozenset({700, 701, 1700})
 
 _NUMBER: Final = re.compile(rb'"value":\s*(-?[0-9][0-9.eE+-]*)')
-"""A column's number. Text cannot look like it: a quotation mark in a string is escaped."""
+"""A column's number. No text can match, because a quotation mark in a string is escaped."""
 
 _ESCAPED: Final = str.maketrans({c: f"\\{c}" for c in " \t\n\r\v\f',.*\\"})
 
@@ -71,15 +71,15 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Followed:
-    """A table that is asked for: the plugin names tables, it knows no oids."""
+    """A table to be followed, under its oid; the plugin sends only its name."""
 
     oid: int
     columns: frozenset[str]
-    """The columns whose values count; the rest is left out as a column list would."""
+    """The columns that are decoded; the others are left out, as pgoutput's column list does."""
 
 
 def options(tables: Iterable[TableName]) -> dict[str, str]:
-    """How START_REPLICATION asks for these tables."""
+    """Return the options of START_REPLICATION for these tables."""
     names = (f"{schema.translate(_ESCAPED)}.{name.translate(_ESCAPED)}" for schema, name in tables)
     return {**OPTIONS, "add-tables": ",".join(names)}
 
@@ -87,8 +87,8 @@ def options(tables: Iterable[TableName]) -> dict[str, str]:
 class Wal2json:
     """Decodes the frames of one connection, in order.
 
-    The plugin writes in the database's encoding, whatever the client's is: ``codec`` is Python's
-    name of it.
+    The plugin writes in the database's encoding, whatever the client's is; ``codec`` is the name
+    that Python has for it.
     """
 
     def __init__(self, tables: Mapping[TableName, Followed], codec: str = UTF8) -> None:
@@ -106,7 +106,7 @@ class Wal2json:
         }
 
     def decode(self, frame: bytes) -> tuple[Message, ...]:
-        """The messages of one frame; ``DecodeError`` if it is none of this plugin."""
+        """Return the messages of one frame; raise ``DecodeError`` if it is not this plugin's."""
         line = _Line.parse(frame, self._codec)
         return self._actions[line.action](line)
 
@@ -128,7 +128,7 @@ class Wal2json:
     def _truncate(self, line: "_Line") -> tuple[Message, ...]:
         table = self._followed(line)
         announced: tuple[Relation, ...] = ()
-        if table.oid not in self._layouts:  # it says nothing of columns, and needs none
+        if table.oid not in self._layouts:  # a TRUNCATE has no columns
             layout = _Layout.of(table, _NOTHING, _NOTHING, full=True)
             announced = self._announce(line, layout.with_names(sorted(table.columns)))
         truncate = Truncate(relation_oids=(table.oid,), cascade=False, restart_identity=False)
@@ -179,18 +179,18 @@ class Wal2json:
         name = line.table()
         followed = self._tables.get(name)
         if followed is None:
-            raise line.fail("table", f"{'.'.join(name)} was not asked for")
+            raise line.fail("table", f"{'.'.join(name)} is not in add-tables")
         return followed
 
     def _layout(self, table: Followed, key: _Names, identity: _Names, *, full: bool) -> "_Layout":
-        """The table's last layout, if a row says the same of the table's identity."""
+        """Return the table's last layout if the row has the same identity, else a new one."""
         layout = self._layouts.get(table.oid)
         if layout is None or not layout.is_identified_by(key, identity, full=full):
             layout = _Layout.of(table, key, identity, full=full)
         return layout
 
     def _announce(self, line: "_Line", layout: "_Layout") -> tuple[Relation, ...]:
-        """A Relation, if the table's last one does not say what this layout does."""
+        """Return a Relation if the table's last one does not match this layout."""
         if self._layouts.get(layout.oid) is layout:
             return ()
         self._layouts[layout.oid] = layout
@@ -199,14 +199,14 @@ class Wal2json:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The columns that a table's rows were seen to have; what a Relation says of them."""
+    """The columns seen in a table's rows, for its Relation."""
 
     oid: int
     primary_key: _Names
     identity: _Names
     full: bool
     wanted: _Names
-    """The columns whose values are looked at."""
+    """The columns that are decoded."""
     columns: dict[str, None] = field(default_factory=dict)
 
     @classmethod
@@ -218,7 +218,7 @@ class _Layout:
         return full is self.full and key == self.primary_key and (full or identity == self.identity)
 
     def with_names(self, names: Iterable[str]) -> "_Layout":
-        """This layout, if it has these columns already; else one that has."""
+        """Return this layout if it has these columns already, else one that has."""
         if all(name in self.columns for name in names):
             return self
         return replace(self, columns=self.columns | dict.fromkeys(names))
@@ -238,11 +238,12 @@ class _Layout:
         )
 
     def tuple_of(self, row: _Row) -> TupleData:
-        """What is missing is an unchanged TOAST value, or a column that is gone."""
+        """Return the values of the columns; a missing one is an unchanged TOAST value or a dropped
+        column."""
         return tuple([row.get(name, UNCHANGED) for name in self.columns])
 
     def old_tuple_of(self, row: _Row) -> TupleData:
-        """An old tuple: of its replica identity, or of everything."""
+        """Return an old tuple: of the replica identity's columns, or of all of them."""
         missing = UNCHANGED if self.full else None
         return tuple([row.get(name, missing) for name in self.columns])
 
@@ -285,30 +286,30 @@ class _Line:
         try:
             return LSN.parse(text)
         except ValueError:
-            raise self.fail(field, f"{text!r} is no LSN") from None
+            raise self.fail(field, f"{text!r} is not an LSN") from None
 
     def time(self, field: str) -> datetime:
         text = self._need(field, str)
         try:
             time = datetime.fromisoformat(text)
         except ValueError:
-            raise self.fail(field, f"{text!r} is no time") from None
+            raise self.fail(field, f"{text!r} is not a timestamp") from None
         if time.tzinfo is None:
-            raise self.fail(field, f"{text!r} is of no time zone")
+            raise self.fail(field, f"{text!r} has no time zone")
         return time
 
     def names(self, field: str) -> _Names:
-        """The column names of a list; a row without identity has none."""
+        """Return the column names of a list; a row without a replica identity has none."""
         try:
             names = frozenset([column["name"] for column in self._columns(field)])
         except (KeyError, TypeError) as exc:
             raise self.fail(field, "a column without a name") from exc
         if not all(isinstance(name, str) for name in names):
-            raise self.fail(field, "a column's name that is none")
+            raise self.fail(field, "a column name that is not a text")
         return names
 
     def values(self, field: str, wanted: _Names) -> _Row:
-        """The text forms of some columns, as PostgreSQL writes them."""
+        """Return the text forms of some columns, as PostgreSQL writes them."""
         row: _Row = {}
         try:
             for column in self._columns(field):
@@ -331,7 +332,8 @@ class _Line:
         return self._digits(field, name)
 
     def _digits(self, field: str, name: str) -> str:
-        """A number as it is written: an integer may be long, and a float would round it."""
+        """Return the digits of a number as written, because an integer can be long and a float
+        would round it."""
         if self._exact is None:
             self._exact = _parse_exactly(self._text)
         for column in self._exact[field]:
@@ -356,13 +358,13 @@ def _parse(text: bytes) -> Any:
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError as exc:
-        with suppress(orjson.JSONDecodeError):  # a number may be beyond every float
+        with suppress(orjson.JSONDecodeError):  # a number can be beyond every float
             return _parse_exactly(text)
         raise _unknown("not JSON", len(exc.doc[: exc.pos].encode())) from exc
 
 
 def _parse_exactly(text: bytes) -> Any:
-    """With the values' numbers as strings of their digits."""
+    """Parse the line with the values' numbers as strings of their digits."""
     return orjson.loads(_NUMBER.sub(lambda number: b'"value":"%b"' % number[1], text))
 
 

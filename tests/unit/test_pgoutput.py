@@ -606,12 +606,12 @@ def test_an_error_names_the_message_the_field_and_the_byte(
     [
         (b"B" + bytes(8) + b"\x7f" + b"\xff" * 7 + bytes(4), "commit_timestamp", 9, "range"),
         (b"B" + bytes(8) + b"\x80" + bytes(11), "commit_timestamp", 9, "range"),
-        (b"R" + bytes(4) + b"s\0t\0" + b"x" + bytes(2), "replica_identity", 9, "b'x' is none"),
+        (b"R" + bytes(4) + b"s\0t\0" + b"x" + bytes(2), "replica_identity", 9, "b'x' is unknown"),
         (b"I" + bytes(4) + b"K\0\0", "tuple kind", 5, "b'N' expected, not b'K'"),
         (b"U" + bytes(4) + b"X\0\0", "tuple kind", 5, "b'N' expected, not b'X'"),
         (b"U" + bytes(4) + b"K\0\0O\0\0", "tuple kind", 8, "b'N' expected, not b'O'"),
         (b"D" + bytes(4) + b"N\0\0", "tuple kind", 5, "b'K' or b'O' expected, not b'N'"),
-        (b"I" + bytes(4) + b"N\0\2nx", "new tuple", 9, "value kind b'x' is none"),
+        (b"I" + bytes(4) + b"N\0\2nx", "new tuple", 9, "value kind b'x' is unknown"),
     ],
 )
 def test_a_refused_byte_is_named_with_its_field_and_its_place(
@@ -634,7 +634,7 @@ def test_a_refused_byte_is_named_with_its_field_and_its_place(
 def test_a_binary_value_is_refused_with_the_reason(frame: bytes, message: str, field: str) -> None:
     error = refusal(frame)
     assert (error.message, error.field) == (message, field)
-    assert "a binary value, but START_REPLICATION asked for text" in str(error)
+    assert "a binary value, but START_REPLICATION requested text" in str(error)
 
 
 def test_a_refused_frame_tells_that_nothing_was_confirmed_past_it() -> None:

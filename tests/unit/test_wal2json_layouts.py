@@ -234,7 +234,7 @@ def test_a_relation_says_which_table_it_is_of() -> None:
 
 
 def test_a_table_that_was_not_asked_for_is_refused_by_name() -> None:
-    with pytest.raises(DecodeError, match=r"my schema\.x was not asked for"):
+    with pytest.raises(DecodeError, match=r"my schema\.x is not in add-tables"):
         feed(follow(), frame("T", table=("my schema", "x")))
 
 
