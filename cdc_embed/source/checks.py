@@ -1,4 +1,4 @@
-"""What must be true of the source before its change log can be followed."""
+"""The preconditions of the source for following its change log."""
 
 from typing import Final
 
@@ -9,7 +9,7 @@ OLDEST_VERSION: Final = 150000
 
 
 def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> list[Finding]:
-    """Check the settings of the source's server, for a slot that is there or to be made."""
+    """Check the source's server, for a slot that exists or is to be made."""
     may = "may replicate" if server.may_replicate else "lacks REPLICATION"
     return [
         judge(
@@ -41,7 +41,7 @@ def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> 
             "encoding",
             server.encoding != "SQL_ASCII",
             f"database encoding {server.encoding}",
-            "use a database with a real encoding",
+            "use a database with another encoding than SQL_ASCII",
         ),
         _check_limit(server.max_slot_wal_keep_size),
     ]
@@ -71,7 +71,7 @@ def _check_limit(size: str) -> Finding:
 
 
 def check_slot(slot: Slot | None, name: str, plugin: str, database: str) -> Finding:
-    """The slot is there, is ours to read, and its log is there."""
+    """Check that the slot exists, that it is ours to read, and that its log is there."""
     if slot is None:
         return _slot(False, f"slot {name} does not exist", "run: cdc-embed setup")
     if slot.kind != "logical" or slot.plugin != plugin:
@@ -97,9 +97,9 @@ def check_slot(slot: Slot | None, name: str, plugin: str, database: str) -> Find
 
 
 def check_reader(slot: Slot | None) -> Finding:
-    """Whether someone reads the slot now."""
+    """Check whether another session reads the slot now."""
     if slot is None or not slot.active:
-        return Finding(id="slot_free", ok=True, message="nobody reads the slot now")
+        return Finding(id="slot_free", ok=True, message="no session reads the slot now")
     return Finding(
         id="slot_free",
         ok=False,

@@ -1,8 +1,8 @@
-"""Whose changes arrive in the log, which is the output plugin's to say.
+"""The tables whose changes arrive in the log, which depends on the output plugin.
 
-A publication holds tables by oid and keeps them through a rename. wal2json is given names, with
-each START_REPLICATION, and knows neither partitioned tables nor column lists; a table without a
-replica identity it leaves out without a word.
+A publication holds tables by oid and keeps them through a rename. wal2json receives table names
+with each START_REPLICATION, and supports neither partitioned tables nor column lists. It leaves out
+a table without a replica identity, and gives no error.
 """
 
 import re
@@ -23,34 +23,35 @@ from cdc_embed.source.tables import SourceTable, find_tables, shape_of
 from cdc_embed.sql import queries
 
 CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
-"""Encodings that Python reads as PostgreSQL does, to the last character."""
+"""Encodings that Python decodes exactly as PostgreSQL does."""
 
 
 class Coverage(Protocol):
-    """What must be so that every change of some tables arrives."""
+    """The conditions for every change of some tables to arrive."""
 
     by_name: bool
-    """Tables are asked for by name: under another name, or beside others, one is another."""
+    """Tables are followed by name, so a renamed table is another one, and another list of names
+    counts changes differently."""
 
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
-        """Whether everything that must arrive does."""
+        """Check that every change of the tables arrives."""
 
     def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        """Why changes of some of the tables do not arrive, by the table's name."""
+        """Return the reason for each table whose changes do not arrive, by the table's name."""
 
     def shape(self, table: Table) -> str:
-        """What differs as soon as something happened to a table that does not have to be in the
-        log: another form of it, or that for a while its changes did not arrive."""
+        """Return a token that changes when the table was rewritten or altered, or was undelivered
+        for a while: events that the log need not contain."""
 
     def ddl(self, tables: Sequence[SourceTable], /) -> list[Ddl]:
-        """Give the statements that must be run for it before there is a slot."""
+        """Return the statements that must run before the slot is made."""
 
     def notes(self, tables: Sequence[SourceTable], /) -> list[str]:
-        """What the owner of the tables should know."""
+        """Return facts that the owner of the tables should know."""
 
 
 class Wal2jsonCoverage:
-    """What arrives through wal2json: the tables that it is asked for."""
+    """The coverage of wal2json: the tables whose names START_REPLICATION lists."""
 
     by_name = True
 
@@ -61,7 +62,7 @@ class Wal2jsonCoverage:
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         partitioned = [
             _bad(
-                f"wal2json names the partitions of {source.table.full_name}, not the table",
+                f"wal2json cannot follow {source.table.full_name}, which is partitioned",
                 'set source.plugin = "pgoutput" and make a new slot',
             )
             for source in tables
@@ -72,13 +73,13 @@ class Wal2jsonCoverage:
             for table, problem in self.undelivered(tables).items()
         ]
         found = [*self._unread(), *partitioned, *undelivered]
-        return found or [_finding(True, "wal2json is asked for every table by name")]
+        return found or [_finding(True, "wal2json can follow every table")]
 
     def _unread(self) -> list[Finding]:
         encoding = self._session.encoding()
         if CONVERTED_ALIKE.fullmatch(encoding):
             return []
-        problem = f"wal2json does not convert, and {encoding} is read with other characters"
+        problem = f"wal2json does not convert {encoding}; Python decodes some of it differently"
         return [_bad(problem, 'set source.plugin = "pgoutput" and make a new slot')]
 
     def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
@@ -109,13 +110,13 @@ class Wal2jsonCoverage:
 
 @dataclass(slots=True)
 class Undelivered:
-    """Which tables are absent, and why; replaced whole by the one thread that looks."""
+    """The undelivered tables. One thread looks for them and replaces the whole mapping."""
 
     problems: Mapping[str, str] = field(default_factory=dict)
-    """By the table's full name."""
+    """The reasons, by the table's full name."""
 
     def problem_of(self, tables: Iterable[Table]) -> str:
-        """Why one of some tables stands still; empty when none does."""
+        """Return why one of some tables is undelivered; empty when none is."""
         problems = self.problems
         names = (table.full_name for table in tables)
         return next((f"{name} {problems[name]}" for name in names if name in problems), "")
@@ -123,10 +124,11 @@ class Undelivered:
 
 @contextmanager
 def undelivered_is_outage(coverage: Coverage, tables: Sequence[SourceTable]) -> Iterator[None]:
-    """Reading rows: a table that cannot be read because it left is no reason to end.
+    """Turn the error of a table that became unreadable into an outage while rows are read.
 
-    It passes for an outage, ``SourceUnavailableError``, until whoever looks for absent tables has
-    seen it too: from then on it stands still, and will be compared.
+    Such a table must not end the service. The reader waits, because of ``SourceUnavailableError``,
+    until the thread that looks for undelivered tables has found it too. From then on only this
+    table is paused, and it will be compared.
     """
     try:
         yield
@@ -134,7 +136,7 @@ def undelivered_is_outage(coverage: Coverage, tables: Sequence[SourceTable]) -> 
         name = str(exc.fields.get("table"))
         problem = coverage.undelivered(tables).get(name)
         if problem is None and exc.fields.get("state") in UNDEFINED:
-            problem = "was altered, and is what it was"
+            problem = "was altered and restored while it was being read"
         if problem is None:
             raise
         raise SourceUnavailableError(problem=f"table {name} {problem}") from exc
@@ -144,7 +146,7 @@ COVERAGES: Final[dict[str, Callable[[Session, Config], Coverage]]] = {
     "pgoutput": PublicationCoverage,
     "wal2json": Wal2jsonCoverage,
 }
-"""By the output plugin's name."""
+"""The coverages, by the output plugin's name."""
 
 
 def _bad(message: str, fix: str) -> Finding:

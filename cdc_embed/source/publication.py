@@ -1,8 +1,8 @@
-"""The publication: what it must carry, what it carries, and the difference in SQL.
+"""The publication: its required tables, its actual tables, and the statements between the two.
 
-Made before the slot: a slot that decodes without its publication loses the changes (18) or cannot
-pass them (15). A table with REPLICA IDENTITY FULL is published without a column list, because
-with one the application's own UPDATE and DELETE would fail.
+It is made before the slot, because a slot that decodes without its publication loses the changes
+(18) or cannot pass them (15). A table with REPLICA IDENTITY FULL is published without a column
+list, because with one the application's own UPDATE and DELETE would fail.
 """
 
 from collections.abc import Sequence
@@ -29,12 +29,12 @@ class PublishedTable:
     columns: frozenset[str]
     filtered: bool
     listed: bool
-    """With a column list."""
+    """The table is published with a column list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Publication:
-    """A publication as the catalogue has it."""
+    """A publication as the catalogue shows it."""
 
     name: str
     all_tables: bool
@@ -44,7 +44,7 @@ class Publication:
 
 
 class PublicationCoverage:
-    """What arrives through pgoutput: the tables of a publication."""
+    """The coverage of pgoutput: the tables of a publication."""
 
     by_name = False
 
@@ -123,7 +123,7 @@ def read_publication(session: Session, name: str) -> Publication | None:
 def publication_findings(
     publication: Publication | None, name: str, tables: Sequence[SourceTable]
 ) -> list[Finding]:
-    """Whether everything that must arrive does."""
+    """Check that every change of the tables arrives."""
     setup = "run: cdc-embed setup"
     if publication is None:
         return [_bad(f"publication {name} does not exist", setup)]
@@ -148,7 +148,7 @@ def publication_findings(
 def undelivered_tables(
     publication: Publication | None, tables: Sequence[SourceTable]
 ) -> dict[str, str]:
-    """Why changes of some of the tables do not arrive, by the table's name."""
+    """Return the reason for each table whose changes do not arrive, by the table's name."""
     if publication is None or not publication.all_operations:
         problem = "has no publication" if publication is None else "is published in part only"
         return {table.table.full_name: problem for table in tables}
@@ -158,7 +158,7 @@ def undelivered_tables(
 
 def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
     if published is None:
-        return "is not in it"
+        return "is not in the publication"
     if published.name != table.table.full_name:
         return f"is now named {published.name}"
     if published.filtered:
@@ -172,14 +172,14 @@ def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
 def publication_ddl(
     publication: Publication | None, name: str, tables: Sequence[SourceTable], *, lists: bool
 ) -> list[Ddl]:
-    """Give the statements that make the publication carry the tables, and no others."""
+    """Return the statements that make the publication carry exactly these tables."""
     identifier = sql.Identifier(name)
     listed = sql.SQL(", ").join(_entry(table, lists) for table in tables)
     named = ", ".join(table.table.full_name for table in tables)
     if publication is None:
         create = _compose("create_publication", publication=identifier, tables=listed)
         mark = _compose("mark_publication", publication=identifier, mark=sql.Literal(MARK))
-        return [Ddl(f"publish {named}", create), Ddl("mark the publication as ours", mark)]
+        return [Ddl(f"publish {named}", create), Ddl("mark the publication as made by setup", mark)]
     if publication.all_tables or _carries_exactly(publication, tables, lists):
         return []
     alter = _compose("alter_publication", publication=identifier, tables=listed)

@@ -1,10 +1,10 @@
-"""Reading rows: again by key, when the change log did not carry their text, or one after another.
+"""The rows of the source: by key, when the log did not carry their text, or one after another.
 
-Two facts make a plain SELECT unsound here. A transaction can be decoded before a SELECT sees it
-(its commit still waits for a synchronous standby), so the read's own snapshot must see the
-transaction that asked for it, or whoever asked must be told what it saw. And a snapshot from
-before a TRUNCATE or a rewrite of the table shows an empty table, so the table's files must be the
-same before and after.
+Two facts make a plain SELECT unsound here. First, a transaction can be decoded before a SELECT sees
+it, because its commit still waits for a synchronous standby. So the read's own snapshot must see
+the transaction that caused the read, or the caller must get the snapshot. Second, a snapshot from
+before a TRUNCATE or a rewrite shows an empty table. So the table's files must be the same before
+and after the read.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -24,13 +24,13 @@ from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
-"""Between two looks at whether a transaction has become visible."""
+"""Seconds between two checks whether a transaction has become visible."""
 FIRST_FETCH: Final = 4
-"""Rows fetched before it is known how long they are."""
+"""Rows of the first fetch, while their length is unknown."""
 
 _COMMA = sql.SQL(", ")
 _OUTPUT = sql.SQL("case when {0} is not null then format('%%s', {0}) end")
-"""A column in its output function's own form: a cast to text would trim ``character(n)``."""
+"""A column in the form of its output function: a cast to text would trim ``character(n)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,10 +38,10 @@ class Scan:
     """Rows as one snapshot shows them."""
 
     rows: dict[Key, Row | None]
-    """None stands for a row that was asked for and is not there."""
+    """The rows by key; None: there is no such row."""
     snapshot: Snapshot
     more: bool = False
-    """The table goes on after these rows."""
+    """The table has further rows after these."""
 
 
 class RowReader:
@@ -54,16 +54,17 @@ class RowReader:
         self._session = session
         self._stop = stop
         self.waiting_for: int | None = None
-        """The transaction whose visibility is waited for; for ``status``."""
+        """The transaction whose visibility is waited for; ``status`` shows it."""
 
     def close(self) -> None:
         self._session.close()
 
     def read(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
-        """The values of the rows ``wanted`` (key to the xid that must be visible).
+        """Return the rows ``wanted`` (key to the xid that must be visible); None: there is no such
+        row.
 
-        None stands for a row that is not there. Waits until every xid is visible; raises
-        ``SourceUnavailableError`` too when the service stops meanwhile.
+        Waits until every xid is visible. Raises ``SourceUnavailableError`` also when the service
+        stops meanwhile.
         """
         try:
             while True:
@@ -76,14 +77,14 @@ class RowReader:
             self.waiting_for = None
 
     def look(self, table: Table, keys: Collection[Key]) -> Scan | None:
-        """The rows with these keys; None when the table was rewritten meanwhile."""
+        """Return the rows with these keys; None when the table was rewritten meanwhile."""
         found = self._parts(table, list(keys), _by_key)
         if found is None:
             return None
         return Scan(rows={key: found.rows.get(key) for key in keys}, snapshot=found.snapshot)
 
     def gone(self, table: Table, keys: Collection[Key]) -> Scan | None:
-        """Those of some keys that have no row; None when the table was rewritten meanwhile."""
+        """Return the keys that have no row; None when the table was rewritten meanwhile."""
         found = self._parts(table, list(keys), _present)
         if found is None:
             return None
@@ -91,9 +92,9 @@ class RowReader:
         return Scan(rows=gone, snapshot=found.snapshot)
 
     def scan(self, table: Table, after: Key | None, rows: int, characters: int) -> Scan | None:
-        """The rows that follow ``after`` in the order of the key, at most so many and so long.
+        """Return the rows that follow ``after`` in the order of the key, within both limits.
 
-        At least one row, where there is one; None when the table was rewritten meanwhile.
+        Returns at least one row, where there is one; None when the table was rewritten meanwhile.
         """
         try:
             return self._read(
@@ -102,18 +103,18 @@ class RowReader:
         except RowRefusedError:
             if after is None:
                 raise
-        # where the scan stood is no value of the key's type any more
+        # the position of the scan is not a value of the key's type any more
         return self.scan(table, None, rows, characters)
 
     def snapshot(self) -> Snapshot:
-        """What a transaction sees that begins now."""
+        """Return the snapshot of a transaction that begins now."""
         with self._session.transaction("snapshot") as cursor:
             return _snapshot(cursor)
 
     def next_xid(self) -> int:
-        """An id that no transaction had before, of 64 bits.
+        """Return an id, of 64 bits, that no transaction had before.
 
-        A snapshot's ``xmax`` would not do: transactions that still run may be at or beyond it.
+        A snapshot's ``xmax`` is not enough, because running transactions can be at or beyond it.
         """
         with self._session.transaction("snapshot", keep=False) as cursor:
             cursor.execute(queries("source/tables")["next_xid"])
@@ -121,7 +122,7 @@ class RowReader:
         return xid
 
     def running_before(self, xid: int) -> list[str]:
-        """Who runs a transaction that began to write before ``xid``, a 64-bit id."""
+        """Describe the transactions that began to write before ``xid``, a 64-bit id."""
         with self._session.transaction("snapshot") as cursor:
             cursor.execute(queries("source/tables")["running"])
             return [who for running, who in cursor.fetchall() if widen(running, xid) < xid]
@@ -133,7 +134,8 @@ class RowReader:
         fetch: Callable[[Any, Table, Collection[Key]], tuple[dict[Key, Row], bool]],
         xids: Collection[int] = (),
     ) -> Scan | None:
-        """What is found of some keys; one that is no value of its type any more has no row."""
+        """Return the rows of some keys; a key that is not a value of its type any more has no
+        row."""
         try:
             return self._read(table, lambda cursor: fetch(cursor, table, keys), xids)
         except RowRefusedError:
@@ -152,8 +154,8 @@ class RowReader:
         fetch: Callable[[Any], tuple[dict[Key, Row], bool]],
         xids: Iterable[int] = (),
     ) -> Scan | None:
-        """What ``fetch`` gets in one snapshot; None when it does not see the ``xids``, or the
-        table had other files before it than after it."""
+        """Fetch in one snapshot; None when the snapshot does not see the ``xids``, or when the
+        table's files changed during the read."""
         files = self._files(table)
         with self._session.transaction(table.full_name, rows=True) as cursor:
             cursor.execute("set transaction isolation level repeatable read, read only")
@@ -179,7 +181,7 @@ def _snapshot(cursor: Any) -> Snapshot:
 
 
 def _by_key(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
-    """By the keys as they were asked for: ``1.0`` finds the row ``1.00`` of a numeric key."""
+    """Fetch rows under the keys as given: ``1.0`` finds the row ``1.00`` of a numeric key."""
     cursor.execute(_compose("read_rows", table), _arrays(table, keys))
     return _rows(table, cursor.fetchall()), False
 
@@ -196,7 +198,7 @@ def _arrays(table: Table, keys: Collection[Key]) -> dict[str, list[str]]:
 def _in_order(
     cursor: Any, table: Table, after: Key | None, most: int, characters: int
 ) -> tuple[dict[Key, Row], bool]:
-    """A few rows first: how long they are says how many more are fetched at once."""
+    """Fetch a few rows first: their length decides the size of the next fetch."""
     found: dict[Key, Row] = {}
     spent = 0
     with cursor.connection.cursor(name="scan") as named:

@@ -1,4 +1,4 @@
-"""The slot and its server, read with SQL: who holds it, how far it is, what it costs."""
+"""The slot and its server, read with SQL: the slot's reader, its position, its retained log."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -14,16 +14,16 @@ from cdc_embed.sql import queries
 
 WAL_PAGE: Final = 8192
 WAL_HEADER: Final = 24
-"""Bytes of a page's header."""
+"""Bytes of the header of a page."""
 WAL_SEGMENT_HEADER: Final = 40
 """Bytes of the header of a segment's first page."""
 UNKNOWN_OWNER: Final = "unknown"
-"""Of a slot: its reader has just left, or has no name."""
+"""The owner of a slot whose reader has just left or has no name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The server's settings that logical decoding depends on."""
+    """The settings of the server on which logical decoding depends."""
 
     version: int
     """``server_version_num``, e.g. 180004."""
@@ -36,7 +36,7 @@ class Server:
     max_slot_wal_keep_size: str
     user: str
     allowed_plugins: str | None
-    """``output_plugin_libraries``; None where the server lets everyone load any plugin."""
+    """``output_plugin_libraries``; None where the server lets every role load any plugin."""
 
     @property
     def codec(self) -> str:
@@ -69,7 +69,8 @@ class Slot:
 
 
 def expect_idle(slot: Slot, command: str) -> None:
-    """Raise ``SlotBusyError`` when someone reads the slot and so is in the way of ``command``."""
+    """Raise ``SlotBusyError`` when a session reads the slot, because ``command`` cannot run
+    then."""
     if slot.active and slot.active_pid is not None:
         raise SlotBusyError(
             slot=slot.name,
@@ -84,7 +85,7 @@ def create_slot_ddl(slot: str, plugin: str) -> Ddl:
 
 
 def drop_slot_ddl(slot: str, plugin: str) -> Ddl:
-    """Drop a logical slot of this database and plugin; another one of its name stays."""
+    """Drop a logical slot of this database and plugin; leave any other slot of its name."""
     return _slot_ddl("drop_slot", f"drop slot {slot}", slot, plugin)
 
 
@@ -94,10 +95,12 @@ def _slot_ddl(query: str, why: str, slot: str, plugin: str) -> Ddl:
 
 
 def end_of_records(insert: LSN, segment: int) -> LSN:
-    """Where the log ends when the next record goes to ``insert``, in segments of so many bytes.
+    """Return the end of the log when the next record goes to ``insert``, with segments of this
+    size.
 
-    An insert position right behind a page's header is the page's start: nothing is there yet. So
-    many bytes behind the start of another page, a record may have ended.
+    An insert position directly after a page's header means the start of the page, because the page
+    is still empty. The same number of bytes after the start of another page, a record can have
+    ended.
     """
     header = WAL_SEGMENT_HEADER if insert % segment < WAL_PAGE else WAL_HEADER
     behind = insert % WAL_PAGE
@@ -105,7 +108,7 @@ def end_of_records(insert: LSN, segment: int) -> LSN:
 
 
 class SlotCatalogue:
-    """What the source says of one slot, its publication's server and its transactions.
+    """The catalogue's facts about one slot, its server and its transactions.
 
     Raises ``SourceUnavailableError``, ``AuthenticationError`` or ``PreflightError``.
     """
@@ -134,7 +137,7 @@ class SlotCatalogue:
         )
 
     def slot(self) -> Slot | None:
-        """The slot, or None when there is none of that name."""
+        """Return the slot, or None when there is none of that name."""
         row = self._one("slot", {"slot": self._name})
         if row is None:
             return None
@@ -155,7 +158,8 @@ class SlotCatalogue:
         )
 
     def wal_end(self) -> LSN:
-        """Everything that is committed now ends at or before it."""
+        """Return the end of the log: every transaction that is committed now ends at or before
+        it."""
         position, segment = self._row("wal_end")
         return end_of_records(LSN.parse(position), segment)
 
@@ -164,23 +168,25 @@ class SlotCatalogue:
         return count
 
     def wal_sender_timeout(self) -> float:
-        """Seconds of our silence after which the server ends the connection; 0: never."""
+        """Return the seconds of our silence after which the server ends the connection; 0:
+        never."""
         timeout: float = self._row("wal_sender_timeout")[0]
         return timeout
 
     def oldest_transaction_seconds(self) -> float | None:
-        """Age of the oldest transaction that holds the log back; None when there is none."""
+        """Return the age of the oldest transaction that holds the log back; None when there is
+        none."""
         age: float | None = self._row("oldest_transaction")[0]
         return age
 
     def transactions_waited_for(self) -> list[str]:
-        """Whom a slot that is being created waits for."""
+        """Describe the transactions that a slot waits for while it is being created."""
         with self._session.transaction("catalogue") as cursor:
             cursor.execute(queries("source/slot")["transactions_waited_for"])
             return [row[0] for row in cursor.fetchall()]
 
     def anchor(self) -> None:
-        """Write an empty logical message, so that the stream has something with a position."""
+        """Write an empty logical message, so that the stream has a message with a position."""
         self._row("anchor")
 
     def refuse_synchronous(self, application_name: str) -> None:
@@ -188,9 +194,9 @@ class SlotCatalogue:
         if self._one("synchronous_walsender", {"application_name": application_name})[0]:
             raise PreflightError(
                 where="synchronous_standby_names",
-                problem="it makes this service a synchronous standby: every commit of the "
+                problem="it makes this service a synchronous standby, so every commit of the  "
                 "application would wait for an embedding",
-                hint="name the real standbys in synchronous_standby_names, without '*'",
+                hint="name the real standbys in synchronous_standby_names, not '*'",
             )
 
     def _row(self, name: str) -> Any:

@@ -1,23 +1,25 @@
 """The replication connection: frames in, positions out. One thread owns it.
 
-psycopg2 confirms behind one's back: on a keepalive it forwards the LSN that a cursor was told to
-flush to the keepalive's ``wal_end`` whenever that LSN is at or beyond the ``data_start`` of the
-last message, and ``data_start`` neither grows steadily nor is always set. So two cursors of one
-connection are used, which keep these fields apart: one only reads and is never told an LSN, so
-that its own replies carry flush 0, which the server ignores; the other only reports, on our clock.
+psycopg2 can confirm an LSN that we never gave it. A cursor remembers the LSN that it was told to
+flush. On a keepalive it raises this LSN to the keepalive's ``wal_end``, if the LSN is at or beyond
+the ``data_start`` of the last message; and ``data_start`` neither grows steadily nor is always set.
+So two cursors of one connection are used, because each has its own such fields. The reading cursor
+is never told an LSN, so its own replies carry flush 0, which the server ignores. The reporting
+cursor only reports, on our clock.
 
-A stopping server waits until its walsenders' clients have flushed everything, and keeps the
-connection open for it. We confirm only what is recorded, which the stopping server may not let us
-do any more, so both would wait for ever. It ends ordinary sessions at once, though: one of those
-is kept beside the stream as a ``sentinel``, and when it is ended, the stream is too.
+A stopping server waits until the clients of its walsenders have flushed everything, and keeps their
+connections open meanwhile. We confirm only recorded positions, and a stopping server can refuse to
+record them, so both sides would wait for ever. But it ends ordinary sessions at once. So one
+ordinary session is kept beside the stream, the ``sentinel``: when the server ends it, the stream
+ends too.
 
-An idle server says nothing for hours, so silence alone means nothing. After a while of it a report
-asks for an answer, as PostgreSQL's own subscribers do (``wal_receiver_timeout``): TCP notices a
-peer that vanished, but not a proxy whose other side is gone and that acknowledges all we send.
+An idle server sends nothing for hours, so silence alone proves nothing. After a while of silence a
+report requests a reply, as PostgreSQL's own subscribers do (``wal_receiver_timeout``). TCP notices
+a peer that vanished, but not a proxy whose other side is gone and that acknowledges every byte.
 
-What remains is a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
-a transaction with an origin): after it the reading cursor forwards any keepalive. ``Guard`` says
-when the next read is safe all the same. No other module has to know of this.
+One case remains: a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
+a transaction with an origin). After it the reading cursor forwards any keepalive. ``Guard`` decides
+when the next read is safe. No other module depends on this.
 """
 
 import array
@@ -54,11 +56,11 @@ from cdc_embed.postgres.connect import (
 from cdc_embed.postgres.side import SOURCE, describe, translated
 
 NEVER: Final = 2**31 - 1
-"""Seconds between reports of the reading cursor, counted from 1970 and held in a C int: it has
-nothing to report, and what it would report is 0."""
+"""Seconds between reports of the reading cursor, counted from 1970 and held in a C int, because
+this cursor must never report on its own clock."""
 
 SILENCE_LIMIT: Final = 10.0
-"""Seconds that a readable connection may yield nothing before it is called dead."""
+"""Seconds for which a readable connection can yield no message before it is given up."""
 
 SILENT_SECONDS: Final = 60.0
 """Seconds without an answer after which a server without a timeout of its own is given up."""
@@ -138,8 +140,9 @@ class Stream:
     ) -> None:
         """Connect.
 
-        ``silence_limit``: seconds without a sign of life from the server; it is asked for one after
-        half of them. ``longest_silence``: seconds of ours after which the server asks for one.
+        ``silence_limit``: seconds of the server's silence after which it is given up; after half of
+        them it is asked for a reply. ``longest_silence``: seconds of our silence after which the
+        server requests a reply.
         """
         self._slot = slot
         self._silence_limit = silence_limit
@@ -160,9 +163,9 @@ class Stream:
         self._asked_at: float | None = None
         self._spoken_at = self._reader.io_timestamp
         self.frames = 0
-        """How many were read."""
+        """The number of frames read."""
         self.unanswered = False
-        """The server was given up because it did not answer."""
+        """True when the server was given up because it did not answer."""
 
     def identify(self) -> Identity:
         """Return the server, database and timeline at the other end."""
@@ -202,12 +205,12 @@ class Stream:
     def may_read(self, progress: Progress) -> bool:
         """Return whether the next read can tell the server nothing that is not recorded.
 
-        Raises ``ReplicationError`` when the server, not having heard of us for long, is about to
-        ask for an answer: the driver would give it, with the highest position it forwarded.
+        Raises ``ReplicationError`` when no report was sent for so long that the server is about to
+        request a reply. The driver would reply with the highest position that it forwarded.
         """
         at_risk = self._guard.forwards or self._guard.forwarded_beyond(progress)
         if at_risk and time.monotonic() - self._told_at > self._longest_silence:
-            raise ReplicationError(problem="it was silent for too long to be read on safely")
+            raise ReplicationError(problem="no report was sent for so long that a read is unsafe")
         return self._guard.may_read(progress)
 
     def needs_record(self, progress: Progress) -> bool:
@@ -222,11 +225,11 @@ class Stream:
     def read(self) -> Frame | None:
         """Return the next frame, or None when there is none at the moment; never wait."""
         if self._guard.forwards:
-            # a stopping server asks for a reply, which would forward its position; it ends the
-            # sentinel before
+            # a stopping server first ends the sentinel, then requests a reply, which would
+            # forward its position
             self.check_sentinel()
         if self._asked_at is not None and _is_readable(self._connection):
-            self._hear()  # a part of a large message is a sign of life, too
+            self._hear()  # a part of a large message is an answer, too
         with self._translated():
             message = self._reader.read_message()
         data_start = None if message is None else LSN(message.data_start)
@@ -240,7 +243,7 @@ class Stream:
         return Frame(message.payload, data_start)
 
     def report(self, received: LSN, confirmed: LSN) -> None:
-        """Tell the server what has arrived, and up to where it may forget."""
+        """Report the received and the confirmed position to the server."""
         now = self._told_at = time.monotonic()
         ask = self._asked_at is None and now - self._heard_at > self._silence_limit / 2
         with self._translated():
@@ -253,14 +256,14 @@ class Stream:
     def check_sentinel(self) -> None:
         """Raise when the server has ended the session beside the stream: it is stopping."""
         if _is_readable(self.sentinel):
-            raise ReplicationError(problem="the server ends its sessions, it may be stopping")
+            raise ReplicationError(problem="the server ends its sessions; it seems to be stopping")
 
     def close(self) -> None:
         self.sentinel.close()
         self._connection.close()
 
     def _watch_silence(self) -> None:
-        """Raise if the connection is readable but yields nothing: a server that stopped."""
+        """Raise if the connection is readable but yields nothing: the server has stopped."""
         now = time.monotonic()
         if not _is_readable(self._connection):
             self._silent_since = None
@@ -272,7 +275,7 @@ class Stream:
         if self._silent_since is None or unread != self._unread:
             self._silent_since, self._unread = now, unread
         elif now - self._silent_since > SILENCE_LIMIT:
-            raise ReplicationError(problem="it is open but says nothing that can be read")
+            raise ReplicationError(problem="it is readable but yields no message")
 
     def _expect_answer(self, now: float) -> None:
         """The socket is empty. Raise if the last ping is unanswered for half the silence limit."""

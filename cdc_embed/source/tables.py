@@ -1,4 +1,4 @@
-"""The configured tables as the source's catalogue has them, and what is wrong with them."""
+"""The configured tables as the source's catalogue shows them, and the problems found."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ class _Column:
     name: str
     type: str
     own_type: bool
-    """Of a type that another database may not have."""
+    """The type can be missing in another database."""
     in_key: int | None
     in_identity: int | None
     generated: bool
@@ -27,23 +27,23 @@ class _Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceTable:
-    """A configured table that exists: what is published of it and how."""
+    """A configured table that exists, with the form in which it is published."""
 
     table: Table
     full_identity: bool
-    """REPLICA IDENTITY FULL, also of a partition alone: published without a column list, or its
-    writers would fail."""
+    """REPLICA IDENTITY FULL of the table or of one partition: it is published without a column
+    list, because with one its writers would fail."""
 
     @property
     def published_columns(self) -> tuple[str, ...]:
-        """What a column list names: the key, then the text and the metadata."""
+        """The columns of a column list: the key, then the metadata and the text."""
         table = self.table
         columns = [column.name for column in (*table.key, *table.metadata)]
         return tuple(dict.fromkeys([*columns, *table.text_columns]))
 
 
 def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
-    """The usable tables, and one finding for each table, good or bad."""
+    """Return the usable tables, and at least one finding for each table."""
     tables, findings = [], []
     for entry in config.tables:
         with session.transaction(entry.name) as cursor:
@@ -57,7 +57,7 @@ def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], li
 
 
 def estimate_rows(session: Session, table: Table) -> int | None:
-    """About how many rows the source table has; None before its first ANALYZE."""
+    """Return the estimated number of rows of the source table; None before its first ANALYZE."""
     with session.transaction(table.full_name) as cursor:
         cursor.execute(queries("source/tables")["estimate"], {"oid": table.oid})
         rows: int | None = cursor.fetchone()[0]
@@ -65,10 +65,11 @@ def estimate_rows(session: Session, table: Table) -> int | None:
 
 
 def shape_of(session: Session, table: Table) -> str:
-    """The files of a table and its partitions, the numbers and labels of its followed columns.
+    """Return the files of a table and its partitions, and the numbers and labels of its columns.
 
-    Other files after a rewrite, a TRUNCATE, an ATTACH; another number when another column has the
-    name; other labels when those of an enum are renamed: nothing of that has to be in the log.
+    The files change with a rewrite, a TRUNCATE or an ATTACH. A number changes when another column
+    takes the name, and a label when one of an enum is renamed. The log need not contain any of
+    these.
     """
     columns = [*(c.name for c in table.key), *table.text_columns, *(c.name for c in table.metadata)]
     with session.transaction(table.full_name) as cursor:
@@ -77,7 +78,10 @@ def shape_of(session: Session, table: Table) -> str:
 
 
 def text_bytes(session: Session, table: Table) -> tuple[int, int]:
-    """(rows, bytes of text); reads the whole table, but no value that lies out of line."""
+    """Return (rows, bytes of text).
+
+    Reads the whole table, but no out-of-line value.
+    """
     lengths = sql.SQL(" + ").join(
         sql.SQL("coalesce(octet_length(t.{}::text), 0)").format(sql.Identifier(name))
         for name in table.text_columns
@@ -129,9 +133,11 @@ def _find(
 
 
 def partition_problems(session: Session, table: Table) -> list[tuple[str, str]]:
-    """(problem, SQL that mends it) of each partition whose old rows the log does not tell by key.
+    """Return (problem, statement that mends it) of each partition with an unusable replica
+    identity.
 
-    A partition has an identity of its own: the default when it is made, whatever its table's.
+    A partition has a replica identity of its own: the default when it is made, whatever its table's
+    is. Without the primary key in it, the log does not identify the partition's old rows.
     """
     with session.transaction(table.full_name) as cursor:
         return _problems_of(_partitions(cursor, table.oid))
@@ -196,7 +202,8 @@ def _table(
 
 
 def _table_column(column: _Column) -> TableColumn:
-    """As the target keeps it: a type that only the source has is kept as text."""
+    """Return the column in the form of the target, where a type that only the source has is
+    text."""
     if column.own_type:
         return TableColumn(column.name, "text", column.type)
     return TableColumn(column.name, column.type)
@@ -209,7 +216,7 @@ def _identity_problems(
         return [
             _bad(
                 entry,
-                "its primary key is deferrable, so a key can stand for two rows for a while",
+                "its primary key is deferrable, so two rows can have one key for a while",
                 f"alter table {entry.name} drop constraint ..., add primary key (...);",
             )
         ]
@@ -265,7 +272,7 @@ def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding
         if "%" in name
     ]
     problems += [
-        _bad(entry, f"{c.name} is in the key, which is always kept", "remove it from metadata")
+        _bad(entry, f"{c.name} is in the key, which is always stored", "remove it from metadata")
         for c in columns
         if c.in_key is not None and c.name in entry.metadata
     ]

@@ -1,4 +1,4 @@
-"""What the server's ``wal_sender_timeout`` means for us: how often to report, what silence is."""
+"""The intervals and limits that follow from the server's ``wal_sender_timeout``."""
 
 import math
 from typing import Final
@@ -8,21 +8,22 @@ from cdc_embed.source.stream import SILENT_SECONDS
 LONGEST_REPORT_SECONDS: Final = 10.0
 REPORTS_PER_TIMEOUT: Final = 4
 LEAST_SILENT_SECONDS: Final = 10.0
-"""A busy server may answer late, whatever it expects of us."""
+"""Shortest limit, because a busy server can answer late, whatever its own timeout is."""
 
 
 def report_interval(wal_sender_timeout: float) -> float:
-    """Seconds between reports, well below the server's patience (0: it has endless)."""
+    """Return the seconds between reports, well below the server's timeout (0: it has none)."""
     if wal_sender_timeout <= 0:
         return LONGEST_REPORT_SECONDS
     return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
 
 
 def longest_silence(wal_sender_timeout: float) -> float:
-    """Seconds of ours before the server asks for an answer: half of its patience, with a margin."""
+    """Return the seconds we may stay silent before the server requests a reply: just under half of
+    ``wal_sender_timeout``."""
     return 0.45 * wal_sender_timeout if wal_sender_timeout > 0 else math.inf
 
 
 def silence_limit(wal_sender_timeout: float) -> float:
-    """Seconds without an answer after which the server is given up: as long as it waits for us."""
+    """Return the seconds without an answer after which the server is given up: its own timeout."""
     return max(wal_sender_timeout or SILENT_SECONDS, LEAST_SILENT_SECONDS)
