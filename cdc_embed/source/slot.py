@@ -194,7 +194,7 @@ class SlotCatalogue:
         if self._one("synchronous_walsender", {"application_name": application_name})[0]:
             raise PreflightError(
                 where="synchronous_standby_names",
-                problem="it makes this service a synchronous standby, so every commit of the  "
+                problem="it makes this service a synchronous standby, so every commit of the "
                 "application would wait for an embedding",
                 hint="name the real standbys in synchronous_standby_names, not '*'",
             )

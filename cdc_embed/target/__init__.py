@@ -1,1 +1,1 @@
-"""The vector side: what is stored, and the one transaction that changes it."""
+"""The target database: what is stored, and the one transaction that changes it."""

@@ -1,4 +1,4 @@
-"""What must be true of the target before a vector can be stored, and how to make it so."""
+"""The preconditions of the target for storing vectors, with the statements that meet them."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -10,11 +10,11 @@ from cdc_embed.sql import queries
 from cdc_embed.target.registry import applied_migrations, missing_migrations
 
 SOUND_PGVECTOR: Final = (0, 8, 4)
-"""Before it, vacuum of an HNSW index could go wrong."""
+"""The first version in which vacuum of an HNSW index cannot go wrong."""
 
 
 def vector_extension(session: Session) -> tuple[str, str] | None:
-    """(version, schema) of the installed pgvector."""
+    """Return (version, schema) of the installed pgvector."""
     with session.transaction("pg_extension") as cursor:
         cursor.execute(queries("target/schema")["vector_extension"])
         row = cursor.fetchone()
@@ -22,7 +22,7 @@ def vector_extension(session: Session) -> tuple[str, str] | None:
 
 
 def check_vector_extension(session: Session) -> Finding:
-    """pgvector is installed, or can be by ``setup``."""
+    """Check that pgvector is installed, or that ``setup`` can install it."""
     installed = vector_extension(session)
     if installed is not None:
         version = installed[0]
@@ -30,7 +30,7 @@ def check_vector_extension(session: Session) -> Finding:
         return judge(
             "pgvector",
             sound,
-            f"pgvector {version}" + ("" if sound else ": vacuum of HNSW may go wrong"),
+            f"pgvector {version}" + ("" if sound else ": vacuum of an HNSW index can go wrong"),
             "alter extension vector update;  -- to 0.8.4 or later",
             Severity.WARNING,
         )
@@ -53,7 +53,10 @@ def check_vector_extension(session: Session) -> Finding:
 
 
 def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Finding:
-    """Whatever the source may hold, the target can: keys must, a text becomes a dead letter."""
+    """Check that the target can store every text of the source.
+
+    A key must be stored; a text that cannot be stored becomes a dead letter.
+    """
     encoding = session.encoding()
     if encoding in {"UTF8", source}:
         return Finding(id="encoding", ok=True, message=f"the target's encoding is {encoding}")
@@ -65,7 +68,7 @@ def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Fi
         severity=Severity.ERROR if worded else Severity.WARNING,
         message=f"the target's encoding is {encoding}, the source's {source}: "
         f"it cannot store all {what}",
-        fix="take a target database with encoding 'UTF8'",
+        fix="use a target database with encoding 'UTF8'",
     )
 
 
@@ -74,7 +77,7 @@ def _is_text(column: TableColumn) -> bool:
 
 
 def check_migrations(session: Session, schema: str) -> Finding:
-    """The target's tables are those that this version writes."""
+    """Check that the target's tables are those that this version writes."""
     missing = missing_migrations(applied_migrations(session, schema))
     state = f"lacks {', '.join(missing)}" if missing else "is up to date"
     return judge("migrations", not missing, f"schema {schema} {state}", "run: cdc-embed setup")

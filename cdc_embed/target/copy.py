@@ -1,4 +1,4 @@
-"""Rows to PostgreSQL's binary COPY format, without touching a float in Python.
+"""PostgreSQL's binary COPY format, for rows whose floats Python never touches.
 
 Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
 """
@@ -21,12 +21,12 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def text(value: str | None) -> bytes:
-    """A text, bytea-like field: its bytes."""
+    """Return a text field: its bytes in UTF-8."""
     return NULL if value is None else raw(value.encode())
 
 
 def raw(value: bytes) -> bytes:
-    """A field of exactly these bytes."""
+    """Return a field of exactly these bytes."""
     return struct.pack(">i", len(value)) + value
 
 
@@ -35,27 +35,27 @@ def int4(value: int) -> bytes:
 
 
 def int8(value: int | None) -> bytes:
-    """A bigint, or a pg_lsn."""
+    """Return a bigint or pg_lsn field."""
     if value is None:
         return NULL
     return struct.pack(">iq", 8, value)
 
 
 def timestamp(value: datetime | None) -> bytes:
-    """A timestamptz: microseconds since 2000."""
+    """Return a timestamptz field: microseconds since 2000."""
     if value is None:
         return NULL
     return int8((value - _POSTGRES_EPOCH) // _MICROSECOND)
 
 
 def vectors(values: Sequence[NDArray[np.float32]], *, half: bool) -> list[bytes]:
-    """Vector (or halfvec) fields of float32 arrays (d,)."""
+    """Return the vector (or halfvec) fields of float32 arrays (d,)."""
     kind = HalfVector if half else Vector
     return [raw(kind(value).to_binary()) for value in values]
 
 
 def stream(rows: Iterable[Sequence[bytes]]) -> bytes:
-    """The whole COPY input of rows of encoded fields."""
+    """Return the whole COPY input for rows of encoded fields."""
     body = bytearray(HEADER)
     for row in rows:
         body += struct.pack(">h", len(row))

@@ -1,5 +1,7 @@
-"""The HNSW index of a table of vectors: made once the table is filled, and made again when it is
-not the one that is configured. Filling first is several times faster than inserting into it.
+"""The HNSW index of a table of vectors.
+
+It is made once the table is filled, because that is several times faster than inserts into it. It
+is made again when it is not the configured one.
 """
 
 from psycopg2 import sql
@@ -15,10 +17,10 @@ from cdc_embed.target.schema import OPERATORS, index_name
 def ensure_index(
     session: Session, schema: str, table: Table, index: IndexConfig, extension_schema: str
 ) -> bool:
-    """Make the index as configured, beside all reads and writes; whether that was needed.
+    """Make the configured index, while reads and writes go on; return whether that was necessary.
 
-    Ours is dropped first when it has other operators or options, or its making was interrupted;
-    an index under another name is somebody else's.
+    Our index is dropped first when it has other operators or options, or when making it was
+    interrupted. An index under another name is not ours and stays.
     """
     wanted = (
         f"{index.type}_{OPERATORS[index.distance]}",

@@ -1,7 +1,7 @@
-"""What is remembered of reconcile in the target: how far each table is, and what is asked for.
+"""The rows about reconcile in the target: the progress of each table, and the requests.
 
-The progress is only an economy: a comparison that begins again finds what is fresh and embeds
-nothing, so it may lag behind what is committed, but never run ahead.
+The progress only saves work, because a comparison that begins again finds the fresh rows and embeds
+nothing. So it can lag behind the committed batches, but must never run ahead.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,20 +26,20 @@ FAILED: Final = "failed"
 
 @dataclass(slots=True, kw_only=True)
 class Comparison:
-    """How far the comparison of one table is."""
+    """The progress of the comparison of one table."""
 
     table_name: str
     state: str
     reason: str = ""
-    """Why it waits, and for what."""
+    """Why the comparison waits."""
     stage: Stage = "rows"
     cursor: Key | None = None
     checked: int = 0
     counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     estimate: int | None = None
-    """About how many rows there are."""
+    """The estimated number of rows of the table."""
     shape: str | None = None
-    """The source table's files and columns when it began: what changes them may not be logged."""
+    """The token of the table's shape when the comparison began; see ``Coverage.shape``."""
 
     def count(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:
@@ -49,7 +49,7 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the command line asked for."""
+    """A request of the command line."""
 
     id: int
     kind: str
@@ -59,7 +59,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What the service says of a request."""
+    """The service's answer to a request."""
 
     state: str
     progress: dict[str, Any]
@@ -78,7 +78,7 @@ class Ledger:
     # -- comparisons ---------------------------------------------------------------------------
 
     def comparisons(self) -> dict[str, Comparison]:
-        """Every comparison, by source table."""
+        """Return every comparison, by source table."""
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("read_reconciles"))
             return {row[0]: _comparison(row) for row in cursor.fetchall()}
@@ -91,7 +91,7 @@ class Ledger:
                 cursor.execute(self._sql(name), values)
 
     def open(self, table: Table, space: int, first: Comparison) -> None:
-        """Begin to remember the comparison of a table in this space."""
+        """Record a new comparison of a table in this space."""
         values = {
             **_values(table, space),
             "slot": self._slot,
@@ -104,7 +104,8 @@ class Ledger:
             cursor.execute(self._sql("open_reconcile"), values)
 
     def forget_unconfigured(self, tables: Iterable[Table]) -> None:
-        """Tables that are not followed any more must be compared when they come back."""
+        """Forget tables that are not configured any more: they must be compared when they come
+        back."""
         names = [table.full_name for table in tables]
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(
@@ -122,15 +123,15 @@ class Ledger:
             cursor.execute(_compare_again(self._schema, names, shape))
 
     def start(self, table: Table, estimate: int | None, shape: str) -> None:
-        """Compare a table from its beginning, unless that is going on already."""
+        """Compare a table from its beginning, unless its comparison is already running."""
         values = {"table_name": table.full_name, "estimate": estimate, "shape": shape}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
     def save(self, comparison: Comparison, epoch: int) -> bool:
-        """Remember how far a comparison is, as this epoch's writer.
+        """Record the progress of a comparison as this epoch's writer.
 
-        Returns whether it still counts: it does not when it has to begin again.
+        Returns whether the comparison still counts; it does not when it has to begin again.
         """
         values = {
             "table_name": comparison.table_name,
@@ -151,24 +152,24 @@ class Ledger:
     # -- keys that are stored ------------------------------------------------------------------
 
     def stored_keys(self, table: Table, after: Key | None, limit: int) -> list[Key]:
-        """Keys that have vectors, in the order of the target."""
+        """Return keys that have vectors, in the order of the target."""
         values = {f"k{place}": value for place, value in enumerate(after or ())}
         name = "stored_keys" if after is not None else "first_stored_keys"
         return self._keys(table, name, {**values, "limit": limit})
 
     def sample_keys(self, table: Table, space: int, limit: int) -> list[Key]:
-        """Keys of documents at random."""
+        """Return keys of random documents."""
         return self._keys(table, "sample_keys", {"space": space, "limit": limit})
 
     def letter_keys(self, table: Table) -> list[Key]:
-        """Keys that have a dead letter."""
+        """Return the keys that have a dead letter."""
         with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("letter_keys"), {"table_name": table.full_name})
             found = [row[0] for row in cursor.fetchall()]
         return [tuple(str(key.get(column.name)) for column in table.key) for key in found]
 
     def delete_other_spaces(self, table: Table, space: int, epoch: int) -> None:
-        """Every document has its vectors in the new space: the former ones can go.
+        """Delete the vectors of former spaces, once every document has its vectors in the new one.
 
         Nothing happens when another instance took over.
         """
@@ -190,7 +191,7 @@ class Ledger:
     # -- requests ------------------------------------------------------------------------------
 
     def ask(self, kind: str, arguments: dict[str, Any]) -> int:
-        """Leave a request for the service; gives its number."""
+        """Record a request for the service; return its number."""
         values = {
             "slot": self._slot,
             "kind": kind,
@@ -202,7 +203,7 @@ class Ledger:
         return number
 
     def answer(self, number: int) -> Answer | None:
-        """What the service says of a request."""
+        """Return the service's answer to a request."""
         with self._session.transaction("request") as cursor:
             cursor.execute(self._sql("read_request"), {"id": number})
             row = cursor.fetchone()
@@ -211,7 +212,7 @@ class Ledger:
         return Answer(state=row[0], progress=row[1], result=row[2], error=row[3])
 
     def requests(self) -> list[Request]:
-        """What is asked and not done yet, oldest first."""
+        """Return the requests that are not done yet, oldest first."""
         with self._session.transaction("request") as cursor:
             cursor.execute(self._sql("open_requests"), {"slot": self._slot})
             return [
@@ -228,7 +229,7 @@ class Ledger:
         result: dict[str, Any] | None = None,
         error: str = "",
     ) -> bool:
-        """Say how far a request is, or what came of it; false when it was called off."""
+        """Record the progress or the result of a request; return false when it was cancelled."""
         values = {
             "id": number,
             "state": state,
@@ -248,7 +249,7 @@ class Ledger:
 
 
 def compare_again_ddl(schema: str, table: Table) -> Ddl:
-    """Compare a table unasked: what was missed would have been embedded unasked."""
+    """Compare a table without a request, because changes of it were undelivered."""
     again = _compare_again(schema, [table.full_name], None)
     return Ddl(f"compare every row of {table.full_name}", again)
 

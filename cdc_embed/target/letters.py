@@ -1,6 +1,6 @@
-"""Dead letters as people see them: listed, chosen, asked after, forgotten.
+"""The dead letters, for the command line: list, choose, count, forget.
 
-The service writes them, in the transactions of its batches (see ``write``); nothing here does.
+The service writes them, in the transactions of its batches (see ``write``); this module does not.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,7 +25,7 @@ class Letter:
     key: dict[str, str]
     """The key columns' values as text, by name."""
     fingerprint: bytes
-    """As ``change.knowledge.Refused`` has it."""
+    """The fingerprint, as in ``change.knowledge.Refused``."""
     model: str
     reason: str
     error: str
@@ -34,7 +34,7 @@ class Letter:
     last_at: datetime
 
     def key_in(self, table: Table) -> Key:
-        """The key of its row in ``table``, which is the source table."""
+        """Return the key of the letter's row in ``table``, which is the source table."""
         return tuple(self.key.get(column.name, "") for column in table.key)
 
 
@@ -46,20 +46,20 @@ class Letters:
         self._schema = schema
 
     def find(self, tables: Collection[str], ids: Collection[int] | None = None) -> list[Letter]:
-        """Letters of some source tables, all or only these, in the order of their ids."""
+        """Return letters of some source tables, all or only these ids, in the order of the ids."""
         values = {"table_names": list(tables), "ids": None if ids is None else list(ids)}
         with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("find_letters"), values)
             return [_letter(row) for row in cursor.fetchall()]
 
     def count(self) -> dict[str, int]:
-        """Dead letters of each source table that has any."""
+        """Return the number of dead letters of each source table that has any."""
         with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("count_letters"))
             return dict(cursor.fetchall())
 
     def drop(self, ids: Collection[int]) -> int:
-        """Forget letters; how many there were."""
+        """Forget letters; return their number."""
         with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("drop_letters"), {"ids": list(ids)})
             dropped: int = cursor.rowcount

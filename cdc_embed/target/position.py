@@ -1,4 +1,4 @@
-"""The checkpoint row: read it, begin it, forget it. The store alone moves it on."""
+"""The checkpoint row: read, create, forget. Only the store advances it."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from cdc_embed.sql import queries
 
 
 def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | None:
-    """The recorded position of a slot; None when ``setup`` did not run for it."""
+    """Return the recorded position of a slot; None when ``setup`` did not run for it."""
     with session.transaction("checkpoint") as cursor:
         cursor.execute(_compose("read_checkpoint", schema), {"slot": slot})
         row = cursor.fetchone()
@@ -20,7 +20,7 @@ def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | No
 
 
 def create_checkpoint(session: Session, schema: str, first: Checkpoint) -> None:
-    """Record the first position of a slot; one that is there already is left alone."""
+    """Record the first position of a slot; leave a recorded one alone."""
     values = {
         "slot": first.slot,
         "source_system_identifier": first.source.system_identifier,
@@ -46,7 +46,7 @@ def forget_position_ddl(schema: str, slot: str) -> Ddl:
 
 
 def server_identity(session: Session) -> Identity:
-    """The session's server, database and timeline."""
+    """Return the session's server, database and timeline."""
     with session.transaction("catalogue") as cursor:
         cursor.execute(queries("target/store")["identity"])
         system_identifier, database, timeline = cursor.fetchone()
@@ -54,7 +54,7 @@ def server_identity(session: Session) -> Identity:
 
 
 def checkpoint_of(row: Sequence[Any]) -> Checkpoint:
-    """A row of ``read_checkpoint`` or ``take_epoch``."""
+    """Return the checkpoint in a row of ``read_checkpoint`` or ``take_epoch``."""
     return Checkpoint(
         slot=row[0],
         source=Identity(system_identifier=row[1], database=row[2], timeline=row[3]),

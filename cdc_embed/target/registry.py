@@ -1,6 +1,6 @@
-"""What ``setup`` made in the target, as the target remembers it: migrations, spaces, tables.
+"""The registry of what ``setup`` made in the target: migrations, spaces, tables.
 
-Everything here reads. ``schema`` composes the statements that make it.
+This module only reads. ``schema`` composes the statements.
 """
 
 from collections.abc import Sequence
@@ -14,14 +14,14 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.sql import migrations, queries
 
 REGISTRY_MIGRATION: Final = 2
-"""The first migration that describes the registered tables as they are read here."""
+"""The first migration whose registered tables have the form that is read here."""
 NAMES_MIGRATION: Final = 4
-"""The migration that calls a source table ``table_name``, ``source_table`` before."""
+"""The migration that renames ``source_table`` to ``table_name``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """One vector space: what must be equal for two vectors to be comparable."""
+    """One vector space: the properties that must be equal for two vectors to be comparable."""
 
     model: str
     dimensions: int
@@ -30,11 +30,12 @@ class Space:
     preparation: str
 
     def is_comparable(self, other: "Space") -> bool:
-        """Whether vectors of both may be compared: they differ in how the text is made, at most."""
+        """Return whether vectors of both can be compared: at most the making of the text
+        differs."""
         return replace(other, preparation=self.preparation) == self
 
     def difference(self, other: "Space") -> str:
-        """In words, what of ``other`` differs; empty when they are equal."""
+        """Describe the difference from ``other``; empty when they are equal."""
         names = ("model", "dimensions", "document_prompt", "query_prompt", "preparation")
         return ", ".join(
             f"{name.replace('_', ' ')} {getattr(other, name)!r}, configured {getattr(self, name)!r}"
@@ -45,7 +46,7 @@ class Space:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Registered:
-    """A table of vectors as it is remembered."""
+    """A table of vectors as registered."""
 
     table_name: str
     embedding_table: str
@@ -58,7 +59,7 @@ class Registered:
 
 
 def applied_migrations(session: Session, schema: str) -> dict[int, str]:
-    """Version to checksum of what is applied; empty before the first setup."""
+    """Return the applied migrations, version to checksum; empty before the first setup."""
     with session.transaction("migration") as cursor:
         cursor.execute(queries("target/schema")["schema_exists"], {"schema": schema})
         if not cursor.fetchone()[0]:
@@ -68,7 +69,7 @@ def applied_migrations(session: Session, schema: str) -> dict[int, str]:
 
 
 def missing_migrations(applied: dict[int, str]) -> list[str]:
-    """Name the migrations that are not applied yet."""
+    """Return the names of the migrations that are not applied yet."""
     return [title for version, title, _ in migrations("target") if version not in applied]
 
 
@@ -103,14 +104,14 @@ def registered_tables(session: Session, schema: str) -> dict[str, Registered]:
 
 
 def comparable_spaces(session: Session, schema: str, space: Space) -> list[int]:
-    """The spaces whose vectors are the same for the same text."""
+    """Return the spaces whose vectors are the same for the same text."""
     with session.transaction("space") as cursor:
         cursor.execute(_compose("spaces", schema=sql.Identifier(schema)))
         return [row[0] for row in cursor.fetchall() if space.is_comparable(_space(row[1:]))]
 
 
 def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[int, int]:
-    """(documents, characters) stored in one table of vectors."""
+    """Return (documents, characters) stored in one table of vectors."""
     with session.transaction(embedding_table) as cursor:
         cursor.execute(_compose("stored_size", table=sql.Identifier(schema, embedding_table)))
         documents, characters = cursor.fetchone()
@@ -118,7 +119,7 @@ def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[in
 
 
 def count_documents(session: Session, schema: str, embedding_table: str) -> int:
-    """Documents that have vectors, counted."""
+    """Return the number of documents that have vectors."""
     with session.transaction(embedding_table) as cursor:
         cursor.execute(_compose("count_documents", table=sql.Identifier(schema, embedding_table)))
         documents: int = cursor.fetchone()[0]
@@ -126,7 +127,7 @@ def count_documents(session: Session, schema: str, embedding_table: str) -> int:
 
 
 def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:
-    """Name to type of every column of a table, in order; empty when there is none."""
+    """Return the columns of a table, name to type, in order; empty when there is no table."""
     with session.transaction(relation) as cursor:
         quoted = sql.Identifier(schema, relation).as_string(cursor)
         cursor.execute(queries("target/schema")["column_types"], {"table": quoted})
@@ -134,7 +135,7 @@ def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:
 
 
 def other_slots(session: Session, schema: str, slot: str) -> int:
-    """Count the slots beside this one that write into the schema."""
+    """Return the number of other slots that write into the schema."""
     with session.transaction("checkpoint") as cursor:
         statement = _compose("other_checkpoints", schema=sql.Identifier(schema))
         cursor.execute(statement, {"slot": slot})
@@ -143,7 +144,7 @@ def other_slots(session: Session, schema: str, slot: str) -> int:
 
 
 def foreign_objects(session: Session, schema: str, ours: list[str]) -> list[str]:
-    """Describe what is in the schema beside ``ours``."""
+    """Describe the objects of the schema beside ``ours``."""
     with session.transaction("schema") as cursor:
         values = {"schema": schema, "ours": ours}
         cursor.execute(queries("target/schema")["foreign_objects"], values)

@@ -1,7 +1,7 @@
-"""The statements that make and alter what ``setup`` keeps in the target.
+"""The statements that make and alter the objects of ``setup`` in the target.
 
-Each comes with its reason, so that one list can be shown, printed as a script or run. Nothing is
-run here, and nothing is read: ``registry`` reads what is there.
+Each has its reason, so that one list can be shown, printed as a script or run. This module runs and
+reads nothing; ``registry`` reads.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ SERVICE_TABLES: Final = (
     *("request", "reconcile", "dead_letter", "embedding_table", "space", "checkpoint"),
     "migration",
 )
-"""In the order in which they can be dropped."""
+"""Our own tables, in the order in which they can be dropped."""
 
 FULL: Final = 100
 HALF: Final = 50
-"""Percent of a page that inserts fill. A row with its vector takes up to 2 kB; only with as much
-room beside it can each be updated in its page (HOT), without an insert into the HNSW index."""
+"""Fill factor in percent. A row with its vector takes up to 2 kB. Only with as much free space in
+the page can PostgreSQL update each row there (HOT), without an insert into the HNSW index."""
 
 
 def checksum(text: str) -> str:
@@ -37,7 +37,7 @@ def checksum(text: str) -> str:
 
 
 def index_name(embedding_table: str, kind: str) -> str:
-    """The name of an index of a table of vectors, within PostgreSQL's 63 bytes."""
+    """Return the name of an index of a table of vectors, within PostgreSQL's 63 bytes."""
     suffix = f"_{kind}"
     return embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
 
@@ -72,13 +72,13 @@ def extension_ddl() -> Ddl:
 
 
 def migration_ddl(schema: str, applied: dict[int, str]) -> list[Ddl]:
-    """The migrations that are missing, in order."""
+    """Return the statements of the missing migrations, in order."""
     name = sql.Identifier(schema)
     found: list[Ddl] = []
     if not applied:
         found += [
-            Ddl("make our schema", _compose("create_schema", schema=name)),
-            Ddl("remember migrations", _compose("create_migration_table", schema=name)),
+            Ddl("create the schema", _compose("create_schema", schema=name)),
+            Ddl("create the list of migrations", _compose("create_migration_table", schema=name)),
         ]
     for version, title, text in migrations("target"):
         if version in applied:
@@ -92,7 +92,7 @@ def migration_ddl(schema: str, applied: dict[int, str]) -> list[Ddl]:
             checksum=sql.Literal(checksum(text)),
         )
         found.append(Ddl(f"migration {title}", sql.SQL(text.strip()).format(schema=name)))
-        found.append(Ddl(f"remember migration {title}", remember))
+        found.append(Ddl(f"record migration {title}", remember))
     return found
 
 
@@ -100,14 +100,14 @@ def _check_unchanged(title: str, applied: str, ours: str) -> None:
     if applied != ours:
         raise PreflightError(
             where=f"migration {title}",
-            problem="the target has another text of it than this version of cdc_embed",
+            problem="its text in the target is not the text of this version of cdc_embed",
             hint="use the version of cdc_embed that made it, or start over: cdc-embed teardown",
         )
 
 
 def space_ddl(schema: str, space: Space) -> Ddl:
     statement = _compose("add_space", schema=sql.Identifier(schema), space=_values(space))
-    return Ddl(f"the space of {space.model} ({space.dimensions} dimensions)", statement)
+    return Ddl(f"record the space of {space.model} ({space.dimensions} dimensions)", statement)
 
 
 def register_ddl(schema: str, table: Table, space: Space, slot: str) -> Ddl:
@@ -124,11 +124,14 @@ def register_ddl(schema: str, table: Table, space: Space, slot: str) -> Ddl:
         slot=sql.Literal(slot),
         space=_values(space),
     )
-    return Ddl(f"remember {schema}.{table.embedding_table}", statement)
+    return Ddl(f"register {schema}.{table.embedding_table}", statement)
 
 
 def forget_comparison_ddl(schema: str, table: Table) -> Ddl:
-    """Begin as with a new table: a large one may have to be asked for."""
+    """Forget the comparison of a table, so that it begins as for a new table.
+
+    The comparison of a large table can then wait for a confirmation again.
+    """
     forget = _compose(
         "forget_comparison",
         schema=sql.Identifier(schema),
@@ -145,7 +148,7 @@ def drop_schema_ddl(schema: str) -> Ddl:
 
 
 def create_ddl(schema: str, table: Table, vectors: str) -> list[Ddl]:
-    """The table of vectors of one source table; its HNSW index is made once it is filled."""
+    """Create the table of vectors of one source table; its HNSW index is made once it is filled."""
     name = sql.Identifier(schema, table.embedding_table)
     title = f"{schema}.{table.embedding_table}"
     create = _compose(
@@ -165,11 +168,14 @@ def create_ddl(schema: str, table: Table, vectors: str) -> list[Ddl]:
         index=sql.Identifier(index_name(table.embedding_table, "hash")),
         table=name,
     )
-    return [Ddl(f"vectors of {table.full_name}", create), Ddl(f"find equal texts in {title}", find)]
+    return [
+        Ddl(f"store vectors of {table.full_name}", create),
+        Ddl(f"find equal texts in {title}", find),
+    ]
 
 
 def rename_ddl(schema: str, table: Table, known: Registered) -> list[Ddl]:
-    """The source table or its table of vectors has another name than the one that is known."""
+    """Rename the source table or its table of vectors in the registry."""
     found = []
     if known.embedding_table != table.embedding_table:
         rename = _compose(
@@ -177,7 +183,7 @@ def rename_ddl(schema: str, table: Table, known: Registered) -> list[Ddl]:
             table=sql.Identifier(schema, known.embedding_table),
             name=sql.Identifier(table.embedding_table),
         )
-        found.append(Ddl(f"{known.embedding_table} is now {table.embedding_table}", rename))
+        found.append(Ddl(f"rename {known.embedding_table} to {table.embedding_table}", rename))
         found += [_rename_index(schema, table, known, kind) for kind in ("hash", "hnsw")]
     parts = {
         "schema": sql.Identifier(schema),
@@ -185,11 +191,11 @@ def rename_ddl(schema: str, table: Table, known: Registered) -> list[Ddl]:
         "former": sql.Literal(known.table_name),
     }
     named = sql.Literal(table.embedding_table)
-    why = f"{known.table_name} is now {table.full_name}"
+    why = f"rename {known.table_name} to {table.full_name}"
     return [
         *found,
         Ddl(why, _compose("rename_source", embedding_table=named, **parts)),
-        Ddl(f"{why}: its dead letters", _compose("rename_letters", **parts)),
+        Ddl(f"{why} in its dead letters", _compose("rename_letters", **parts)),
     ]
 
 
@@ -200,20 +206,20 @@ def _rename_index(schema: str, table: Table, known: Registered, kind: str) -> Dd
     rename = _compose(
         "rename_index", index=sql.Identifier(schema, former), name=sql.Identifier(name)
     )
-    return Ddl(f"{former} is now {name}", rename)
+    return Ddl(f"rename {former} to {name}", rename)
 
 
 def retype_ddl(schema: str, table: Table, wanted: str) -> list[Ddl]:
-    """Keep the vectors as another of pgvector's types; the service makes their index again."""
+    """Store the vectors as another of pgvector's types; the service makes their index again."""
     index = sql.Identifier(schema, index_name(table.embedding_table, "hnsw"))
     name = sql.Identifier(schema, table.embedding_table)
     return [
         Ddl(
-            f"drop the index of {table.embedding_table}, it is made again",
+            f"drop the index of {table.embedding_table}, which is made again",
             _compose("drop_index", index=index),
         ),
         Ddl(
-            f"keep the vectors of {table.full_name} as {wanted}",
+            f"store the vectors of {table.full_name} as {wanted}",
             _compose("retype_vectors", table=name, vector_type=sql.SQL(wanted)),
         ),
     ]
@@ -228,7 +234,8 @@ def drop_ddl(schema: str, relation: str, why: str = "") -> Ddl:
 def column_ddl(
     schema: str, table: Table, existing: Mapping[str, str], former: Sequence[str]
 ) -> list[Ddl]:
-    """Metadata columns that came, and ``former`` ones that went."""
+    """Add the new metadata columns and drop the ``former`` ones that are not configured any
+    more."""
     name = sql.Identifier(schema, table.embedding_table)
     found = [
         *_dropped_columns(name, table, existing, former),
@@ -237,7 +244,7 @@ def column_ddl(
     ]
     if found and bool(former) != bool(table.metadata):
         room = _compose("leave_room", table=name, fillfactor=_fillfactor(table))
-        found.append(Ddl(f"room for new metadata of {table.full_name}", room))
+        found.append(Ddl(f"leave space for new metadata of {table.full_name}", room))
     return found
 
 
@@ -248,7 +255,7 @@ def _dropped_columns(
     for column in former:
         if column not in wanted and column in existing:
             drop = _compose("drop_column", table=name, column=sql.Identifier(column))
-            yield Ddl(f"{column} is no metadata of {table.full_name} any more", drop)
+            yield Ddl(f"drop {column} from the metadata of {table.full_name}", drop)
 
 
 def _added_columns(
@@ -257,7 +264,7 @@ def _added_columns(
     for column in (*table.metadata, TableColumn("metadata_hash", "bytea")):
         if column.name not in existing:
             add = _compose("add_column", table=name, **_parts(column))
-            yield Ddl(f"{column.name} beside the vectors of {table.full_name}", add)
+            yield Ddl(f"store {column.name} beside the vectors of {table.full_name}", add)
 
 
 def _retyped_columns(
@@ -266,7 +273,7 @@ def _retyped_columns(
     for column in table.metadata:
         if existing.get(column.name, column.type) != column.type:
             retype = _compose("retype_column", table=name, **_parts(column))
-            why = f"{column.name} beside the vectors of {table.full_name} is now {column.type}"
+            why = f"store {column.name} beside the vectors of {table.full_name} as {column.type}"
             yield Ddl(why, retype)
 
 

@@ -1,8 +1,8 @@
 """The documents nearest to a vector, through the search view.
 
-Chunks are found by the HNSW index, documents are what is asked for: so more chunks are read until
-there are enough documents. A filter may leave the index with too little; then the rest is found
-exactly.
+The HNSW index finds chunks, but a search asks for documents, so more chunks are read until there
+are enough documents. A filter can leave too few rows of the index; then the search continues
+exactly, without the index.
 """
 
 from collections.abc import Mapping
@@ -22,12 +22,12 @@ from cdc_embed.postgres.session import Session
 DISTANCE: Final = {"cosine": "<=>", "l2": "<->", "inner_product": "<#>"}
 CHUNKS_FOR_A_DOCUMENT: Final = 4
 MOST_CANDIDATES: Final = 1000
-"""pgvector's limit of hnsw.ef_search."""
+"""The limit of pgvector's hnsw.ef_search."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hit:
-    """A document by its nearest chunk."""
+    """A document, with the distance of its nearest chunk."""
 
     table: Table
     key: Key
@@ -51,10 +51,11 @@ class Searcher:
     def search(
         self, table: Table, vector: NDArray[np.float32], k: int, where: Mapping[str, str]
     ) -> list[Hit]:
-        """The ``k`` nearest documents whose columns have the values ``where``, nearest first.
+        """Return the ``k`` nearest documents whose columns have the values ``where``, nearest
+        first.
 
-        ``vector``: float32 array (d,). Raises ``RowRefusedError`` for a value that is none of its
-        column's type.
+        ``vector``: float32 array (d,). Raises ``RowRefusedError`` for a value that its column's
+        type does not accept.
         """
         with self._session.transaction(table.search_view, rows=True) as cursor:
             hits = self._grow(cursor, table, vector, k, where)
@@ -87,7 +88,7 @@ class Searcher:
             limit *= 4
 
     def _tune(self, cursor: Any, limit: int) -> None:
-        """Let the index look at as many candidates as are asked for, and go on when filtered."""
+        """Let the index return as many candidates as needed, and let it continue after a filter."""
         cursor.execute(f"set local hnsw.ef_search = {min(max(limit, 40), MOST_CANDIDATES)}")
         if self._iterates:
             cursor.execute("set local hnsw.iterative_scan = strict_order")

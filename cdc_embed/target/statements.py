@@ -1,7 +1,7 @@
-"""The store's SQL with one table's names and types put in.
+"""The store's SQL, composed for one table.
 
-Keys travel as text and are cast to the source's own types by the database, so one code path
-serves every key type. In every statement ``k`` is the list of keys, ``t`` the vector table.
+Keys travel as text and the database casts them to the source's own types, so one code path serves
+every key type. In every statement ``k`` is the list of keys, ``t`` the table of vectors.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ _AND = sql.SQL(" and ")
 
 
 def service_statements(schema: str) -> Mapping[str, Any]:
-    """The statements that concern no single table, by name."""
+    """Return the statements that concern no single table, by name."""
     return _Composed({"schema": sql.Identifier(schema)})
 
 
@@ -63,15 +63,16 @@ class Statements:
         return statement
 
     def keys(self, keys: Iterable[Key]) -> dict[str, Any]:
-        """The values of a list of keys, one array for each key column."""
+        """Return the values for a list of keys, one array for each key column."""
         return self.values | _arrays(self._names, keys)
 
     def origins(self, keys: Iterable[Key]) -> dict[str, Any]:
-        """The values of a list of keys that rows had before."""
+        """Return the values for a list of former keys."""
         return _arrays(self._origins, keys)
 
     def metadata(self, listed: Sequence[Metadata]) -> dict[str, Any]:
-        """The values of some rows' metadata, with a flag for each that is kept as it is stored."""
+        """Return the values for the metadata of some rows, with a flag for each value that stays as
+        stored."""
         values: dict[str, Any] = {"metadata_hashes": [metadata.hash for metadata in listed]}
         for place in range(len(self.table.metadata)):
             column = [metadata.values[place] for metadata in listed]
@@ -122,9 +123,9 @@ class Statements:
 
 
 def _metadata_parts(columns: Sequence[TableColumn]) -> dict[str, sql.Composable]:
-    """Parts for each metadata column, put behind what is always there: there may be none.
+    """Return the parts for each metadata column, with a leading comma because there can be none.
 
-    A value ``v`` travels as text; ``u`` says that it is unchanged and stays as it is stored.
+    A value ``v`` travels as text; ``u`` says that it is unchanged and stays as stored.
     """
     return {
         name: sql.SQL("").join(
@@ -155,7 +156,7 @@ _METADATA_FORMS = {
     "moved_metadata": ", case when m.{u} then t.{column}::text else m.{v} end",
     "kept_metadata": ", {v} = case when m.{u} then t.{column}::text else m.{v} end",
     "annotated_metadata": ", {column} = case when m.{u} then t.{column} else m.{v}::{type} end",
-    # what is kept must be what was known of it
+    # a value that stays must be the value that the plan relied on
     "kept_hashes_match": " and (not m.{u} or "
     "substr(t.metadata_hash, {part}) = substr(m.metadata_hash, {part}))",
 }

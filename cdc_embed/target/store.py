@@ -1,11 +1,11 @@
-"""The target as the flow sees it: look up, write, record, position.
+"""The target, for the flow: look up, write, record.
 
 ``Store.write`` is the one place that changes vectors. Its transaction holds the vectors, the
-deletes, the dead letters and the position, or nothing; its order of statements survives key swaps
-and shifts: copy what is reused, delete what is touched, insert what stays.
+deletes, the dead letters and the position, or nothing. Its order of statements survives key swaps
+and shifts: copy the reused rows, delete the touched rows, insert the new ones.
 
-One thread may look up while another writes: each has a session of its own. When to retry, and what
-a lost connection means, is the flow's business.
+One thread can look up while another one writes, because each has a session of its own. The flow
+decides when to retry, and handles lost connections.
 """
 
 from collections.abc import Iterable, Sequence
@@ -36,13 +36,13 @@ from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
 TAKEOVER_LOCK_TIMEOUT = "5s"
 
 StoredVector = tuple[bytes, NDArray[np.float32]]
-"""(chunk hash, float32 array (d,))."""
+"""A stored vector: (chunk hash, float32 array (d,))."""
 
 _T = TypeVar("_T")
 
 
 class Store:
-    """One slot's view of the target database."""
+    """The target database, for one slot."""
 
     def __init__(
         self, dsn: str, *, schema: str, slot: str, tables: Iterable[Statements], half: bool
@@ -65,22 +65,22 @@ class Store:
         self._writer.close()
 
     def cancel(self) -> None:
-        """Make waiting statements fail: the service is being stopped at once."""
+        """Make waiting statements fail, because the service must stop at once."""
         self._reader.cancel()
         self._writer.cancel()
 
     # -- position ------------------------------------------------------------------------------
 
     def checkpoint(self) -> Checkpoint | None:
-        """The recorded position; None when ``setup`` did not run for this slot."""
+        """Return the recorded position; None when ``setup`` did not run for this slot."""
         return read_checkpoint(self._reader, self._schema, self._slot)
 
     def identity(self) -> Identity:
-        """The target's server, database and timeline."""
+        """Return the target's server, database and timeline."""
         return server_identity(self._reader)
 
     def adopt(self, source: Identity, target: Identity) -> None:
-        """Continue the position with these servers: a failover, or a target that was moved."""
+        """Continue the position with these servers, after a failover or a move of the target."""
         values = {
             "source_timeline": source.timeline,
             "target_system_identifier": target.system_identifier,
@@ -94,19 +94,19 @@ class Store:
             self._expect_epoch(cursor)
 
     def take_epoch(self) -> Checkpoint:
-        """Fence every older writer of the slot; the position it left is returned."""
+        """Fence every older writer of the slot; return its recorded position."""
         values = {"slot": self._slot}
         try:
             row = self._take_epoch(values)
         except TargetUnavailableError:
             self._end_old_writers()
             row = self._take_epoch(values)
-        # whoever has not recorded its batch by now is fenced; its locks would be in our way
+        # the older writers are fenced; their locks would delay us
         self._end_old_writers()
         if row is None:
             raise PreflightError(
                 where=f"slot {self._slot}",
-                problem="the target holds no position for it",
+                problem="the target has no position for it",
                 hint="run: cdc-embed setup",
             )
         checkpoint = checkpoint_of(row)
@@ -124,9 +124,10 @@ class Store:
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
 
     def record_progress(self, lsn: LSN, batch_seq: int) -> None:
-        """Commit that everything up to ``lsn`` is reflected, where no batch says so.
+        """Record that every transaction up to ``lsn`` is reflected in the target, where no batch
+        says so.
 
-        ``batch_seq`` is the last batch's: a target that lost it must not be said to be complete.
+        ``batch_seq`` is that of the last batch: a target that lost this batch is not complete.
         """
         with self._writer.transaction("checkpoint") as cursor:
             self._is_committed(cursor, batch_seq)
@@ -140,7 +141,7 @@ class Store:
             self._expect_epoch(cursor)
 
     def _is_committed(self, cursor: Any, batch_seq: int) -> bool:
-        """Whether this batch took effect already; raises when it cannot be the next one."""
+        """Return whether this batch is committed already; raise when it cannot be the next one."""
         cursor.execute(self._sql["check_epoch"], {"slot": self._slot})
         row = cursor.fetchone()
         if row is None or row[0] != self.epoch:
@@ -148,7 +149,7 @@ class Store:
         if row[1] not in {batch_seq - 1, batch_seq}:
             raise HistoryGapError(
                 slot=self._slot,
-                problem=f"the target went back to an older state: its last batch is {row[1]}, "
+                problem=f"the target was set back to an older state: its last batch is {row[1]}, "
                 f"batch {batch_seq - 1} was committed",
             )
         return bool(row[1] == batch_seq)
@@ -160,7 +161,7 @@ class Store:
     # -- look-ups ------------------------------------------------------------------------------
 
     def look_up(self, rows: Sequence[RowId]) -> dict[RowId, State]:
-        """What is stored of ``rows``, as of the last commit."""
+        """Return the stored states of ``rows``, as of the last commit."""
         found: dict[RowId, State] = {}
         for table, keys in _by_table(rows).items():
             statements = self._statements[table]
@@ -171,7 +172,7 @@ class Store:
         return found
 
     def look_up_whole(self, rows: Sequence[RowId]) -> dict[RowId, Stored]:
-        """What is stored of ``rows`` with all their chunks, as of the last commit."""
+        """Return the stored documents of ``rows`` with all their chunks, as of the last commit."""
         found: dict[RowId, Stored] = {}
         for table, keys in _by_table(rows).items():
             statements = self._statements[table]
@@ -183,7 +184,7 @@ class Store:
         return found
 
     def vectors(self, table: Table, keys: Sequence[Key]) -> dict[tuple[Key, int], StoredVector]:
-        """The stored vectors of some documents, by key and chunk."""
+        """Return the stored vectors of some documents, by key and chunk."""
         statements = self._statements[table]
         with self._reader.transaction(table.embedding_table) as cursor:
             cursor.execute(statements["stored_vectors"], statements.keys(keys))
@@ -193,11 +194,11 @@ class Store:
             }
 
     def space(self, table: Table) -> int:
-        """The number of the space that a table's vectors are in."""
+        """Return the number of the space of a table's vectors."""
         return self._statements[table].space
 
     def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
-        """Those chunks (by table and hash) that are stored already."""
+        """Return those chunks (by table and hash) that are stored already."""
         found = set()
         for table, hashes in _by_table(chunks).items():
             statements = self._statements[table]
@@ -211,11 +212,12 @@ class Store:
     def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None:
         """Commit a plan and its position in one transaction.
 
-        ``vectors`` holds those in hand; a chunk that is not among them takes its vector from a
-        stored one. Raises ``MissingDonorError`` when there is none, ``FencedError`` when another
-        instance took over, ``RowRefusedError`` when the data of some row is refused, and
-        ``TargetUnavailableError`` when it may be tried again: an attempt whose commit took effect
-        after all, though its answer was lost, is recognised by ``batch_seq`` and not repeated.
+        ``vectors`` holds the new ones; any other chunk takes its vector from a stored one. Raises
+        ``MissingDonorError`` when there is none, ``FencedError`` when another instance took over,
+        ``RowRefusedError`` when the database refuses the data of a row, and
+        ``TargetUnavailableError`` when a later attempt can succeed. If an attempt's commit took
+        effect but its answer was lost, the next attempt recognises it by ``batch_seq`` and does not
+        repeat it.
         """
         if self._in_doubt:
             self._settle()
@@ -231,27 +233,30 @@ class Store:
         self._staged[self._writer.generation] = staged
 
     def _settle(self) -> None:
-        """Wait for the end of an attempt whose answer was lost: it may be in its COMMIT still.
+        """Wait for the end of an attempt whose answer was lost, because its COMMIT can still be
+        running.
 
-        The next one would meet its rows, and seem to write them twice. It has the checkpoint row by
-        then; before that it is not committed any more, and is ended.
+        A new attempt would meet the same rows, and would seem to write them twice. A running COMMIT
+        holds the checkpoint row. An attempt that has not come so far cannot commit any more, and is
+        ended.
         """
         with self._writer.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["settle"], {"slot": self._slot})
-            if cursor.fetchone() != (self.epoch,):  # the writers are another's by now
+            if cursor.fetchone() != (self.epoch,):  # another epoch: those writers are not ours
                 raise FencedError(slot=self._slot, epoch=self.epoch)
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
         self._in_doubt = False
 
     def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
-        """The rows of a plan whose data the database refuses, with its reason; writes nothing."""
+        """Return the rows of a plan whose data the database refuses, with its reason; write
+        nothing."""
         rows = [r for r, act in plan.actions.items() if isinstance(act, Write | Move | Annotate)]
         return self._refused_among(rows, plan, vectors)
 
     def _refused_among(
         self, rows: Sequence[RowId], plan: Plan, vectors: Vectors
     ) -> dict[RowId, str]:
-        """By halves: most often it is one row of many."""
+        """Search by halves, because usually one row of many is refused."""
         images = {row: plan.batch.images[row] for row in rows if row in plan.batch.images}
         part = Plan(Batch(images), {row: plan.actions[row] for row in rows})
         tables = ", ".join(sorted({table.embedding_table for table, _ in rows}))
@@ -268,7 +273,7 @@ class Store:
         return {}
 
     def _write_rows(self, cursor: Any, plan: Plan, vectors: Vectors) -> frozenset[Table]:
-        """Write every table of a plan; the staging tables that exist if this commits."""
+        """Write every table of a plan; return the staging tables that exist after the commit."""
         staged = self._staged.get(self._writer.generation, frozenset())
         self._staged = {self._writer.generation: staged}
         for table, actions in actions_by_table(plan).items():

@@ -1,7 +1,7 @@
-"""The view that applications search: ``<table>_search``, one row for each chunk.
+"""The search view for applications: ``<table>_search``, one row for each chunk.
 
-With the vectors in the source's own database it is joined to the source table, so that what the
-invoker may not see there is not found either, and the text need not be stored twice.
+If the vectors are in the source's own database, the view joins the source table. So a user finds
+only rows that this user can read there, and the text need not be stored twice.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from cdc_embed.sql import queries
 from cdc_embed.target.schema import checksum
 
 BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
-"""What ``str.isspace`` calls white space; ``[:space:]`` is another set in every locale."""
+"""The white space of ``str.isspace``; ``[:space:]`` is another set in every locale."""
 
 _COMMA = sql.SQL(",\n       ")
 
@@ -23,8 +23,8 @@ _COMMA = sql.SQL(",\n       ")
 def view_ddl(
     session: Session, schema: str, table: Table, *, one_database: bool, again: bool
 ) -> list[Ddl]:
-    """The search view of a table, made again when it is not the one that it should be, or when
-    a step before has dropped it."""
+    """Return the statements that make the search view, if it is not the right one or was
+    dropped."""
     view = sql.Identifier(schema, table.search_view)
     text: sql.Composable = sql.SQL("e.chunk_text")
     if one_database and not table.store_text:
@@ -50,8 +50,8 @@ def view_ddl(
     drop = [drop_view_ddl(schema, table.search_view)] if exists and not again else []
     return [
         *drop,
-        Ddl(f"search in {table.full_name}", create),
-        Ddl(f"remember how {table.search_view} was made", remember),
+        Ddl(f"create the search view of {table.full_name}", create),
+        Ddl(f"mark view {table.search_view} as made by setup", remember),
     ]
 
 
@@ -68,7 +68,7 @@ def _columns(table: Table, text: sql.Composable) -> sql.Composed:
 
 
 def _join(table: Table) -> sql.Composed:
-    """By the source's key in the source's types, so that its index serves."""
+    """Join by the source's key in the source's types, so that its index is used."""
     matches = [
         sql.SQL("s.{0} = e.{0}::{1}" if column.source_type else "s.{0} = e.{0}").format(
             sql.Identifier(column.name), sql.SQL(column.source_type)
@@ -81,12 +81,12 @@ def _join(table: Table) -> sql.Composed:
 
 
 def _blank(session: Session) -> str:
-    """White space, as far as the database's encoding has it."""
+    """Return the white space that the database's encoding has."""
     return BLANK if session.encoding() == "UTF8" else BLANK.encode("ascii", "ignore").decode()
 
 
 def _text(table: Table, blank: str) -> sql.Composable:
-    """The row's prepared text, in SQL: the same rule as ``Table.prepare``."""
+    """Return the row's prepared text, in SQL: the same rule as ``Table.prepare``."""
     if table.template is None:
         present = sql.SQL(", ").join(
             sql.SQL("case when format('%s', s.{0}) ~ {1} then format('%s', s.{0}) end").format(

@@ -1,7 +1,7 @@
-"""One table's part of a batch's transaction, in the order that survives key swaps.
+"""One table's part of a batch's transaction, in an order that survives key swaps.
 
-Copy the chunks in, take reused vectors and moved documents from what is stored *before* anything
-is deleted, delete every touched key, insert what stays, then the dead letters.
+First copy the chunks in. Then take reused vectors and moved documents from the rows stored *before*
+any delete. Then delete every touched key, insert the staged chunks, and last the dead letters.
 """
 
 import io
@@ -20,21 +20,21 @@ from cdc_embed.target.statements import Statements
 from cdc_embed.wire.messages import UNCHANGED
 
 Vectors = Mapping[bytes, NDArray[np.float32]]
-"""Vectors in hand, by chunk hash: float32 arrays (d,)."""
+"""New vectors, by chunk hash: float32 arrays (d,)."""
 
 Actions = dict[Key, Action]
 
 
 class MissingDonorError(Exception):
-    """A stored chunk that should have lent its vector or metadata is gone, or is not what was known
-    of it; nothing was written."""
+    """A stored chunk whose vector or metadata was to be reused is gone or was changed. Nothing was
+    written."""
 
     def __init__(self) -> None:
-        super().__init__("a stored vector to be used again is gone; its text is embedded instead")
+        super().__init__("a stored vector to be reused is gone; its text is embedded instead")
 
 
 def actions_by_table(plan: Plan) -> dict[Table, Actions]:
-    """The actions that write, by table; truncated tables are always there."""
+    """Return the actions that write, by table; truncated tables are always included."""
     grouped: dict[Table, Actions] = {table: {} for table in plan.batch.truncated}
     for (table, key), action in plan.actions.items():
         if not isinstance(action, Skip | Supersede):
@@ -45,7 +45,7 @@ def actions_by_table(plan: Plan) -> dict[Table, Actions]:
 class TableWriter:
     """Writes the actions of one table through an open transaction's cursor.
 
-    ``changes`` are those of the log that the actions come from; a row without one was read.
+    ``changes`` holds the changes of the log behind the actions; a row without one was read.
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class TableWriter:
         self._expect_none("missing_metadata")
 
     def _expect_none(self, name: str) -> None:
-        """A staged row that found no stored one to take from means that the plan is out of date."""
+        """Raise if a staged row found no stored row to take from: the plan is out of date."""
         self._execute(name, {})
         if self._cursor.fetchone()[0]:
             raise MissingDonorError
@@ -129,7 +129,7 @@ class TableWriter:
             raise MissingDonorError
 
     def _provenance(self, reread: Mapping[Key, bool]) -> dict[str, list[str | None]]:
-        """Where in the log each row comes from; nothing for what was read."""
+        """Return each row's place in the log; None for a row that was read from the source."""
         changes = [None if was else self._changes.get(key) for key, was in reread.items()]
         return {
             "commit_lsns": [str(c.position.commit_lsn) if c else None for c in changes],
@@ -137,9 +137,9 @@ class TableWriter:
         }
 
     def _rows(self, writes: Mapping[Key, Write]) -> tuple[list[list[bytes]], bool]:
-        """The staged rows in binary COPY fields, and whether some of them need a donor.
+        """Return the staged rows in binary COPY fields, and whether some of them need a donor.
 
-        A text that was read again has no commit LSN: it is not from the log.
+        A text that was read again has no commit LSN, because it is not from the log.
         """
         chunks = [
             (key, write, place, chunk)

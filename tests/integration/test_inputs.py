@@ -95,7 +95,7 @@ def test_a_target_that_lacks_characters_of_keys_is_refused(make_site: Callable[.
     site.configure()
     refused = site.cli("setup", expect=4).stderr
     assert "it cannot store all keys of public.documents" in refused
-    assert "take a target database with encoding 'UTF8'" in refused
+    assert "use a target database with encoding 'UTF8'" in refused
     site.sql("alter table documents alter id type integer using 1")
     site.cli("setup")
     with site.service() as service:
