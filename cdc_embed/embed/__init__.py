@@ -1,1 +1,1 @@
-"""Texts to vectors: one room for every model, behind one Protocol."""
+"""The embedders: texts to vectors, every model behind one Protocol."""

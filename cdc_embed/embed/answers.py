@@ -1,4 +1,4 @@
-"""What an embedding service answers: its vectors, when to come again, its words for an error."""
+"""The answers of an embedding service: vectors, the time to try again, error messages."""
 
 import base64
 import math
@@ -13,13 +13,13 @@ from cdc_embed.embed.base import Vectors
 from cdc_embed.errors import TextRefusedError
 
 _MESSAGE_LENGTH = 200
-_QUOTE_LENGTH = 12  # characters in common that make a service's message a quotation
+_QUOTE_LENGTH = 12  # so many characters in common make a service's message a quotation
 
 
 def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
-    """The body of an answer as float32 array (count, d), in the order of the texts.
+    """Return the vectors of an answer: float32 array (count, d), in the order of the texts.
 
-    ``dimensions`` 0 takes any width. Raises TextRefusedError for any other body.
+    ``dimensions`` 0 accepts any width. Raises TextRefusedError for any other body.
     """
     try:
         data = orjson.loads(content)["data"]
@@ -54,7 +54,8 @@ def _vector(embedding: object) -> Vectors:
 
 
 def retry_after_seconds(value: str | None, now: datetime) -> float | None:
-    """A Retry-After header, in seconds or as an HTTP date, as seconds from ``now``."""
+    """Return the seconds from ``now`` of a Retry-After header, which has seconds or an HTTP
+    date."""
     try:
         seconds = float(value or "nan")
     except ValueError:
@@ -66,7 +67,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 
 
 def server_message(content: bytes, secrets: Sequence[str]) -> str:
-    """What a service says in an error's body, shortened; "" when it quotes one of ``secrets``."""
+    """Return the message in an error's body, shortened; "" when it quotes one of ``secrets``."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:

@@ -1,7 +1,7 @@
 """Vectors from a hash of the text: deterministic, instant, without meaning.
 
-A double for tests and for trying out a set-up without a model. The rule is public, so that
-anyone can compute the vector a text must have. Real vectors come from the siblings.
+They are for tests and for a try-out without a model. The rule is public, so that anyone can compute
+the vector that a text must have. The other modules of this room give real vectors.
 """
 
 from collections.abc import Sequence
@@ -30,25 +30,25 @@ class HashEmbedder:
         )
 
     def describe(self) -> ModelCard:
-        """The model's card."""
+        """Return the model's card."""
         return self._card
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of documents: float32 array (n, d), unit length."""
+        """Return the vectors of documents: float32 array (n, d), unit length."""
         vectors = np.empty((len(texts), self._card.dimensions), dtype=np.float32)
         for row, text in enumerate(texts):
             vectors[row] = self.embed_query(text)
         return vectors
 
     def embed_query(self, text: str) -> Vectors:
-        """The vector of one text: float32 array (d,), unit length."""
+        """Return the vector of one text: float32 array (d,), unit length."""
         seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
         numbers = np.random.default_rng(seed).standard_normal(self._card.dimensions)
         vector = numbers.astype(np.float32)
         return vector / np.linalg.norm(vector)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing, because nothing is held."""
 
 
 def _count_words(texts: Sequence[str]) -> list[int]:

