@@ -1,1 +1,1 @@
-"""Decisions: what changed, what it means for each document, what must be embedded. Pure."""
+"""The decisions, all pure: what changed, its effect on each document, what must be embedded."""

@@ -27,7 +27,8 @@ class Metadata:
     values: tuple[Value, ...] = ()
     hash: bytes = b""
     origin: Key | None = None
-    """Whose stored values stand for the unchanged ones; None: there are none."""
+    """The row whose stored values stand for the unchanged ones; None: there are no unchanged
+    ones."""
 
 
 NO_METADATA = Metadata()
@@ -55,7 +56,7 @@ class Refuse:
     """The document cannot be embedded: its old chunks go, a dead letter stays."""
 
     fingerprint: bytes
-    """As ``Refused`` has it."""
+    """The fingerprint, as in ``Refused``."""
     reason: str
     error: str
 
@@ -71,11 +72,12 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Annotate:
-    """The row's text is stored, its metadata changed: its chunks stay, what is beside changes."""
+    """The row's text is stored, its metadata changed: its chunks stay, their metadata is
+    replaced."""
 
     metadata: Metadata
     state: Known
-    """What is known afterwards."""
+    """The state of the row afterwards."""
 
 
 @dataclass(frozen=True, slots=True)

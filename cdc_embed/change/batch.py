@@ -1,8 +1,8 @@
 """A batch: a contiguous range of changes, folded by key into one final image for each row.
 
-Folding is exact: it keeps what the log said and no more. Where the log did not carry a value,
-the image says whose row version before the batch still holds it (``origin``). What that version
-is in the target is not this module's question but ``plan``'s.
+Folding is exact: it keeps what the log said and no more. Where the log did not carry a value, the
+image names the row version before the batch that holds it (``origin``). ``plan`` decides what that
+version is in the target.
 """
 
 from collections.abc import Iterable
@@ -19,14 +19,14 @@ RowId = tuple[Table, Key]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """What a batch leaves of one key: its last row version, or its absence."""
+    """The effect of a batch on one key: its last row version, or its absence."""
 
     texts: tuple[Value, ...] | None
-    """The text columns' values, None when the row is gone."""
+    """The text columns' values; None when the row is gone."""
     metadata: tuple[Value, ...] = ()
     """The metadata columns' values."""
     origin: Key | None
-    """Whose version before the batch the unchanged values come from; None: there is none."""
+    """The row whose version before the batch holds the unchanged values; None: there is none."""
     change: Change
     """The last change that touched the key."""
 
@@ -40,20 +40,20 @@ class Batch:
     """Final images of a contiguous range of the change log.
 
     ``last`` is the exact position of its last change and ``end_lsn`` the end of the last
-    transaction that the range completes: with both in the checkpoint row, a transaction can be
-    cut anywhere and replay neither skips nor repeats a change.
+    transaction that the range completes. With both in the checkpoint row a transaction can be split
+    anywhere, and a replay neither skips nor repeats a change.
     """
 
     images: dict[RowId, Image] = field(default_factory=dict)
     truncated: dict[Table, Change] = field(default_factory=dict)
     changes: int = 0
     folded: dict[Table, int] = field(default_factory=dict)
-    """Changes that a newer one of the same row replaced inside the batch."""
+    """The number of changes that a newer one of the same row replaced inside the batch."""
     last: Position | None = None
     end_lsn: LSN = ZERO
     size: int = 0
     committed_at: datetime | None = None
-    """Commit time of the oldest transaction in it, by the source's clock."""
+    """The commit time of the oldest transaction in it, by the source's clock."""
 
     @classmethod
     def of(cls, events: Iterable[Event]) -> "Batch":
@@ -104,5 +104,5 @@ class Batch:
 
 
 def _fill(values: tuple[Value, ...], before: tuple[Value, ...]) -> tuple[Value, ...]:
-    """The values, unchanged ones taken from the pending image that they follow."""
+    """Return the values; an unchanged one is taken from the pending image that it follows."""
     return tuple(old if new is UNCHANGED else new for old, new in zip(before, values, strict=True))

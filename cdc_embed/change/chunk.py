@@ -1,16 +1,16 @@
-"""Where a long text is cut: content-defined boundaries, and nothing longer than the window.
+"""Chunks of a long text, with content-defined boundaries and nothing longer than the window.
 
-Takes a text and a counter of tokens and gives the pieces that get a vector each. It does not know
-the model: window and counter come from the embedder's card. It keeps no memory of earlier
-versions either; an edit leaves the far pieces alone because the rule itself is local.
+This module takes a text and a function that counts tokens, and returns the pieces that get a vector
+each. It has no model: the embedder's card gives the window and the counter. It keeps no earlier
+versions either: an edit leaves the distant pieces alone because the rule itself is local.
 
-The rule: a text is taken apart at its gaps (between paragraphs, lines, sentences, some words), and
-the gaps are closed again, the least important first, wherever both sides together fit the window.
-What stays open is a boundary. Importance is the kind of gap, then a hash of the text around it.
-So a gap's fate hangs on gaps of lower rank within a window of it, those on still lower ones, and
-such chains are short because the hashes are in random order: packing from left to right would
-move all boundaries after an edit instead. And no two neighbours fit the window together, so a
-piece is more than half full on average, in practice about 0.7.
+The rule: a text is split at its gaps (between paragraphs, lines, sentences, some words). Then the
+gaps are closed again, the least important first, wherever both sides together fit the window. The
+gaps that stay open are the boundaries. Importance is the kind of gap, then a hash of the text
+around it. So a gap depends on gaps of lower rank within a window of it, and these on still lower
+ones. Such chains are short, because the hashes are in random order. (Packing from left to right
+would move all boundaries after an edit.) No two neighbours fit the window together, so a piece is
+more than half full on average, in practice about 0.7.
 """
 
 import re
@@ -26,10 +26,11 @@ from semantic_text_splitter import TextSplitter
 from cdc_embed.change.document import Chunk, fingerprint
 
 CHUNKER_VERSION: Final = 1
-"""Goes into the space's identity: raise it when boundaries move."""
+"""The chunker's part of the space's identity: raise it when boundaries move."""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
-"""Tokens as the model sees each text, special tokens and prompt included."""
+"""A function that counts the tokens of each text as the model sees it, special tokens and prompt
+included."""
 
 _INSIDE, _WORD, _SENTENCE, _LINE, _PARAGRAPH = range(5)  # kinds of gap, by importance
 
@@ -37,11 +38,11 @@ _GAP = re.compile(r"\s+|(?<=[。！？｡])(?![\s。！？｡」』）”’])")
 _SENTENCE_END = frozenset(".!?…。！？｡")
 _CLOSING = frozenset("\"')]}”’»」』）")
 
-_WORD_CONTEXT = 16  # characters before a gap between words that say whether it counts
-_RUN = 64  # characters: shorter words are not taken apart before they are counted
-_NEIGHBOURS = 5  # pieces on each side that tell equal pieces apart
+_WORD_CONTEXT = 16  # characters before a gap between words; their hash says whether the gap counts
+_RUN = 64  # characters: a shorter word is not split before it is counted
+_NEIGHBOURS = 5  # pieces on each side whose hash tells equal pieces apart
 
-_CALL_CHARACTERS = 1 << 20  # counted in one call: an encoding takes far more memory than its text
+_CALL_CHARACTERS = 1 << 20  # of texts in one call: their encoding takes far more memory
 _PRIME = (1 << 61) - 1
 _BASE = 0x9E3779B97F4A7C15 % _PRIME
 
@@ -54,10 +55,10 @@ class Chunker:
         self.window = window
 
     def split(self, text: str) -> tuple[Chunk, ...]:
-        """The text's pieces, in order; a text that fits is one piece, unchanged.
+        """Return the text's pieces, in order; a text that fits is one piece, unchanged.
 
-        Between the pieces, before and after them there is only white space. A single character
-        that is over the window is a piece of its own, and the embedder's to refuse.
+        Between the pieces, before and after them there is only white space. A single character that
+        is over the window is a piece of its own, and the embedder refuses it.
         """
         if self.window is None or self._fits(text, self.window):
             return (Chunk(text, 0, len(text), fingerprint(text)),)
@@ -68,10 +69,10 @@ class Chunker:
         return tuple(_chunk(text, start, end) for start, end in spans)
 
     def _fits(self, text: str, window: int) -> bool:
-        """Whether the whole text is within the window.
+        """Return whether the whole text is within the window.
 
-        A head that is far over it settles the matter: a cut adds no more than a word's tokens, and
-        the encoding of megabytes would take hundreds of them.
+        A head that is far over the window is proof enough: a cut adds no more than a word's tokens,
+        and the encoding of a text of megabytes would take hundreds of them.
         """
         head = 64 * window + 1024
         if len(text) > 2 * head and self._count_tokens([text[:head]])[0] > 4 * window + 128:
@@ -79,7 +80,7 @@ class Chunker:
         return self._count_tokens([text])[0] <= window
 
     def _packed(self, text: str, grains: "_Pieces", window: int) -> list[tuple[int, int]]:
-        """Ranges of grains whose tokens add up to the window at most."""
+        """Return ranges of grains whose tokens add up to the window at most."""
         fixed = self._count_tokens([""])[0]  # special tokens and prompt: once in each chunk
         edges = grains.edges
         counts = self._counts([text[edges[n] : edges[n + 1]] for n in range(len(edges) - 1)])
@@ -90,10 +91,11 @@ class Chunker:
     def _within(
         self, text: str, grains: "_Pieces", ranges: list[tuple[int, int]], window: int
     ) -> list[tuple[int, int]]:
-        """The ranges as spans of text, each counted as it is and cut again while it is over.
+        """Return the ranges as spans of text, each counted, and cut again while it is over the
+        window.
 
-        Counts of pieces do not quite add up for every tokenizer, so the sum decides where to cut
-        and the count whether it is enough.
+        Some tokenizers give another count for the whole than for its parts. So the sum decides
+        where to cut, and the count of the whole decides whether that is enough.
         """
         spans: list[tuple[int, int]] = []
         while ranges:
@@ -112,7 +114,7 @@ class Chunker:
         return sorted(spans)
 
     def _finer(self, text: str, start: int, end: int, window: int) -> Iterator[tuple[int, int]]:
-        """Spans within the window of a grain that alone is over it."""
+        """Yield spans within the window, of a grain that alone is over it."""
 
         def count(part: str) -> int:
             return self._count_tokens([part])[0]
@@ -128,7 +130,7 @@ class Chunker:
                 yield first, last
 
     def _counts(self, texts: list[str]) -> list[int]:
-        """Tokens of each text, in calls of bounded size."""
+        """Return the tokens of each text, counted in calls of bounded size."""
         counts: list[int] = []
         first = characters = 0
         for number, text in enumerate(texts):
@@ -143,7 +145,7 @@ class Chunker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Pieces:
-    """A text taken apart: piece n is from edge n to edge n + 1, with the white space after it.
+    """A text in pieces: piece n is from edge n to edge n + 1, with the white space after it.
 
     Gap n is the one before piece n; its rank is its importance. Gap 0 has none.
     """
@@ -152,15 +154,17 @@ class _Pieces:
     ranks: Sequence[int]
 
     def span(self, text: str, first: int, last: int) -> tuple[int, int]:
-        """Where the pieces from ``first`` up to ``last`` are, without white space around them."""
+        """Return the span of the pieces from ``first`` up to ``last``, without white space around
+        it."""
         return _trimmed(text, self.edges[first], self.edges[last])
 
 
 def _grains(text: str, size: int) -> _Pieces:
-    """The text in pieces of about ``size`` characters: small enough to pack, few enough to count.
+    """Return the text in pieces of about ``size`` characters: small enough to pack, few enough to
+    count.
 
-    Only gaps are closed that packing would close whatever else it does, so the chunks are the
-    same as if every piece had been counted.
+    It closes only gaps that packing would close in any case, so the chunks are the same as if every
+    piece had been counted.
     """
     edges, kinds = _fine_pieces(text, max(1, size))
     ranks = _ranks(text, edges, kinds)
@@ -172,12 +176,14 @@ def _grains(text: str, size: int) -> _Pieces:
 
 
 def _doubtful_gaps(ranks: Sequence[int], sums: Sequence[int], limit: int) -> list[int]:
-    """The gaps but for those that all pieces around, up to the next more important gap on either
-    side, are within the limit together: such a gap is closed before anything else can reach it.
+    """Return the gaps that packing can leave open.
+
+    The other gaps are closed in any case: all pieces around such a gap, up to the next more
+    important gap on either side, are within the limit together.
     """
     count = len(ranks)
-    reach = [0] * count  # from each gap back to the next more important one, then forth as well
-    waiting: list[int] = []  # gaps of falling rank whose next more important one is yet to come
+    reach = [0] * count  # from each gap back to the next more important one, then also forward
+    waiting: list[int] = []  # gaps of falling rank whose next more important one comes later
     for gap in range(1, count):
         while waiting and ranks[waiting[-1]] < ranks[gap]:
             reach[waiting.pop()] += sums[gap]
@@ -193,14 +199,15 @@ def _doubtful_gaps(ranks: Sequence[int], sums: Sequence[int], limit: int) -> lis
 
 
 def _open_gaps(ranks: Sequence[int], sums: Sequence[int], limit: int) -> list[int]:
-    """The gaps that stay open when all others are closed, lowest rank first, as far as both fit.
+    """Return the gaps that stay open when all others are closed, lowest rank first, if both sides
+    fit.
 
-    ``sums[n]`` is the size of all pieces before n. Equal ranks close from left to right, so a
-    run of equal pieces is cut into equal chunks.
+    ``sums[n]`` is the size of all pieces before n. Equal ranks close from left to right, so a run
+    of equal pieces is cut into equal chunks.
     """
     count = len(ranks)
-    end_of = list(range(1, count + 1))  # by the first piece of what is joined so far
-    start_of = [0, *range(count)]  # by the gap after its last piece
+    end_of = list(range(1, count + 1))  # by the first piece of a joined run
+    start_of = [0, *range(count)]  # by the gap after the last piece of a joined run
     closed = bytearray(count)
     for gap in sorted(range(1, count), key=ranks.__getitem__):
         start, end = start_of[gap], end_of[gap]
@@ -211,7 +218,7 @@ def _open_gaps(ranks: Sequence[int], sums: Sequence[int], limit: int) -> list[in
 
 
 def _fine_pieces(text: str, size: int) -> tuple[list[int], bytearray]:
-    """Edges of the finest pieces, and the kind of gap before each of them."""
+    """Return the edges of the finest pieces, and the kind of gap before each of them."""
     start, end = _trimmed(text, 0, len(text))
     edges, kinds = [start], bytearray([_PARAGRAPH])
     run = max(size, _RUN)
@@ -222,16 +229,17 @@ def _fine_pieces(text: str, size: int) -> tuple[list[int], bytearray]:
                 kinds.append(_INSIDE)
         edges.append(edge)
         kinds.append(kind)
-    kinds.pop()  # the end of the text is an edge, but no gap
+    kinds.pop()  # the end of the text is an edge, but not a gap
     return edges, kinds
 
 
 def _gaps(text: str, start: int, end: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Gaps as (end of the text before, start of the text after, kind); the last ends the text.
+    """Yield gaps as (end of the text before, start of the text after, kind); the last ends the
+    text.
 
-    Of the gaps between words only those count whose hash says so, about one in ``size`` / 16:
-    every one of them would be a piece of its own. The same words again, soon after, do not count,
-    or a text that repeats one word would be nothing but gaps.
+    A gap between words counts only if its hash says so, about one in ``size`` / 16, because with
+    every one each word would be a piece. The same words soon after do not count again, because a
+    text that repeats one word would then be full of gaps.
     """
     spread = max(1, min(8, size // 16))
     seen: dict[int, int] = {}
@@ -257,9 +265,11 @@ def _kind(text: str, before: int, after: int) -> int:
 
 
 def _cuts(text: str, start: int, end: int, size: int) -> Iterator[int]:
-    """Where to cut a stretch without gaps, every ``size`` characters, between words or graphemes.
+    """Yield the cuts of a stretch without gaps, every ``size`` characters, between words or
+    graphemes.
 
-    The splitter sees a few parts' length at a time: its work grows with the square of its text.
+    The splitter gets the length of a few parts at a time, because its work grows with the square of
+    its text.
     """
     splitter = TextSplitter(size, trim=False)
     while end - start > size:
@@ -270,10 +280,11 @@ def _cuts(text: str, start: int, end: int, size: int) -> Iterator[int]:
 
 
 def _ranks(text: str, edges: Sequence[int], kinds: Sequence[int]) -> list[int]:
-    """Each gap's importance: its kind, then a hash of the piece after it, then of a few around.
+    """Return the importance of each gap: its kind, the hash of the piece after it, a hash of a few
+    around.
 
-    The first hash decides alone where pieces differ: whatever else went into it would move more
-    boundaries when a neighbour is edited. The second tells the gaps of repeated pieces apart.
+    Where pieces differ, the first hash decides alone, because anything else in it would move more
+    boundaries when a neighbour is edited. The second hash tells the gaps of repeated pieces apart.
     """
     hashes = [
         int.from_bytes(blake2b(text[a:b].rstrip().encode(), digest_size=8).digest(), "big")
@@ -290,7 +301,7 @@ def _ranks(text: str, edges: Sequence[int], kinds: Sequence[int]) -> list[int]:
 
 
 def _parts(splitter: TextSplitter, text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """What the splitter makes of a part of the text, as spans of the text that cover it."""
+    """Return the splitter's parts of a stretch, as spans of the text that cover it."""
     starts = [start + offset for offset, _ in splitter.chunk_indices(text[start:end])]
     return list(zip(starts, [*starts[1:], end], strict=True))
 

@@ -1,7 +1,6 @@
-"""A row as it was read from the source against what is stored of it: the heart of reconcile.
+"""The comparison of a row that was read with the stored document: the core of reconcile.
 
-Pure, and by equality alone: which of the two is newer is not this module's question. The order of
-the log has the last word, see ``unseen``.
+It is pure and knows equality only. The log decides which of the two is newer, see ``unseen``.
 """
 
 from enum import Enum
@@ -16,20 +15,20 @@ UNKNOWN_END: Final = -1
 
 
 class Stored(NamedTuple):
-    """What the target has of one document."""
+    """The target's facts about one document."""
 
     state: State
     whole: bool = True
-    """Its chunks are all there, and of one text."""
+    """All its chunks are stored, and belong to one text."""
     end: int = UNKNOWN_END
-    """Where in the text the last chunk ends."""
+    """The end of the last chunk in the text, in characters."""
 
 
 NOTHING: Final = Stored(ABSENT)
 
 
 class Verdict(Enum):
-    """How a stored document stands to its row."""
+    """The result of comparing a stored document with its row."""
 
     FRESH = "fresh"
     MISSING = "missing"
@@ -44,7 +43,10 @@ class Verdict(Enum):
 
 
 def compare(table: Table, row: Row | None, stored: Stored) -> Verdict:
-    """``row`` is None where the source has none; a row without text has no document either."""
+    """Return the verdict for a row and its stored document.
+
+    ``row`` is None where the source has none; a row without text has no document either.
+    """
     text = table.prepare(row.texts) if row is not None else None
     state = stored.state
     if row is None or text is None:
@@ -67,7 +69,7 @@ def compare(table: Table, row: Row | None, stored: Stored) -> Verdict:
 def repair(
     table: Table, row: Row | None, stored: Stored, verdict: Verdict, cut: Cut
 ) -> Action | None:
-    """What makes the stored document equal to the row; None when it is."""
+    """Return the action that makes the stored document equal to the row; None when it is equal."""
     if not verdict.drifts:
         return None
     if row is None or verdict is Verdict.ORPHAN:

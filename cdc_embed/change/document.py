@@ -1,7 +1,7 @@
-"""What the text of a row is, and what is kept beside it: tables, documents, fingerprints.
+"""Tables and documents: the text of a row, its metadata, and their fingerprints.
 
-Takes column values as the log carries them and gives the prepared text and the metadata's hash.
-It does not know where the values came from, and it never talks to a database.
+This module takes column values in the form of the log and returns the prepared text and the hash of
+the metadata. It does not depend on the origin of the values, and never uses a database.
 """
 
 import re
@@ -16,28 +16,31 @@ Key = tuple[str, ...]
 """A row's primary key: the text form of each key column, in the key's own order."""
 
 PREPARATION_VERSION: Final = 1
-"""Goes into the space's identity: raise it when the same columns give another text."""
+"""The preparation's part of the space's identity: raise it when the same columns give another
+text."""
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 
 COLUMNS_BYTES: Final = 4
 VALUE_BYTES: Final = 8
-"""Of a metadata hash: which columns it is of, then each value's own, so that a value which the
-log did not carry keeps its part."""
+"""Bytes of one value in a metadata hash. The hash has a part for the set of columns, then one for
+each value, so that a value which the log did not carry keeps its part."""
 
 
 class TableColumn(NamedTuple):
     name: str
     type: str
-    """In the table of vectors, as ``format_type`` names it, e.g. ``character varying(20)``."""
+    """The type in the table of vectors, as ``format_type`` names it, e.g. ``character
+    varying(20)``."""
     source_type: str = ""
-    """In the source, where it differs: a type that another database may not have."""
+    """The type in the source, where it differs because another database can lack it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Table:
-    """One configured table: what of it makes a document, and where its vectors are.
+    """One configured table: the columns that make a document, and the names of its table of
+    vectors.
 
     Compared by identity: there is one object for each configured table.
     """
@@ -53,11 +56,11 @@ class Table:
     metadata: tuple[TableColumn, ...] = ()
     """Columns copied beside the vectors, in the order of their names."""
     max_tokens: int = 0
-    """Tokens that a chunk may have; 0: as many as the model takes."""
+    """The tokens that a chunk can have; 0: as many as the model takes."""
     store_text: bool = True
     """Each chunk's text is kept beside its vector."""
     partitioned: bool = False
-    """Its rows are its partitions', each with a replica identity of its own."""
+    """Its rows are in partitions, each with a replica identity of its own."""
 
     @property
     def full_name(self) -> str:
@@ -65,16 +68,16 @@ class Table:
 
     @property
     def preparation(self) -> str:
-        """How column values become text: a part of the space's preparation."""
+        """The rule that turns column values into text: a part of the space's preparation."""
         rule = self.template if self.template is not None else " + ".join(self.text_columns)
         kind = "template" if self.template is not None else "columns"
         return f"v{PREPARATION_VERSION} {kind} {rule}"
 
     def prepare(self, values: Sequence[str | None]) -> str | None:
-        """The row's text of its text columns' values; None when there is no document.
+        """Return the row's text for the values of its text columns; None when there is no document.
 
-        A row whose text columns are all NULL or blank has no document. The text is otherwise
-        taken as it is: no trimming, no normalisation.
+        A row whose text columns are all NULL or blank has no document. Otherwise the text stays as
+        it is: no trimming, no normalisation.
         """
         present = [value for value in values if value is not None and not value.isspace() and value]
         if not present:
@@ -84,14 +87,14 @@ class Table:
         return fill_template(self.template, dict(zip(self.text_columns, values, strict=True)))
 
     def hash_metadata(self, values: Sequence[Value], before: bytes | None = None) -> bytes | None:
-        """The hash of metadata values; None when it cannot be known.
+        """Return the hash of metadata values; None when a value is unknown.
 
         An unchanged value keeps its part of ``before``, the hash of the version that it is
         unchanged from.
         """
         columns = _columns_hash(self.metadata)
         if before is not None and not before.startswith(columns):
-            before = None  # of other columns
+            before = None  # the hash is of other columns
         parts = [columns]
         for place, value in enumerate(values):
             if value is not UNCHANGED:
@@ -104,7 +107,7 @@ class Table:
         return b"".join(parts)
 
     def key_object(self, key: Key) -> dict[str, str | int]:
-        """The key as users read it: an object of column names, integers as numbers."""
+        """Return the key for users: an object of column names, integers as numbers."""
         return {
             column.name: key_value(value, column.type)
             for column, value in zip(self.key, key, strict=True)
@@ -115,12 +118,12 @@ _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 
 def key_value(value: str, type: str) -> str | int:  # noqa: A002  the word of ``TableColumn``
-    """One key column's value as users read it."""
+    """Return the value of one key column for users."""
     return int(value) if type in _INTEGERS else value
 
 
 def _columns_hash(columns: tuple[TableColumn, ...]) -> bytes:
-    """Which columns a metadata hash is of; nothing for none."""
+    """Return the hash of the metadata columns' names; empty when there are none."""
     names = "\0".join(f"{column.name} {column.type}" for column in columns)
     return blake2b(names.encode(), digest_size=COLUMNS_BYTES).digest() if columns else b""
 
@@ -132,7 +135,8 @@ def _value_hash(value: str | None) -> bytes:
 
 
 def template_parts(template: str) -> list[tuple[str, bool]]:
-    """The template's texts and column names (true) in order; ``{{`` and ``}}`` are braces."""
+    """Return the template's texts and column names (true) in order; ``{{`` and ``}}`` are
+    braces."""
     parts: list[tuple[str, bool]] = []
     end = 0
     for match in _PLACEHOLDER.finditer(template):
@@ -145,19 +149,19 @@ def template_parts(template: str) -> list[tuple[str, bool]]:
 
 
 def fill_template(template: str, values: dict[str, str | None]) -> str:
-    """The template with ``{column}`` replaced, NULL by nothing."""
+    """Return the template with each ``{column}`` replaced; NULL becomes nothing."""
     return "".join(
         (values[part] or "") if is_column else part for part, is_column in template_parts(template)
     )
 
 
 def fingerprint(text: str) -> bytes:
-    """The identity of a text: 16 bytes of BLAKE2b over its UTF-8 form."""
+    """Return the identity of a text: 16 bytes of BLAKE2b over its UTF-8 form."""
     return blake2b(text.encode(), digest_size=16).digest()
 
 
 class Chunk(NamedTuple):
-    """A piece of a document: what one vector stands for. ``start`` and ``end`` are characters."""
+    """A piece of a document, with one vector. ``start`` and ``end`` count characters."""
 
     text: str
     start: int
@@ -174,6 +178,6 @@ class Document:
 
     @classmethod
     def whole(cls, text: str) -> "Document":
-        """A document of one chunk: the text itself."""
+        """Return a document of one chunk: the text itself."""
         digest = fingerprint(text)
         return cls(digest, (Chunk(text, 0, len(text), digest),))

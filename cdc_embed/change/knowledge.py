@@ -43,7 +43,8 @@ class Refused:
     """The document is a dead letter; no chunk is stored."""
 
     fingerprint: bytes
-    """Of its text; followed by the hash of its metadata where the database refused the two."""
+    """The fingerprint of the text, followed by the hash of the metadata if the database refused
+    them."""
     reason: str = field(default="", compare=False)
     error: str = field(default="", compare=False)
 

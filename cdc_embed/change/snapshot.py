@@ -1,4 +1,4 @@
-"""What a transaction sees: PostgreSQL's snapshots, in Python.
+"""PostgreSQL's snapshots: the transactions that a transaction sees.
 
 Format: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
 """
@@ -24,16 +24,16 @@ class Snapshot:
         return cls(xmin=int(xmin), xmax=int(xmax), running=ids)
 
     def sees(self, xid: int) -> bool:
-        """Whether the effects of a committed transaction, by its 32-bit id, are seen.
+        """Return whether the effects of a committed transaction, by its 32-bit id, are seen.
 
-        Then every later snapshot sees them too.
+        Every later snapshot sees them too.
         """
         wide = widen(xid, self.xmax)
         return wide < self.xmax and wide not in self.running
 
 
 def widen(xid: int, xmax: int) -> int:
-    """The 64-bit form of a 32-bit transaction id near ``xmax``, a 64-bit one.
+    """Return the 64-bit form of a 32-bit transaction id near ``xmax``, a 64-bit one.
 
     Ids in use lie within 2^31 of each other, so the signed distance decides the epoch.
     """

@@ -1,9 +1,9 @@
-"""Messages to changes: puts every row change in its transaction and its table's terms.
+"""Messages to changes: each row change gets its transaction and the terms of its table.
 
-Resolves relations to configured tables by column name, pulls key and text out of tuples, and
-numbers each change inside its transaction. What the recorded position covers is left out here.
-It neither folds nor decides: one row message in, at most one change out (a TRUNCATE: one for each
-of its tables).
+This module resolves relations to configured tables, reads the key and the text from tuples, and
+numbers each change inside its transaction. It leaves out the changes that the recorded position
+covers. It neither folds nor decides: one row message gives at most one change (a TRUNCATE: one for
+each of its tables).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,7 +33,8 @@ from cdc_embed.wire.messages import (
 )
 
 OVERHEAD = 1024
-"""Bytes that a pending change takes beside its text: small rows would else look like nothing."""
+"""Bytes that a pending change takes beside its text, because many small rows also fill the
+memory."""
 
 
 class Op(Enum):
@@ -60,11 +61,11 @@ class Change:
     metadata: tuple[Value, ...] = ()
     """The metadata columns' values after this change."""
     size: int = 0
-    """Bytes of the frame that carried it: the unit of backpressure."""
+    """Bytes of the frame that carried it, for backpressure."""
 
     @property
     def complete(self) -> bool:
-        """Whether it says everything of its row by itself, with nothing to look up."""
+        """True when the change has every value of its row, so that nothing must be looked up."""
         return UNCHANGED not in self.texts and UNCHANGED not in self.metadata
 
 
@@ -98,10 +99,10 @@ class Assembler:
     """Follows one replication connection, from START_REPLICATION on.
 
     ``tables`` are the configured ones; ``checkpoint`` is the target's position, ``replay_from`` the
-    slot's when streaming began. A relation is a configured table when its oid is, because the log
-    keeps the names of its time. A relation that is not configured is ignored. One that changed
-    beyond use is an error as soon as a change of it would count; before ``delivered_from``, where
-    every table was found to be delivered, it is undelivered instead.
+    slot's when streaming began. A relation is found by its oid, because the log has the table names
+    of its time. A relation that is not configured is ignored. A relation that cannot be used any
+    more is an error as soon as a change of it would count. Before ``delivered_from``, where every
+    table was found to be delivered, it counts as undelivered instead.
     """
 
     def __init__(
@@ -125,17 +126,20 @@ class Assembler:
 
     @property
     def open_transaction(self) -> Begin | None:
-        """The transaction being delivered: its Begin, without a Commit yet."""
+        """The Begin of the transaction that is being delivered; None between two transactions."""
         return self._begin
 
     @property
     def verified(self) -> bool:
-        """Whether the stream continues the recorded position: a replay that is due has shown the
-        recorded commit. Before that nothing may be confirmed."""
+        """True when the stream continues the recorded position.
+
+        If a replay is due, it has delivered the recorded commit. Until then nothing may be
+        confirmed.
+        """
         return self._recorded_commit_seen
 
     def feed(self, message: Message, size: int) -> list[Event]:
-        """The events of one message whose frame had ``size`` bytes."""
+        """Return the events of one message whose frame had ``size`` bytes."""
         if isinstance(message, Begin):
             if not self.verified and self._checkpoint.is_before(message.final_lsn):
                 raise self._rolled_back()
@@ -226,15 +230,15 @@ class Assembler:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """Where a table's columns are in its tuples, as the latest Relation says."""
+    """The places of a table's columns in its tuples, by the latest Relation."""
 
     table: Table
     width: int
     key: tuple[int, ...]
     text: tuple[int | None, ...]
     metadata: tuple[int | None, ...]
-    """None: the log did not carry the column then. That is no value: where it counts, the row is
-    read from the source, which knows whether there still is such a column."""
+    """None: the log did not carry the column at that time. That is not NULL: where the value
+    counts, the row is read from the source, because the column may be gone there by now."""
 
     @classmethod
     def of(cls, table: Table, relation: Relation) -> "_Layout":
@@ -254,7 +258,7 @@ class _Layout:
         begin: Begin,
         size: int,
     ) -> Change | TableChangedError:
-        """The change that a message says, or why it is of no use."""
+        """Return the change of a message, or the error that makes it unusable."""
         op, row, old = _parts(message)
         key = () if op is Op.TRUNCATE else self._key(row if row is not None else old, old)
         old_key = self._key(old) if op is Op.UPDATE and old is not None else None
@@ -264,12 +268,12 @@ class _Layout:
             return old_key
         full = old if isinstance(message, Update) and message.old_kind is OldTuple.FULL else None
         if self.table.partitioned:
-            # said to be whole when the table's identity is FULL; a partition's may be its key
+            # the identity of the table is FULL, but a partition's can be its key
             full = None
         texts = _pick(self.text, row, full) if row is not None else ()
         metadata = _pick(self.metadata, row, full) if row is not None else ()
         if WITHHELD in texts or WITHHELD in metadata:
-            # no version before it holds such a value: as of a row that comes new, it is read
+            # no earlier version has such a value, so the row is read, as for an insert
             op = Op.INSERT
         return Change(
             position=position,
@@ -304,7 +308,7 @@ class _Layout:
 
 
 def _problem(table: Table, relation: Relation) -> str | None:
-    """Why the rows of a relation cannot be used any more."""
+    """Return why the rows of a relation cannot be used any more; None when they can."""
     names = {column.name for column in relation.columns}
     key = tuple(column.name for column in table.key)
     for name in key:
@@ -322,7 +326,7 @@ def _problem(table: Table, relation: Relation) -> str | None:
 def _parts(
     message: Insert | Update | Delete | Truncate,
 ) -> tuple[Op, TupleData | None, TupleData | None]:
-    """(operation, new row, old row or key)."""
+    """Return (operation, new row, old row or key)."""
     if isinstance(message, Insert):
         return Op.INSERT, message.new, None
     if isinstance(message, Update):
@@ -337,7 +341,7 @@ def _values(picked: TupleData) -> tuple[Value, ...]:
 
 
 def _pick(places: Sequence[int | None], row: TupleData, old: TupleData | None) -> TupleData:
-    """The values at some places; what is unchanged is filled from a complete old tuple."""
+    """Return the values at some places; an unchanged one is taken from a complete old tuple."""
     return tuple(
         [
             UNCHANGED

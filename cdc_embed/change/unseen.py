@@ -1,8 +1,9 @@
-"""Which rows a read of the source may be older about than the log: they are left to the log.
+"""Rows for which a snapshot can be older than changes already received.
 
-The log can bring a transaction before a read sees it: its commit waits for a standby. A chunk that
-was read in such a snapshot would put the older row over the newer one. So while rows are being
-read, the keys of every received transaction are remembered until all snapshots see it.
+The log can deliver a transaction before a read sees it, because its commit waits for a standby. A
+slice read in such a snapshot would replace the newer row with the older one. So while rows are
+being read, the keys of every received transaction are remembered until all snapshots see it.
+Reconcile skips these rows, because the log brings them.
 """
 
 from collections.abc import Collection
@@ -14,7 +15,7 @@ from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Change, Op
 
 MOST_KEYS: Final = 100_000
-"""Of one transaction; a larger one is remembered by its id alone."""
+"""The number of keys kept for one transaction; of a larger one only the tables are kept."""
 MOST_KEYS_OF_ALL: Final = 1_000_000
 
 
@@ -33,7 +34,7 @@ class Unseen:
         self._keys = 0
 
     def mark_touched(self, change: Change) -> None:
-        """A change was received."""
+        """Remember the keys of a received change."""
         touched = self._transactions.setdefault(change.xid, _Touched())
         if change.op is Op.TRUNCATE or change.table in touched.tables:
             touched.tables.add(change.table)
@@ -49,14 +50,16 @@ class Unseen:
             self._forget_keys(max(self._transactions.values(), key=lambda t: len(t.keys)))
 
     def drop_seen(self, snapshot: Snapshot) -> None:
-        """Every read from here on is at least as new as ``snapshot``: what is seen stays seen."""
+        """Forget the transactions that ``snapshot`` sees, because every later snapshot sees them
+        too."""
         for xid in [xid for xid in self._transactions if snapshot.sees(xid)]:
             self._keys -= len(self._transactions.pop(xid).keys)
 
     def hidden(
         self, snapshot: Snapshot, table: Table, keys: Collection[Key]
     ) -> frozenset[Key] | None:
-        """Those of ``keys`` that a read in ``snapshot`` may be too old about; None: any."""
+        """Return those of ``keys`` for which a read in ``snapshot`` can be too old; None: all can
+        be."""
         wanted = {(table, key) for key in keys}
         found: set[tuple[Table, Key]] = set()
         for xid, touched in self._transactions.items():
