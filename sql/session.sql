@@ -1,5 +1,5 @@
 -- name: backend
--- The server's process that serves this session; behind a pooler it is not the one we connected to.
+-- The PID of this session's server process; behind a pooler it is not the PID of our connection.
 select pg_backend_pid()
 
 -- name: served
@@ -11,7 +11,7 @@ select exists (
          or state = 'active' and wait_event_type is distinct from 'Client'))
 
 -- name: end
--- End a session that nobody hears any more: what it holds, the next attempt would wait for.
+-- End a session whose client is gone, because the next attempt would wait for its locks.
 select pg_terminate_backend(pid)
 from pg_stat_activity
 where pid = %(pid)s and application_name = left(%(application_name)s, 63)

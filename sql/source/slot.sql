@@ -1,5 +1,5 @@
 -- name: identity
--- Which server and database this is, and on which timeline.
+-- The server, the database and the timeline.
 select s.system_identifier::text, current_database()::text,
        ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
 from pg_control_system() s
@@ -15,11 +15,11 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        current_setting('output_plugin_libraries', true)
 
 -- name: wal_sender_timeout
--- After how many seconds of our silence the server ends the connection; 0: never.
+-- Seconds of our silence after which the server ends the connection; 0: never.
 select setting::float / 1000 from pg_settings where name = 'wal_sender_timeout'
 
 -- name: slot
--- The slot as the server sees it.
+-- The slot, as the server sees it.
 select s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid,
        s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,
@@ -28,21 +28,21 @@ from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %(slot)s
 
 -- name: slot_count
--- How many slots the server has.
+-- The number of slots on the server.
 select count(*) from pg_replication_slots
 
 -- name: create_slot
--- The slot: from its consistent point on, nothing is missed.
+-- The slot: from its consistent point on, no change is missed.
 select lsn from pg_create_logical_replication_slot({slot}, {plugin})
 
 -- name: drop_slot
--- Let the server forget the slot and free its log.
+-- Drop the slot, so that the server frees its log.
 select pg_drop_replication_slot(slot_name) from pg_replication_slots
 where slot_name = {slot} and plugin = {plugin} and database = current_database()
   and slot_type = 'logical'
 
 -- name: transactions_waited_for
--- Whose transactions a new slot waits for.
+-- The transactions that a new slot waits for.
 select coalesce('PID ' || a.pid || ' (' || coalesce(nullif(a.usename, ''), '?')
          || coalesce(', ' || nullif(a.application_name, ''), '') || ', '
          || a.state || ' for ' || date_trunc('second', now() - a.xact_start) || ')', '?')
@@ -53,17 +53,17 @@ select 'prepared transaction ' || quote_literal(gid) from pg_prepared_xacts
 order by 1
 
 -- name: oldest_transaction
--- Seconds since the oldest running or prepared transaction began: it holds the slot's log.
+-- Seconds since the oldest running or prepared transaction began; it holds the slot's log.
 select extract(epoch from now() - min(started))::float
 from (select xact_start from pg_stat_activity where backend_xid is not null
       union all select prepared from pg_prepared_xacts) as running (started)
 
 -- name: anchor
--- A message of no content: the first thing that a new connection reads has a position.
+-- An empty message, so that the first message of a new connection has a position.
 select pg_logical_emit_message(false, 'cdc_embed', '')
 
 -- name: publication
--- The publication: which operations it carries, and its mark if setup made it.
+-- The publication, the operations that it carries, and its mark if setup made it.
 select p.oid, p.puballtables, p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate,
        p.pubviaroot, obj_description(p.oid, 'pg_publication')
 from pg_publication p where p.pubname = %(publication)s
@@ -80,7 +80,7 @@ left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
 where t.pubname = %(publication)s
 
 -- name: publication_versions
--- What makes the publication carry a table: other rows after it left and came back, or was altered.
+-- Versions of what makes the publication carry a table: other ones after it was undelivered.
 with p as (select oid, xmin from pg_publication where pubname = %(publication)s)
 select array_agg(version order by version)::text
 from (select format('%%s:%%s', p.oid, p.xmin) from p
@@ -96,7 +96,7 @@ from (select format('%%s:%%s', p.oid, p.xmin) from p
      ) as carrying (version)
 
 -- name: create_publication
--- What the slot will carry: these tables, every operation.
+-- The publication for the slot: these tables, every operation.
 create publication {publication} for table {tables}
 with (publish = 'insert, update, delete, truncate', publish_via_partition_root = true)
 
@@ -105,7 +105,7 @@ with (publish = 'insert, update, delete, truncate', publish_via_partition_root =
 alter publication {publication} set table {tables}
 
 -- name: mark_publication
--- Teardown drops only what carries this mark.
+-- The mark that teardown looks for.
 comment on publication {publication} is {mark}
 
 -- name: drop_publication
@@ -120,5 +120,5 @@ select current_setting('synchronous_standby_names') ~ '(^|[ ,(])"?[*]"?([ ,)]|$)
                   where application_name = left(%(application_name)s, 63) and sync_state <> 'async')
 
 -- name: wal_end
--- Where the next log will be written, and the size of the log's segments.
+-- The position of the next log record, and the size of the log's segments.
 select pg_current_wal_insert_lsn()::text, pg_size_bytes(current_setting('wal_segment_size'))

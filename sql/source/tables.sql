@@ -1,5 +1,5 @@
 -- name: table
--- One table by name: what it is, and how its rows are identified in the change log.
+-- One table by name: its kind, and the identity of its rows in the change log.
 select c.oid::bigint, c.relkind::text, c.relreplident::text, c.relpersistence::text, i.indimmediate,
        has_table_privilege(c.oid, 'select'), quote_ident(current_user)
 from pg_class c
@@ -19,7 +19,7 @@ where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped
 order by a.attnum
 
 -- name: partitions
--- Its partitions that have rows: name, replica identity, and whether that tells of the primary key.
+-- Its partitions that have rows: name, replica identity, and whether that contains the primary key.
 select c.oid::regclass::text, c.relreplident::text,
        c.relreplident in ('d', 'f')
        or coalesce(r.indkey::smallint[] @> p.indkey::smallint[]
@@ -31,23 +31,23 @@ left join pg_index r on r.indrelid = c.oid and r.indisreplident
 order by 1
 
 -- name: estimate
--- About how many rows a table has; null before its first ANALYZE.
+-- The estimated number of rows; null before the first ANALYZE.
 select nullif(sum(c.reltuples), -1)::bigint
 from pg_class c
 where c.oid = %(oid)s and c.relkind = 'r'
    or c.oid in (select relid from pg_partition_tree(%(oid)s) where isleaf)
 
 -- name: file_nodes
--- The files of a table and its partitions: another one after a rewrite or TRUNCATE.
+-- The files of a table and its partitions; they change with a rewrite or TRUNCATE.
 select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text
 from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 
 -- name: shape
--- The same with the numbers of some columns, another one after a column was dropped and made anew,
--- with the labels of their types, which rows show at once after a renaming, with how partitions are
--- attached, another one after one was detached, written to, and attached again, and with the unique
--- indexes of partitions, other rows after one was their replica identity for a while.
+-- The files, and more that changes with events which the log need not contain: the numbers of some
+-- columns (a column dropped and made again), the labels of their types (a renaming), the attachment
+-- of partitions (one detached, written to and attached again), the unique indexes of partitions
+-- (one that was the replica identity for a while).
 select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(relid), i.xmin)
                          order by relid)
         from (select %(oid)s::oid::regclass as relid
@@ -66,22 +66,22 @@ select (select array_agg(format('%%s:%%s:%%s', relid::oid, pg_relation_filenode(
                                           where attrelid = %(oid)s and attname = any (%(columns)s)))::text, '')
 
 -- name: version
--- Its rows in the catalogue: others after a new name, another identity, another primary key.
+-- The versions of its catalogue rows; they change with its name, its identity, its primary key.
 select format('%%s:%%s:%%s', c.xmin, n.xmin,
               (select array_agg(indexrelid order by indexrelid) from pg_index
                where indrelid = c.oid and (indisprimary or indisreplident)))
 from pg_class c join pg_namespace n on n.oid = c.relnamespace where c.oid = %(oid)s
 
 -- name: snapshot
--- What this transaction sees; xids in it have 64 bits.
+-- The snapshot of this transaction; its xids have 64 bits.
 select pg_current_snapshot()::text
 
 -- name: next_xid
--- An id that no transaction had before: what is older and runs, was running when it was given out.
+-- An id that no transaction had before; an older transaction that runs was already running then.
 select pg_current_xact_id()::text::bigint
 
 -- name: running
--- Transactions that write, prepared ones too: their id, and who they are.
+-- Transactions that write, prepared ones too: id and description.
 select backend_xid::text::bigint,
        format('PID %s (%s)', pid, coalesce(nullif(application_name, ''), usename::text, backend_type))
 from pg_stat_activity where backend_xid is not null
@@ -89,13 +89,13 @@ union all
 select transaction::text::bigint, format('prepared transaction %s', gid) from pg_prepared_xacts
 
 -- name: read_rows
--- Some rows by key, in the form that the change log would carry.
+-- Some rows by key, in the form of the change log.
 select {asked}{values}
 from {table} t
 join unnest({key_arrays}) as k ({key_names}) on {key_matches}
 
 -- name: present_keys
--- Which of some keys have a row.
+-- The keys, of those given, that have a row.
 select {asked}
 from unnest({key_arrays}) as k ({key_names})
 where exists (select from {table} t where {key_matches})
@@ -109,5 +109,5 @@ select {keys}{values} from {table} t where ({order}) > ({after}) order by {order
 select {keys}{values} from {table} t order by {order}
 
 -- name: text_size
--- Bytes of text in a table; large values are not read for it.
+-- Bytes of text in a table; large values are not read.
 select count(*), coalesce(sum({bytes}), 0)::bigint from {table} t

@@ -12,5 +12,5 @@ order by l.id
 select table_name, count(*) from {schema}.dead_letter group by table_name
 
 -- name: drop_letters
--- Forget dead letters: their documents are missing from now on, and may be tried again.
+-- Forget dead letters: their documents are missing from then on, and can be tried again.
 delete from {schema}.dead_letter where id = any (%(ids)s::bigint[])

@@ -1,6 +1,6 @@
 -- name: open_reconcile
--- Make sure that a table's comparison is known for this space and these metadata columns, as long
--- as the table of vectors is ours.
+-- The comparison of a table in this space and with these metadata columns, while the table of
+-- vectors is ours.
 insert into {schema}.reconcile (table_name, space, metadata, state, reason, estimate, shape)
 select %(table_name)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s
 from {schema}.embedding_table
@@ -13,25 +13,26 @@ delete from {schema}.reconcile
 where table_name = %(table_name)s and (space, metadata) <> (%(space)s, %(metadata)s::text[])
 
 -- name: forget_unconfigured
--- A table that is not followed misses changes: it must be compared again when it comes back.
+-- Forget tables that are not configured any more: they must be compared when they come back.
 delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.table_name = r.table_name and e.slot = %(slot)s
   and r.table_name <> all (%(table_names)s)
 
 -- name: forget_replaced
--- Another table has the name of the one that was compared.
+-- Forget the comparison of another table that had this name.
 delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.table_name = r.table_name and e.table_name = %(table_name)s
   and e.source_oid is distinct from %(source_oid)s and (e.slot is null or e.slot = %(slot)s)
 
 -- name: adopt_table
--- The table that has the name now.
+-- Register the table that has the name now.
 update {schema}.embedding_table set source_oid = %(source_oid)s
 where table_name = %(table_name)s and source_oid is distinct from %(source_oid)s
   and (slot is null or slot = %(slot)s)
 
 -- name: compare_again
--- Changes of these tables were missed. One that waits to be asked for goes on waiting.
+-- Compare tables again, because changes were undelivered. One that waits for a request goes on
+-- waiting.
 update {schema}.reconcile
 set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
     checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
@@ -39,13 +40,13 @@ set state = case when state = 'waiting' then state else 'running' end, stage = '
 where table_name = any ({table_names}::text[])
 
 -- name: read_reconciles
--- Where every comparison stands.
+-- The progress of every comparison.
 select table_name, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
        orphan, dead_letter, estimate, shape
 from {schema}.reconcile
 
 -- name: start_reconcile
--- Compare a table from its beginning, unless it is being compared already.
+-- Compare a table from its beginning, unless its comparison is running.
 update {schema}.reconcile
 set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, fresh = 0,
     missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
@@ -53,7 +54,7 @@ set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, 
 where table_name = %(table_name)s and state <> 'running'
 
 -- name: save_reconcile
--- How far a comparison is; no row when another instance or slot took over, or it has to begin again.
+-- The progress of a comparison; no row when it begins again, or another writer took over.
 update {schema}.reconcile
 set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(checked)s,
     fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
@@ -66,7 +67,7 @@ where table_name = %(table_name)s and shape is not distinct from %(shape)s
               where table_name = %(table_name)s and (slot is null or slot = %(slot)s))
 
 -- name: stored_keys
--- Keys that have vectors, in their own order.
+-- Keys that have vectors, in the order of the target.
 select {key_texts} from {table} t where ({key}) > ({after}) group by {key} order by {key} limit %(limit)s
 
 -- name: first_stored_keys
@@ -74,7 +75,7 @@ select {key_texts} from {table} t where ({key}) > ({after}) group by {key} order
 select {key_texts} from {table} t group by {key} order by {key} limit %(limit)s
 
 -- name: sample_keys
--- Some documents at random.
+-- Random documents.
 select {key_texts} from {table} t where chunk = 0 and space = %(space)s order by random() limit %(limit)s
 
 -- name: letter_keys
@@ -82,38 +83,38 @@ select {key_texts} from {table} t where chunk = 0 and space = %(space)s order by
 select key from {schema}.dead_letter where table_name = %(table_name)s
 
 -- name: delete_other_spaces
--- Vectors of the table's former space: every document has one in the new space now.
+-- The vectors of former spaces, once every document has one in the new space.
 delete from {table} where space <> %(space)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
 
 -- name: delete_other_letters
--- Dead letters of the former space.
+-- The dead letters of former spaces.
 delete from {schema}.dead_letter where table_name = %(table_name)s and space <> %(space)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
 
 -- name: add_request
--- Ask the service for something.
+-- A request for the service.
 insert into {schema}.request (slot, kind, arguments)
 values (%(slot)s, %(kind)s, %(arguments)s::jsonb) returning id
 
 -- name: open_requests
--- What is asked and not done yet, oldest first.
+-- The requests that are not done yet, oldest first.
 select id, kind, arguments, state from {schema}.request
 where slot = %(slot)s and state in ('waiting', 'running') order by id
 
 -- name: read_request
--- What came of a request.
+-- The state of a request.
 select state, progress, result, error from {schema}.request where id = %(id)s
 
 -- name: save_request
--- What the service has to say of a request.
+-- The service's answer to a request.
 update {schema}.request
 set state = %(state)s, progress = %(progress)s::jsonb, result = %(result)s::jsonb,
     error = %(error)s, updated_at = now()
 where id = %(id)s and state in ('waiting', 'running')
 
 -- name: drop_old_requests
--- Requests are history after a week.
+-- Requests that ended a week ago.
 delete from {schema}.request where updated_at < now() - interval '7 days'
 
 -- name: find_index
@@ -126,5 +127,5 @@ join pg_opclass o on o.oid = i.indclass[0]
 where i.indrelid = to_regclass(%(table)s)
 
 -- name: drop_index
--- An index that was not finished, or is of another kind than configured.
+-- An index that is unfinished, or of another kind than configured.
 drop index concurrently if exists {index}

@@ -1,9 +1,9 @@
 -- name: create_schema
--- The schema that holds everything of ours in the target.
+-- The schema of all objects in the target.
 create schema if not exists {schema}
 
 -- name: create_migration_table
--- Which migrations are applied, with the checksum of what was run.
+-- The applied migrations, with the checksum of their text.
 create table if not exists {schema}.migration (
   version    integer primary key,
   name       text not null,
@@ -12,15 +12,15 @@ create table if not exists {schema}.migration (
 )
 
 -- name: applied_migrations
--- The migrations that this schema has.
+-- The migrations of this schema, version and checksum.
 select version, checksum from {schema}.migration order by version
 
 -- name: schema_exists
--- Whether setup was ever run here.
+-- Whether setup ever ran here.
 select to_regclass(format('%%I.migration', %(schema)s)) is not null
 
 -- name: create_embedding_table
--- The vectors of one source table: its key, the pieces of its documents, where they came from.
+-- The vectors of one source table: its key, the chunks of its documents, their origin.
 create table if not exists {table} (
   {key_definitions},
   chunk         integer not null,
@@ -39,35 +39,35 @@ create table if not exists {table} (
 ) with (fillfactor = {fillfactor})
 
 -- name: create_hash_index
--- Finds a stored chunk of the same text, whose vector can be reused.
+-- The index that finds a stored chunk of the same text, whose vector can be reused.
 create index if not exists {index} on {table} (chunk_hash, space)
 
 -- name: create_hnsw_index
--- Nearest-neighbour search.
+-- The index for nearest-neighbour search.
 create index concurrently if not exists {index} on {table} using hnsw (embedding {operators}) with (m = {m}, ef_construction = {ef_construction})
 
 -- name: registered_tables
--- The vector table of each source table and the space that it holds.
+-- The table of vectors of each source table, and its space.
 select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot, s.id, s.model, s.dimensions,
        s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 order by e.{table_name}
 
 -- name: spaces
--- Every space that was ever set up.
+-- Every space that setup ever recorded.
 select id, model, dimensions, document_prompt, query_prompt, preparation from {schema}.space
 
 -- name: record_migration
--- Remember one applied migration.
+-- Record an applied migration.
 insert into {schema}.migration (version, name, checksum) values ({version}, {name}, {checksum})
 
 -- name: add_space
--- A vector space, once.
+-- Record a vector space, once.
 insert into {schema}.space (model, dimensions, document_prompt, query_prompt, preparation)
 values ({space}) on conflict do nothing
 
 -- name: register_table
--- Remember that setup made this vector table, for which space, and what is copied into it.
+-- Register a table of vectors, with its space and its metadata columns.
 insert into {schema}.embedding_table (table_name, embedding_table, space, source_oid, metadata, search_view, slot)
 select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot} from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
@@ -85,7 +85,7 @@ select count(*) filter (where chunk = 0), coalesce(sum(end_offset - start_offset
 select count(*) from {table} where chunk = 0
 
 -- name: column_types
--- The columns of an existing vector table, in order.
+-- The columns of an existing table of vectors, in order.
 select a.attname::text, format_type(a.atttypid, a.atttypmod)
 from pg_attribute a
 where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
@@ -96,62 +96,62 @@ order by a.attnum
 alter table {table} add column if not exists {column} {type}
 
 -- name: leave_room
--- A page with room for a row's next version: then its metadata changes without any index work.
+-- Leave free space for a row's next version, so that new metadata needs no index work.
 alter table {table} set (fillfactor = {fillfactor})
 
 -- name: drop_column
--- A column that is not copied any more.
+-- A metadata column that is not configured any more.
 alter table {table} drop column if exists {column}
 
 -- name: retype_vectors
--- Keep the vectors in another of pgvector's types.
+-- Store the vectors as another of pgvector's types.
 alter table {table} alter column embedding type {vector_type} using embedding::{vector_type}
 
 -- name: drop_index
--- An index that is made again by the service.
+-- An index that the service makes again.
 drop index if exists {index}
 
 -- name: rename_source
--- The source table has another name now: its vectors stay.
+-- Rename a source table in the registry; its vectors stay.
 update {schema}.embedding_table set table_name = {table_name}, embedding_table = {embedding_table}
 where table_name = {former}
 
 -- name: rename_letters
--- Its dead letters, too.
+-- Rename a source table in its dead letters.
 update {schema}.dead_letter set table_name = {table_name} where table_name = {former}
 
 -- name: rename_index
--- Its indexes, too.
+-- Rename an index of a table of vectors.
 alter index if exists {index} rename to {name}
 
 -- name: retype_column
--- A metadata column has another type in the source now.
+-- Give a metadata column the type that it has in the source now.
 alter table {table} alter column {column} type {type} using {column}::text::{type}
 
 -- name: rename_table
--- Its vectors take the configured name.
+-- Rename a table of vectors.
 alter table if exists {table} rename to {name}
 
 -- name: drop_view
--- The search view, to be made again or for good.
+-- Drop the search view.
 drop view if exists {view}
 
 -- name: create_search_view
--- What applications select from: one row for each chunk.
+-- The view that applications select from: one row for each chunk.
 create view {view} with (security_invoker = true) as
 select {columns}
 from {table} e{join}
 
 -- name: view_definition
--- Whether the search view is there, and how it was made.
+-- Whether the search view exists, and the mark of its definition.
 select to_regclass(%(view)s) is not null, obj_description(to_regclass(%(view)s), 'pg_class')
 
 -- name: mark_view
--- Remember how the view was made.
+-- Mark the view with the checksum of its definition.
 comment on view {view} is {mark}
 
 -- name: forget_comparison
--- What it was compared with is another: begin as with a new table.
+-- Forget the comparison of a table, so that it begins as for a new table.
 delete from {schema}.reconcile where table_name = {table_name}
 
 -- name: vector_extension
@@ -161,24 +161,24 @@ from pg_extension e join pg_namespace n on n.oid = e.extnamespace
 where e.extname = 'vector'
 
 -- name: vector_available
--- The version of pgvector that this server could install.
+-- The version of pgvector that this server can install.
 select default_version from pg_available_extensions where name = 'vector'
 
 -- name: create_vector_extension
--- pgvector itself.
+-- The extension pgvector.
 create extension if not exists vector with schema public
 
 -- name: drop_table
--- Remove one vector table.
+-- Drop one of our tables.
 drop table if exists {table}
 
 -- name: drop_schema
--- Remove the schema that setup made; fails if something else lives there.
+-- Drop the schema that setup made; fails if it has other objects.
 drop schema if exists {schema}
 
 -- name: foreign_objects
--- What lives in our schema and is not ours: members of an extension come and go with it, sequences
--- with their table.
+-- Objects in our schema that are not ours. Members of an extension belong to it, sequences to their
+-- table.
 with ours as (
   select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = %(schema)s and c.relname = any (%(ours)s)
@@ -195,9 +195,9 @@ where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.d
 order by 1
 
 -- name: other_checkpoints
--- Slots beside this one that write into the same schema.
+-- Other slots that write into the same schema.
 select count(*) from {schema}.checkpoint where slot <> %(slot)s
 
 -- name: forget_position
--- The position of a slot whose log is lost.
+-- Forget the position of a slot whose log is lost.
 delete from {schema}.checkpoint where slot = {slot}

@@ -1,5 +1,5 @@
 -- name: identity
--- Which server and database this is, and on which timeline.
+-- The server, the database and the timeline.
 select s.system_identifier::text, current_database()::text,
        ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
 from pg_control_system() s
@@ -12,7 +12,7 @@ select slot, source_system_identifier, source_database, source_timeline,
 from {schema}.checkpoint where slot = %(slot)s
 
 -- name: create_checkpoint
--- The first position of a slot: nothing before it will ever be streamed.
+-- The first position of a slot; the server will stream nothing before it.
 insert into {schema}.checkpoint (slot, source_system_identifier, source_database, source_timeline,
   target_system_identifier, target_database, target_timeline, confirmed_lsn)
 values (%(slot)s, %(source_system_identifier)s, %(source_database)s, %(source_timeline)s,
@@ -36,8 +36,8 @@ set source_timeline = %(source_timeline)s, target_system_identifier = %(target_s
 where slot = %(slot)s and epoch = %(epoch)s
 
 -- name: end_old_writers
--- End the transactions of older writers: one that waits for its client holds its rows for ever.
--- Those that are in no table of ours are another service's, whose slot has the same name.
+-- End the transactions of older writers, because one whose client is gone holds its rows for ever.
+-- A transaction in none of our tables is another service's, whose slot has the same name.
 select pg_terminate_backend(pid)
 from pg_stat_activity a
 where application_name = left(%(application_name)s, 63) and datname = current_database()
@@ -51,7 +51,7 @@ where application_name = left(%(application_name)s, 63) and datname = current_da
 select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
 
 -- name: settle
--- Wait for a transaction that has recorded a batch and is in its COMMIT; the epoch as it is then.
+-- Wait for a transaction that has recorded a batch and is in its COMMIT; the epoch after it.
 select epoch from {schema}.checkpoint where slot = %(slot)s for share
 
 -- name: record_batch
@@ -69,14 +69,15 @@ set batch_seq = %(batch_seq)s, updated_at = now()
 where slot = %(slot)s and epoch = %(epoch)s
 
 -- name: record_progress
--- Progress without anything to write; no row when the epoch is lost.
+-- A position without anything to write; no row when the epoch is lost.
 update {schema}.checkpoint
 set confirmed_lsn = greatest(confirmed_lsn, %(confirmed_lsn)s::pg_lsn), updated_at = now()
 where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 
 -- name: look_up
--- What is stored of some rows: the document's hash and whether it is the log's, a dead letter.
--- (``is true`` keeps the planner from scanning an index for the space: nearly every row is in it.)
+-- The stored state of some rows: the document's hash and whether it came by the log, or a dead
+-- letter. (``is true`` keeps the planner from an index scan for the space, which nearly every row
+-- is in.)
 select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
        l.fingerprint, l.reason, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
@@ -85,7 +86,7 @@ left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
 
 -- name: look_up_whole
--- The same with a document's other chunks: how many, up to where, and whether they are of one text.
+-- The same with a document's other chunks: their number, their end, whether of one text.
 select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.reason, l.error,
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
@@ -107,11 +108,11 @@ from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 join {table} t on {key_matches} and (t.space = %(space)s) is true
 
 -- name: find_donors
--- Which chunks are stored already, by their hash, in a space whose vectors are the same.
+-- Those chunks, by their hash, that are stored already in a space whose vectors are the same.
 select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = any (%(donor_spaces)s)
 
 -- name: create_stage
--- Where a batch's chunks arrive by binary COPY; its keys are text until the insert.
+-- The table for a batch's chunks, filled by binary COPY; its keys are text until the insert.
 create temporary table {stage} (
   {key_definitions},
   chunk integer, embedding {vector_type}, chunk_text text, start_offset integer,
@@ -131,7 +132,7 @@ set embedding = (select t.embedding from {table} t
 where s.embedding is null
 
 -- name: missing_donors
--- How many chunks found no vector.
+-- The number of chunks that found no vector.
 select count(*) from {stage} where embedding is null
 
 -- name: stage_moves
@@ -147,13 +148,13 @@ join {table} t on {origin_matches} and (t.space = %(space)s) is true
   and t.document_hash = m.fingerprint{kept_hashes_match}
 
 -- name: count_staged_moves
--- How many documents were copied under a new key.
+-- The number of documents that were copied under a new key.
 select count(*) from {stage} s
 join unnest({key_arrays}) as k ({key_names}) on {stage_matches}
 where s.chunk = 0
 
 -- name: keep_metadata
--- Fill metadata values that the log did not carry from what is stored, as it was before this batch.
+-- Fill metadata values that the log did not carry from the stored ones, as before this batch.
 update {stage} s set metadata_hash = m.metadata_hash{kept_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({origin_names}, {key_names}, metadata_hash{metadata_names})
@@ -161,7 +162,7 @@ join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.chunk
 where {staged_matches}
 
 -- name: missing_metadata
--- How many staged rows found no stored metadata to keep.
+-- The number of staged rows that found no stored metadata.
 select count(*) from {stage} where metadata_hash is null
 
 -- name: annotate
@@ -174,17 +175,17 @@ from unnest({key_arrays}, %(commit_lsns)s::text[], %(committed_ats)s::text[],
 where {annotated_matches} and (t.space = %(space)s) is true{kept_hashes_match}
 
 -- name: missing_annotations
--- How many rows are not stored, or kept other metadata than was known of them.
+-- The number of rows that are not stored, or have other metadata than the plan relied on.
 select count(*) from unnest({key_arrays}, %(metadata_hashes)s::bytea[]) as m ({key_names}, metadata_hash)
 left join {table} t on {annotated_matches} and t.chunk = 0 and (t.space = %(space)s) is true
 where t.metadata_hash is distinct from m.metadata_hash
 
 -- name: delete_chunks
--- Remove every chunk of the touched rows: what stays is inserted again.
+-- Delete every chunk of the touched rows; the staged ones are inserted afterwards.
 delete from {table} t using unnest({key_arrays}) as k ({key_names}) where {key_matches}
 
 -- name: delete_all_chunks
--- The source table was truncated.
+-- Delete every chunk, because the source table was truncated.
 delete from {table}
 
 -- name: insert_chunks
@@ -196,22 +197,22 @@ select {typed_keys}, chunk, embedding, chunk_text, start_offset, end_offset, doc
 from {stage}
 
 -- name: forget_documents
--- What is stored of these rows proves nothing any more; searches still find it.
+-- Take the proof from these rows, because their text may be out of date; searches still find them.
 update {table} t set document_hash = ''
 from unnest({key_arrays}) as k ({key_names}) where {key_matches}
 
 -- name: delete_letters
--- The touched rows' dead letters are out of date.
+-- Delete the dead letters of the touched rows.
 delete from {schema}.dead_letter l
 using unnest({key_arrays}) as k ({key_names})
 where l.table_name = %(table_name)s and l.key = {key_object}
 
 -- name: delete_all_letters
--- The source table was truncated.
+-- Delete every dead letter, because the source table was truncated.
 delete from {schema}.dead_letter where table_name = %(table_name)s
 
 -- name: insert_letters
--- Documents that cannot be embedded; one that was refused before is only tried once more.
+-- Documents that cannot be embedded; another attempt of the same document is counted.
 insert into {schema}.dead_letter as l (table_name, key, fingerprint, space, reason, error)
 select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.reason, k.error
 from unnest({key_arrays}, %(fingerprints)s::bytea[], %(reasons)s::text[], %(errors)s::text[])
