@@ -302,7 +302,7 @@ def _ranks(text: str, edges: Sequence[int], kinds: Sequence[int]) -> list[int]:
 
 def _parts(splitter: TextSplitter, text: str, start: int, end: int) -> list[tuple[int, int]]:
     """Return the splitter's parts of a stretch, as spans of the text that cover it."""
-    starts = [start + offset for offset, _ in splitter.chunk_indices(text[start:end])]
+    starts = [start + place for place, _ in splitter.chunk_indices(text[start:end])]
     return list(zip(starts, [*starts[1:], end], strict=True))
 
 

@@ -24,8 +24,8 @@ def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
     try:
         data = orjson.loads(content)["data"]
         vectors = {
-            int(item.get("index", place)): _vector(item["embedding"])
-            for place, item in enumerate(data)
+            int(each.get("index", place)): _vector(each["embedding"])
+            for place, each in enumerate(data)
         }
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
         raise TextRefusedError(problem="the answer is not a list of embeddings") from exc

@@ -278,7 +278,7 @@ class Stream:
             raise ReplicationError(problem="it is readable but yields no message")
 
     def _expect_answer(self, now: float) -> None:
-        """The socket is empty. Raise if the last ping is unanswered for half the silence limit."""
+        """Raise if the last ping has been unanswered for half the silence limit."""
         spoken_at = self._reader.io_timestamp  # a keepalive is no message, but moves this
         if spoken_at != self._spoken_at:
             self._spoken_at = spoken_at

@@ -27,7 +27,7 @@ def ensure_index(
         {f"m={index.m}", f"ef_construction={index.ef_construction}"},
     )
     found = _find(session, schema, table)
-    if index.kind != "none" and [(True, *wanted)] == [item[1:] for item in found]:
+    if index.kind != "none" and [(True, *wanted)] == [each[1:] for each in found]:
         return False
     for name, *_ in found:
         drop = compose("target/reconcile", "drop_index", index=sql.Identifier(schema, name))

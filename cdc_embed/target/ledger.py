@@ -31,7 +31,7 @@ class Comparison:
     table_name: str
     state: str
     reason: str = ""
-    """Why the comparison waits."""
+    """The reason of a comparison that waits."""
     stage: Stage = "rows"
     cursor: Key | None = None
     checked: int = 0
@@ -114,10 +114,10 @@ class Ledger:
             cursor.execute(self._sql("drop_old_requests"))
 
     def again(self, names: Iterable[str], shape: str | None) -> None:
-        """Changes of these source tables were missed: compare them from their beginning.
+        """Compare these source tables from their beginning, because changes were undelivered.
 
-        Nobody has to be asked: what was missed would have been embedded. ``shape`` is what they
-        have now; None as long as changes are missed.
+        This needs no request, because a delivered change would have been embedded without one.
+        ``shape`` is their token now; None while changes are undelivered.
         """
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(_compare_again(self._schema, names, shape))

@@ -319,6 +319,6 @@ def _vector(text: str) -> NDArray[np.float32]:
 
 def _by_table(pairs: Iterable[tuple[Table, _T]]) -> dict[Table, list[_T]]:
     grouped: dict[Table, list[_T]] = {}
-    for table, item in pairs:
-        grouped.setdefault(table, []).append(item)
+    for table, value in pairs:
+        grouped.setdefault(table, []).append(value)
     return grouped
