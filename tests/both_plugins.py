@@ -130,7 +130,7 @@ def configured(site: Site, tables: Sequence[Mapping[str, Any]]) -> list[Table]:
     return [source.table for source in found]
 
 
-def followed(tables: Sequence[Table]) -> dict[wal2json.TableName, Followed]:
+def followed(tables: Sequence[Table]) -> dict[wal2json.QualifiedName, Followed]:
     """What wal2json is asked for."""
     return {
         (table.schema, table.name): Followed(

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cdc_embed.cli.context import Context, source_table
+from cdc_embed.cli.context import Context, table_name_of
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs
 
 
@@ -24,7 +24,7 @@ def backfill(
     context.set_up_logs()
     arguments: dict[str, Any] = {"yes": yes}
     if table:
-        arguments["table"] = source_table(table)
+        arguments["table"] = table_name_of(table)
     with TableProgress("backfill", "done") as progress:
         found = ask(config, "backfill", arguments, progress.show)
     if as_json:

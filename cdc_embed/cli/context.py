@@ -36,7 +36,7 @@ class Context:
         set_up_logs(log, debug=self.debug)
 
 
-def source_table(option: str) -> str:
+def table_name_of(option: str) -> str:
     """Return the full name of the table that ``--table`` names, as the configuration would."""
     from cdc_embed.config.notation import TableName
 

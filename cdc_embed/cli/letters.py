@@ -9,7 +9,7 @@ import typer
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table, fingerprint, key_value
 from cdc_embed.change.knowledge import Refused
-from cdc_embed.cli.context import source_table
+from cdc_embed.cli.context import table_name_of
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.tables import find_tables
@@ -36,7 +36,7 @@ class DeadLetters:
 
     def find(self, ids: list[int] | None = None, table: str = "") -> list[Letter]:
         """Find the letters that are named; without arguments all."""
-        names = [source_table(table)] if table else self._tables
+        names = [table_name_of(table)] if table else self._tables
         if not set(names) <= set(self._tables):
             raise typer.BadParameter(
                 f"--table {table}: the configuration has {', '.join(self._tables)}"
@@ -104,6 +104,6 @@ class DeadLetters:
 
     def _read_row(self, table: Table, key: Key) -> Row | None:
         reader = RowReader(self._databases.source, Event())
-        while (scan := reader.look(table, [key])) is None:
+        while (scan := reader.scan_keys(table, [key])) is None:
             time.sleep(REWRITTEN_SECONDS)
         return scan.rows[key]

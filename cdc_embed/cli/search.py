@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from rich.console import Console
 
-from cdc_embed.cli.context import Context, source_table
+from cdc_embed.cli.context import Context, table_name_of
 from cdc_embed.cli.output import print_json
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
     tables = [source.table for source in found]
     if not name:
         return tables
-    chosen = [table for table in tables if table.full_name == source_table(name)]
+    chosen = [table for table in tables if table.full_name == table_name_of(name)]
     if not chosen:
         known = ", ".join(table.full_name for table in tables)
         raise typer.BadParameter(f"--table {name}: the configuration has {known}")

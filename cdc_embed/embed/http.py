@@ -138,7 +138,7 @@ class HttpEmbedder:
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
         with self._lock:
             now = time.monotonic()
-            wait = max(self._requests.take(1, now), self._tokens.take(tokens, now))
+            wait = max(self._requests.reserve(1, now), self._tokens.reserve(tokens, now))
         if self._closed.wait(wait):
             raise EmbedderUnavailableError(problem="the connection is closed")
 
@@ -212,7 +212,7 @@ class Pace:
         self._seconds_per_unit = 60.0 / per_minute if per_minute else 0.0
         self._free_at = -math.inf
 
-    def take(self, units: int, now: float) -> float:
+    def reserve(self, units: int, now: float) -> float:
         """Reserve units at the time ``now`` (seconds, any clock); return the seconds to wait
         first."""
         wait = max(0.0, self._free_at - now)

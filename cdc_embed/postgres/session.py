@@ -33,7 +33,7 @@ class Session:
         self._application_name = application_name
         self._connection: Any = None
         self._opening: Future[Any] | None = None
-        self._cut: Any = None
+        self._shut_down: Any = None
         self.waiting_since: float | None = None
         self.answer_limit = DEAD_PEER_SECONDS
         """Seconds of waiting after which the server is asked whether it still works on the
@@ -113,7 +113,7 @@ class Session:
         if opening is not None:
             opening.cancel()
         if connection is not None:
-            self._cut = connection
+            self._shut_down = connection
             shut_down(connection)
 
     def is_served(self) -> bool:
@@ -157,7 +157,7 @@ class Session:
             self.waiting_since = None
 
     def _open(self) -> Any:
-        if self._connection is not None and self._connection is self._cut:
+        if self._connection is not None and self._connection is self._shut_down:
             self._drop_connection()
         if self._connection is None or self._connection.closed:
             self.answer_limit = answer_limit(parameters_of(self._dsn))

@@ -59,7 +59,7 @@ class Requests:
         """Make sure that every table has a comparison; begin a new one unless it must wait."""
         self._ledger.forget_unconfigured(self._work.tables)
         for scope in self._scopes:
-            self._ledger.settle(scope.table, scope.space)
+            self._ledger.drop_outdated(scope.table, scope.space)
         known = self._ledger.comparisons()
         names = known.keys() | self._work.undelivered.problems.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]

@@ -126,10 +126,10 @@ class SliceReader:
 
     def read_keys(self, table: Table, keys: Collection[Key]) -> Scan:
         """Read some rows by key."""
-        return self._read_again(lambda: self._rows.look(table, keys))
+        return self._read_again(lambda: self._rows.scan_keys(table, keys))
 
     def _read_missing(self, table: Table, keys: Collection[Key]) -> Scan:
-        return self._read_again(lambda: self._rows.gone(table, keys))
+        return self._read_again(lambda: self._rows.scan_missing(table, keys))
 
     def _read_again(self, read: Callable[[], Scan | None]) -> Scan:
         """Repeat a read until the table is not rewritten meanwhile."""
@@ -219,5 +219,5 @@ class Work:
         return [scope.table for scope in self.scopes]
 
     def problem_of(self, tables: Sequence[Table]) -> str:
-        """The reason why changes of one of the tables are not delivered; empty if all are."""
+        """Return why changes of one of the tables are undelivered; empty if none are."""
         return self.undelivered.problem_of(tables)

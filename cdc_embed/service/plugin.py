@@ -8,7 +8,7 @@ from cdc_embed.setup.connections import Connections
 from cdc_embed.target.registry import registered_tables
 from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.messages import Decoder
-from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
+from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ def _followed(table: Table) -> Followed:
     )
 
 
-def _registered(databases: Connections) -> dict[TableName, Followed]:
+def _registered(databases: Connections) -> dict[QualifiedName, Followed]:
     """List tables that were configured before, because positions count their changes too.
 
     A stored name does not say which of its dots divides schema and table, so each is tried. No oid

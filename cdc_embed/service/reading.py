@@ -30,7 +30,7 @@ def open_session(config: Config, side: Side, name: str) -> Session:
 
 
 def coverage_of(config: Config, session: Session) -> Coverage:
-    """The coverage of the configured output plugin, asked in this session."""
+    """Return the coverage of the configured output plugin, read in this session."""
     return COVERAGES[config.source.plugin](session, config)
 
 
@@ -82,7 +82,7 @@ class ComparisonStarter:
 
     def compare_again(self, table: Table) -> None:
         """Begin the comparison of the table anew."""
-        self._ledger.again([table.full_name], None)
+        self._ledger.compare_again([table.full_name], None)
         log.warning("table was not delivered, every row is compared", table=table.full_name)
 
     def close(self) -> None:

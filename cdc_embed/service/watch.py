@@ -102,7 +102,7 @@ class Watch:
         self._undelivered.problems = undelivered  # first, so that no comparison of them begins
         gone = undelivered.keys() - self._undelivered_names
         if gone:
-            self._ledger.again(gone, None)
+            self._ledger.compare_again(gone, None)
         for table in sorted(gone):
             log.error("table is paused", table=table, problem=undelivered[table], hint=REPAIR)
         for table in sorted(self._undelivered_names - undelivered.keys()):
@@ -129,7 +129,7 @@ class Watch:
                 continue
             shape = self._databases.coverage.shape(source.table)
             if known.shape != shape:
-                self._ledger.again([name], shape)
+                self._ledger.compare_again([name], shape)
                 log.info("table or its publication was altered, every row is compared", table=name)
 
     def _check_confirmed(self, facts: Facts) -> None:

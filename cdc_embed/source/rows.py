@@ -76,14 +76,14 @@ class RowReader:
         finally:
             self.waiting_for = None
 
-    def look(self, table: Table, keys: Collection[Key]) -> Scan | None:
+    def scan_keys(self, table: Table, keys: Collection[Key]) -> Scan | None:
         """Return the rows with these keys; None when the table was rewritten meanwhile."""
         found = self._parts(table, list(keys), _by_key)
         if found is None:
             return None
         return Scan(rows={key: found.rows.get(key) for key in keys}, snapshot=found.snapshot)
 
-    def gone(self, table: Table, keys: Collection[Key]) -> Scan | None:
+    def scan_missing(self, table: Table, keys: Collection[Key]) -> Scan | None:
         """Return the keys that have no row; None when the table was rewritten meanwhile."""
         found = self._parts(table, list(keys), _present)
         if found is None:

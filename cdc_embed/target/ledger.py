@@ -83,7 +83,7 @@ class Ledger:
             cursor.execute(self._sql("read_reconciles"))
             return {row[0]: _comparison(row) for row in cursor.fetchall()}
 
-    def settle(self, table: Table, space: int) -> None:
+    def drop_outdated(self, table: Table, space: int) -> None:
         """Drop the comparison of another table of this name, or of another space."""
         values = {**_values(table, space), "slot": self._slot}
         with self._session.transaction("reconcile") as cursor:
@@ -113,7 +113,7 @@ class Ledger:
             )
             cursor.execute(self._sql("drop_old_requests"))
 
-    def again(self, names: Iterable[str], shape: str | None) -> None:
+    def compare_again(self, names: Iterable[str], shape: str | None) -> None:
         """Compare these source tables from their beginning, because changes were undelivered.
 
         This needs no request, because a delivered change would have been embedded without one.

@@ -220,7 +220,7 @@ class Store:
         repeat it.
         """
         if self._in_doubt:
-            self._settle()
+            self._await_lost_commit()
         try:
             with self._writer.transaction("checkpoint", rows=True) as cursor:
                 if self._is_committed(cursor, batch_seq):
@@ -232,7 +232,7 @@ class Store:
             raise
         self._staged[self._writer.generation] = staged
 
-    def _settle(self) -> None:
+    def _await_lost_commit(self) -> None:
         """Wait for the end of an attempt whose answer was lost, because its COMMIT can still be
         running.
 
@@ -241,7 +241,7 @@ class Store:
         ended.
         """
         with self._writer.transaction("checkpoint") as cursor:
-            cursor.execute(self._sql["settle"], {"slot": self._slot})
+            cursor.execute(self._sql["await_commit"], {"slot": self._slot})
             if cursor.fetchone() != (self.epoch,):  # another epoch: those writers are not ours
                 raise FencedError(slot=self._slot, epoch=self.epoch)
             cursor.execute(self._sql["end_old_writers"], self._old_writers)

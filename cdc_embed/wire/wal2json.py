@@ -61,7 +61,7 @@ _NUMBER: Final = re.compile(rb'"value":\s*(-?[0-9][0-9.eE+-]*)')
 
 _ESCAPED: Final = str.maketrans({c: f"\\{c}" for c in " \t\n\r\v\f',.*\\"})
 
-TableName = tuple[str, str]
+QualifiedName = tuple[str, str]
 """Schema and table."""
 _Names = frozenset[str]
 _NOTHING: Final[_Names] = frozenset()
@@ -78,7 +78,7 @@ class Followed:
     """The columns that are decoded; the others are left out, as pgoutput's column list does."""
 
 
-def options(tables: Iterable[TableName]) -> dict[str, str]:
+def options(tables: Iterable[QualifiedName]) -> dict[str, str]:
     """Return the options of START_REPLICATION for these tables."""
     names = (f"{schema.translate(_ESCAPED)}.{name.translate(_ESCAPED)}" for schema, name in tables)
     return {**OPTIONS, "add-tables": ",".join(names)}
@@ -91,7 +91,7 @@ class Wal2json:
     that Python has for it.
     """
 
-    def __init__(self, tables: Mapping[TableName, Followed], codec: str = UTF8) -> None:
+    def __init__(self, tables: Mapping[QualifiedName, Followed], codec: str = UTF8) -> None:
         self._tables = tables
         self._codec = codecs.lookup(codec).name
         self._layouts: dict[int, _Layout] = {}
@@ -275,7 +275,7 @@ class _Line:
     def fail(self, field: str, problem: str) -> DecodeError:
         return DecodeError(message=self.message, problem=problem, field=field, offset=0)
 
-    def table(self) -> TableName:
+    def table(self) -> QualifiedName:
         return self._need("schema", str), self._need("table", str)
 
     def xid(self) -> int:

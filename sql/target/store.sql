@@ -50,7 +50,7 @@ where application_name = left(%(application_name)s, 63) and datname = current_da
 -- The epoch and the last batch of a slot, without a lock.
 select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
 
--- name: settle
+-- name: await_commit
 -- Wait for a transaction that has recorded a batch and is in its COMMIT; the epoch after it.
 select epoch from {schema}.checkpoint where slot = %(slot)s for share
 

@@ -28,7 +28,7 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.source.stream import Frame, Stream
 from cdc_embed.wire import wal2json
 from cdc_embed.wire.pgoutput import decode
-from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
+from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 from tests.golden import script
 from tests.installed import INSTALLED, InstalledPostgres
 
@@ -95,7 +95,7 @@ def capture_wal2json(name: str, version: int) -> list[Frame]:
 CAPTURES = {"pgoutput": capture_pgoutput, "wal2json": capture_wal2json}
 
 
-def followed(cursor: Any) -> dict[TableName, Followed]:
+def followed(cursor: Any) -> dict[QualifiedName, Followed]:
     """Every table of the script, with the columns that it will ever have; of one a part."""
     cursor.execute(
         "select relnamespace::regnamespace::text, relname::text, attrelid::oid::int,"

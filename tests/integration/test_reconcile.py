@@ -219,7 +219,7 @@ def test_read_across_a_rewrite_is_not_believed(
     def read() -> Scan | None:
         if how == "scan":
             return rows.scan(table, None, 1000, 1 << 20)
-        return rows.look(table, [("1",), ("2",)])
+        return rows.scan_keys(table, [("1",), ("2",)])
 
     found = read()
     assert found is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 from cdc_embed.errors import DecodeError
 from cdc_embed.wire.messages import Message
-from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
+from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "wal2json-15"
 OID = 16384
@@ -21,7 +21,7 @@ def frame(
     columns: Mapping[str, tuple[int, str]] | None = None,
     identity: Mapping[str, tuple[int, str]] | None = None,
     pk: tuple[str, ...] = ("id",),
-    table: TableName = ("public", "t"),
+    table: QualifiedName = ("public", "t"),
 ) -> bytes:
     """A row's line; a column is its type's oid and its value as JSON."""
     parts = [f'"action":"{action}","xid":7,"timestamp":"{MOMENT}","lsn":"0/10"']
@@ -68,7 +68,7 @@ def refusal(payload: bytes, follower: Wal2json | None = None) -> DecodeError:
 
 
 @cache
-def golden() -> tuple[dict[TableName, Followed], list[bytes], list[str]]:
+def golden() -> tuple[dict[QualifiedName, Followed], list[bytes], list[str]]:
     """The tables that were asked for, the frames, and what they mean."""
     head, *lines = _stored()
     tables = {

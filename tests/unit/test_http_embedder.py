@@ -567,16 +567,16 @@ def test_a_key_that_no_header_can_carry_is_refused_unseen(tmp_path: Path) -> Non
 def test_limit_lets_one_second_through_at_once_and_then_spreads() -> None:
     pace = Pace(120)
 
-    assert [pace.take(1, 0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
-    assert pace.take(1, 100.0) == 0.0
+    assert [pace.reserve(1, 0.0) for _ in range(5)] == [0.0, 0.0, 0.0, 0.5, 1.0]
+    assert pace.reserve(1, 100.0) == 0.0
 
 
 def test_more_than_a_limit_allows_is_paid_for_afterwards() -> None:
     pace = Pace(60)
 
-    assert pace.take(90, 0.0) == 0.0
-    assert pace.take(1, 0.0) == 89.0
-    assert pace.take(1, 90.0) == 0.0
+    assert pace.reserve(90, 0.0) == 0.0
+    assert pace.reserve(1, 0.0) == 89.0
+    assert pace.reserve(1, 90.0) == 0.0
 
 
 @given(st.integers(1, 600), st.lists(st.tuples(st.integers(1, 50), st.floats(0, 30)), max_size=60))
@@ -584,7 +584,7 @@ def test_no_minute_has_more_than_its_limit(per_minute: int, calls: list[tuple[in
     pace, now, taken = Pace(per_minute), 0.0, []
     for units, pause in calls:
         now += pause
-        taken.append((now + pace.take(units, now), units))
+        taken.append((now + pace.reserve(units, now), units))
 
     for begin, _ in taken:
         window = [units for at, units in taken if begin <= at < begin + 60]
@@ -593,7 +593,7 @@ def test_no_minute_has_more_than_its_limit(per_minute: int, calls: list[tuple[in
 
 
 def test_zero_is_no_limit() -> None:
-    assert [Pace(0).take(10**9, 0.0) for _ in range(3)] == [0.0] * 3
+    assert [Pace(0).reserve(10**9, 0.0) for _ in range(3)] == [0.0] * 3
 
 
 @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])

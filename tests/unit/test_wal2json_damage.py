@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cdc_embed.errors import DecodeError
 from cdc_embed.wire.messages import UNCHANGED, WITHHELD, Begin, Commit, Relation
-from cdc_embed.wire.wal2json import Followed, TableName, Wal2json
+from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 from tests.unit.json_lines import INT8, MOMENT, decoder, frame, golden, outcome, refusal, text
 
 total = settings(
@@ -23,7 +23,7 @@ total = settings(
 )
 
 
-def check(payload: bytes, tables: Mapping[TableName, Followed]) -> None:
+def check(payload: bytes, tables: Mapping[QualifiedName, Followed]) -> None:
     """Messages whose rows fit their Relation, or a DecodeError."""
     messages = outcome(payload, Wal2json(tables))
     if isinstance(messages, DecodeError):

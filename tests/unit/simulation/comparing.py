@@ -112,14 +112,14 @@ class Reader:
 
         return self._read(source, fetch)
 
-    def look(self, source: Table, keys: Collection[Key]) -> Scan | None:
+    def scan_keys(self, source: Table, keys: Collection[Key]) -> Scan | None:
         def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
             return {key: as_found(source, rows.get(key[0])) for key in keys}, False
 
         return self._read(source, fetch)
 
-    def gone(self, source: Table, keys: Collection[Key]) -> Scan | None:
-        found = self.look(source, keys)
+    def scan_missing(self, source: Table, keys: Collection[Key]) -> Scan | None:
+        found = self.scan_keys(source, keys)
         if found is None:
             return None
         gone: dict[Key, Read | None] = {k: None for k, row in found.rows.items() if row is None}
