@@ -150,7 +150,7 @@ class Metrics:
         )
         self.listener_errors = self._counter("listener_errors", "Exceptions raised by listeners.")
         self.listener_rows_dropped = self._counter(
-            "listener_rows_dropped", "Committed rows not told, because a listener was too slow."
+            "listener_rows_dropped", "Committed rows dropped, because a listener was too slow."
         )
         self.confirmed_beyond_durable = self._counter(
             "confirmed_beyond_durable", "Slot seen beyond the recorded position; must be 0."

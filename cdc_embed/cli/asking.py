@@ -81,7 +81,8 @@ def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:
 
 
 def _is_led(databases: Connections) -> bool:
-    """Whether a service reads the slot; raises if another program does, which never answers."""
+    """Return whether a service reads the slot; raise if another program does, because it never
+    answers."""
     slot = databases.catalogue.slot()
     if slot is None or not slot.active:
         return False

@@ -264,7 +264,7 @@ class EmbeddedPostgres:
         )
 
     def _may_run(self, binaries: Path) -> bool:
-        """Whether the server's account can reach the binaries and the files beside them."""
+        """Return whether the server's account can reach the binaries and the files beside them."""
         needed = [str(binaries / "postgres"), str(binaries.parent / "share")]
         test = ["/bin/sh", "-c", 'test -x "$1" && test -r "$2"', "test", *needed]
         return self._spawn(test).wait() == 0
@@ -352,7 +352,7 @@ def _free_port() -> int:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """Whether the postmaster says so in its lock file, as ``pg_ctl --wait`` asks."""
+    """Return whether the postmaster's lock file says ready, as ``pg_ctl --wait`` checks."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
     except FileNotFoundError:

@@ -222,7 +222,7 @@ class Script:
 
 
 def percentiles(seconds: Sequence[float]) -> tuple[float | None, float | None]:
-    """The 50th and the 95th percentile, in seconds; None without data."""
+    """Return the 50th and the 95th percentile, in seconds; None without data."""
     if len(seconds) < 2:
         return None, None
     cuts = quantiles(seconds, n=20)

@@ -167,7 +167,7 @@ class Batches:
         return futures + [f.writing for f in self._in_flight if f.writing is not None]
 
     def close(self) -> None:
-        """Wait for the workers to end what they do, then let go of them."""
+        """Wait until the workers have ended their work, then release them."""
         self._prepare.shutdown(wait=True, cancel_futures=True)
         self._write.shutdown(wait=True, cancel_futures=True)
 

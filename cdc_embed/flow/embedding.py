@@ -26,11 +26,12 @@ MOST_LETTERS_IN_A_ROW: Final = 25
 """After so many refusals without one success it is the configuration, not the texts."""
 
 BATCH_SECONDS: Final = 0.5
-"""What one batch should take to embed: long enough to be efficient, short enough to be fresh."""
+"""Seconds that one batch should take to embed: long enough for efficiency, short enough for fresh
+vectors."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
 
 Refusal = tuple[str, str]
-"""(class, error) of a dead letter."""
+"""(reason, error) of a dead letter."""
 REFUSED: Final = "refused"
 TOO_LONG: Final = "too_long"
 
@@ -78,7 +79,7 @@ class EmbeddingRunner:
         return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
 
     def close(self) -> None:
-        """Let go of the workers; the embedder is its owner's to close."""
+        """Release the workers; the owner closes the embedder."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def give_up(self) -> None:

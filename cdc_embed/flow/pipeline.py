@@ -127,7 +127,7 @@ class Pipeline:
         return not wait(working, seconds).not_done
 
     def close(self) -> None:
-        """Wait for the workers to end what they do, then let go of them."""
+        """Wait until the workers have ended their work, then release them."""
         self._batches.close()
         self._waker.close()
 

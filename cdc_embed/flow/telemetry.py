@@ -1,6 +1,7 @@
-"""The loop's counters and ages, and the listeners that hear of commits.
+"""The loop's counters and ages, and the listeners that are called after commits.
 
-Written by the loop's thread, read by the web's: every attribute is replaced whole, never mutated.
+The loop's thread writes them and the web's reads them, so every attribute is replaced whole, never
+mutated.
 """
 
 import time
@@ -174,7 +175,7 @@ class Telemetry:
 def _committed(
     table: Table, key: Key, action: Action, change: Change | None = None, now: float = 0.0
 ) -> Committed | None:
-    """What listeners hear of an action; None when no reader of the vectors sees a difference."""
+    """Return the row for listeners; None when no reader of the vectors sees a difference."""
     op = _OPS.get(type(action))
     if op is None or isinstance(action, Forget):
         return None

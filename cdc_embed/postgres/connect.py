@@ -92,12 +92,12 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
 
 
 def connect_for_replication(dsn: str, application_name: str) -> Any:
-    """Return a new replication connection of psycopg2, with the settings that fix how values look.
+    """Return a new replication connection of psycopg2, with the settings of the values' text form.
 
-    Driver errors are the caller's to translate.
+    Driver errors are left to the caller to translate.
     """
     given = parameters_of(dsn)
-    # replication commands know no other way to write a string
+    # replication commands accept no other string syntax
     fixed = {**VALUE_SETTINGS, "standard_conforming_strings": "on"}
     settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in fixed.items())
     parameters = {

@@ -43,7 +43,7 @@ class Pulse:
                 Thread(target=self._run, name="pulse", daemon=True).start()
 
     def unwatch(self, watched: Watched) -> None:
-        """Look after it no longer; without anything to watch the thread ends at once."""
+        """Stop watching the session; when none is watched the thread ends at once."""
         with self._changed:
             self._asked.pop(watched, None)
             if not self._asked:

@@ -36,12 +36,12 @@ class Health:
         return self.telemetry.positions
 
     def problem_alive(self) -> str | None:
-        """The reason to restart the process; None while the loop turns."""
+        """Return the reason to restart the process; None while the loop turns."""
         silent = time.monotonic() - self.telemetry.ticked_at
         return f"the loop has not turned for {silent:.0f} s" if silent > DEAD_LOOP_SECONDS else None
 
     def problem_ready(self) -> str | None:
-        """The reason why the service does no useful work now; None while it does."""
+        """Return why the service does no useful work now; None while it does."""
         phase = self.instance.phase
         if not phase.useful:
             return phase.value
@@ -54,7 +54,7 @@ class Health:
         return None
 
     def live(self) -> Live:
-        """The part of ``status`` that only the running process knows."""
+        """Return the part of ``status`` that is only in the running process."""
         return Live(
             state=self.instance.phase.value,
             role="leader" if self.instance.leading else "standby",
@@ -64,7 +64,7 @@ class Health:
         )
 
     def _waiting(self) -> dict[str, str]:
-        """The things that the service waits for now, by stage."""
+        """Return what the service waits for now, by stage."""
         instance = self.instance
         waiting = {stage: trouble.problem for stage, trouble in self.patience.troubles.items()}
         if self.refetcher.waiting_for is not None:

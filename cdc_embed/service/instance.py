@@ -257,7 +257,7 @@ class Instance:
             self._set_phase(Phase.DRAINING)
             self._drain(pipeline, connected=True)
         except (ReplicationError, SourceUnavailableError) as exc:
-            # a server that stops waits for its walsenders: let go of ours before anything else
+            # a stopping server waits for its walsenders, so ours is closed before anything else
             stream.close()
             # batches in flight are whole: their work must not be lost with the connection
             self.lost = str(exc)

@@ -179,14 +179,14 @@ class Service:
         return self._current.metrics.registry
 
     def status(self) -> dict[str, Any]:
-        """The object that ``cdc-embed status --json`` prints; from memory, no database."""
+        """Return the object that ``cdc-embed status --json`` prints; from memory, no database."""
         live = replace(self._current.health.live(), state=self.phase.value)
         return status(self._current.watch.facts, live)
 
     def problem_alive(self) -> str | None:
-        """The reason to restart the process; None while the loop turns."""
+        """Return the reason to restart the process; None while the loop turns."""
         return None if self._repairing else self._current.health.problem_alive()
 
     def problem_ready(self) -> str | None:
-        """The reason why the service does no useful work now; None while it does."""
+        """Return why the service does no useful work now; None while it does."""
         return self.phase.value if self._repairing else self._current.health.problem_ready()

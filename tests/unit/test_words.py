@@ -1,0 +1,233 @@
+"""The words of the code, read from its source: the patterns of "plain words" that a program sees.
+
+Rules are functions from texts of modules to what breaks them, so that each can be shown a module
+that does. What makes a sentence clear is for a reader to judge.
+"""
+
+import ast
+import io
+import re
+import tokenize
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import cdc_embed
+from cdc_embed.sql import folder
+
+Texts = dict[str, str]
+"""The text of each module, by its path."""
+Rule = Callable[[Texts], list[str]]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+QUESTION = re.compile(r"(What|Who|Whose|Whom|Which|Where|How|Why)\b")
+NO_VERB = re.compile(
+    r"(Whether|The|A|An|This|These|Those|Its|One|Some|All|Any|Every|Everything|Nothing|None)\b"
+)
+
+NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "payload"}
+"""Words for vague or foreign things. ``payload`` is for raw bytes only."""
+
+FORMER = {
+    "Absence", "Comparer", "Desk", "Later", "Named", "Published", "Stock",
+    "COMES_BACK", "SOON", "both", "now_or_never", "source_table",
+}  # fmt: skip
+"""Names that had several meanings or none; each thing has another one now."""
+
+PHRASES = re.compile(
+    r"\bstands? still\b|\blets? go\b|\bbelieves?\b|\bhears?\b|\bknows nothing\b", re.IGNORECASE
+)
+"""Persons for things, and seven ways to say that the changes of a table are undelivered."""
+
+
+def read_texts() -> Texts:
+    package = Path(cdc_embed.__file__).parent
+    return {
+        str(path.relative_to(package.parent)): path.read_text(encoding="utf-8")
+        for path in sorted(package.rglob("*.py"))
+    }
+
+
+TEXTS = read_texts()
+
+
+@cache
+def nodes(text: str) -> tuple[ast.AST, ...]:
+    """Return the whole tree of a module; remembered, because every rule walks it."""
+    return tuple(ast.walk(ast.parse(text)))
+
+
+def docstrings(text: str) -> Iterator[tuple[ast.AST, str, int]]:
+    """Yield (owner, text, line) of every docstring; that of a value belongs to the value."""
+    for node in nodes(text):
+        body = getattr(node, "body", None)
+        if not isinstance(body, list):
+            continue
+        for before, statement in zip([node, *body], body, strict=False):
+            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                value = statement.value.value
+                if isinstance(value, str):
+                    yield before, value.strip(), statement.lineno
+
+
+def is_method(node: ast.AST) -> bool:
+    """Return whether it is a function, but not a property, which is a value to its readers."""
+    return isinstance(node, Function) and not any(
+        "property" in ast.unparse(decorator) for decorator in node.decorator_list
+    )
+
+
+def given_names(text: str) -> Iterator[tuple[str, int, ast.expr | None]]:
+    """Yield (name, line, annotation) of everything that a module gives a name to."""
+    annotated = {id(node.target) for node in nodes(text) if isinstance(node, ast.AnnAssign)}
+    for node in nodes(text):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                yield node.name, node.lineno, None
+            case ast.arg():
+                yield node.arg, node.lineno, node.annotation
+            case ast.AnnAssign(target=ast.Name(id=name)):
+                yield name, node.lineno, node.annotation
+            case ast.Name(ctx=ast.Store()) if id(node) not in annotated:
+                yield node.id, node.lineno, None
+            case ast.Attribute(ctx=ast.Store()):
+                yield node.attr, node.lineno, None
+
+
+def words_of(name: str) -> set[str]:
+    """Return the words of ``_by_item`` or ``ItemManager`` in small letters."""
+    parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[0-9]+", name)
+    return {part.lower() for part in parts}
+
+
+def sayings(text: str) -> Iterator[tuple[str, int]]:
+    """Yield (text, line) of every comment, docstring, message and log line."""
+    for node in nodes(text):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield " ".join(node.value.split()), node.lineno
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string, token.start[0]
+
+
+# -- the rules --------------------------------------------------------------------------------
+
+
+def questions(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {doc[:60]}"
+        for path, text in texts.items()
+        for _, doc, line in docstrings(text)
+        if QUESTION.match(doc)
+    ]
+
+
+def functions_without_a_verb(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {doc[:60]}"
+        for path, text in texts.items()
+        for owner, doc, line in docstrings(text)
+        if is_method(owner) and NO_VERB.match(doc)
+    ]
+
+
+def vague_names(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {name}"
+        for path, text in texts.items()
+        for name, line, annotation in given_names(text)
+        if NOT_USED & words_of(name)
+        and not (name == "payload" and annotation and ast.unparse(annotation) == "bytes")
+    ]
+
+
+def former_names(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {name}"
+        for path, text in texts.items()
+        for name, line, _ in given_names(text)
+        if name.removeprefix("_") in FORMER
+    ]
+
+
+def figures_of_speech(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {found[0]}"
+        for path, text in texts.items()
+        for saying, line in sayings(text)
+        if (found := PHRASES.search(saying))
+    ]
+
+
+# -- the tree as it is -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [questions, functions_without_a_verb, vague_names, former_names, figures_of_speech],
+)
+def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
+    assert len(TEXTS) > 40
+    assert rule(TEXTS) == []
+
+
+def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
+    """Not by a question. Migrations keep the text that servers have the checksum of."""
+    files = [path for path in folder().rglob("*.sql") if path.parent.name != "migrations"]
+    described = re.compile(r"^-- name: \w+\n-- (.+)$", re.MULTILINE)
+    lines = [line for path in files for line in described.findall(path.read_text())]
+    assert len(lines) > 100
+    assert [line for line in lines if QUESTION.match(line)] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        (questions, '"""What the module holds."""'),
+        (questions, 'class X:\n    """Which rows are left."""'),
+        (questions, 'class X:\n    @property\n    def x(self):\n        """How many there are."""'),
+        (questions, 'LIMIT = 1\n"""How many at once."""'),
+        (questions, 'class X:\n    limit: int\n    """Why it waits."""'),
+        (functions_without_a_verb, 'def f():\n    """Whether it is there."""'),
+        (functions_without_a_verb, 'async def f():\n    """The rows."""'),
+        (functions_without_a_verb, 'class X:\n    def f(self):\n        """A new connection."""'),
+        (vague_names, "def handle(): ..."),
+        (vague_names, "class TableManager: ..."),
+        (vague_names, "for item in rows: ..."),
+        (vague_names, "def f(last_offset): ..."),
+        (vague_names, "self.payload = x"),
+        (vague_names, "payload: str = x"),
+        (former_names, "def f(both): ..."),
+        (former_names, "class Desk: ..."),
+        (former_names, "SOON = 1.0"),
+        (figures_of_speech, "# the server hears it"),
+        (figures_of_speech, 'log.error("table stands still")'),
+        (figures_of_speech, 'def f():\n    """Let go of\n    it."""'),
+    ],
+)
+def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
+    assert len(rule({"x.py": code})) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        (questions, 'def f():\n    """Return what is left; None when nothing is."""'),
+        (questions, 'def f():\n    print("Which table?")'),
+        (functions_without_a_verb, 'class X:\n    """The rows."""'),
+        (
+            functions_without_a_verb,
+            'class X:\n    @property\n    def f(self):\n        """A row."""',
+        ),
+        (functions_without_a_verb, 'X = 1\n"""Whether it is on."""'),
+        (vague_names, "for name, value in rows.items(): ..."),
+        (vague_names, "class Frame:\n    payload: bytes"),
+        (vague_names, "def asynchronous(handled): ..."),
+        (former_names, "import both"),
+        (figures_of_speech, "# the target lets another writer go on"),
+    ],
+)
+def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, code: str) -> None:
+    assert rule({"x.py": code}) == []
