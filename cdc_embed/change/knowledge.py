@@ -7,8 +7,8 @@ batch is committed, so a rollback needs no undoing but a ``replan``.
 
 The rule of provenance, here and nowhere else: a stored row proves what a later change leaves out
 (an unchanged value) only if its text came by the log, and not while its table is compared. A text
-that was read from the source can be ahead of the log: it may belong to a later version, or to
-another row that took the key since. A row of a table that is compared may have missed changes.
+that was read from the source can be ahead of the log: it can belong to a later version, or to
+another row that took the key since. A row of a table that is compared can have missed changes.
 """
 
 from collections import OrderedDict, deque
@@ -77,7 +77,7 @@ class Outcome:
     states: States
     truncated: frozenset[Table]
     hashes: frozenset[tuple[Table, bytes]]
-    """Chunks that it writes: later batches may take their vectors from there."""
+    """Chunks that it writes: later batches can take their vectors from there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +138,7 @@ class Knowledge:
             )
             self._committed = OrderedDict(kept)
         for row, state in outcome.states.items():
-            if isinstance(state, Refused):  # somebody may drop the letter: it is looked up
+            if isinstance(state, Refused):  # looked up, because a user can drop the letter
                 self._committed.pop(row, None)
                 continue
             self._committed[row] = state

@@ -238,7 +238,7 @@ class _Layout:
     text: tuple[int | None, ...]
     metadata: tuple[int | None, ...]
     """None: the log did not carry the column at that time. That is not NULL: where the value
-    counts, the row is read from the source, because the column may be gone there by now."""
+    counts, the row is read from the source, because the column can be gone there by now."""
 
     @classmethod
     def of(cls, table: Table, relation: Relation) -> "_Layout":

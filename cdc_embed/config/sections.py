@@ -137,8 +137,8 @@ class EmbedderConfig(Section):
     api_key_file: str = ""
     """http: file that holds the key."""
     tokenizer: str = ""
-    """http: folder or name of the model's tokenizer. Empty: tokens are estimated as UTF-8 bytes /
-    3."""
+    """http: folder or name of the model's tokenizer. Empty: a token is estimated as
+    3 bytes of UTF-8."""
     timeout: Annotated[Duration, ABOVE_ZERO] = 30.0
     """http: time limit of one request. An overloaded service answers slowly before it fails."""
     concurrency: Annotated[int, Field(ge=1), NOT_A_BOOL] = 4

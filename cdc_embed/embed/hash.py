@@ -15,7 +15,7 @@ from cdc_embed.embed.base import ModelCard, Vectors
 class HashEmbedder:
     """Standard normal numbers, seeded with the text's BLAKE2b, scaled to unit length.
 
-    A token is a word between white space. Without ``window`` a text may have any length.
+    A token is a word between white space. Without ``window`` a text can have any length.
     """
 
     def __init__(

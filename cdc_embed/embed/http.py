@@ -46,7 +46,7 @@ _KEY_HINT = (
 )
 _ADDRESS_HINT = (
     "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
-    "name that the service knows"
+    "name of one of its models"
 )
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "

@@ -2,7 +2,7 @@
 
 One worker prepares a batch (look up, decide, embed) while another writes the one before; one at a
 time each, so a plan always rests on what every batch before it makes of its rows. What is pending
-waits here too: a batch may turn out to be worth only a part of what it was given.
+waits here too: a batch can turn out to be worth only a part of what it was given.
 
 A batch keeps its events until it is committed. When it cannot be written as it was prepared, it and
 all behind it are prepared again, in place: the plans are dropped, what they cost is kept.
@@ -36,7 +36,7 @@ NEAR_THE_END: Final = 256
 STARVING_SECONDS: Final = 2.0
 """After so long rows that were read have their turn, however much of the log waits."""
 WRITE_QUEUE: Final = 2
-"""Prepared batches that may wait for the writer."""
+"""Prepared batches that can wait for the writer."""
 LEFT_OUT_SECONDS: Final = 2.0
 """For how long a hot row's newer version may keep its older ones from being embedded."""
 

@@ -141,7 +141,7 @@ class EmbeddingRunner:
         """Try once; blame a single text only if the service is well.
 
         When it is not, that is a passing failure. Once it is, the text gets another chance: the
-        service may have recovered between the two.
+        service can have recovered between the two.
         """
         try:
             return self._call(texts)
@@ -163,7 +163,7 @@ class EmbeddingRunner:
     def _count(self, result: Embedded, *, again: bool) -> None:
         """Raise after many letters without one success: that is the configuration's fault.
 
-        In which order a batch was tried says nothing: bad texts may be alike, in length as well.
+        In which order a batch was tried says nothing: bad texts can be alike, in length as well.
         """
         errors = [error for reason, error in result.refused.values() if reason == REFUSED]
         if result.vectors:

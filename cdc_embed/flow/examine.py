@@ -34,7 +34,7 @@ class Extract:
 
     slice: Slice
     hidden: frozenset[Key]
-    """Rows for which the slice's snapshot may be too old."""
+    """Rows for which the slice's snapshot can be too old."""
 
 
 class Examiner:

@@ -44,7 +44,7 @@ class Examined:
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     hidden: frozenset[Key] = frozenset()
-    """Rows that the snapshot may be too old about: to be read again."""
+    """Rows that the snapshot can be too old about: to be read again."""
     rest: Mapping[Key, Row | None] = field(default_factory=dict)
     """Rows that would have made the batch too large: to be handed over again as they are."""
 

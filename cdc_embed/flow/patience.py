@@ -68,7 +68,7 @@ class _Wait:
 class Patience:
     """Repeats an attempt until it succeeds, for as long as it takes, or until abandoned.
 
-    Several workers may wait for the same stage: one that succeeds says nothing of the others.
+    Several workers can wait for the same stage: one that succeeds says nothing of the others.
     """
 
     def __init__(self, abandon: Event, on_error: Callable[[str, CdcEmbedError], None]) -> None:

@@ -171,7 +171,7 @@ class Pipeline:
     def _oldest(self) -> float | None:
         """Return the Unix time of the oldest commit that is not reflected, or None."""
         begin = self._assembler.open_transaction
-        if self._batches.idle and begin is not None:  # reading on may have to wait for the target
+        if self._batches.idle and begin is not None:  # reading on can have to wait for the target
             return begin.committed_at.timestamp()
         return self._batches.oldest()
 
@@ -218,7 +218,7 @@ class Pipeline:
             readers.append(self._stream.sentinel)
         if reading:
             readers.append(self._stream)
-            if self._buffered:  # a whole frame may be in the driver's buffer, not in the socket
+            if self._buffered:  # a whole frame can be in the driver's buffer, not in the socket
                 seconds = 0
         if self._batches.lingers:
             seconds = min(seconds, self._limits.linger)

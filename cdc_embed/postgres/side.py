@@ -55,7 +55,7 @@ MISSING_FILE: Final = "58P01"
 """A library that is not installed; waiting does not help."""
 DEPENDED_ON: Final = "2BP01"
 HINTS: Final = {
-    PRIVILEGE: "grant what is denied to the user of the DSN, then run: cdc-embed doctor",
+    PRIVILEGE: "grant the missing privilege to the user of the DSN, then run: cdc-embed doctor",
     DEPENDED_ON: "drop the dependent objects or make them independent of it, then try again",
     MISSING_FILE: "install it on the server (Debian's wal2json: postgresql-NN-wal2json), "
     'or set source.plugin = "pgoutput"',

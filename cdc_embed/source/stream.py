@@ -89,7 +89,7 @@ class Guard:
     def __init__(self) -> None:
         self._data_start = ZERO
         self._forwarded = ZERO
-        """The highest position that the cursor may have taken for confirmed."""
+        """The highest position that the cursor can have taken for confirmed."""
 
     @property
     def forwards(self) -> bool:
@@ -104,7 +104,7 @@ class Guard:
             self._data_start = data_start
 
     def forwarded_beyond(self, progress: Progress) -> bool:
-        """Return whether the cursor may hold a position that is not recorded."""
+        """Return whether the cursor can hold a position that is not recorded."""
         return not progress.is_recorded(self._forwarded)
 
     def may_read(self, progress: Progress) -> bool:

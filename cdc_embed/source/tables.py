@@ -119,7 +119,11 @@ def _find(
     ]
     if not readable:
         problems.append(
-            _bad(entry, "it may not be read", f"grant select on {entry.name} to {role};")
+            _bad(
+                entry,
+                f"role {role} has no right to read it",
+                f"grant select on {entry.name} to {role};",
+            )
         )
     partitions = _partitions(cursor, oid) if kind == "p" else []
     problems += [_bad(entry, problem, fix) for problem, fix in _problems_of(partitions)]

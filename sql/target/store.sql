@@ -197,7 +197,7 @@ select {typed_keys}, chunk, embedding, chunk_text, start_offset, end_offset, doc
 from {stage}
 
 -- name: forget_documents
--- Take the proof from these rows, because their text may be out of date; searches still find them.
+-- Take the proof from these rows, because their text can be out of date; searches still find them.
 update {table} t set document_hash = ''
 from unnest({key_arrays}) as k ({key_names}) where {key_matches}
 
