@@ -103,7 +103,7 @@ def make_server() -> Iterator[Callable[..., Server]]:
         server.close()
 
 
-def test_connecting_to_a_server_that_says_nothing_can_be_given_up(
+def test_connecting_to_a_silent_server_can_be_cancelled(
     make_server: Callable[..., Server],
 ) -> None:
     server = make_server()
@@ -112,7 +112,7 @@ def test_connecting_to_a_server_that_says_nothing_can_be_given_up(
         statement = executor.submit(run, session, "select 1")
         assert server.called.wait(10)
         session.cancel()
-        with pytest.raises(TargetUnavailableError, match="given up"):
+        with pytest.raises(TargetUnavailableError, match="was cancelled"):
             statement.result(5)
 
 
