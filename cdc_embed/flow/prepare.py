@@ -149,7 +149,7 @@ class VectorSupply:
         facts.vectors |= embedded.vectors
         facts.refused_texts |= embedded.refused
         planned.refuse_texts(facts.refused_texts)
-        reused = sum(digest not in facts.vectors for _, digest in texts)
+        reused = sum(digest not in facts.vectors for _, digest in planned.texts())
         return Prepared(plan=planned, vectors=facts.vectors, reused=reused)
 
 
