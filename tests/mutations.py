@@ -77,11 +77,17 @@ MUTATIONS = (
     ),
     Mutation(
         "plans upon a batch that was refused are written",
+        "cdc_embed/flow/writing.py",
+        "        if generation <= self._outdated:",
+        "        if generation < 0:",
+        "tests/unit/test_convergence.py::test_whatever_was_embedded_for_a_refused_batch_is_kept",
+    ),
+    Mutation(
+        "a batch is prepared upon one that is not written as planned",
         "cdc_embed/flow/batches.py",
-        "in self._in_flight:\n            flight.prepared = flight.writing = None",
-        "in [head]:\n            flight.prepared = flight.writing = None",
-        "tests/integration/test_dead_letters.py::"
-        "test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored",
+        "            flight.outdated = flight.preparing is not None",
+        "            flight.outdated = False",
+        "tests/unit/test_convergence.py::test_whatever_happens_the_target_ends_as_the_source_is[False]",
     ),
     Mutation(
         "a batch that is prepared again is paid for again",
