@@ -15,7 +15,7 @@ import psycopg2
 from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Assembler, Change, Event
 from cdc_embed.config.load import Config
-from cdc_embed.lsn import START, ZERO, Checkpoint, Identity
+from cdc_embed.lsn import ZERO
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.stream import Frame, Stream
@@ -23,13 +23,13 @@ from cdc_embed.source.tables import find_tables
 from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.messages import Decoder
 from cdc_embed.wire.wal2json import Followed, Wal2json
+from tests.builders import checkpoint
 from tests.installed import INSTALLED, InstalledPostgres
 from tests.site import PATIENCE, Site
 
 END: Final = "the end of it"
 ANOTHER: Final = "another session: "
 """Before a statement of a second session."""
-HERE = Identity(system_identifier="1", database="d", timeline=1)
 HOSTILE: Final = {
     "datestyle": "SQL, DMY",
     "intervalstyle": "sql_standard",
@@ -51,17 +51,7 @@ class Log:
 
     def events(self) -> list[Event]:
         """What the product makes of a connection that begins with these frames."""
-        start = Checkpoint(
-            slot="s",
-            source=HERE,
-            target=HERE,
-            position=START,
-            end_lsn=ZERO,
-            confirmed_lsn=ZERO,
-            batch_seq=0,
-            epoch=1,
-        )
-        assembler, decode = Assembler(self.tables, start, ZERO), self.make_decoder()
+        assembler, decode = Assembler(self.tables, checkpoint(), ZERO), self.make_decoder()
         return [
             event
             for frame in self.frames

@@ -11,7 +11,6 @@ from typing import Any, cast
 
 import pytest
 
-from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.knowledge import State
 from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
@@ -26,42 +25,16 @@ from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
+from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.stream import Stream
 from cdc_embed.wire import pgoutput
+from tests.builders import checkpoint
+from tests.frames import RELATION, TABLE, begin, commit, insert
 from tests.site import PATIENCE, wait_until
 from tests.walsender import Walsender
 
-TABLE = Table(
-    schema="public",
-    name="t",
-    oid=5,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("body",),
-    template=None,
-    embedding_table="t_embedding",
-)
-HERE = Identity(system_identifier="1", database="d", timeline=1)
 RECORDED = LSN(0x1000)
-RELATION = (
-    b"R" + struct.pack(">I", 5) + b"public\0t\0d" + struct.pack(">H", 2)
-    + b"\x01id\0" + struct.pack(">Ii", 20, -1)
-    + b"\x00body\0" + struct.pack(">Ii", 25, -1)
-)  # fmt: skip
-
-
-def begin(final: int) -> bytes:
-    return b"B" + struct.pack(">QqI", final, 0, 7)
-
-
-def insert(key: str, body: str) -> bytes:
-    values = b"".join(b"t" + struct.pack(">I", len(v)) + v.encode() for v in (key, body))
-    return b"I" + struct.pack(">I", 5) + b"N" + struct.pack(">H", 2) + values
-
-
-def commit(at: int, end: int) -> bytes:
-    return b"C" + struct.pack(">BQQq", 0, at, end, 0)
 
 
 TYPE = b"Y" + struct.pack(">I", 99) + b"public\0mood\0"
@@ -97,16 +70,7 @@ def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
     metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
     patience = Patience(threading.Event(), lambda _stage, _error: None)
     embedder = HashEmbedder()
-    checkpoint = Checkpoint(
-        slot="s",
-        source=HERE,
-        target=HERE,
-        position=START,
-        end_lsn=end_lsn,
-        confirmed_lsn=target.recorded,
-        batch_seq=0,
-        epoch=1,
-    )
+    start = checkpoint(end_lsn=end_lsn, confirmed_lsn=target.recorded)
     store = cast(StoreReader, target)
     runner = EmbeddingRunner(embedder, embedder.describe(), patience, metrics)
     supply = VectorSupply(store, runner, patience)
@@ -114,7 +78,7 @@ def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
         log=ChangeLog(
             stream=stream,
             decode=pgoutput.messages,
-            assembler=Assembler([TABLE], checkpoint, min(target.recorded, RECORDED)),
+            assembler=Assembler([TABLE], start, min(target.recorded, RECORDED)),
             progress=Progress(target.recorded),
         ),
         workers=Workers(

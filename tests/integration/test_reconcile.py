@@ -13,11 +13,12 @@ from typing import Any
 import psycopg2
 import pytest
 
-from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.document import Table
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
+from tests.builders import table
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
 SLOWLY = "[backfill]\nrows_per_second = 30\n"
@@ -179,15 +180,7 @@ def test_first_slice_waits_for_transactions_that_were_running(
 
 
 def document_table(site: Site) -> Table:
-    return Table(
-        schema="public",
-        name="documents",
-        oid=site.value("select 'documents'::regclass::oid::bigint"),
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("title", "body"),
-        template=None,
-        embedding_table="documents_embedding",
-    )
+    return table("documents", oid=site.value("select 'documents'::regclass::oid::bigint"))
 
 
 REWRITES = {

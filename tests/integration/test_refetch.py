@@ -20,6 +20,7 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader
+from tests.builders import table
 from tests.site import DOCUMENTS, Site, wait_until
 
 
@@ -64,15 +65,8 @@ def test_text_is_not_read_before_its_commit_is_visible(
 
 
 def documents(site: Site, key: TableColumn, *text_columns: str) -> Table:
-    return Table(
-        schema="public",
-        name="documents",
-        oid=site.value("select 'documents'::regclass::oid::bigint"),
-        key=(key,),
-        text_columns=text_columns,
-        template=None,
-        embedding_table="documents_embedding",
-    )
+    oid = site.value("select 'documents'::regclass::oid::bigint")
+    return table("documents", oid=oid, key=(key,), text=text_columns)
 
 
 REWRITES = {

@@ -2,38 +2,30 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
 from cdc_embed.change.action import Action, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.batch import Batch
-from cdc_embed.change.document import Document, Table, TableColumn
+from cdc_embed.change.document import Document
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
 from cdc_embed.change.plan import Plan
-from cdc_embed.change.transaction import Change, Op
+from cdc_embed.change.transaction import Op
 from cdc_embed.errors import (
     FencedError,
     HistoryGapError,
     TargetRefusedError,
     TargetUnavailableError,
 )
-from cdc_embed.lsn import LSN, Position
+from cdc_embed.lsn import LSN
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
+from tests.builders import change, table
 from tests.site import Site, hash_vector, wait_until
 
-TABLE = Table(
-    schema="public",
-    name="documents",
-    oid=1,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("body",),
-    template=None,
-    embedding_table="documents_embedding",
-)
+TABLE = table("documents", text=("body",))
 
 
 def text(content: str) -> Write:
@@ -43,26 +35,11 @@ def text(content: str) -> Write:
 def plan(actions: dict[str, Action], *, at: int = 1, truncate: bool = False) -> Plan:
     """A plan of one batch, with the images that its actions come from."""
     changes = [
-        Change(
-            position=Position(LSN(0x1000 + at), place),
-            xid=1,
-            committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-            table=TABLE,
-            op=Op.INSERT,
-            key=(key,),
-            texts=("x",),
-        )
+        change(Op.INSERT, (key,), ("x",), table=TABLE, at=(0x1000 + at, place))
         for place, key in enumerate(actions)
     ]
     if truncate:
-        first = Change(
-            position=Position(LSN(0x1000 + at), 0),
-            xid=1,
-            committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-            table=TABLE,
-            op=Op.TRUNCATE,
-        )
-        changes.insert(0, first)
+        changes.insert(0, change(Op.TRUNCATE, table=TABLE, at=(0x1000 + at, 0)))
     return Plan(Batch.of(changes), {(TABLE, (key,)): a for key, a in actions.items()})
 
 

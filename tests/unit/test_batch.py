@@ -1,71 +1,38 @@
 """Folding a range of the log into one final image for each key, exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change.batch import Batch, Image
-from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.document import Key
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
+from tests.builders import NOW, TABLE, change, table
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
 U = UNCHANGED
 
 
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("a", "b"),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-TABLE, OTHER = table("t"), table("other")
-
-
-def change(
-    op: Op,
-    key: Key = (),
-    *texts: Value,
-    old_key: Key | None = None,
-    metadata: tuple[Value, ...] = (),
-) -> Change:
-    return Change(
-        position=Position(LSN(1), 1),
-        xid=1,
-        committed_at=NOW,
-        table=TABLE,
-        op=op,
-        key=key,
-        old_key=old_key,
-        texts=texts,
-        metadata=metadata,
-        size=10,
-    )
+OTHER = table("other")
 
 
 def insert(key: str, a: Value, b: Value = None) -> Change:
-    return change(Op.INSERT, (key,), a, b)
+    return change(Op.INSERT, (key,), (a, b), size=10)
 
 
 def update(key: str, a: Value, b: Value = None, *, old: str | None = None) -> Change:
-    return change(Op.UPDATE, (key,), a, b, old_key=(old,) if old is not None else None)
+    return change(Op.UPDATE, (key,), (a, b), (old,) if old is not None else None, size=10)
 
 
 def delete(key: str) -> Change:
-    return change(Op.DELETE, (key,))
+    return change(Op.DELETE, (key,), size=10)
 
 
-TRUNCATE = change(Op.TRUNCATE)
+TRUNCATE = change(Op.TRUNCATE, size=10)
 
 
 def folded(*events: Event) -> dict[str, tuple[tuple[Value, ...] | None, str | None]]:
@@ -132,15 +99,7 @@ def test_keys_that_are_shifted_by_one_take_each_its_neighbour() -> None:
 
 
 def test_a_truncate_ends_every_image_of_its_table_and_of_no_other() -> None:
-    elsewhere = Change(
-        position=Position(LSN(1), 1),
-        xid=1,
-        committed_at=NOW,
-        table=OTHER,
-        op=Op.INSERT,
-        key=("1",),
-        texts=("a", "b"),
-    )
+    elsewhere = change(Op.INSERT, ("1",), ("a", "b"), table=OTHER)
     batch = Batch.of([insert("1", "a"), elsewhere, TRUNCATE])
     assert list(batch.images) == [(OTHER, ("1",))]
     assert batch.truncated == {TABLE: TRUNCATE}
@@ -171,9 +130,7 @@ def test_an_image_names_the_last_change_of_its_key() -> None:
 def noted(op: Op, key: str, *metadata: Value, old: str | None = None, text: Value = U) -> Change:
     """A change with metadata; an insert has a text of its own."""
     texts = ("a" if op is Op.INSERT and text is U else text, None)
-    return change(
-        op, (key,), *texts, old_key=(old,) if old is not None else None, metadata=metadata
-    )
+    return change(op, (key,), texts, (old,) if old is not None else None, metadata=metadata)
 
 
 def beside(*events: Event) -> dict[str, tuple[tuple[Value, ...], str | None]]:
@@ -243,16 +200,9 @@ def test_a_deleted_row_has_no_metadata() -> None:
 
 
 def placed(commit: int, ordinal: int) -> Change:
-    return Change(
-        position=Position(LSN(commit), ordinal),
-        xid=commit,
-        committed_at=NOW + timedelta(seconds=commit),
-        table=TABLE,
-        op=Op.INSERT,
-        key=(f"{commit}.{ordinal}",),
-        texts=("a", "b"),
-        size=100,
-    )
+    made = change(Op.INSERT, (f"{commit}.{ordinal}",), ("a", "b"), size=100, at=(commit, ordinal))
+    when = NOW + timedelta(seconds=commit)
+    return replace(made, xid=commit, committed_at=when)
 
 
 def test_a_range_cut_inside_a_transaction_ends_with_the_one_before() -> None:
@@ -317,7 +267,7 @@ def step(history: History, draw: st.DrawFn) -> None:
     key = draw(st.sampled_from(KEYS))
     if key not in rows:
         texts = tuple(draw(st.sampled_from(VALUES)) for _ in range(2))
-        history.append(change(Op.INSERT, key, *texts, metadata=texts))
+        history.append(change(Op.INSERT, key, texts, metadata=texts))
         rows[key] = texts
         return
     if draw(st.integers(0, 3)) == 0:
@@ -334,13 +284,7 @@ def step(history: History, draw: st.DrawFn) -> None:
     free = [other for other in KEYS if other not in rows]
     target = draw(st.sampled_from([key, key, *free]))
     history.append(
-        change(
-            Op.UPDATE,
-            target,
-            *carried,
-            old_key=key if target != key else None,
-            metadata=beside,
-        ),
+        change(Op.UPDATE, target, carried, key if target != key else None, metadata=beside),
     )
     del rows[key]
     rows[target] = new

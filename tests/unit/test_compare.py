@@ -9,20 +9,12 @@ from hypothesis import strategies as st
 
 from cdc_embed.change.action import Annotate, Delete, Metadata, Row, Write
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
-from cdc_embed.change.document import Document, Table, TableColumn, fingerprint
+from cdc_embed.change.document import Document, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import one_chunk
+from tests.builders import table
 
-TABLE = Table(
-    schema="public",
-    name="t",
-    oid=1,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("title", "body"),
-    template=None,
-    embedding_table="t_embedding",
-    metadata=(TableColumn("views", "integer"),),
-)
+TABLE = table("t", TableColumn("views", "integer"))
 
 
 READ: Callable[..., Known] = partial(Known, proves=False)

@@ -1,5 +1,7 @@
 """What a row's text is, and the hash that stands for the columns beside it."""
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,36 +10,20 @@ from cdc_embed.change.document import (
     COLUMNS_BYTES,
     VALUE_BYTES,
     Document,
-    Table,
     TableColumn,
     fill_template,
     fingerprint,
     template_parts,
 )
 from cdc_embed.wire.messages import UNCHANGED, Value
+from tests import builders
+from tests.builders import ID
 
 U = UNCHANGED
 VIEWS, LABEL = TableColumn("views", "integer"), TableColumn("label", "text")
-
-
-def table(
-    *metadata: TableColumn,
-    template: str | None = None,
-    text: tuple[str, ...] = ("title", "body"),
-) -> Table:
-    return Table(
-        schema="public",
-        name="t",
-        oid=1,
-        key=(TableColumn("id", "bigint"), TableColumn("region", "text")),
-        text_columns=text,
-        template=template,
-        embedding_table="t_embedding",
-        metadata=metadata,
-    )
-
-
-TABLE = table(LABEL, VIEWS)
+KEY = (ID, TableColumn("region", "text"))
+table = partial(builders.table, key=KEY)
+TABLE = table("t", LABEL, VIEWS)
 
 
 def hashed(*values: Value, before: bytes | None = None) -> bytes:
@@ -142,14 +128,14 @@ def test_no_metadata_columns_have_an_empty_hash() -> None:
 
 def test_a_hash_says_of_which_columns_it_is() -> None:
     others = [
-        table(VIEWS, LABEL),
-        table(LABEL, TableColumn("views", "bigint")),
-        table(LABEL, TableColumn("score", "integer")),
+        table("t", VIEWS, LABEL),
+        table("t", LABEL, TableColumn("views", "bigint")),
+        table("t", LABEL, TableColumn("score", "integer")),
     ]
     hashes = {one.hash_metadata(("a", "1")) for one in (TABLE, *others)}
     assert len(hashes) == 4
     assert len({(found or b"")[:COLUMNS_BYTES] for found in hashes}) == 4
-    assert table(LABEL).hash_metadata(("a",)) != TABLE.hash_metadata(("a", None))
+    assert table("t", LABEL).hash_metadata(("a",)) != TABLE.hash_metadata(("a", None))
 
 
 def test_null_empty_and_each_value_differ() -> None:
@@ -173,7 +159,7 @@ def test_an_unchanged_value_cannot_be_known_without_the_version_before() -> None
 
 
 def test_a_hash_of_other_columns_proves_nothing() -> None:
-    before = table(VIEWS, LABEL).hash_metadata(("1", "a"))
+    before = table("t", VIEWS, LABEL).hash_metadata(("1", "a"))
     assert TABLE.hash_metadata((U, "1"), before) is None
     assert TABLE.hash_metadata((U, "1"), b"") is None
     assert TABLE.hash_metadata(("a", "1"), before) == hashed("a", "1")

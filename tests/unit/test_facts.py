@@ -1,36 +1,22 @@
 """What was found out for a batch at a cost: kept for its next attempt, handed on when it is cut."""
 
 from collections import Counter
-from datetime import UTC, datetime
 
 import pytest
 
 from cdc_embed.change.action import Row
-from cdc_embed.change.document import Document, Table, TableColumn, fingerprint
+from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.flow.prepare import Facts
-from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
+from tests.builders import TABLE, change
 from tests.unit.simulation import world
 from tests.unit.simulation.source import Op as Act
 from tests.unit.simulation.world import Setting, World, simulated
 
-TABLE = Table(
-    schema="public", name="t", oid=1, key=(TableColumn("id", "bigint"),),
-    text_columns=("title", "body"), template=None, embedding_table="t_embedding",
-)  # fmt: skip
 
-
-def change(ordinal: int, *texts: Value) -> Change:
-    return Change(
-        position=Position(LSN(0x1000), ordinal),
-        xid=7,
-        committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        table=TABLE,
-        op=Op.UPDATE,
-        key=(str(ordinal),),
-        texts=texts,
-    )
+def update(ordinal: int, *texts: Value) -> Change:
+    return change(Op.UPDATE, (str(ordinal),), texts, at=(0x1000, ordinal))
 
 
 def place(text: str) -> tuple[Table, bytes]:
@@ -52,13 +38,13 @@ def test_a_text_is_cut_once_however_often_it_is_planned() -> None:
 def test_documents_go_with_the_changes_that_hold_their_whole_text() -> None:
     texts = ("a\n\nb", "c", "gone")
     facts = Facts(documents={place(text): Document.whole(text) for text in texts})
-    rest = [change(1, "a", "b"), change(2, "c", None), change(3, "gone", UNCHANGED), change(4)]
+    rest = [update(1, "a", "b"), update(2, "c", None), update(3, "gone", UNCHANGED), update(4)]
     assert set(facts.of(rest).documents) == {place("a\n\nb"), place("c")}
 
 
 def test_a_read_goes_with_the_very_change_it_was_made_for() -> None:
     """For a later change of the row it can be too old."""
-    first, second = change(1, UNCHANGED, "b"), change(2, UNCHANGED, "b")
+    first, second = update(1, UNCHANGED, "b"), update(2, UNCHANGED, "b")
     facts = Facts(reads={(TABLE, c.key): (c, Row(("a", "b"))) for c in (first, second)})
     assert set(facts.of([second]).reads) == {(TABLE, second.key)}
     assert facts.of([]).reads == {}
@@ -66,7 +52,7 @@ def test_a_read_goes_with_the_very_change_it_was_made_for() -> None:
 
 def test_nothing_that_belongs_to_one_attempt_is_handed_on() -> None:
     facts = Facts(refused_texts={b"x": ("refused", "why")})
-    assert facts.of([change(1, "a", "b")]) == Facts()
+    assert facts.of([update(1, "a", "b")]) == Facts()
 
 
 def test_texts_of_a_range_that_is_cut_short_are_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,26 +5,15 @@ from typing import cast
 
 import pytest
 
-from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError, TargetRefusedError, TargetUnavailableError
 from cdc_embed.flow import patience
 from cdc_embed.postgres.session import Session
 from cdc_embed.reconcile.indexing import Indexer
+from tests.builders import table
 
 AWAY = TargetUnavailableError(problem="disk full")
 DENIED = TargetRefusedError(table="a_embedding", problem="permission denied")
-
-
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("body",),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
 
 
 class Target:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from cdc_embed.change.batch import RowId
-from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.document import Table
 from cdc_embed.change.knowledge import (
     ABSENT,
     UNKNOWN,
@@ -14,21 +14,8 @@ from cdc_embed.change.knowledge import (
     State,
     proof,
 )
+from tests.builders import FIRST, SECOND
 
-
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("body",),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-FIRST, SECOND = table("first"), table("second")
 ROW: RowId = (FIRST, ("1",))
 OTHER: RowId = (FIRST, ("2",))
 ELSEWHERE: RowId = (SECOND, ("1",))

@@ -4,45 +4,15 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 import pytest
 
 from cdc_embed.change.action import Row
-from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Change, Op
+from cdc_embed.change.transaction import Op
 from cdc_embed.flow.lane import Examined, Lane, Slice
-from cdc_embed.lsn import LSN, Position
-
-
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("body",),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-FIRST, SECOND = table("first"), table("second")
-
-
-def change(
-    xid: int, key: str = "1", *, old: str | None = None, op: Op = Op.UPDATE, of: Table = FIRST
-) -> Change:
-    return Change(
-        position=Position(LSN(1), 1),
-        xid=xid,
-        committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        table=of,
-        op=op,
-        key=() if op is Op.TRUNCATE else (key,),
-        old_key=(old,) if old is not None else None,
-    )
+from tests.builders import FIRST, SECOND, touch
 
 
 def part(*keys: str, seen: int = 10, of: Table = FIRST) -> Slice:
@@ -82,9 +52,9 @@ def test_slices_are_taken_in_their_order(lane: Lane) -> None:
 
 
 def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane: Lane) -> None:
-    lane.mark_touched(change(9, "1"))
-    lane.mark_touched(change(10, "2"))
-    lane.mark_touched(change(11, "4", old="3"))
+    lane.mark_touched(touch(9, "1"))
+    lane.mark_touched(touch(10, "2"))
+    lane.mark_touched(touch(11, "4", old="3"))
     rows = part("1", "2", "3", "5")
     answer = lane.submit(rows)
     assert taken(lane) == (rows, {"2", "3"})
@@ -94,20 +64,20 @@ def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane:
 def test_a_change_that_comes_while_a_slice_waits_counts(lane: Lane) -> None:
     rows = part("1", "2")
     lane.submit(rows)
-    lane.mark_touched(change(10, "2"))
+    lane.mark_touched(touch(10, "2"))
     assert taken(lane) == (rows, {"2"})
 
 
 def test_a_slice_whose_rows_are_all_hidden_is_answered_without_being_taken(lane: Lane) -> None:
-    lane.mark_touched(change(10, "1"))
-    lane.mark_touched(change(11, "2"))
+    lane.mark_touched(touch(10, "1"))
+    lane.mark_touched(touch(11, "2"))
     hidden = lane.submit(part("1", "2"))
     assert lane.next_slice() is None
     assert hidden.result(0) == Examined(hidden=frozenset({("1",), ("2",)}))
 
 
 def test_a_slice_that_is_hidden_makes_way_for_the_next(lane: Lane) -> None:
-    lane.mark_touched(change(10, op=Op.TRUNCATE))
+    lane.mark_touched(touch(10, op=Op.TRUNCATE))
     hidden, other = lane.submit(part("1", "2")), part("1", of=SECOND)
     lane.submit(other)
     assert taken(lane) == (other, set())
@@ -135,7 +105,7 @@ def test_a_slice_that_was_taken_cannot_be_called_off(lane: Lane) -> None:
 
 def test_what_the_log_touched_before_it_was_followed_is_not_known_so_every_row_is_hidden() -> None:
     lane = Lane()
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     answer = lane.submit(part("1", "2"))
     assert lane.next_slice() is None
     assert answer.result(0).hidden == {("1",), ("2",)}
@@ -143,9 +113,9 @@ def test_what_the_log_touched_before_it_was_followed_is_not_known_so_every_row_i
 
 def test_nothing_is_remembered_of_what_came_before() -> None:
     lane = Lane()
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     lane.remember_touched()
-    lane.mark_touched(change(10, "2"))
+    lane.mark_touched(touch(10, "2"))
     rows = part("1", "2")
     lane.submit(rows)
     assert taken(lane) == (rows, {"2"}), "whoever follows waits until what came before is seen"
@@ -155,8 +125,8 @@ def test_what_every_later_read_sees_is_forgotten_while_none_is_handed_over() -> 
     lane = Lane()
     lane.drop_seen(part(seen=11).snapshot)
     lane.remember_touched()
-    lane.mark_touched(change(10, "1"))
-    lane.mark_touched(change(11, "2"))
+    lane.mark_touched(touch(10, "1"))
+    lane.mark_touched(touch(11, "2"))
     lane.drop_seen(part(seen=11).snapshot)
     rows = part("1", "2", "3", seen=10)
     lane.submit(rows)
@@ -164,7 +134,7 @@ def test_what_every_later_read_sees_is_forgotten_while_none_is_handed_over() -> 
 
 
 def test_following_twice_forgets_nothing_and_leaving_does(lane: Lane) -> None:
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     lane.remember_touched()
     rows = part("1", "2")
     lane.submit(rows)
@@ -214,50 +184,50 @@ def touched(lane: Lane) -> set[str]:
 
 
 def test_a_watched_row_is_touched_by_its_own_changes_only(lane: Lane) -> None:
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     watch(lane, "1", "2", "3")
     assert touched(lane) == set()
-    lane.mark_touched(change(11, "2"))
-    lane.mark_touched(change(11, "9"))
-    lane.mark_touched(change(11, "1", of=SECOND))
+    lane.mark_touched(touch(11, "2"))
+    lane.mark_touched(touch(11, "9"))
+    lane.mark_touched(touch(11, "1", of=SECOND))
     assert touched(lane) == {"2"}
 
 
 @pytest.mark.parametrize("op", [Op.INSERT, Op.UPDATE, Op.DELETE])
 def test_every_operation_touches_its_row(lane: Lane, op: Op) -> None:
     watch(lane, "1", "2")
-    lane.mark_touched(change(10, "1", op=op))
+    lane.mark_touched(touch(10, "1", op=op))
     assert touched(lane) == {"1"}
 
 
 def test_a_key_change_touches_both_rows(lane: Lane) -> None:
     watch(lane, "1", "2", "3")
-    lane.mark_touched(change(10, "2", old="1"))
+    lane.mark_touched(touch(10, "2", old="1"))
     assert touched(lane) == {"1", "2"}
 
 
 def test_a_truncate_touches_every_row_of_its_table(lane: Lane) -> None:
     watch(lane, "1", "2")
-    lane.mark_touched(change(10, op=Op.TRUNCATE, of=SECOND))
+    lane.mark_touched(touch(10, op=Op.TRUNCATE, of=SECOND))
     assert touched(lane) == set()
-    lane.mark_touched(change(10, op=Op.TRUNCATE))
+    lane.mark_touched(touch(10, op=Op.TRUNCATE))
     assert touched(lane) == {"1", "2"}
 
 
 def test_rows_are_watched_whether_or_not_the_log_is_followed() -> None:
     lane = Lane()
     watch(lane, "1")
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     assert touched(lane) == {"1"}
 
 
 def test_watching_other_rows_forgets_the_former(lane: Lane) -> None:
     watch(lane, "1")
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     watch(lane, "1", "2")
     assert touched(lane) == set()
     lane.watch(())
-    lane.mark_touched(change(10, "1"))
+    lane.mark_touched(touch(10, "1"))
     assert touched(lane) == set()
 
 
@@ -272,7 +242,7 @@ def loop(lane: Lane, answers: list[frozenset[Key]]) -> Iterator[None]:
     def answer() -> None:
         xid = 100
         while not done.is_set() or lane.waiting:
-            lane.mark_touched(change(xid, str(xid % 7)))
+            lane.mark_touched(touch(xid, str(xid % 7)))
             xid += 1
             found = lane.next_slice()
             if found is not None:

@@ -1,6 +1,7 @@
 """Positions: how they print, what may be confirmed, and when a slot no longer fits its record."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -9,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position, Progress, find_gap
 from cdc_embed.source.slot import end_of_records
+from tests import builders
 
 HIGHEST = 2**64 - 1
 
@@ -191,22 +193,8 @@ def test_confirmable_positions_print_as_lsns() -> None:
 # -- what the checkpoint covers -------------------------------------------------------------------
 
 CLUSTER = Identity(system_identifier="7300", database="app", timeline=3)
+checkpoint = partial(builders.checkpoint, identity=CLUSTER)
 AT = LSN.parse("0/5000")
-
-
-def checkpoint(
-    position: Position = START, *, end_lsn: int = 0, confirmed_lsn: int = 0
-) -> Checkpoint:
-    return Checkpoint(
-        slot="cdc_embed",
-        source=CLUSTER,
-        target=CLUSTER,
-        position=position,
-        end_lsn=LSN(end_lsn),
-        confirmed_lsn=LSN(confirmed_lsn),
-        batch_seq=7,
-        epoch=2,
-    )
 
 
 @pytest.mark.parametrize(

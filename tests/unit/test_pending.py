@@ -1,32 +1,17 @@
 """The queue of changes, and which of them a later one makes superfluous."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.document import Table
 from cdc_embed.change.pending import LaterChanges, Pending
 from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
-from cdc_embed.lsn import LSN, Position
+from cdc_embed.lsn import LSN
 from cdc_embed.wire.messages import UNCHANGED
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("body",),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-TABLE, OTHER = table("t"), table("other")
+from tests import builders
+from tests.builders import FIRST, NOW, SECOND
 
 
 def change(
@@ -36,17 +21,14 @@ def change(
     old: str | None = None,
     unchanged: bool = False,
     size: int = 10,
-    of: Table = TABLE,
+    of: Table = FIRST,
 ) -> Change:
-    return Change(
-        position=Position(LSN(1), 1),
-        xid=1,
-        committed_at=NOW,
+    return builders.change(
+        op,
+        (key,) if key is not None else (),
+        (UNCHANGED if unchanged else "text",) if op in (Op.INSERT, Op.UPDATE) else (),
+        (old,) if old is not None else None,
         table=of,
-        op=op,
-        key=(key,) if key is not None else (),
-        old_key=(old,) if old is not None else None,
-        texts=(UNCHANGED if unchanged else "text",) if op in (Op.INSERT, Op.UPDATE) else (),
         size=size,
     )
 
@@ -55,12 +37,12 @@ def end(at: int, size: int = 3) -> TransactionEnd:
     return TransactionEnd(end_lsn=LSN(at), committed_at=NOW + timedelta(seconds=at), size=size)
 
 
-def row(key: str, of: Table = TABLE) -> tuple[Table, tuple[str, ...]]:
+def row(key: str, of: Table = FIRST) -> tuple[Table, tuple[str, ...]]:
     return of, (key,)
 
 
 def says(later: LaterChanges, key: str) -> str:
-    """What a ``Later`` says of one row of TABLE."""
+    """What a ``Later`` says of one row of FIRST."""
     replaced, needed = later.replaces(row(key)), later.needs(row(key))
     return {
         (False, False): "nothing",
@@ -150,7 +132,7 @@ def test_a_complete_later_version_replaces_its_row_only() -> None:
     later = LaterChanges([change(Op.UPDATE, "1")])
     assert says(later, "1") == "replaced"
     assert says(later, "2") == "nothing"
-    assert not later.replaces(row("1", OTHER))
+    assert not later.replaces(row("1", SECOND))
 
 
 def test_a_later_delete_or_insert_replaces() -> None:
@@ -165,7 +147,7 @@ def test_a_later_version_with_unchanged_values_replaces_nothing() -> None:
 def test_a_later_truncate_replaces_every_row_of_its_table() -> None:
     later = LaterChanges([change(Op.TRUNCATE)])
     assert says(later, "1") == "replaced"
-    assert not later.replaces(row("1", OTHER))
+    assert not later.replaces(row("1", SECOND))
 
 
 def test_a_complete_key_change_replaces_the_old_row_and_the_new() -> None:
@@ -191,11 +173,11 @@ def test_a_change_that_went_into_a_batch_replaces_nothing_more() -> None:
     pending = Pending()
     pending.add(change(Op.UPDATE, "1"))
     pending.add(change(Op.UPDATE, "2", old="3", unchanged=True))
-    pending.add(change(Op.TRUNCATE, of=OTHER))
+    pending.add(change(Op.TRUNCATE, of=SECOND))
     assert [says(pending.later, key) for key in "123"] == ["replaced", "nothing", "needed"]
     pending.take(3, LARGE)
     assert [says(pending.later, key) for key in "123"] == ["nothing"] * 3
-    assert not pending.later.replaces(row("1", OTHER))
+    assert not pending.later.replaces(row("1", SECOND))
 
 
 def test_a_newer_mark_survives_the_taking_of_an_older_one() -> None:

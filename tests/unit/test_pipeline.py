@@ -1,7 +1,6 @@
 """The loop on a scripted stream: what is read, what is recorded, what is confirmed."""
 
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,6 @@ from typing import Any, NamedTuple, cast
 
 import pytest
 
-from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.knowledge import State
 from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
@@ -27,41 +25,17 @@ from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
 from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Progress
+from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.stream import Frame
 from cdc_embed.wire import pgoutput
+from tests.builders import checkpoint
+from tests.frames import RELATION, TABLE, begin, commit, insert, update
 from tests.site import wait_until
 
-TABLE = Table(
-    schema="public", name="t", oid=5, key=(TableColumn("id", "bigint"),), text_columns=("body",),
-    template=None, embedding_table="t_embedding",
-)  # fmt: skip
-HERE = Identity(system_identifier="1", database="d", timeline=1)
 RECORDED = LSN(0x1000)
-CHECKPOINT = Checkpoint(
-    slot="s", source=HERE, target=HERE, position=START, end_lsn=ZERO, confirmed_lsn=RECORDED,
-    batch_seq=0, epoch=1,
-)  # fmt: skip
+CHECKPOINT = checkpoint(confirmed_lsn=RECORDED)
 SOON = 10.0
-RELATION = (
-    b"R" + struct.pack(">I", 5) + b"public\0t\0d" + struct.pack(">H", 2)
-    + b"\x01id\0" + struct.pack(">Ii", 20, -1)
-    + b"\x00body\0" + struct.pack(">Ii", 25, -1)
-)  # fmt: skip
-
-
-def row(kind: bytes, key: int, body: str) -> bytes:
-    values = b"".join(b"t" + struct.pack(">I", len(v)) + v.encode() for v in (str(key), body))
-    return kind + struct.pack(">I", 5) + b"N" + struct.pack(">H", 2) + values
-
-
-def begin(at: int) -> bytes:
-    return b"B" + struct.pack(">QqI", at, 0, 7)
-
-
-def commit(at: int) -> bytes:
-    return b"C" + struct.pack(">BQQq", 0, at, at + 8, 0)
 
 
 class Report(NamedTuple):
@@ -160,7 +134,7 @@ class Script:
 
     def transaction(self, at: int, *rows: bytes) -> LSN:
         """Queue a whole transaction that commits at ``at``; its end."""
-        self.queue(at + 8, begin(at), *rows, commit(at))
+        self.queue(at + 8, begin(at), *rows, commit(at, at + 8))
         return LSN(at + 8)
 
     def read(self) -> Frame | None:
@@ -270,7 +244,7 @@ def rig() -> Iterator[Rig]:
 
 def test_nothing_is_reported_above_what_is_recorded(rig: Rig) -> None:
     rig.target.may_commit.clear()
-    ends = [rig.stream.transaction(0x2000 + 0x100 * n, row(b"I", n, f"{n}")) for n in range(30)]
+    ends = [rig.stream.transaction(0x2000 + 0x100 * n, insert(n, f"{n}")) for n in range(30)]
     rig.wait_until_all_is_read()
     assert {report.confirmed for report in rig.stream.reports} == {RECORDED}
     assert max(report.received for report in rig.stream.reports) == ends[-1]
@@ -283,10 +257,10 @@ def test_nothing_is_reported_above_what_is_recorded(rig: Rig) -> None:
 
 
 def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None:
-    rig.stream.queue(0x2000, begin(0x2000), row(b"I", 1, "written early"))
+    rig.stream.queue(0x2000, begin(0x2000), insert(1, "written early"))
     wait_until(lambda: rig.target.keys, "the row is written", SOON)
     assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
-    rig.stream.queue(0x2008 + RECORD_STEP, commit(0x2000))
+    rig.stream.queue(0x2008 + RECORD_STEP, commit(0x2000, 0x2008))
     rig.wait_for_confirmed(LSN(0x2008))
     assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
 
@@ -306,7 +280,7 @@ def test_idle_progress_is_recorded_in_steps_and_reported_only_then(rig: Rig) -> 
 def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
     with closing(Rig(memory=20_000)) as rig:
         rig.model.may_answer.clear()
-        end = rig.stream.transaction(0x2000, *(row(b"I", n, f"{n}") for n in range(200)))
+        end = rig.stream.transaction(0x2000, *(insert(n, f"{n}") for n in range(200)))
         wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", SOON)
         reports = rig.wait_for_reports(5)
         assert {report.confirmed for report in reports} == {RECORDED}
@@ -319,9 +293,9 @@ def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
 
 def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig: Rig) -> None:
     rig.model.may_answer.clear()
-    first = rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
+    first = rig.stream.transaction(0x2000, insert(1, "in flight"))
     assert rig.model.asked.wait(SOON)
-    last = rig.stream.transaction(0x3000, row(b"I", 2, "pending"))
+    last = rig.stream.transaction(0x3000, insert(2, "pending"))
     rig.wait_until_all_is_read()
     rig.stop()
     rig.model.may_answer.set()
@@ -333,7 +307,7 @@ def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig:
 
 def test_a_drain_past_its_deadline_says_so_and_confirms_nothing(rig: Rig) -> None:
     rig.model.may_answer.clear()
-    rig.stream.transaction(0x2000, row(b"I", 1, "in flight"))
+    rig.stream.transaction(0x2000, insert(1, "in flight"))
     assert rig.model.asked.wait(SOON)
     rig.stop()
     assert not rig.pipeline.drain(lambda: True)
@@ -351,10 +325,10 @@ def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
 
 def test_quick_updates_of_one_row_cost_at_most_two_embeddings(rig: Rig) -> None:
     rig.model.may_answer.clear()
-    rig.stream.transaction(0x2000, row(b"I", 1, "version 0"))
+    rig.stream.transaction(0x2000, insert(1, "version 0"))
     assert rig.model.asked.wait(SOON)
     for version in range(1, 21):
-        end = rig.stream.transaction(0x2000 + 0x100 * version, row(b"U", 1, f"version {version}"))
+        end = rig.stream.transaction(0x2000 + 0x100 * version, update(1, f"version {version}"))
     rig.wait_until_all_is_read()
     rig.model.may_answer.set()
     rig.wait_for_confirmed(end)

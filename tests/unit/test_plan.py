@@ -1,7 +1,6 @@
 """The decision for each row: every combination of what the log says and what is stored."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -22,22 +21,13 @@ from cdc_embed.change.action import (
     Write,
 )
 from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.document import Document, Key, Table, TableColumn, fingerprint
+from cdc_embed.change.document import Document, Key, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan, plan, rows_to_look_up, skipped
 from cdc_embed.change.transaction import Change, Op
-from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
+from tests.builders import TABLE, change, table
 
-TABLE = Table(
-    schema="public",
-    name="t",
-    oid=5,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("title", "body"),
-    template=None,
-    embedding_table="t_embedding",
-)
 KEY, NEW = ("1",), ("2",)
 ROW: RowId = (TABLE, KEY)
 MOVED: RowId = (TABLE, NEW)
@@ -49,28 +39,6 @@ SAME, OTHER = Known(fingerprint(TEXT)), Known(fingerprint("another"))
 SAME_LETTER, OTHER_LETTER = Refused(fingerprint(TEXT)), Refused(fingerprint("another"))
 STATES = (SAME, OTHER, SAME_LETTER, OTHER_LETTER, ABSENT, UNKNOWN)
 WRITE = Write(Document.whole(TEXT))
-
-
-def change(
-    op: Op,
-    key: Key = (),
-    texts: tuple[Value, ...] = (),
-    old_key: Key | None = None,
-    *,
-    metadata: tuple[Value, ...] = (),
-    table: Table = TABLE,
-) -> Change:
-    return Change(
-        position=Position(LSN(1), 1),
-        xid=1,
-        committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        table=table,
-        op=op,
-        key=key,
-        old_key=old_key,
-        texts=texts,
-        metadata=metadata,
-    )
 
 
 def updated(texts: tuple[Value, ...]) -> Batch:
@@ -304,16 +272,7 @@ def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unc
 
 # -- metadata ---------------------------------------------------------------------------------
 
-NOTED = Table(
-    schema="public",
-    name="noted",
-    oid=6,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("title", "body"),
-    template=None,
-    embedding_table="noted_embedding",
-    metadata=(TableColumn("far", "text"), TableColumn("views", "integer")),
-)
+NOTED = table("noted", TableColumn("far", "text"), TableColumn("views", "integer"))
 HERE: RowId = (NOTED, KEY)
 THERE: RowId = (NOTED, NEW)
 U = UNCHANGED

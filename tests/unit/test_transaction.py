@@ -1,7 +1,6 @@
 """Messages to changes: numbered in their transaction, in their table's terms, none twice."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -16,7 +15,7 @@ from cdc_embed.change.transaction import (
     TransactionEnd,
 )
 from cdc_embed.errors import HistoryGapError, TableChangedError
-from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position
+from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import (
     UNCHANGED,
     Begin,
@@ -33,37 +32,9 @@ from cdc_embed.wire.messages import (
     Update,
     Value,
 )
+from tests.builders import NOW, checkpoint, table
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-HERE = Identity(system_identifier="1", database="d", timeline=1)
-
-
-def table(name: str, oid: int) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=oid,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("title", "body"),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-FIRST, SECOND = table("first", 1), table("second", 2)
-
-
-def checkpoint(position: Position = START, end_lsn: LSN = ZERO) -> Checkpoint:
-    return Checkpoint(
-        slot="s",
-        source=HERE,
-        target=HERE,
-        position=position,
-        end_lsn=end_lsn,
-        confirmed_lsn=ZERO,
-        batch_seq=0,
-        epoch=1,
-    )
+FIRST, SECOND = table("first"), table("second", oid=2)
 
 
 def begin(commit_lsn: int = 0x100) -> Begin:
@@ -184,7 +155,7 @@ def test_other_messages_are_no_changes() -> None:
 
 def test_exactly_the_changes_that_the_recorded_position_covers_are_left_out() -> None:
     covered: list[Table] = []
-    recorded = checkpoint(Position(LSN(0x200), 2), LSN(0x108))
+    recorded = checkpoint(Position(LSN(0x200), 2), end_lsn=0x108)
     assembler = Assembler([FIRST], recorded, ZERO, callbacks=Callbacks(on_covered=covered.append))
     found = events(
         assembler,
@@ -431,16 +402,7 @@ def test_a_truncate_is_one_change_for_each_configured_table() -> None:
 
 # -- metadata ---------------------------------------------------------------------------------
 
-NOTED = Table(
-    schema="public",
-    name="noted",
-    oid=1,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("title", "body"),
-    template=None,
-    embedding_table="noted_embedding",
-    metadata=(TableColumn("label", "text"), TableColumn("title", "text")),
-)
+NOTED = table("noted", TableColumn("label", "text"), TableColumn("title", "text"))
 
 
 def noting(*names: str, identity: ReplicaIdentity = ReplicaIdentity.DEFAULT) -> Assembler:

@@ -1,49 +1,19 @@
 """Snapshots, and the rows that a read in one of them may be too old about."""
 
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change import unseen
-from cdc_embed.change.document import Key, Table, TableColumn
+from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.change.unseen import Unseen
-from cdc_embed.lsn import LSN, Position
+from tests.builders import FIRST, SECOND, touch
 
 EPOCH = 1 << 32
-
-
-def table(name: str) -> Table:
-    return Table(
-        schema="public",
-        name=name,
-        oid=1,
-        key=(TableColumn("id", "bigint"),),
-        text_columns=("body",),
-        template=None,
-        embedding_table=f"{name}_embedding",
-    )
-
-
-FIRST, SECOND = table("first"), table("second")
-
-
-def change(
-    xid: int, key: str = "1", *, old: str | None = None, op: Op = Op.UPDATE, of: Table = FIRST
-) -> Change:
-    return Change(
-        position=Position(LSN(1), 1),
-        xid=xid & 0xFFFFFFFF,
-        committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-        table=of,
-        op=op,
-        key=() if op is Op.TRUNCATE else (key,),
-        old_key=(old,) if old is not None else None,
-    )
 
 
 def noted(*changes: Change) -> Unseen:
@@ -107,46 +77,46 @@ def test_nothing_is_hidden_when_nothing_was_received() -> None:
 
 
 def test_keys_of_a_transaction_that_the_snapshot_does_not_see_are_hidden() -> None:
-    rows = noted(change(10, "1"), change(11, "2"), change(12, "3"))
+    rows = noted(touch(10, "1"), touch(11, "2"), touch(12, "3"))
     assert hidden(rows, snapshot(11, 12, 11), "1", "2", "3", "4") == {"2", "3"}
     assert hidden(rows, snapshot(10, 10), "1", "2", "3", "4") == {"1", "2", "3"}
     assert hidden(rows, snapshot(13, 13), "1", "2", "3", "4") == set()
 
 
 def test_keys_of_another_table_are_not_hidden() -> None:
-    assert hidden(noted(change(10, "1", of=SECOND)), snapshot(10, 10), "1") == set()
+    assert hidden(noted(touch(10, "1", of=SECOND)), snapshot(10, 10), "1") == set()
 
 
 @pytest.mark.parametrize("op", [Op.INSERT, Op.UPDATE, Op.DELETE])
 def test_every_operation_hides_its_key(op: Op) -> None:
-    assert hidden(noted(change(10, op=op)), snapshot(10, 10), "1", "2") == {"1"}
+    assert hidden(noted(touch(10, op=op)), snapshot(10, 10), "1", "2") == {"1"}
 
 
 def test_a_key_change_hides_both_keys() -> None:
-    rows = noted(change(10, "2", old="1"))
+    rows = noted(touch(10, "2", old="1"))
     assert hidden(rows, snapshot(10, 10), "1", "2", "3") == {"1", "2"}
 
 
 def test_a_key_is_hidden_as_long_as_one_of_its_transactions_is_not_seen() -> None:
-    rows = noted(change(10), change(11))
+    rows = noted(touch(10), touch(11))
     assert hidden(rows, snapshot(11, 11), "1") == {"1"}
     assert hidden(rows, snapshot(10, 12, 10), "1") == {"1"}
 
 
 def test_a_truncate_hides_every_row_of_its_table_and_of_no_other() -> None:
-    rows = noted(change(10, op=Op.TRUNCATE), change(10, "1"))
+    rows = noted(touch(10, op=Op.TRUNCATE), touch(10, "1"))
     assert hidden(rows, snapshot(10, 10), "1", "2") is None
     assert hidden(rows, snapshot(10, 10), "1", of=SECOND) == set()
     assert hidden(rows, snapshot(11, 11), "1", "2") == set()
 
 
 def test_a_truncate_after_other_changes_hides_them_all() -> None:
-    rows = noted(change(10, "1"), change(10, op=Op.TRUNCATE))
+    rows = noted(touch(10, "1"), touch(10, op=Op.TRUNCATE))
     assert hidden(rows, snapshot(10, 10), "7") is None
 
 
 def test_what_every_later_snapshot_sees_is_forgotten_also_beside_an_older_transaction() -> None:
-    rows = noted(change(10, "1"), change(11, "2"), change(12, "3"), change(21, "4"))
+    rows = noted(touch(10, "1"), touch(11, "2"), touch(12, "3"), touch(21, "4"))
     rows.drop_seen(snapshot(9, 20, 9, 11))
     old = snapshot(5, 5)  # none is taken after that: it only shows what is remembered
     assert hidden(rows, old, "1", "2", "3", "4") == {"2", "4"}
@@ -158,11 +128,11 @@ def test_a_transaction_too_large_to_remember_hides_every_row_of_its_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS", 3)
-    rows = noted(*(change(10, str(number)) for number in range(4)), change(10, of=SECOND))
+    rows = noted(*(touch(10, str(number)) for number in range(4)), touch(10, of=SECOND))
     assert hidden(rows, snapshot(10, 10), "x") is None
     assert hidden(rows, snapshot(10, 10), "1", "2", of=SECOND) == {"1"}
     assert hidden(rows, snapshot(11, 11), "x") == set()
-    rows.mark_touched(change(11, "1"))
+    rows.mark_touched(touch(11, "1"))
     assert hidden(rows, snapshot(11, 11), "1", "2") == {"1"}, "another one is remembered by key"
 
 
@@ -171,9 +141,9 @@ def test_beyond_the_cap_of_all_the_largest_transaction_is_remembered_by_its_tabl
 ) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 5)
     rows = noted(
-        change(10, "1"),
-        *(change(11, str(number)) for number in range(4)),
-        change(12, "1", of=SECOND),
+        touch(10, "1"),
+        *(touch(11, str(number)) for number in range(4)),
+        touch(12, "1", of=SECOND),
     )
     assert hidden(rows, snapshot(11, 11), "x") is None
     assert hidden(rows, snapshot(10, 13, 10, 12), "1", "2") == {"1"}
@@ -184,8 +154,8 @@ def test_forgotten_keys_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 4)
     rows = Unseen()
     for xid in range(10, 60):
-        rows.mark_touched(change(xid, "1"))
-        rows.mark_touched(change(xid, "3", old="2"))
+        rows.mark_touched(touch(xid, "1"))
+        rows.mark_touched(touch(xid, "3", old="2"))
         assert hidden(rows, snapshot(xid, xid), "1", "2", "3", "4") == {"1", "2", "3"}
         rows.drop_seen(snapshot(xid + 1, xid + 1))
 
@@ -202,7 +172,7 @@ xids = st.integers(BASE, BASE + 11)
 def changes(draw: st.DrawFn) -> Change:
     op = draw(st.sampled_from([Op.INSERT, Op.UPDATE, Op.UPDATE, Op.DELETE, Op.TRUNCATE]))
     old = draw(st.none() | st.sampled_from(NAMES)) if op is Op.UPDATE else None
-    return change(
+    return touch(
         draw(xids),
         draw(st.sampled_from(NAMES)),
         old=old,

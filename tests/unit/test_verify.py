@@ -1,7 +1,6 @@
 """Proof of freshness: suspicion, a second look, and what counts as drift."""
 
 from collections.abc import Callable, Collection, Iterator
-from datetime import UTC, datetime
 from threading import Event
 from typing import Any, cast
 
@@ -13,9 +12,8 @@ from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, Known, Refused
 from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Change, Op
+from cdc_embed.change.transaction import Op
 from cdc_embed.flow.lane import Examined, Lane
-from cdc_embed.lsn import LSN, Position
 from cdc_embed.metrics import Metrics
 from cdc_embed.reconcile import verify
 from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
@@ -23,17 +21,9 @@ from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Ledger, Request
+from tests.builders import table, touch
 
-TABLE = Table(
-    schema="public",
-    name="t",
-    oid=1,
-    key=(TableColumn("id", "bigint"),),
-    text_columns=("body",),
-    template=None,
-    embedding_table="t_embedding",
-    metadata=(TableColumn("views", "integer"),),
-)
+TABLE = table("t", TableColumn("views", "integer"), text=("body",))
 SNAPSHOT = Snapshot(xmin=10, xmax=10, running=frozenset())
 
 
@@ -81,16 +71,7 @@ class World:
         self.note(name, Op.DELETE if text is None else Op.UPDATE)
 
     def note(self, name: str, op: Op = Op.UPDATE) -> None:
-        self.lane.mark_touched(
-            Change(
-                position=Position(LSN(1), 1),
-                xid=10,
-                committed_at=datetime(2026, 1, 1, tzinfo=UTC),
-                table=TABLE,
-                op=op,
-                key=() if op is Op.TRUNCATE else (name,),
-            )
-        )
+        self.lane.mark_touched(touch(10, name, op=op, of=TABLE))
 
     # -- the slices ----------------------------------------------------------------------------
 

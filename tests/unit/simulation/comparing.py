@@ -13,7 +13,8 @@ from cdc_embed.reconcile.slices import StoppedError
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 from cdc_embed.target.letters import Letter
-from tests.unit.simulation.data import NOW, TABLES
+from tests.builders import NOW
+from tests.unit.simulation.data import TABLES
 from tests.unit.simulation.source import Row, Source, as_found
 from tests.unit.simulation.target import Target
 

@@ -25,7 +25,8 @@ from cdc_embed.wire.messages import (
     Update,
     Value,
 )
-from tests.unit.simulation.data import KEYS, LARGE, NOW, SPARE, TABLES, refused_by_database
+from tests.builders import NOW
+from tests.unit.simulation.data import KEYS, LARGE, SPARE, TABLES, refused_by_database
 
 
 class Op(NamedTuple):

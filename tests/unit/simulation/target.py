@@ -11,14 +11,15 @@ from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
-from cdc_embed.lsn import LSN, START, ZERO, Checkpoint
+from cdc_embed.lsn import LSN
 from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.target.ledger import DONE, Comparison
 from cdc_embed.target.write import Actions, MissingDonorError, Vectors, actions_by_table
 from cdc_embed.wire.messages import (
     UNCHANGED,
 )
-from tests.unit.simulation.data import HERE, TABLES, refused_by_database, vector
+from tests.builders import checkpoint
+from tests.unit.simulation.data import TABLES, refused_by_database, vector
 
 
 class Piece(NamedTuple):
@@ -62,16 +63,7 @@ class Target:
         }
         self.answers_lost = 0
         self.interrupt: Callable[[], None] = lambda: None
-        self.checkpoint = Checkpoint(
-            slot="s",
-            source=HERE,
-            target=HERE,
-            position=START,
-            end_lsn=ZERO,
-            confirmed_lsn=confirmed,
-            batch_seq=0,
-            epoch=1,
-        )
+        self.checkpoint = checkpoint(confirmed_lsn=confirmed)
 
     # -- look-ups ----------------------------------------------------------------------------------
 

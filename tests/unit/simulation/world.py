@@ -42,10 +42,10 @@ from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
+from tests.builders import HERE
 from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
 from tests.unit.simulation.data import (
     FIRST,
-    HERE,
     KEYS,
     METRICS,
     SMALL,
