@@ -3,7 +3,6 @@
 Both outlive the servers they talk to: they connect again for as long as they are wanted.
 """
 
-import json
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -153,7 +152,7 @@ def expect_equal(site: Site, service: RunningService, seconds: float = 60) -> No
     """Everything that is committed is reflected, by our own look and by ``verify``'s."""
     service.settle(seconds)
     assert site.drift() == []
-    found = json.loads(site.cli("verify", "--json").stdout)
+    found = site.verify()
     assert (found["drift"], found["remaining"]) == (0, 0), found
 
 

@@ -12,19 +12,17 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from hashlib import blake2b
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol
 
-import numpy as np
 import psycopg2
 
-from cdc_embed.change.document import fingerprint
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests import in_process, own_process
 from tests.in_process import ServiceThread
+from tests.oracle import Documents
 from tests.own_process import ServiceProcess
 
 PATIENCE = 30.0
@@ -34,13 +32,6 @@ create table documents (
   id bigint primary key, title text, body text, views integer not null default 0
 )
 """
-
-
-def hash_vector(text: str, dimensions: int) -> Any:
-    """The public rule of the hash embedder, written down a second time."""
-    seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
-    sample = np.random.default_rng(seed).standard_normal(dimensions).astype(np.float32)
-    return sample / np.linalg.norm(sample)
 
 
 def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) -> Any:
@@ -143,6 +134,12 @@ class Site:
             assert done.returncode == expect, f"{arguments}: {done.stdout}\n{done.stderr}"
         return done
 
+    def verify(self, *arguments: str, expect: int | None = 0) -> dict[str, Any]:
+        """What ``verify`` says of the same: the product's own comparison."""
+        done = self.cli("verify", "--json", *arguments, expect=expect)
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
     @contextmanager
     def service(self, *, wait: bool = True, process: bool = False) -> Iterator["RunningService"]:
         """``cdc-embed run``; ended and checked at the end if it still runs.
@@ -179,30 +176,9 @@ class Site:
         row = site.sql(f"select {columns} from cdc_embed.checkpoint where slot = %s", self.name)[0]
         return dict(zip(columns.split(", "), row, strict=True))
 
-    def drift(self, table: str = "documents", embedding_table: str = "") -> list[str]:
-        """Every difference between the source's texts and the stored documents."""
-        embedding_table = embedding_table or f"{table}_embedding"
-        rows = self.sql(f"select id::text, title, body from {table}")
-        expected = {
-            key: "\n\n".join(part for part in (title, body) if part and not part.isspace())
-            for key, title, body in rows
-        }
-        expected = {key: text for key, text in expected.items() if text}
-        stored = {
-            key: (bytes(digest), np.fromstring(vector[1:-1], np.float32, sep=","))
-            for key, digest, vector in (self.target or self).sql(
-                f"select id::text, document_hash, embedding::text from cdc_embed.{embedding_table}"
-            )
-        }
-        problems = [f"missing {key}" for key in expected.keys() - stored.keys()]
-        problems += [f"orphan {key}" for key in stored.keys() - expected.keys()]
-        for key in expected.keys() & stored.keys():
-            digest, vector = stored[key]
-            if digest != fingerprint(expected[key]):
-                problems.append(f"stale {key}")
-            elif not np.allclose(vector, hash_vector(expected[key], len(vector)), atol=1e-5):
-                problems.append(f"wrong vector {key}")
-        return sorted(problems)
+    def drift(self, table: str = "documents") -> list[str]:
+        """Every difference between the source's titles and bodies and the stored documents."""
+        return Documents(name=table).drift(self)
 
 
 class Run(Protocol):

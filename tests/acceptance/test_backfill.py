@@ -50,11 +50,6 @@ def backfill(site: Site, *arguments: str) -> list[dict[str, Any]]:
     return tables
 
 
-def verify(site: Site) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(site.cli("verify", "--json").stdout)
-    return found
-
-
 def embedded(service: RunningService) -> int:
     return int(service.metric("cdc_embed_embed_texts_total", source="model"))
 
@@ -226,7 +221,7 @@ def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
         with site.service() as service:
             service.logged("reconciled", seconds=60)
             assert site.drift() == []
-            assert verify(site)["drift"] == 0
+            assert site.verify()["drift"] == 0
             assert service.stop() == 0
         assert rows <= server.texts() <= rows + slice_rows
 
@@ -326,7 +321,7 @@ def test_backfill_beside_a_writing_application_ends_equal(
         service.settle()
         assert site.drift() == []
         assert site.drift("notes") == []
-        assert verify(site)["drift"] == 0
+        assert site.verify()["drift"] == 0
         assert service.stop() == 0
 
 
@@ -387,7 +382,7 @@ def test_rows_without_text_are_checked_and_have_no_document(
         assert states(site) == {"public.documents": "done"}
         assert site.drift() == []
         assert site.value(STORED) == max(0, rows - 2)
-        found = verify(site)
+        found = site.verify()
         assert found["drift"] == 0
         (table,) = found["tables"]
         assert (table["checked"], table["fresh"]) == (rows, rows)

@@ -5,22 +5,21 @@ more. What the change log itself says comes from a slot of our own, so that a fa
 step by step.
 """
 
-import json
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
+from functools import partial
 from typing import Any
 
-import numpy as np
 import psycopg2
 
 from cdc_embed.lsn import LSN
 from cdc_embed.wire import pgoutput
 from tests.history.clients import ask
 from tests.history.tables import POISON, TABLES, HistoryTable
-from tests.site import Site, hash_vector, wait_until
+from tests.oracle import differences, fingerprint, hash_vector
+from tests.site import Site, wait_until
 
 Problem = tuple[HistoryTable, tuple[str, ...], str]
 
@@ -40,12 +39,11 @@ class Oracle:
         return [problem for table in TABLES for problem in self._compare(table)]
 
     def _compare(self, table: HistoryTable) -> Iterator[Problem]:
-        rows = self._rows(table)
-        stored = self._stored(table)
+        rows = table.documents.expected(partial(ask, self._source))
+        stored = table.documents.stored(partial(ask, self._target))
         letters = self._letters(table)
         for key in sorted(rows.keys() | stored.keys() | letters.keys()):
-            row = rows.get(key)
-            text = table.document(row[: len(table.text)]) if row else None
+            text, metadata = rows.get(key, (None, ()))
             chunks = stored.get(key, [])
             letter = letters.get(key)
             if text is not None and self._poison and POISON in text:
@@ -62,58 +60,15 @@ class Oracle:
             elif not chunks:
                 yield table, key, "missing"
             else:
-                metadata = row[len(table.text) :] if row else ()
-                yield from ((table, key, what) for what in self._look(text, metadata, chunks))
+                found = differences(
+                    text, metadata, chunks, vector=self._vector, tolerance=self._tolerance
+                )
+                yield from ((table, key, kind + detail) for kind, detail in found)
 
-    def _look(
-        self, text: str, metadata: tuple[Any, ...], chunks: list[tuple[Any, ...]]
-    ) -> Iterator[str]:
-        """What is wrong with a document's chunks."""
-        place = 0
-        for number, (chunk, start, end, digest, chunk_text, vector, *beside) in enumerate(chunks):
-            if bytes(digest) != fingerprint(text):
-                yield f"stale, {text[:40]!r} is not what is stored: {str(chunk_text)[:40]!r}"
-                return
-            if chunk != number or start > end or text[place:start].strip():
-                yield f"chunk {chunk} of {start} to {end} after {place}"
-            piece = text[start:end]
-            if chunk_text is not None and chunk_text != piece:
-                yield f"chunk {chunk} has another text"
-            if not np.allclose(self._vector(piece), vector, atol=self._tolerance):
-                yield f"chunk {chunk} has the vector of another text"
-            if tuple(beside) != metadata:
-                yield f"metadata {_short(tuple(beside))}, the source has {_short(metadata)}"
-            place = end
-        if text[place:].strip():
-            yield f"the text goes on after {place}"
-
-    def _vector(self, text: str) -> Any:
+    def _vector(self, text: str, _: int) -> Any:
         if text not in self._vectors:
             self._vectors[text] = hash_vector(text, self._dimensions)
         return self._vectors[text]
-
-    def _rows(self, table: HistoryTable) -> dict[tuple[str, ...], tuple[Any, ...]]:
-        keys = ", ".join(f"{name}::text" for name in table.key)
-        values = ", ".join(f"{name}::text" for name in table.columns)
-        found = ask(self._source, f"select {keys}, {values} from {table.name}")
-        width = len(table.key)
-        return {row[:width]: row[width:] for row in found}
-
-    def _stored(self, table: HistoryTable) -> dict[tuple[str, ...], list[tuple[Any, ...]]]:
-        keys = ", ".join(f"{name}::text" for name in table.key)
-        beside = "".join(f", {name}::text" for name in table.metadata)
-        found = ask(
-            self._target,
-            f"select {keys}, chunk, start_offset, end_offset, document_hash, chunk_text, "
-            f"embedding::text{beside} from cdc_embed.{table.name}_embedding order by chunk",
-        )
-        width = len(table.key)
-        stored: dict[tuple[str, ...], list[tuple[Any, ...]]] = {}
-        for row in found:
-            chunk = list(row[width:])
-            chunk[5] = np.array(json.loads(chunk[5]), np.float32)
-            stored.setdefault(row[:width], []).append(tuple(chunk))
-        return stored
 
     def _letters(self, table: HistoryTable) -> dict[tuple[str, ...], bytes]:
         found = ask(
@@ -147,10 +102,6 @@ class Oracle:
                 )
             ]
         return "\n".join(lines)
-
-
-def fingerprint(text: str) -> bytes:
-    return blake2b(text.encode(), digest_size=16).digest()
 
 
 def _short(row: tuple[Any, ...]) -> str:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from tests.oracle import Documents
+
 POISON = "POISON"
 """A text with this word in it is refused by the embedding server."""
 
@@ -54,17 +56,17 @@ class HistoryTable:
             f"chunk = {{ max_tokens = {self.chunk_tokens} }}\n"
         )
 
-    def document(self, values: Sequence[str | None]) -> str | None:
-        """The text of a row, by the rule that the README states."""
-        present = [value for value in values if value and not value.isspace()]
-        if not present:
-            return None
-        if self.template is None:
-            return "\n\n".join(present)
-        filled = self.template.replace("\\n", "\n")
-        for column, value in zip(self.text, values, strict=True):
-            filled = filled.replace(f"{{{column}}}", value or "")
-        return filled
+    @property
+    def documents(self) -> Documents:
+        template = (self.template or "").replace("\\n", "\n")
+        return Documents(
+            name=self.name,
+            key=self.key,
+            text=self.text,
+            template=template,
+            metadata=self.metadata,
+            chunked=True,
+        )
 
     @property
     def where(self) -> str:

@@ -1,6 +1,5 @@
 """Documents that cannot be embedded: found among the good ones, kept, and cleared by their rows."""
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -143,7 +142,7 @@ def test_bad_rows_from_before_are_found_by_the_backfill_and_are_no_drift(
         bad = list(range(7, 600, 100))
         assert letters(site) == bad
         assert site.drift() == sorted(f"missing {key}" for key in bad)
-        (table,) = json.loads(site.cli("verify", "--json").stdout)["tables"]
+        (table,) = site.verify()["tables"]
         assert (table["checked"], table["fresh"], table["dead_letters"]) == (600, 594, 6)
         server.faults()
         with without_a_call(service, server):

@@ -192,7 +192,7 @@ def test_a_dropped_letter_is_missing_for_verify_until_its_row_is_tried_again(
         asked = embedding_server.counts()["requests"]
         service.settle()
         assert embedding_server.counts()["requests"] == asked, "nothing is tried by itself"
-        found = json.loads(site.cli("verify", "--json", expect=1).stdout)
+        found = site.verify(expect=1)
         (table,) = found["tables"]
         assert (table["missing"], table["dead_letters"]) == (2, 1)
 

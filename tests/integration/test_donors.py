@@ -1,6 +1,5 @@
 """Vectors that a batch takes from stored rows which the batch before it deletes."""
 
-import json
 from collections.abc import Callable
 
 from tests.site import EmbeddingServer, Site
@@ -36,4 +35,4 @@ def test_a_text_that_moves_by_delete_and_insert_costs_no_reconnect(
         service.settle()
         assert service.metric("cdc_embed_reconnects_total") == 0
         assert max(embedding_server.counts()["by_text"].values(), default=0) <= 1
-        assert json.loads(site.cli("verify", "--json").stdout)["drift"] == 0
+        assert site.verify()["drift"] == 0

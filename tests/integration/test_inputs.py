@@ -7,6 +7,7 @@ import pytest
 
 from tests.inputs.table import InputTable
 from tests.inputs.tables import ENUM, LATIN1_TABLES, TABLES
+from tests.oracle import drift
 from tests.site import Site
 
 
@@ -22,11 +23,6 @@ def configure(site: Site, tables: list[InputTable], *, setup: bool = True) -> No
         site.cli("setup")
 
 
-def drift(site: Site, tables: list[InputTable]) -> dict[str, list[str]]:
-    found = {table.name: table.documents.drift(site) for table in tables}
-    return {name: problems for name, problems in found.items() if problems}
-
-
 def live(site: Site, tables: list[InputTable]) -> None:
     """Insert, update, key update, delete, restart; compared by the test and by ``verify``."""
     with site.service() as service:
@@ -39,7 +35,7 @@ def live(site: Site, tables: list[InputTable]) -> None:
             for table in tables:
                 change(table, site)
             service.settle()
-            assert drift(site, tables) == {}, change
+            assert drift(site, [table.documents for table in tables]) == {}, change
         site.cli("verify")
         assert service.stop() == 0
     with site.service() as service:  # what is stored is known from the target alone
@@ -47,7 +43,7 @@ def live(site: Site, tables: list[InputTable]) -> None:
             for table in tables:
                 change(table, site)
             service.settle()
-            assert drift(site, tables) == {}, change
+            assert drift(site, [table.documents for table in tables]) == {}, change
         assert service.stop() == 0
     site.cli("verify")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cdc_embed.change.document import fingerprint
+from tests.oracle import Documents
 from tests.site import EmbeddingServer, Site, wait_until
 
 SMALL = {
@@ -28,6 +28,7 @@ SMALL = {
 BIG = {"far": "text", "many": "double precision[]", "wide": "text"}
 """Stored out of line: an update of another column leaves them out of the log."""
 TYPES = {**SMALL, **BIG}
+ROWS = Documents(name="documents", text=("body",), metadata=tuple(TYPES), chunked=True)
 
 ROW = {
     "amount": "12.340",
@@ -108,25 +109,6 @@ def insert(site: Site, *ids: int, body: str | None = None, **values: str | None)
         )
 
 
-def wrong(site: Site) -> list[tuple[str, ...]]:
-    """Every (key, column) that differs, by a full join; each chunk of a document counts."""
-    where = "not (t.id is null and coalesce(btrim(s.body), '') = '')"
-    differing: list[tuple[str, ...]] = []
-    for name in ("id", *TYPES):
-        differing += site.sql(
-            f"select coalesce(s.id, t.id)::text, '{name}' "
-            "from documents s full join cdc_embed.documents_embedding t on t.id = s.id "
-            f"where {where} and (s.id is null or t.id is null "
-            f"or s.{name}::text is distinct from t.{name}::text)"
-        )
-    stored = site.sql("select id, document_hash from cdc_embed.documents_embedding")
-    texts = dict(site.sql("select id, body from documents"))
-    stale = [
-        (str(key), "body") for key, digest in stored if fingerprint(texts[key]) != bytes(digest)
-    ]
-    return differing + stale
-
-
 @pytest.fixture
 def embedder() -> Iterator[EmbeddingServer]:
     with EmbeddingServer() as server:
@@ -153,28 +135,28 @@ def test_values_keep_their_types_and_follow_every_change(
         insert(site, 5, seen="infinity", code="", label="", extra="null", tags="{}", score="NaN")
         insert(site, 6, seen="-infinity", amount="0.001", live="f", code="abcdefgh", raw="")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         embedder.reset()
         for name, value in ROW.items():
             site.sql(f"update documents set {name} = null where id = 1")
             site.sql(f"update documents set {name} = %s where id = 4", value)
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.sql("update documents set far = 'short', wide = null where id = 2")
         site.sql("update documents set far = %s where id = 4", big(9))
         site.sql("update documents set code = 'ab' where id in (3, 6)")
         site.sql("update documents set label = '' where label is null")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 0
         site.sql("update documents set body = 'new ' || id, views = views + 1, hue = 'green'")
         site.sql("update documents set body = '  ', views = 0 where id = 3")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() in {5, 6}, "the text that was blank at once may be left out"
         site.sql("update documents set body = 'again' where id = 3")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.cli("verify")  # what is read of them is what the log says of them
 
 
@@ -197,18 +179,18 @@ def test_values_that_the_log_leaves_out_are_kept(
         site.sql("update documents set id = 12 where id = 2")
         site.sql("update documents set id = 15 where id = 5")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 0
         site.sql("update documents set body = 'changed' where id = 3")
         site.sql("update documents set id = 14, body = 'changed too', label = 'l' where id = 4")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 2
         site.sql("update documents set far = 'now short' where id = 12")
         site.sql("update documents set id = 16, views = null where id = 15")
         site.sql("update documents set body = body || ' and more' where id <> 16")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
 
 
 def test_values_of_backfilled_rows_are_read_again(
@@ -222,23 +204,23 @@ def test_values_of_backfilled_rows_are_read_again(
     configure(site, embedder=embedder.configuration)
     with site.service() as service:
         service.wait_for("reconciled")
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert site.value("select count(commit_lsn) from cdc_embed.documents_embedding") == 0
         embedder.reset()
         site.sql("update documents set views = views + 1 where id in (1, 5)")
         site.sql("update documents set id = 12, hue = 'green' where id = 2")
         site.sql("update documents set far = 'short', wide = 'short too' where id = 6")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 0
         site.sql("update documents set body = 'changed', extra = '[]' where id = 3")
         site.sql("update documents set id = 14, body = 'changed too' where id = 4")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 2
         site.sql("update documents set views = views + 1")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 2
         site.cli("verify")
 
@@ -254,20 +236,20 @@ def test_values_follow_their_row_through_swaps_and_in_one_transaction(
         insert(site, 11, 12, body=big(3))
         site.sql("update documents set views = id")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.sql("update documents set id = -id")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.sql("update documents set id = 10 * id, label = 'l' || id where id % 2 = 0")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.transaction(
             "update documents set id = 100 where id = -3",
             "update documents set id = -3, views = 55 where id = -5",
             "update documents set id = -5 where id = 100",
         )
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.transaction(
             "create temporary table kept on commit drop as select * from documents where id = -7",
             "delete from documents where id = -7",
@@ -276,7 +258,7 @@ def test_values_follow_their_row_through_swaps_and_in_one_transaction(
             "update documents set label = 'once more' where id = -7",
         )
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         site.transaction(
             "create temporary table kept on commit drop as select * from documents",
             "update documents set label = 'lost'",
@@ -285,7 +267,7 @@ def test_values_follow_their_row_through_swaps_and_in_one_transaction(
             "update documents set views = 99",
         )
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert site.value("select count(*) from cdc_embed.documents_embedding") > 0
 
 
@@ -306,7 +288,7 @@ def test_table_with_full_identity_keeps_its_metadata(site_18: Site) -> None:
         site.sql("update documents set body = 'new' where id = 3")
         site.sql("update documents set id = -id")
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
 
 
 @pytest.fixture
@@ -323,21 +305,18 @@ def test_column_can_be_text_and_metadata(site_18: Site) -> None:
         'metadata = ["body", "title"]\n'
     )
     site.cli("setup")
-    unequal = (
-        "select s.id from documents s full join cdc_embed.documents_embedding t on t.id = s.id "
-        "where (s.id, s.title, s.body) is distinct from (t.id, t.title, t.body)"
-    )
+    copied = Documents(name="documents", metadata=("body", "title"))
     with site.service() as service:
         site.sql(
             "insert into documents values (1, 'a', 'b'), (2, null, %s), (3, 'c', null)", big(1)
         )
         service.settle()
-        assert (site.sql(unequal), site.drift()) == ([], [])
+        assert copied.drift(site) == []
         site.sql("update documents set title = 'new'")
         site.sql("update documents set id = 20, title = 'newer' where id = 2")
         site.sql("update documents set title = null, body = 'x' where id = 3")
         service.settle()
-        assert (site.sql(unequal), site.drift()) == ([], [])
+        assert copied.drift(site) == []
 
 
 def test_every_chunk_of_a_document_carries_its_metadata(site_18: Site) -> None:
@@ -354,7 +333,7 @@ def test_every_chunk_of_a_document_carries_its_metadata(site_18: Site) -> None:
         service.settle()
         assert site.value("select min(n) from (select count(*) n from "
                           "cdc_embed.documents_embedding group by id) counts") > 3  # fmt: skip
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
 
 
 def hot_updates(site: Site) -> tuple[int, int]:
@@ -398,7 +377,7 @@ def test_changed_metadata_alone_touches_no_vector_and_no_index(
         assert service.stop() == 0
     site.wait_for_last_session()
     assert embedder.texts() == 0
-    assert wrong(site) == []
+    assert ROWS.drift(site) == []
     updated, hot = (now - then for now, then in zip(hot_updates(site), before, strict=True))
     assert updated == 500, "each row once"
     assert hot >= 0.7 * updated
@@ -445,11 +424,11 @@ def test_kill_and_replay_leave_metadata_equal(
     with site.service(process=True) as service:
         churn(5)
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         service.kill()
     with site.service() as service:  # replays what the slot had not heard of
         embedder.reset()
         service.settle()
-        assert wrong(site) == []
+        assert ROWS.drift(site) == []
         assert embedder.texts() == 0
         assert service.stop() == 0

@@ -3,7 +3,6 @@
 A read can be older than the log, or show an empty table: T3 and T7 of CONTRIBUTING.md.
 """
 
-import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,17 +31,9 @@ def fill(site: Site, rows: int) -> None:
     )
 
 
-def verify(site: Site, *arguments: str, expect: int = 0) -> dict[str, Any]:
-    """What ``verify`` prints."""
-    found: dict[str, Any] = json.loads(
-        site.cli("verify", "--json", *arguments, expect=expect).stdout
-    )
-    return found
-
-
 def verify_table(site: Site, *arguments: str, expect: int = 0) -> dict[str, Any]:
     """The same, of the only table."""
-    (table,) = verify(site, *arguments, expect=expect)["tables"]
+    (table,) = site.verify(*arguments, expect=expect)["tables"]
     assert isinstance(table, dict)
     return table
 
@@ -266,7 +257,7 @@ def test_repair_beside_rewrites_finds_nothing_to_repair(make_site: Callable[...,
             try:
                 looks = 0
                 while looks < 2 or len(turns) < 5:
-                    found = verify(site, "--repair")
+                    found = site.verify("--repair")
                     (table,) = found["tables"]
                     assert (found["drift"], table["repaired"], table["checked"]) == (0, 0, 2000)
                     looks += 1
@@ -436,7 +427,7 @@ def test_verify_finds_every_kind_of_drift_and_repair_mends_exactly_that(
     stamps = "select id, chunk, embedded_at from cdc_embed.documents_embedding where id > 7"
     untouched = set(site.sql(stamps))
     with site.service() if leader else no_service():
-        fresh = verify(site)
+        fresh = site.verify()
         assert fresh.keys() >= {"tables", "drift"}
         (table,) = fresh["tables"]
         assert table.keys() >= CONTRACT
@@ -447,13 +438,13 @@ def test_verify_finds_every_kind_of_drift_and_repair_mends_exactly_that(
         spoil(site)
         kinds = {"missing": 2, "stale": 4, "metadata_stale": 1, "orphan": 1}
         for arguments, code, repaired in (((), 1, 0), (("--repair",), 0, 8)):
-            found = verify(site, *arguments, expect=code)
+            found = site.verify(*arguments, expect=code)
             (table,) = found["tables"]
             assert {kind: table[kind] for kind in kinds} == kinds
             assert (found["drift"], table["checked"], table["fresh"]) == (8, 50, 43)
             assert (table["repaired"], table["pending"]) == (repaired, 0)
 
-        assert verify(site)["drift"] == 0
+        assert site.verify()["drift"] == 0
         if leader:
             assert site.checkpoint()["epoch"] == epoch, "the command asked the leader"
     assert spoilt(site) == right
@@ -513,14 +504,14 @@ def test_verify_beside_a_writing_application_reports_no_drift(
         with in_thread(write) as answer:
             try:
                 for arguments in ((), ("--repair", "--sample", "50")):
-                    found = verify(site, *arguments)
+                    found = site.verify(*arguments)
                     assert found["drift"] == 0, found
             finally:
                 ended.set()
             assert answer.get(timeout=30) > 20
         service.settle()
         assert site.drift() == []
-        (table,) = verify(site)["tables"]
+        (table,) = site.verify()["tables"]
         assert table["pending"] == 0
         assert table["checked"] == table["fresh"]
         assert service.stop() == 0
@@ -573,7 +564,7 @@ def test_composite_and_uuid_keys_and_partitions_are_backfilled_completely(
             "update cdc_embed.items_embedding set id = gen_random_uuid() "
             "where chunk_text = 'item 5'"
         )
-        found = verify(site, "--repair")
+        found = site.verify("--repair")
         assert {table["name"]: table["checked"] for table in found["tables"]} == {
             "public.events": 10_000,
             "public.items": 3000,
@@ -584,7 +575,7 @@ def test_composite_and_uuid_keys_and_partitions_are_backfilled_completely(
         }
         assert count_stored(site, "events") == 10_000
         assert count_stored(site, "items") == 3000
-        assert verify(site)["drift"] == 0
+        assert site.verify()["drift"] == 0
         assert service.stop() == 0
 
 
@@ -634,6 +625,6 @@ def test_keys_are_the_same_however_the_source_is_told_to_write_them(
         for number in range(len(KEYS)):
             site.sql(f"update k{number} set body = 'another'")
         service.settle()
-        assert verify(site)["drift"] == 0
+        assert site.verify()["drift"] == 0
         assert stored() == dict.fromkeys(KEYS, 2)
         assert service.stop() == 0

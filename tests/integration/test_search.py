@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from tests.site import Site, columns, hash_vector
+from tests.oracle import hash_vector
+from tests.site import Site, columns
 
 SIZE = 32
 HASH = f'kind = "hash"\ndimensions = {SIZE}'

@@ -20,13 +20,13 @@ from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.setup.connections import connections
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
+from tests.oracle import hash_vector
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,
     RunningService,
     Site,
     columns,
-    hash_vector,
     wait_until,
 )
 

@@ -23,7 +23,8 @@ from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
 from tests.builders import change, table
-from tests.site import Site, hash_vector, wait_until
+from tests.oracle import hash_vector
+from tests.site import Site, wait_until
 
 TABLE = table("documents", text=("body",))
 

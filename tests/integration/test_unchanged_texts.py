@@ -14,6 +14,7 @@ from contextlib import contextmanager
 import pytest
 
 from cdc_embed.lsn import LSN
+from tests.oracle import Documents, drift
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns, wait_until
 
 TABLES = """
@@ -27,6 +28,7 @@ text = ["body"]
 chunk = { max_tokens = 100000 }
 """
 NAMES = ("documents", "complete")
+BOTH = [Documents(name=name, text=("body",)) for name in NAMES]
 FIRST = [
     "update {} set body = body || ' changed' where id in (1, 2, 5, 8, 9)",
     "update {} set body = body || ' poison' where id in (3, 4)",
@@ -67,10 +69,6 @@ def site(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -> S
     )
     made.cli("setup")
     return made
-
-
-def drift(site: Site) -> list[list[str]]:
-    return [site.drift(name) for name in NAMES]
 
 
 def letters(site: Site) -> list[tuple[str, int]]:
@@ -151,10 +149,10 @@ def test_change_of_something_else_never_hides_the_change_of_a_text_before_it(
             for number in range(1, 10):
                 site.sql(f"insert into {name} (id, body) values (%s, %s)", number, big(number))
         service.settle()
-        assert drift(site) == [[], []]
+        assert drift(site, BOTH) == {}
         when(service, embedding_server)
         service.settle()
-        assert drift(site) == [["missing 14", "missing 3"]] * 2
+        assert drift(site, BOTH) == {name: ["missing 14", "missing 3"] for name in NAMES}
         expected = [(f"public.{name}", number) for name in sorted(NAMES) for number in (3, 14)]
         assert letters(site) == expected
         assert columns(site.sql("select id from documents order by id")) == [
@@ -173,6 +171,6 @@ def test_change_of_something_else_never_hides_the_change_of_a_text_before_it(
         site.sql("update complete set body = %s where id = 1", big(1))
         change(site, ["update {} set body = body || ' cured' where id in (3, 14)"])
         service.settle()
-        assert drift(site) == [[], []]
+        assert drift(site, BOTH) == {}
         assert letters(site) == []
         assert service.stop() == 0

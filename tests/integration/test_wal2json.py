@@ -1,12 +1,12 @@
 """The whole service with wal2json: Debian's PostgreSQL 15 is followed into another server."""
 
-import json
 from collections.abc import Callable
 from contextlib import closing
 
 import psycopg2
 import pytest
 
+from tests.oracle import Documents
 from tests.site import DOCUMENTS, RunningService, Site, columns, wait_until
 
 LONG = "(select string_agg(md5((n * {})::text), '') from generate_series(1, 100) n)"
@@ -41,13 +41,6 @@ def compared(service: RunningService, tables: int = 1) -> None:
     wait_until(done, "compared")
 
 
-def drift(site: Site) -> int:
-    """What verify finds, with the service running."""
-    found = json.loads(site.cli("verify", "--json", expect=None).stdout)
-    total: int = found["drift"]
-    return total
-
-
 def test_tables_are_followed_by_name_and_nothing_is_made_in_the_source_but_the_slot(
     source: Site,
 ) -> None:
@@ -73,13 +66,13 @@ def test_tables_are_followed_by_name_and_nothing_is_made_in_the_source_but_the_s
         )
         service.settle()
         assert source.drift() == []
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0
         assert service.stop() == 0
     with source.service() as service:
         source.transaction("truncate documents", "insert into documents values (7, 'after', 'it')")
         service.settle()
         assert source.drift() == []
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0
         assert service.stop() == 0
     source.cli("teardown", "--yes")
     slots = "select count(*) from pg_replication_slots where database = current_database()"
@@ -111,7 +104,7 @@ def test_values_that_are_not_finite_are_stored_as_they_are(source: Site) -> None
         source.sql("update documents set r = n where id < 0")
         service.settle()
         assert metadata(source) == metadata(source.target or source)
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0
 
 
 def metadata(site: Site) -> list[tuple[str, ...]]:
@@ -137,12 +130,12 @@ def test_a_database_of_another_encoding_is_followed(source: Site) -> None:
         source.sql("select pg_logical_emit_message(true, 'other', '\\xe9'::bytea)")
         source.sql("insert into \"Beiträge\" select n, 'ü', n, 'ß' from generate_series(2, 5) n")
         service.settle()
-        assert source.drift('"Beiträge"', '"Beiträge_embedding"') == []
+        assert Documents(name="Beiträge").drift(source) == []
         stored = (source.target or source).sql(
             'select "größe" from cdc_embed."Beiträge_embedding" order by id'
         )
         assert columns(stored) == ["ÿ", *"ßßßß"]
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0
 
 
 # -- what is refused ------------------------------------------------------------------------------
@@ -220,7 +213,7 @@ def test_a_renamed_table_is_followed_under_its_new_name_and_compared(source: Sit
         source.sql("insert into papers values (3, 't', 'three')")
         service.settle()
         assert source.drift("papers") == []
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0
 
 
 # -- a position inside a transaction --------------------------------------------------------------
@@ -284,4 +277,4 @@ def test_a_position_inside_a_transaction_counts_the_changes_of_every_table(
         service.settle()
         assert source.drift() == []
         assert len(after) == 1 or source.drift("notes") == []
-        assert drift(source) == 0
+        assert source.verify()["drift"] == 0

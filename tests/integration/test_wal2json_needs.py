@@ -6,6 +6,7 @@ import psycopg2
 import pytest
 
 from tests.integration.test_wal2json import compared, entry, follow
+from tests.oracle import Documents
 from tests.site import DOCUMENTS, Site, wait_until
 
 
@@ -57,7 +58,7 @@ def test_strings_with_backslashes_by_default_do_not_hinder(source: Site) -> None
     with source.service() as service:
         source.sql("insert into \"a, b\\c\" values (1, 't', 'text')")
         service.settle()
-        assert source.drift('"a, b\\c"', "vectors") == []
+        assert Documents(name="a, b\\c", embedding_table="vectors").drift(source) == []
 
 
 def test_a_table_whose_name_reads_the_same_is_another_one(source: Site) -> None:
@@ -73,7 +74,7 @@ def test_a_table_whose_name_reads_the_same_is_another_one(source: Site) -> None:
         source.sql("insert into \"s.t\".x values (1, 't', 'other')")
         source.sql('delete from "s.t".x; truncate "s.t".x')
         service.settle()
-        assert source.drift('s."t.x"', "vectors") == []
+        assert Documents(schema="s", name="t.x", embedding_table="vectors").drift(source) == []
 
 
 def test_tables_are_not_added_while_a_service_runs_that_does_not_ask_for_them(source: Site) -> None:

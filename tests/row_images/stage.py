@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdc_embed.lsn import LSN
-from tests.oracle import Documents
+from tests.oracle import Documents, drift
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
 
 SCHEMA: Final = """
@@ -189,5 +189,4 @@ class Stage:
         )
 
     def drift(self) -> dict[str, list[str]]:
-        found = {name: table.drift(self.site) for name, table in self._tables.items()}
-        return {name: problems for name, problems in found.items() if problems}
+        return drift(self.site, self._tables.values())
