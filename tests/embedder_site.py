@@ -1,6 +1,7 @@
 """A site whose texts are embedded by the misbehaving server, and what must be true of it."""
 
 from cdc_embed.lsn import LSN
+from tests.invariant import confirmed, recorded
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 
 ALWAYS = 1_000_000_000
@@ -32,16 +33,6 @@ def letters(site: Site) -> int:
 
 def stored(site: Site) -> int:
     return int(site.value("select count(*) from cdc_embed.documents_embedding"))
-
-
-def confirmed(site: Site) -> LSN:
-    statement = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
-    return LSN.parse(site.value(statement, site.name))
-
-
-def recorded(site: Site) -> LSN:
-    checkpoint = site.checkpoint()
-    return max(LSN.parse(checkpoint[name]) for name in ("end_lsn", "confirmed_lsn"))
 
 
 def wait_for_trouble(service: RunningService) -> str:

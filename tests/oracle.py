@@ -74,7 +74,7 @@ def differences(
         if not np.allclose(vector(piece, len(chunk.vector)), chunk.vector, atol=tolerance):
             yield Difference("wrong vector", where)
         if chunk.metadata != metadata:
-            detail = f": {_short(chunk.metadata)}, the source has {_short(metadata)}"
+            detail = f": {short(chunk.metadata)}, the source has {short(metadata)}"
             yield Difference("metadata", where + detail)
         place = chunk.end
     if text[place:].strip():
@@ -174,5 +174,5 @@ def _named(key: Key) -> str:
     return ", ".join(key)
 
 
-def _short(row: tuple[Any, ...]) -> str:
+def short(row: tuple[Any, ...]) -> str:
     return str(tuple(v[:40] + ".." if isinstance(v, str) and len(v) > 40 else v for v in row))

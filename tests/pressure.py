@@ -1,6 +1,6 @@
-"""Two threads for tests of faults: a mixed load, and a watch over what is confirmed.
+"""A mixed load for tests of faults, and what must be true after it.
 
-Both outlive the servers they talk to: they connect again for as long as they are wanted.
+The load outlives the servers it talks to: it connects again for as long as it is wanted.
 """
 
 import random
@@ -11,16 +11,11 @@ from typing import Any, Final
 
 import psycopg2
 
-from cdc_embed.lsn import LSN, ZERO
 from tests.site import RunningService, Site
 
 KEYS: Final = 300
 """Few enough that rows are changed again while they are in flight."""
 JOIN_SECONDS: Final = 60.0
-CONFIRMED: Final = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
-RECORDED: Final = (
-    "select greatest(end_lsn, confirmed_lsn)::text from cdc_embed.checkpoint where slot = %s"
-)
 
 
 class Pace:
@@ -76,45 +71,6 @@ def _statement(chance: random.Random) -> tuple[str, list[Any]]:
         ("truncate documents", []),
     ]
     return chance.choices(choices, weights=[10, 5, 5, 3, 3, 3, 1, 0.1])[0]
-
-
-@contextmanager
-def watched(site: Site) -> Iterator[None]:
-    """The slot is never beyond the committed checkpoint; checked all the time.
-
-    While one of the two cannot be asked, what the slot said is kept for when it can.
-    """
-    violations: list[tuple[LSN, LSN]] = []
-    samples = 0
-    highest = ZERO
-    done = threading.Event()
-
-    def look(source: Any) -> None:
-        nonlocal samples, highest
-        target = psycopg2.connect((site.target or site).dsn, connect_timeout=5)
-        target.autocommit = source.autocommit = True
-        try:
-            while not done.wait(0.005):
-                # the slot first: what is recorded later cannot make it look ahead
-                highest = max(highest, _lsn(source, CONFIRMED, site.name))
-                recorded = _lsn(target, RECORDED, site.name)
-                if highest > recorded:
-                    violations.append((highest, recorded))
-                highest = ZERO
-                samples += 1
-        finally:
-            target.close()
-
-    with _thread(site.dsn, look, done):
-        yield
-    assert violations == []
-    assert samples > 10
-
-
-def _lsn(connection: Any, statement: str, slot: str) -> LSN:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, (slot,))
-        return LSN.parse(cursor.fetchone()[0])
 
 
 @contextmanager

@@ -1,58 +1,15 @@
 """Nothing is confirmed before it is committed, and nothing is lost when the process is killed."""
 
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
+from tests.invariant import confirmed, watched
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
-
-
-@contextmanager
-def watched(site: Site) -> Iterator[list[tuple[str, str]]]:
-    """Sample the invariant all the time; yields the violations, (confirmed, recorded)."""
-    violations: list[tuple[str, str]] = []
-    samples = 0
-    done = threading.Event()
-
-    def sample() -> None:
-        nonlocal samples
-        connection = site.connect()
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            while not done.is_set():
-                # the slot first: what is recorded later cannot make it look ahead
-                cursor.execute(
-                    "select confirmed_flush_lsn::text from pg_replication_slots "
-                    "where slot_name = %s",
-                    (site.name,),
-                )
-                confirmed = cursor.fetchone()[0]
-                cursor.execute(
-                    "select greatest(end_lsn, confirmed_lsn)::text from cdc_embed.checkpoint "
-                    "where slot = %s",
-                    (site.name,),
-                )
-                recorded = cursor.fetchone()[0]
-                samples += 1
-                if LSN.parse(confirmed) > LSN.parse(recorded):
-                    violations.append((confirmed, recorded))
-                time.sleep(0.005)
-        connection.close()
-
-    thread = threading.Thread(target=sample)
-    thread.start()
-    try:
-        yield violations
-    finally:
-        done.set()
-        thread.join()
-    assert samples > 10
 
 
 @pytest.fixture
@@ -75,7 +32,7 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
     site = make_site(version)
     site.sql(f"alter database {site.name} set wal_sender_timeout = '4s'")
     configure(site, slow)
-    with watched(site) as violations:
+    with watched(site):
         with site.service(process=True) as service:
             long = site.connect()
             with long.cursor() as cursor:
@@ -110,7 +67,6 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
             assert service.stop() == 0
         stored = site.value("select count(distinct id) from cdc_embed.documents_embedding")
         assert stored == 2013
-        assert violations == []
     again = slow.counts()["by_text"]
     assert len(again) == 2013 - committed, "embedded again only what was not committed"
     assert max(again.values()) == 1
@@ -127,11 +83,7 @@ def test_clean_stop_confirms_everything_and_restart_embeds_nothing(
         site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1,200) i")
         service.settle()
         assert service.stop() == 0
-    confirmed = site.value(
-        "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s", site.name
-    )
-    checkpoint = site.checkpoint()
-    assert LSN.parse(confirmed) >= LSN.parse(checkpoint["end_lsn"])
+    assert confirmed(site) >= LSN.parse(site.checkpoint()["end_lsn"])
     embedding_server.reset()
     with site.service() as service:
         service.settle()
@@ -178,7 +130,7 @@ def test_lost_connections_lose_nothing_and_repeat_no_finished_work(
     site.configure(embedder=embedding_server.configuration)
     site.cli("setup")
     embedding_server.reset()
-    with watched(site) as violations, site.service() as service:
+    with watched(site), site.service() as service:
         for number in range(1, 41):
             site.sql("insert into documents values (%s, 't', %s)", number, f"text {number}")
             if number % 4 == 0:
@@ -193,7 +145,6 @@ def test_lost_connections_lose_nothing_and_repeat_no_finished_work(
         assert max(embedding_server.counts()["by_text"].values()) == 1
         assert service.metric("cdc_embed_reconnects_total") > 0
         assert service.stop() == 0
-    assert violations == []
 
 
 def test_source_restart_is_survived(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.pressure import expect_equal, load, sessions, watched
+from tests.invariant import watched
+from tests.pressure import expect_equal, load, sessions
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 

@@ -14,7 +14,8 @@ import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
-from tests.pressure import end_sessions, expect_equal, load, sessions, watched
+from tests.invariant import confirmed, watched
+from tests.pressure import end_sessions, expect_equal, load, sessions
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
@@ -104,13 +105,10 @@ def test_kill_in_the_middle_of_the_target_commit_is_settled_by_what_the_target_s
                 service.kill()
         wait_until(lambda: not sessions(site, "writer"), "the server ended the transaction")
         after = site.checkpoint()
-        confirmed = site.value(
-            "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s",
-            site.name,
-        )
+        slot = confirmed(site)
         if outcome == "committed":
             assert after["batch_seq"] == before["batch_seq"] + 1
-            assert LSN.parse(confirmed) < LSN.parse(after["end_lsn"]), "it comes once more"
+            assert slot < LSN.parse(after["end_lsn"]), "it comes once more"
         else:
             assert after == before
         embedding_server.reset()

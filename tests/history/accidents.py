@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 from tests.history.clients import Diary, ask
 from tests.history.fleet import DRIFT, Command, Fleet
-from tests.history.oracle import Watcher
 from tests.history.tables import TABLES
+from tests.invariant import Watch
 from tests.site import Site, wait_until
 
 COMMAND_SECONDS = 120.0
@@ -29,7 +29,7 @@ class Accidents:
         diary: Diary,
         source: Site,
         fleet: Fleet,
-        watcher: Watcher,
+        watch: Watch,
         change: Callable[[float], None],
     ) -> None:
         self._choice = random.Random(f"{seed}/accidents")
@@ -37,7 +37,7 @@ class Accidents:
         self._source = source
         self._target = source.target or source
         self._fleet = fleet
-        self._watcher = watcher
+        self._watch = watch
         self._change = change
 
     def happen(self) -> None:
@@ -48,7 +48,7 @@ class Accidents:
 
     def lose_slot(self) -> None:
         """Changes are missed; ``setup --rebuild`` makes a slot, the service compares every row."""
-        with self._watcher.looking_away():
+        with self._watch.looking_away():
             for service in list(self._fleet.running):
                 end = self._choice.choice([self._fleet.kill, self._fleet.stop])
                 service.process.send_signal(signal.SIGCONT)

@@ -24,7 +24,7 @@ from tests.site import EmbeddingServer, Site
 
 MOST_COMMANDS = 1
 SESSIONS = ("writer", "reader", "stream", "sentinel", "reconcile", "rows", "index", "")
-"""Of the service, by the second word of their names; the last is the watcher's."""
+"""Of the service, by the second word of their names; the last is the watch's."""
 
 
 class Misfortune(threading.Thread):

@@ -1,24 +1,18 @@
-"""What must be true of a history: at every moment, and when nothing moves any more.
+"""What must be true of a history when nothing moves any more.
 
-The texts' rule, the fingerprint and the vectors' rule are those of the documentation, written once
-more. What the change log itself says comes from a slot of our own, so that a failure can be told
-step by step.
+What a row's chunks must be is said in ``tests/oracle.py``, what must be true at every moment in
+``tests/invariant.py``. What the change log itself says comes from a slot of our own, so that a
+failure can be told step by step.
 """
 
-import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
-import psycopg2
-
-from cdc_embed.lsn import LSN
 from cdc_embed.wire import pgoutput
 from tests.history.clients import ask
 from tests.history.tables import POISON, TABLES, HistoryTable
-from tests.oracle import differences, fingerprint, hash_vector
+from tests.oracle import differences, fingerprint, hash_vector, short
 from tests.site import Site, wait_until
 
 Problem = tuple[HistoryTable, tuple[str, ...], str]
@@ -96,69 +90,12 @@ class Oracle:
             ]
             lines.append("-- in the source (key, xmin, values):")
             lines += [
-                _short(row)
+                short(row)
                 for row in ask(
                     self._source, f"select xmin::text, * from {table.name} where {where}", *key
                 )
             ]
         return "\n".join(lines)
-
-
-def _short(row: tuple[Any, ...]) -> str:
-    return str(tuple(v[:40] + ".." if isinstance(v, str) and len(v) > 40 else v for v in row))
-
-
-class Watcher(threading.Thread):
-    """Looks all the time whether the slot is beyond what is recorded."""
-
-    def __init__(self, source: Site) -> None:
-        super().__init__(name="watcher", daemon=True)
-        self._source = source
-        self._target = source.target or source
-        self.violations: list[str] = []
-        self.samples = 0
-        self._lock = threading.Lock()
-        self.ended = threading.Event()
-
-    def run(self) -> None:
-        while not self.ended.is_set():
-            with suppress(psycopg2.Error):
-                source, target = self._source.connect(), self._target.connect()
-                source.autocommit = target.autocommit = True
-                with source.cursor() as slots, target.cursor() as positions:
-                    while not self.ended.wait(0.005):
-                        with self._lock:
-                            self._look(slots, positions)
-            self.ended.wait(0.1)
-
-    def _look(self, slots: Any, positions: Any) -> None:
-        # the slot first: what is recorded later cannot make it look ahead
-        slots.execute(
-            "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s",
-            (self._source.name,),
-        )
-        slot = slots.fetchone()
-        positions.execute(
-            "select greatest(end_lsn, confirmed_lsn)::text, epoch, batch_seq "
-            "from cdc_embed.checkpoint where slot = %s",
-            (self._source.name,),
-        )
-        checkpoint = positions.fetchone()
-        if slot is None or checkpoint is None:
-            return
-        self.samples += 1
-        if LSN.parse(slot[0]) > LSN.parse(checkpoint[0]):
-            self.violations.append(f"{time.time():.3f} confirmed {slot[0]}, recorded {checkpoint}")
-
-    @contextmanager
-    def looking_away(self) -> Iterator[None]:
-        """While a new slot is made, it and the old position have nothing to do with each other."""
-        with self._lock:
-            yield
-
-    def stop(self) -> None:
-        self.ended.set()
-        self.join()
 
 
 ALLOWED = "select setting from pg_settings where name = 'output_plugin_libraries'"
@@ -205,5 +142,5 @@ class Witness:
                     relation = getattr(
                         message, "relation_oid", getattr(message, "relation_oids", 0)
                     )
-                    lines.append(f"{where} {kind} {relation} {_short(old)} -> {_short(new)}")
+                    lines.append(f"{where} {kind} {relation} {short(old)} -> {short(new)}")
         return "\n".join(lines[-most:])

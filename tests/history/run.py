@@ -17,9 +17,10 @@ from tests.history.accidents import Accidents
 from tests.history.clients import Client, Diary, ask
 from tests.history.faults import OPEN_REQUESTS, Outside, Processes, Servers
 from tests.history.fleet import Command, Fleet, tail
-from tests.history.oracle import Oracle, Watcher, Witness
+from tests.history.oracle import Oracle, Witness
 from tests.history.tables import DOCUMENTS, IN_PARTITIONS, PREFILLED, TABLES
 from tests.installed import INSTALLED, InstalledPostgres
+from tests.invariant import Watch
 from tests.site import EmbeddingServer, Site
 
 DIMENSIONS = 8
@@ -84,9 +85,9 @@ class History:
             self.witness = Witness(self.source)
             self.fleet = Fleet(self.source, self._diary)
             stack.callback(self.fleet.close)
-            self.watcher = Watcher(self.source)
-            self.watcher.start()
-            stack.callback(self.watcher.stop)
+            self.watch = Watch(self.source, replaced=True)
+            self.watch.start()
+            stack.callback(self.watch.stop)
             yield self
 
     def _site(self, stack: ExitStack, version: int, name: str, target: Site | None) -> Site:
@@ -215,7 +216,7 @@ class History:
             self._diary,
             self.source,
             self.fleet,
-            self.watcher,
+            self.watch,
             self._change,
         )
         try:
@@ -263,7 +264,8 @@ class History:
             self._verify()
         self._expect(not self.fleet.problems, "\n".join(self.fleet.problems))
         self._expect(not self.fleet.complaints(), "\n".join(self.fleet.complaints()))
-        self._expect(not self.watcher.violations, "\n".join(self.watcher.violations[:10]))
+        self._expect(self.watch.is_alive(), "the watch over what is confirmed has ended")
+        self._expect(not self.watch.violations, "\n".join(map(str, self.watch.violations[:10])))
         self.witness.forget()
         self.fleet.forget()
         self._diary.note("right")

@@ -25,6 +25,7 @@ from cdc_embed.service import (
     load_config,
     running,
 )
+from tests.invariant import confirmed
 from tests.site import PATIENCE, Site, wait_until
 
 
@@ -174,8 +175,7 @@ def test_a_stop_commits_what_is_in_flight_and_leaves_no_thread(site: Site) -> No
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == handlers
     assert (list(logging.getLogger().handlers), logging.getLogger().level) == root
     assert site.drift() == []
-    confirmed = "select confirmed_flush_lsn from pg_replication_slots where slot_name = %s"
-    assert site.value(confirmed, site.name) == site.checkpoint()["confirmed_lsn"]
+    assert confirmed(site) == LSN.parse(site.checkpoint()["confirmed_lsn"])
 
 
 def test_two_services_in_one_process_share_nothing(make_site: Callable[..., Site]) -> None:

@@ -14,15 +14,14 @@ import pytest
 from cdc_embed.lsn import LSN
 from tests.embedder_site import (
     ALWAYS,
-    confirmed,
     expect_nothing_beyond,
     insert,
     letters,
     ready,
-    recorded,
     stored,
     wait_for_trouble,
 )
+from tests.invariant import confirmed, recorded
 from tests.site import (
     EmbeddingServer,
     Site,

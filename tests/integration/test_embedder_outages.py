@@ -12,15 +12,14 @@ from structlog.testing import capture_logs
 from cdc_embed.service import health, load_config, running
 from tests.embedder_site import (
     ALWAYS,
-    confirmed,
     expect_nothing_beyond,
     insert,
     letters,
     ready,
-    recorded,
     stored,
     wait_for_trouble,
 )
+from tests.invariant import confirmed, recorded
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,

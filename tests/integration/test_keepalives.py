@@ -13,6 +13,7 @@ import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
+from tests.invariant import confirmed, recorded
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
 
 PING = "sending replication keepalive"
@@ -64,20 +65,6 @@ def silent(service: RunningService) -> Iterator[None]:
         wait_until(lambda: site.server.log_text().count(PING) > before, "the server pings")
     finally:
         service.process.send_signal(signal.SIGCONT)
-
-
-def confirmed(site: Site) -> LSN:
-    return LSN.parse(
-        site.value(
-            "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s",
-            site.name,
-        )
-    )
-
-
-def recorded(site: Site) -> LSN:
-    found = site.checkpoint()
-    return max(LSN.parse(found["end_lsn"]), LSN.parse(found["confirmed_lsn"]))
 
 
 def wal_end(site: Site) -> LSN:

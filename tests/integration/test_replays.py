@@ -15,6 +15,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
+from tests.invariant import confirmed
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
 
 SWAP = [
@@ -106,9 +107,8 @@ def test_kill_between_commit_and_confirmation_replays_no_key_change(
         with unanswered_commit(service, SWAP):
             service.kill()
     assert texts(site) == AFTER, "the commit took effect"
-    confirmed = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
     ended = LSN.parse(site.checkpoint()["end_lsn"])
-    assert LSN.parse(site.value(confirmed, site.name)) < ended, "so the log repeats it"
+    assert confirmed(site) < ended, "so the log repeats it"
     written = versions(site)
     embedding_server.reset()
     with site.service() as service:

@@ -15,14 +15,8 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
+from tests.invariant import confirmed
 from tests.site import DOCUMENTS, Site, columns, wait_until
-
-CONFIRMED = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
-
-
-def confirmed(site: Site) -> LSN:
-    return LSN.parse(site.value(CONFIRMED, site.name))
-
 
 # -- T2: positions -----------------------------------------------------------------------------
 
