@@ -18,6 +18,7 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
 from tests.builders import table
+from tests.hanging import hanging_commit
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
 SLOWLY = "[backfill]\nrows_per_second = 30\n"
@@ -58,25 +59,6 @@ def in_thread(call: Callable[[], Any]) -> Iterator["Queue[Any]"]:
 
 
 # -- visibility --------------------------------------------------------------------------------
-
-
-@contextmanager
-def hanging_commit(site: Site, statement: str) -> Iterator[None]:
-    """A change whose commit is in the log, and which nobody sees until the block is left."""
-
-    def standbys(change: str, expected: str) -> None:
-        site.sql(f"alter system {change}")
-        site.sql("select pg_reload_conf()")
-        wait_until(lambda: site.value("show synchronous_standby_names") == expected, "reload")
-
-    standbys("set synchronous_standby_names = 'nobody'", "nobody")
-    writer = threading.Thread(target=site.transaction, args=(statement,))
-    writer.start()
-    try:
-        yield
-    finally:
-        standbys("reset synchronous_standby_names", "")
-        writer.join(30)
 
 
 def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(

@@ -21,6 +21,7 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
+from tests.hanging import hanging_commit
 from tests.site import DOCUMENTS, Site, wait_until
 
 
@@ -43,19 +44,13 @@ def test_text_is_not_read_before_its_commit_is_visible(
         with site.service() as service:
             site.sql("insert into documents values (1, 'old title', %s)", body)
             service.settle()
-            site.sql("alter system set synchronous_standby_names = 'nobody'")
-            site.sql("select pg_reload_conf()")
-            wait_until(lambda: site.value("show synchronous_standby_names") == "nobody", "reload")
-            update = "update documents set title = 'new title'"
-            writer = threading.Thread(target=site.transaction, args=(update,))
-            writer.start()
-            waited = wait_until(lambda: service.status()["waiting"].get("source"), "the read waits")
-            assert "committed but not visible yet" in waited
-            assert site.value("select title from documents") == "old title"
-            assert service.get("/livez") == "ok\n"
-            site.sql("alter system reset synchronous_standby_names")
-            site.sql("select pg_reload_conf()")
-            writer.join(30)
+            with hanging_commit(site, "update documents set title = 'new title'"):
+                waited = wait_until(
+                    lambda: service.status()["waiting"].get("source"), "the read waits"
+                )
+                assert "committed but not visible yet" in waited
+                assert site.value("select title from documents") == "old title"
+                assert service.get("/livez") == "ok\n"
             service.settle()
             assert site.value("select title from documents") == "new title"
             assert site.drift() == []

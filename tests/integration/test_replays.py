@@ -15,6 +15,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
+from tests.hanging import standby_awaited
 from tests.invariant import confirmed
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
 
@@ -79,15 +80,9 @@ def unanswered_commit(service: RunningService, statements: list[str]) -> Iterato
     """The batch of ``statements`` is in the target's log, unanswered; yields the writer's PID."""
     target = service.site.target
     assert target is not None
-    try:
-        target.sql("alter system set synchronous_standby_names = 'nobody'")
-        target.sql("select pg_reload_conf()")
-        wait_until(lambda: target.value("show synchronous_standby_names") == "nobody", "reload")
+    with standby_awaited(target):
         service.site.transaction(*statements)
         yield wait_until(lambda: target.sql(WAITING), "the commit waits")[0][0]
-    finally:
-        target.sql("alter system reset synchronous_standby_names")
-        target.sql("select pg_reload_conf()")
     wait_until(lambda: not target.sql(WAITING), "the commit has ended")
 
 

@@ -4,10 +4,8 @@ They are T2, T3, T4 and T7 of CONTRIBUTING.md, which names the tests of the othe
 """
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
+from tests.hanging import hanging_commit
 from tests.invariant import confirmed
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
@@ -58,25 +57,6 @@ def test_position_that_is_not_the_slots_own_is_refused_and_moves_nothing(site: S
 
 
 # -- T3: visibility ----------------------------------------------------------------------------
-
-
-@contextmanager
-def hanging_commit(site: Site, statement: str) -> Iterator[None]:
-    """A change whose commit is in the log, and which nobody sees until the block is left."""
-
-    def standbys(change: str, expected: str) -> None:
-        site.sql(f"alter system {change}")
-        site.sql("select pg_reload_conf()")
-        wait_until(lambda: site.value("show synchronous_standby_names") == expected, "reload")
-
-    standbys("set synchronous_standby_names = 'nobody'", "nobody")
-    writer = threading.Thread(target=site.transaction, args=(statement,))
-    writer.start()
-    try:
-        yield
-    finally:
-        standbys("reset synchronous_standby_names", "")
-        writer.join(30)
 
 
 def test_row_that_is_not_visible_yet_is_no_orphan(
