@@ -90,6 +90,28 @@ MUTATIONS = (
         "tests/unit/test_convergence.py::test_whatever_happens_the_target_ends_as_the_source_is[False]",
     ),
     Mutation(
+        "a batch is written behind one that failed",
+        "cdc_embed/flow/writing.py",
+        "            except BaseException:",
+        "            except OutdatedPlanError:",
+        "tests/unit/test_convergence.py::test_nothing_is_written_behind_a_batch_that_failed",
+    ),
+    Mutation(
+        "a range that was cut forgets what its rest needs",
+        "cdc_embed/flow/batches.py",
+        "            needed=work.needed | {row for row in rows if later.needs(row)},",
+        "            needed=work.needed,",
+        "tests/unit/test_convergence.py::test_a_row_that_the_rest_of_a_range_needs_is_not_left_out",
+    ),
+    Mutation(
+        "a row that was read before its table was trusted proves",
+        "cdc_embed/change/plan.py",
+        "stored.provenance is not READ",
+        "proof(stored) is not None",
+        "tests/unit/test_convergence.py::"
+        "test_a_row_that_was_read_before_its_table_was_trusted_proves_nothing",
+    ),
+    Mutation(
         "a batch that is prepared again is paid for again",
         "cdc_embed/flow/prepare.py",
         "            and chunk[1] not in facts.vectors",

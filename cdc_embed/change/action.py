@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from cdc_embed.change.document import Document, Key
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.wire.messages import Value
 
 Texts = tuple[str | None, ...]
@@ -105,7 +105,7 @@ def state_after(action: Action) -> State | None:
     """Return the state of the row once the action is committed; None if it stays as it is."""
     match action:
         case Write(document, metadata, reread):
-            return Known(document.fingerprint, metadata.hash, proves=not reread)
+            return Known(document.fingerprint, metadata.hash, READ if reread else LOG)
         case Refuse(digest, reason, error):
             return Refused(digest, reason, error)
         case Move(_, digest, metadata):

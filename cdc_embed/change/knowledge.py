@@ -23,19 +23,30 @@ CACHED_ROWS = 200_000
 """About 40 MB: fingerprints of the rows that changed last."""
 
 
+class Provenance(Enum):
+    """The way by which a stored text came, and so whether it proves what a change leaves out."""
+
+    LOG = "it came by the log: it proves"
+    UNCOMPARED = "it is stored as if by the log, but its table is not compared: it proves nothing"
+    READ = "it was read from the source, maybe ahead of the log: it proves nothing"
+
+
+LOG, UNCOMPARED, READ = Provenance
+
+
 @dataclass(frozen=True, slots=True)
 class Known:
     """Chunks of the document with this fingerprint are stored, and metadata with this hash."""
 
     fingerprint: bytes
     metadata: bytes = b""
-    proves: bool = True
-    """The text came by the log. Otherwise it can be compared with, but proves nothing about the
-    version that a later change calls unchanged."""
+    provenance: Provenance = Provenance.LOG
 
     def unproven(self) -> "Known":
-        """Return the same without its proof."""
-        return replace(self, proves=False) if self.proves else self
+        """Return the same without its proof, because its table is compared."""
+        if self.provenance is not Provenance.LOG:
+            return self
+        return replace(self, provenance=Provenance.UNCOMPARED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +78,7 @@ States = Mapping[RowId, State]
 
 def proof(state: State | None) -> Known | None:
     """Return the stored version that an unchanged value is unchanged from, if it is proven."""
-    return state if isinstance(state, Known) and state.proves else None
+    return state if isinstance(state, Known) and state.provenance is LOG else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from cdc_embed.change.batch import Batch, Image, RowId
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.knowledge import (
     ABSENT,
+    READ,
     UNKNOWN,
     Known,
     Outcome,
@@ -240,7 +241,8 @@ def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
     """
     if row is None:
         return Forget()
-    return read_again(table, row, UNKNOWN if proof(stored) else stored, cut)
+    logged = isinstance(stored, Known) and stored.provenance is not READ
+    return read_again(table, row, UNKNOWN if logged else stored, cut)
 
 
 def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
@@ -256,7 +258,7 @@ def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
     if isinstance(stored, Known) and stored.fingerprint == digest:
         if stored.metadata == hashed:
             return Skip("unchanged", stored)
-        return Annotate(metadata, Known(digest, hashed, proves=False))
+        return Annotate(metadata, Known(digest, hashed, READ))
     return Write(cut(table, text), metadata, reread=True)
 
 

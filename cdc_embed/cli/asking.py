@@ -64,12 +64,18 @@ def _wait_for_answer(
         if _is_led(databases):
             led_at = time.monotonic()
         elif time.monotonic() - led_at >= LEADERLESS_SECONDS:
-            with running(config) as service, service.background():
+            with running(_stopping_at_gaps(config)) as service, service.background():
                 while answer is None and not service.wait(POLL_SECONDS):
                     answer = _finished(ledger, number, show)
             if answer is not None:
                 return answer
         time.sleep(POLL_SECONDS)
+
+
+def _stopping_at_gaps(config: Config) -> Config:
+    """Return the configuration for a command: it makes no new slot, whatever ``run`` would do."""
+    source = config.source.model_copy(update={"on_history_gap": "stop"})
+    return config.model_copy(update={"source": source})
 
 
 def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:

@@ -10,17 +10,20 @@ all behind it are prepared again, in place: the plans are dropped, what they cos
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final
 
+import structlog
+
 from cdc_embed.change.action import Supersede
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
-from cdc_embed.change.pending import Pending
+from cdc_embed.change.pending import LaterChanges, Pending
 from cdc_embed.change.plan import Plan
+from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of
@@ -37,8 +40,14 @@ STARVING_SECONDS: Final = 2.0
 """After so long rows that were read have their turn, however much of the log waits."""
 WRITE_QUEUE: Final = 2
 """Prepared batches that can wait for the writer."""
+MOST_ATTEMPTS: Final = 20
+"""Of one batch in vain: then something outside changes what is stored, and a new connection, after
+a delay, begins from there."""
 LEFT_OUT_SECONDS: Final = 2.0
 """For how long a hot row's newer version may keep its older ones from being embedded."""
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +76,8 @@ class InFlight:
     """It is being prepared upon a batch that was not written as planned."""
     prepared: Prepared | None = None
     writing: Future[Written] | None = None
+    attempts: int = 0
+    """The times it was prepared in vain, though the database refused no row of it."""
 
     def rows(self) -> set[RowId]:
         """Return the rows that it touches."""
@@ -178,15 +189,14 @@ class Batches:
 
     # -- what the workers have finished ----------------------------------------------------------
 
-    def collect(self) -> list[Committed]:
-        """Take in what the workers have finished; return what is committed, in order."""
+    def collect(self) -> Iterator[Committed]:
+        """Take in what the workers have finished; yield what is committed, in order."""
         for flight in self._in_flight:
             if flight.preparing is not None and flight.preparing.done():
                 prepared, flight.preparing = flight.preparing.result(), None
                 if not flight.outdated:
                     self._prepared(flight, prepared)
                 flight.outdated = False
-        committed = []
         while self._in_flight:
             flight = self._in_flight[0]
             if flight.prepared is None or flight.writing is None or not flight.writing.done():
@@ -198,9 +208,7 @@ class Batches:
                 break
             self._in_flight.popleft()
             self._knowledge.committed()
-            done = Committed(prepared=flight.prepared, written=written, offer=flight.offer)
-            committed.append(done)
-        return committed
+            yield Committed(prepared=flight.prepared, written=written, offer=flight.offer)
 
     def _prepared(self, flight: InFlight, prepared: Prepared) -> None:
         flight.prepared = prepared
@@ -213,8 +221,16 @@ class Batches:
     def _fit(self, flight: InFlight, work: Range, prepared: Prepared) -> None:
         """Take in how much of a range was worth a batch, and which rows it left out."""
         changes = prepared.plan.batch.changes
-        rest = work.events[prepared.used :]
-        flight.work = replace(work, events=work.events[: prepared.used], whole=True)
+        used, rest = work.events[: prepared.used], work.events[prepared.used :]
+        # prepared again, it must leave out the same rows: the rest is not among its events then
+        later, rows = LaterChanges(rest), rows_of(used)
+        flight.work = replace(
+            work,
+            events=used,
+            replaced=work.replaced | {row for row in rows if later.replaces(row)},
+            needed=work.needed | {row for row in rows if later.needs(row)},
+            whole=True,
+        )
         flight.size = prepared.plan.batch.size
         if rest:
             self.pending.put_back(rest)
@@ -228,6 +244,12 @@ class Batches:
         """Drop every plan, because the oldest cannot be written; each flight keeps its facts."""
         head = self._in_flight[0]
         head.facts.refused_rows |= outdated.letters
+        head.attempts += not outdated.letters
+        if head.attempts == MOST_ATTEMPTS:
+            raise TargetUnavailableError(
+                problem=f"a batch could not be written as it was prepared, {MOST_ATTEMPTS} times"
+            )
+        log.info("batch is prepared again", attempt=head.attempts, refused=len(outdated.letters))
         self._generation += 1
         self._knowledge.replan(head.rows())
         for flight in self._in_flight:

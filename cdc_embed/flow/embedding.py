@@ -83,7 +83,7 @@ class EmbeddingRunner:
         self._executor.shutdown(wait=False, cancel_futures=True)
 
     def give_up(self) -> None:
-        """Make calls that hang return with an error."""
+        """Make calls that hang return with an error, by closing the embedder."""
         self.close()
         self._embedder.close()
 

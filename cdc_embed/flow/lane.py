@@ -163,6 +163,8 @@ class Lane:
         """Hand on the tables whose stored rows prove nothing any more; nothing is in flight."""
         with self._lock:
             asked, self._distrusted = self._distrusted, []
+            gone = {table for table, _ in asked}
+            self._trusted = [table for table in self._trusted if table not in gone]
         for table, done in asked:
             distrust(table)
             done.set_result(None)

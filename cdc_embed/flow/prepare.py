@@ -87,8 +87,12 @@ class Facts:
         """Return those that some of the batch's events will need in the next one."""
         changes = {change.position: change for change in events if isinstance(change, Change)}
         wanted = set(map(_place_of, changes.values())) if self.documents else set()
+        documents = {place: doc for place, doc in self.documents.items() if place in wanted}
+        hashes = {chunk.hash for document in documents.values() for chunk in document.chunks}
         return Facts(
-            documents={place: doc for place, doc in self.documents.items() if place in wanted},
+            documents=documents,
+            vectors={h: vector for h, vector in self.vectors.items() if h in hashes},
+            refused_texts={h: why for h, why in self.refused_texts.items() if h in hashes},
             reads={row: read for row, read in self.reads.items() if read[0].position in changes},
         )
 

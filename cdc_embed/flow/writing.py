@@ -61,8 +61,8 @@ class Writer:
     def write(self, prepared: Prepared, generation: int) -> Written:
         """Commit a batch, or find that it has nothing to write.
 
-        ``generation`` counts how often batches had to be prepared again. After an
-        ``OutdatedPlanError`` every batch of its generation raises it, too.
+        ``generation`` counts how often batches had to be prepared again. After a batch
+        that failed, for whatever reason, all of its generation raise ``OutdatedPlanError``.
         """
         if generation <= self._outdated:
             raise OutdatedPlanError
@@ -70,8 +70,8 @@ class Writer:
         if prepared.plan.writes:
             try:
                 self._patience.keep_trying("target", partial(self._attempt, prepared))
-            except OutdatedPlanError:
-                self._outdated = generation
+            except BaseException:
+                self._outdated = generation  # whatever was prepared upon it rests on nothing
                 raise
             self._batch_seq += 1
         return Written(committed_at=time.time(), seconds=time.perf_counter() - began)

@@ -21,6 +21,8 @@ from cdc_embed.service.watch import Watch
 
 REBUILD_SECONDS: Final = 60.0
 """A new slot that lasted less long was of no use, and another one would not be either."""
+LISTENERS_POLL_SECONDS: Final = 0.1
+"""Between two looks at whether a stop is to be at once."""
 
 
 class StartStoppedError(Exception):
@@ -61,6 +63,7 @@ class Service:
         self._repairing = False
         self._stopping = threading.Event()
         self._stopping_now = False
+        self._stopped_at: float | None = None
         self._ended = threading.Event()
         try:
             self._current = start(None, self._stopping)
@@ -80,9 +83,17 @@ class Service:
             while not self._run_instance():
                 pass
         finally:
-            current = self._current
-            current.listeners.wait(0.0 if self._stopping_now else current.drain_timeout)
+            self._wait_for_listeners()
             self._ended.set()
+
+    def _wait_for_listeners(self) -> None:
+        """Wait until the listeners are told, for as long as a stop, or an error, leaves time."""
+        current = self._current
+        began = self._stopped_at if self._stopped_at is not None else time.monotonic()
+        deadline = began + current.drain_timeout
+        while not self._stopping_now and time.monotonic() < deadline:
+            if current.listeners.wait(LISTENERS_POLL_SECONDS):
+                return
 
     @contextmanager
     def background(self) -> Iterator[None]:
@@ -110,14 +121,19 @@ class Service:
 
         Batches that are not finished within ``limits.drain_timeout`` are left to the next start.
         """
-        self._stopping.set()
+        self._mark_stopping()
         self._current.instance.stop()
 
     def stop_now(self) -> None:
         """Have ``run`` return at once: nothing is lost, some changes are replayed."""
         self._stopping_now = True
-        self._stopping.set()
+        self._mark_stopping()
         self._current.instance.stop_now()
+
+    def _mark_stopping(self) -> None:
+        if self._stopped_at is None:
+            self._stopped_at = time.monotonic()
+        self._stopping.set()
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait until ``run`` has ended, at most so long; returns whether it has."""

@@ -41,7 +41,8 @@ def running(
 
     Checks every precondition first, and raises the error of one that failed. ``listeners`` are
     called after each commit, in order, from one thread. With ``serve`` the service answers over
-    HTTP as ``[serve]`` says. ``embedder`` replaces the configured one and is left open.
+    HTTP as ``[serve]`` says. ``embedder`` replaces the configured one; it is left open,
+    unless it does not answer when a stop is overdue.
     """
     with ExitStack() as stack:
         starter = _Starter(config, listeners, embedder, stack)

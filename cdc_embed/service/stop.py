@@ -1,5 +1,6 @@
 """The stop of a service: requested once, with a time limit, or at once."""
 
+import math
 import time
 from threading import Event
 
@@ -9,7 +10,7 @@ class Stop:
 
     def __init__(self, drain_timeout: float) -> None:
         self._drain_timeout = drain_timeout
-        self._requested_at = 0.0
+        self._deadline = math.inf
         self._now = Event()
         self.requested = Event()
         """Set when the service must end."""
@@ -18,7 +19,7 @@ class Stop:
 
     def request(self) -> None:
         """Let batches in flight be committed, for as long as the drain timeout."""
-        self._requested_at = self._requested_at or time.monotonic()
+        self._deadline = min(self._deadline, time.monotonic() + self._drain_timeout)
         self.requested.set()
 
     def request_now(self) -> None:
@@ -32,8 +33,7 @@ class Stop:
         """Whether the time to finish batches in flight is over."""
         if self._now.is_set():
             return True
-        late = time.monotonic() > self._requested_at + self._drain_timeout
-        return self.requested.is_set() and late
+        return self.requested.is_set() and time.monotonic() > self._deadline
 
     def allow_waiting(self) -> None:
         """Let retries wait again, for the next connection, unless the stop is to be at once."""

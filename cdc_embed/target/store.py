@@ -18,7 +18,7 @@ from cdc_embed.change.action import Annotate, Move, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import (
     FencedError,
@@ -310,7 +310,7 @@ def _state(document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any)
         return ABSENT
     if not len(document_hash):
         return UNKNOWN
-    return Known(bytes(document_hash), bytes(metadata_hash or b""), proves=from_log)
+    return Known(bytes(document_hash), bytes(metadata_hash or b""), LOG if from_log else READ)
 
 
 def _vector(text: str) -> NDArray[np.float32]:

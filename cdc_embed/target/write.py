@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cdc_embed.change.action import Action, Annotate, Forget, Move, Refuse, Skip, Supersede, Write
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.knowledge import READ
 from cdc_embed.change.plan import Plan
 from cdc_embed.change.transaction import Change
 from cdc_embed.target import copy
@@ -121,7 +122,7 @@ class TableWriter:
         values = {
             **self._statements.keys(notes),
             **self._statements.metadata([note.metadata for note in notes.values()]),
-            **self._provenance({k: not n.state.proves for k, n in notes.items()}),
+            **self._provenance({k: n.state.provenance is READ for k, n in notes.items()}),
         }
         self._execute("annotate", values)
         self._execute("missing_annotations", values)

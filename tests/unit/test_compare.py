@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from cdc_embed.change.action import Annotate, Delete, Metadata, Row, Write
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import one_chunk
 from tests.builders import table
 
 TABLE = table("t", TableColumn("views", "integer"))
 
 
-READ: Callable[..., Known] = partial(Known, proves=False)
+AS_READ: Callable[..., Known] = partial(Known, provenance=READ)
 """What is stored was read from the source."""
 
 
@@ -36,7 +36,12 @@ WRITE = Write(Document.whole(TEXT), METADATA, reread=True)
 FRESH, MISSING, STALE = Verdict.FRESH, Verdict.MISSING, Verdict.STALE
 METADATA_STALE, ORPHAN, DEAD = Verdict.METADATA_STALE, Verdict.ORPHAN, Verdict.DEAD_LETTER
 STATES: tuple[State, ...] = (
-    *(kind(digest, meta(m)) for kind in (Known, READ) for digest in (DIGEST, OTHER) for m in "12"),
+    *(
+        kind(digest, meta(m))
+        for kind in (Known, AS_READ)
+        for digest in (DIGEST, OTHER)
+        for m in "12"
+    ),
     Refused(DIGEST),
     Refused(OTHER),
     ABSENT,
@@ -49,20 +54,20 @@ def judged(row: Row | None, stored: Stored) -> tuple[Verdict, object]:
     return verdict, repair(TABLE, row, stored, verdict, one_chunk)
 
 
-@pytest.mark.parametrize("kind", [Known, READ])
+@pytest.mark.parametrize("kind", [Known, AS_READ])
 def test_an_equal_text_with_equal_metadata_is_fresh(kind: Callable[..., Known]) -> None:
     assert judged(ROW, Stored(kind(DIGEST, meta("1")))) == (FRESH, None)
 
 
-@pytest.mark.parametrize("kind", [Known, READ])
+@pytest.mark.parametrize("kind", [Known, AS_READ])
 def test_metadata_that_differs_is_annotated_as_read(kind: Callable[..., Known]) -> None:
     """The text stays, but from here on it is known from a read alone."""
-    annotated = Annotate(METADATA, Known(DIGEST, meta("1"), proves=False))
+    annotated = Annotate(METADATA, Known(DIGEST, meta("1"), READ))
     for stored in (meta("2"), meta(None), b"", b"of other columns"):
         assert judged(ROW, Stored(kind(DIGEST, stored))) == (METADATA_STALE, annotated)
 
 
-@pytest.mark.parametrize("kind", [Known, READ])
+@pytest.mark.parametrize("kind", [Known, AS_READ])
 @pytest.mark.parametrize("value", ["1", "2"])
 def test_a_text_that_differs_is_stale_whatever_its_metadata(
     kind: Callable[..., Known], value: str
@@ -93,7 +98,7 @@ def test_what_is_stored_of_no_text_is_an_orphan(row: Row | None, state: State) -
 
 
 @pytest.mark.parametrize("value", ["1", "2"])
-@pytest.mark.parametrize("kind", [Known, READ])
+@pytest.mark.parametrize("kind", [Known, AS_READ])
 @pytest.mark.parametrize(
     "stored", [(False, LENGTH), (False, UNKNOWN_END), (True, 1), (True, 3), (True, 5), (True, 0)]
 )
@@ -140,7 +145,7 @@ def test_a_repair_leaves_what_is_fresh(row: Row | None, stored: Stored) -> None:
         case Write(document, metadata, reread):
             assert reread
             end = document.chunks[-1].end
-            after = Stored(Known(document.fingerprint, metadata.hash, proves=False), True, end)
+            after = Stored(Known(document.fingerprint, metadata.hash, READ), True, end)
         case Annotate(_, state):
             assert stored.whole
             after = Stored(state, stored.whole, stored.end)

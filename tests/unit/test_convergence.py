@@ -3,7 +3,8 @@
 Every interleaving is drawn, on the simulated source and target of ``simulation``.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from random import Random
 from typing import Any, Final
@@ -13,10 +14,12 @@ import pytest
 from cdc_embed.change import plan
 from cdc_embed.change.knowledge import Known
 from cdc_embed.change.unseen import Unseen
+from cdc_embed.errors import TargetRefusedError
+from cdc_embed.flow.telemetry import Committed
 from cdc_embed.reconcile.slices import SliceReader
-from tests.unit.simulation.data import LARGE, SMALL
+from tests.unit.simulation.data import LARGE, SMALL, TABLES
 from tests.unit.simulation.source import KINDS, Op
-from tests.unit.simulation.world import Setting, run
+from tests.unit.simulation.world import Setting, World, run, simulated
 
 # -- the promises ----------------------------------------------------------------------------------
 
@@ -248,6 +251,78 @@ def test_a_refusal_belongs_to_the_text_that_was_refused() -> None:
     later = Op("write_both", key=1, table=1, a="X", b="B")
     steps = [("commit", [before]), ("work", 30), ("commit", [refused]), ("turn", 3)]
     run(ROW_BY_ROW, [*compared, *steps, ("commit", [later])])
+
+
+def test_a_row_that_the_rest_of_a_range_needs_is_not_left_out() -> None:
+    """The range is cut before the move that carries the text on, and then prepared again."""
+    range_ = [
+        *(Op("write_both", key=0, a="B", b="A"), Op("insert", key=2, a="z")),
+        *(Op("move", key=0, other=1), Op("insert", key=0, a="C", b="C")),
+    ]
+    steps = [*commits([Op("insert", key=0, a="A", b="C")]), REST, *commits(range_)]
+    run(Setting(take=3, least_texts=1), steps)
+
+
+@pytest.mark.parametrize("rounds", range(1, 8))
+def test_a_row_that_was_read_before_its_table_was_trusted_proves_nothing(rounds: int) -> None:
+    """It is equal to what is stored by the log, and must not count as that after a restart."""
+    first, second, third, *_ = RENUMBERED_AND_REPLACED
+    other = Op("insert", key=2, a="a", b="b")
+    work = [("turn", 1000), ("prepare", None), ("turn", 0), ("write", None)]
+    run(
+        Setting(take=2),
+        [
+            *(*commits([first]), REST, ("crash", False)),
+            *commits([second, other, third, Op("insert", key=0, a="A", b="C")]),
+            *(*work * rounds, ("crash", False), ("compare", 10), ("turn", 0), REST),
+        ],
+    )
+
+
+@contextmanager
+def two_batches_of_which_one_fails(failing: int) -> Iterator[tuple[World, list[Committed]]]:
+    """Both are prepared and with the writer; the target refuses one's table until it is mended."""
+    setting = Setting(take=1)
+    with simulated(setting) as clock:
+        world = World(setting)
+        clock.monotonic = lambda: world.clock
+        rows = [Op("insert", key=0, table=0), Op("insert", key=2, table=1)]
+        world.play([*commits(rows), REST])
+        written, told = world.target._write, list[Committed]()
+
+        def write(after: Any, plan: Any, source: Any, actions: Any, vectors: Any) -> None:
+            if source is TABLES[failing]:
+                raise TargetRefusedError(table=source.name, problem="permission denied")
+            written(after, plan, source, actions, vectors)
+
+        world.target._write = write  # type: ignore[method-assign]
+        world.pipeline._telemetry._on_committed = told.extend
+        changes = [Op("write_both", key=0, a="B", table=0), Op("insert", key=1, table=1)]
+        world.play([*commits(changes), *[("turn", 1000), ("prepare", None)] * 5])
+        world.play([("write", None)] * 2)
+        with pytest.raises(TargetRefusedError):
+            world.turn(0)
+        world.target._write = written  # type: ignore[method-assign]
+        world.pipeline._telemetry._on_committed = None
+        yield world, told
+        world.close()
+
+
+def test_nothing_is_written_behind_a_batch_that_failed() -> None:
+    """The writer takes the next one at once, before the loop knows of the failure."""
+    with two_batches_of_which_one_fails(0) as (world, told):
+        assert told == []
+        world.crash(False)  # somebody grants the privilege, and starts the service again
+        world.settle()
+        world.check()
+
+
+def test_whatever_was_committed_before_a_batch_that_failed_is_told() -> None:
+    with two_batches_of_which_one_fails(1) as (world, told):
+        assert [row.key for row in told] == [{"id": 1}]
+        world.crash(False)
+        world.settle()
+        world.check()
 
 
 # -- rows compared beside the log ------------------------------------------------------------------

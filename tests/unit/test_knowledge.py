@@ -10,6 +10,7 @@ from cdc_embed.change.knowledge import (
     Knowledge,
     Known,
     Outcome,
+    Provenance,
     Refused,
     State,
     proof,
@@ -160,12 +161,12 @@ def test_chunks_arrive_only_from_batches_in_flight() -> None:
 
 def test_states_differ_by_their_metadata_and_by_what_they_prove() -> None:
     states: list[State] = [
-        Known(digest, metadata, proves)
-        for proves in (True, False)
+        Known(digest, metadata, provenance)
+        for provenance in Provenance
         for digest in (b"a", b"b")
         for metadata in (b"", b"m")
     ]
-    assert len(set(states)) == 8
+    assert len(set(states)) == 12
     assert [state for state in states if proof(state)] == states[:4]
     for nothing in (ABSENT, UNKNOWN, Refused(b"a"), None):
         assert proof(nothing) is None

@@ -22,7 +22,7 @@ from cdc_embed.change.action import (
 )
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan, plan, rows_to_look_up, skipped
 from cdc_embed.change.transaction import Change, Op
 from cdc_embed.wire.messages import UNCHANGED, Value
@@ -263,7 +263,7 @@ def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unc
     planned = plan(updated(PART_U), {ROW: known}, refetched={ROW: Row(("a", "b"))})
     assert planned.actions[ROW] == Write(WRITE.document, reread=True)
     state = planned.outcome().states[ROW]
-    assert state == Known(WRITE.document.fingerprint, proves=False)
+    assert state == Known(WRITE.document.fingerprint, provenance=READ)
     again = plan(updated(ALL_U), {ROW: state})
     assert again.refetch == [ROW]
     complete = plan(updated(("a", "b")), {ROW: state})
@@ -292,7 +292,7 @@ VALUES_OF = {FIRST: FIRST_VALUES, SECOND: SECOND_VALUES}
 NOTED_STATES: tuple[State, ...] = (
     *(Known(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
     *(
-        Known(digest, hashed, proves=False)
+        Known(digest, hashed, READ)
         for digest in (DIGEST, OTHER_DIGEST)
         for hashed in (FIRST, SECOND)
     ),
@@ -349,7 +349,7 @@ def expected(
       text, or a text with its metadata where the database refused the two.
     - Unchanged values are taken from the origin; an annotation can take them from its own key only.
     """
-    before = origin if isinstance(origin, Known) and origin.proves else None
+    before = origin if isinstance(origin, Known) and origin.provenance is LOG else None
     hashed = filled(metadata, before)
     kept = KEY if U in metadata else None
     if texts == PART_U or (texts == ALL_U and before is None):
@@ -431,8 +431,8 @@ def test_a_new_text_keeps_the_metadata_that_the_log_leaves_out() -> None:
 @pytest.mark.parametrize(
     "stored",
     [
-        Known(DIGEST, FIRST, proves=False),
-        Known(OTHER_DIGEST, FIRST, proves=False),
+        Known(DIGEST, FIRST, READ),
+        Known(OTHER_DIGEST, FIRST, READ),
         ABSENT,
         UNKNOWN,
         OTHER_LETTER,
@@ -513,17 +513,17 @@ def test_a_row_that_was_read_again_is_known_from_the_read_alone(
     )
     action: Action = Write(Document.whole(TEXT), Metadata(values, hashed), reread=True)
     letters = {SAME_LETTER, Refused(DIGEST + hashed)}
-    if stored in letters or stored == Known(DIGEST, hashed, proves=False):
+    if stored in letters or stored == Known(DIGEST, hashed, READ):
         action = Skip("unchanged", stored)
-    elif isinstance(stored, Known) and not stored.proves and stored.fingerprint == DIGEST:
-        action = Annotate(Metadata(values, hashed), Known(DIGEST, hashed, proves=False))
+    elif isinstance(stored, Known) and stored.provenance is READ and stored.fingerprint == DIGEST:
+        action = Annotate(Metadata(values, hashed), Known(DIGEST, hashed, READ))
     assert (planned.actions, planned.refetch) == ({HERE: action}, [])
     after = planned.outcome().states[HERE]
-    assert after == (stored if stored in letters else Known(DIGEST, hashed, proves=False))
+    assert after == (stored if stored in letters else Known(DIGEST, hashed, READ))
 
 
 def test_a_complete_row_makes_known_what_was_read() -> None:
-    read = Known(DIGEST, FIRST, proves=False)
+    read = Known(DIGEST, FIRST, READ)
     same = plan(Batch.of([noted_update(WHOLE, FIRST_VALUES)]), {HERE: read})
     assert same.actions == {HERE: Skip("unchanged", Known(DIGEST, FIRST))}
     other = plan(Batch.of([noted_update(WHOLE, SECOND_VALUES)]), {HERE: read})

@@ -9,7 +9,7 @@ import pytest
 from cdc_embed.change.action import Annotate, Row, Write
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, Known, Refused
+from cdc_embed.change.knowledge import ABSENT, READ, Known, Refused
 from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.transaction import Op
@@ -119,7 +119,7 @@ class World:
     ) -> None:
         match repair(table, found, self.stored.get(key, NOTHING), verdict, one_chunk):
             case Write(document, metadata):
-                self.stored[key] = Stored(Known(document.fingerprint, metadata.hash, proves=False))
+                self.stored[key] = Stored(Known(document.fingerprint, metadata.hash, READ))
                 if sample:
                     self.other_vectors.discard(key)
             case Annotate(_, state):

@@ -8,7 +8,7 @@ from cdc_embed.change.action import Action, Annotate, Forget, Metadata, Move, Re
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.lsn import LSN
@@ -98,7 +98,7 @@ class Target:
             return ABSENT
         if not stored.document_hash:
             return UNKNOWN
-        return Known(stored.document_hash, stored.metadata_hash, proves=not stored.reread)
+        return Known(stored.document_hash, stored.metadata_hash, READ if stored.reread else LOG)
 
     def _whole(self, row: RowId) -> Found:
         state, stored = self._state(row, whole=True), self.now.chunks.get(row)
@@ -180,7 +180,7 @@ class Target:
                 after.chunks[row] = stored._replace(
                     metadata=_kept(action.metadata, stored),
                     metadata_hash=action.metadata.hash,
-                    reread=not action.state.proves or row not in plan.batch.images,
+                    reread=action.state.provenance is READ or row not in plan.batch.images,
                 )
             elif isinstance(action, Forget) and stored is not None:
                 after.chunks[row] = stored._replace(document_hash=b"")

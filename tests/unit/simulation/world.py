@@ -21,7 +21,7 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Key, Table, fingerprint
 from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.transaction import Assembler
-from cdc_embed.errors import HistoryGapError
+from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow import batches, patience, pipeline
 from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
@@ -77,7 +77,7 @@ class Steered:
             future, call, args = self.waiting.popleft()
             try:
                 result = call(*args)
-            except (OutdatedPlanError, HistoryGapError) as exc:
+            except (OutdatedPlanError, CdcEmbedError) as exc:
                 future.set_exception(exc)
             else:
                 future.set_result(result)
