@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -12,26 +12,16 @@ from tests.invariant import confirmed, watched
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 
 
-@pytest.fixture
-def slow() -> Iterator[EmbeddingServer]:
-    with EmbeddingServer("--delay", "3") as server:
-        yield server
-
-
-def configure(site: Site, server: EmbeddingServer) -> None:
-    site.sql(DOCUMENTS)
-    site.configure(embedder=server.configuration)
-    site.cli("setup")
-    server.reset()
-
-
 def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
-    make_site: Callable[..., Site], version: int, slow: EmbeddingServer
+    make_site: Callable[..., Site], version: int, embedding_server: EmbeddingServer
 ) -> None:
     """A slow embedder, an interleaved long transaction, pings of the server, then kill -9."""
     site = make_site(version)
     site.sql(f"alter database {site.name} set wal_sender_timeout = '4s'")
-    configure(site, slow)
+    site.sql(DOCUMENTS)
+    site.configure(embedder=embedding_server.configuration)
+    site.cli("setup")
+    embedding_server.faults(hang=3)
     with watched(site):
         with site.service(process=True) as service:
             long = site.connect()
@@ -45,7 +35,7 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
                         "insert into documents values (%s, 'small', %s)", number, f"s {number}"
                     )
                     time.sleep(0.2)
-                wait_until(lambda: slow.texts() > 0, "the embedder is busy")
+                wait_until(lambda: embedding_server.texts() > 0, "the embedder is busy")
                 long.commit()
                 for number in range(9, 13):
                     site.sql(
@@ -59,15 +49,17 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
             service.kill()
         committed = site.value("select count(*) from cdc_embed.documents_embedding")
         assert committed < 2013, "killed in the middle"
-        wait_until(lambda: slow.counts()["in_flight"] == 0, "the killed process's requests end")
-        time_of_kill = slow.counts()["by_text"]
-        slow.reset()
+        wait_until(
+            lambda: embedding_server.counts()["in_flight"] == 0, "the killed process's requests end"
+        )
+        time_of_kill = embedding_server.counts()["by_text"]
+        embedding_server.reset()
         with site.service() as service:
             service.settle(120)
             assert service.stop() == 0
         stored = site.value("select count(distinct id) from cdc_embed.documents_embedding")
         assert stored == 2013
-    again = slow.counts()["by_text"]
+    again = embedding_server.counts()["by_text"]
     assert len(again) == 2013 - committed, "embedded again only what was not committed"
     assert max(again.values()) == 1
     assert set(time_of_kill) | set(again) >= {f"small\n\ns {n}" for n in range(1, 13)}

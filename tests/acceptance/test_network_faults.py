@@ -143,18 +143,22 @@ def test_peer_that_vanished_is_noticed_by_tcp(
         assert stop(service) == 0
 
 
-def test_stalled_stream_is_noticed_by_asking(net: Net) -> None:
+@pytest.mark.parametrize("limit", [5.0, pytest.param(10.0, marks=pytest.mark.long)])
+def test_stalled_stream_is_noticed_by_asking(
+    net: Net, limit: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Every byte is acknowledged, by a proxy whose other side is gone: TCP sees nothing wrong.
 
     An idle server says nothing for hours, so silence alone means nothing: for longer than it may
     last without an answer, the connection stays. Not to answer does mean something.
     """
     site = net.site
+    monkeypatch.setattr("cdc_embed.source.timing.LEAST_SILENT_SECONDS", limit)
     site.sql(f"alter database {site.name} set wal_sender_timeout = '5s'")
     with watched(site), site.service() as service:
         service.settle()
         streaming = sessions(site, "stream")
-        time.sleep(12)
+        time.sleep(1.2 * limit)
         assert sessions(site, "stream") == streaming
         assert service.metric("cdc_embed_reconnects_total") == 0
         net.source.strand()

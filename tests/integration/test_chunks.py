@@ -84,26 +84,33 @@ def memory(service: RunningService) -> int:
 
 
 @pytest.mark.timeout(300)
-def test_documents_of_five_megabytes_stay_within_the_memory_limit(site: Site) -> None:
+@pytest.mark.parametrize(
+    ("documents", "limit"), [(4, "16MB"), pytest.param(8, "32MB", marks=pytest.mark.long)]
+)
+def test_documents_of_five_megabytes_stay_within_the_memory_limit(
+    site: Site, documents: int, limit: str
+) -> None:
     rng = random.Random(5)
     site.cli("teardown", "--yes")
     site.configure(
         embedder='kind = "hash"\ndimensions = 32',
         tables='[[tables]]\nname = "documents"\ntext = ["body"]\nchunk = { max_tokens = 256 }\n',
-        more='[limits]\nmemory = "32MB"\n[index]\nkind = "none"\n',
+        more=f'[limits]\nmemory = "{limit}"\n[index]\nkind = "none"\n',
     )
     site.cli("setup")
     with site.service(process=True) as service:
         site.sql("insert into documents (id, body) values (0, 'small')")
         service.settle()
         before = memory(service)
-        for key in range(1, 9):
+        for key in range(1, documents + 1):
             body = "\n\n".join(paragraphs(rng, 800) * 56)
             assert len(body) > 5_000_000
             site.sql("insert into documents (id, body) values (%s, %s)", key, body)
         service.settle(120)
         assert memory(service) - before < 300 << 20
-        assert site.value("select count(distinct id) from cdc_embed.documents_embedding") == 9
+        assert site.value("select count(distinct id) from cdc_embed.documents_embedding") == (
+            documents + 1
+        )
         longest = site.value(
             "select max(array_length(regexp_split_to_array(chunk_text, '\\s+'), 1)) "
             "from cdc_embed.documents_embedding"

@@ -6,6 +6,7 @@ A read can be older than the log, or show an empty table: T3 and T7 of CONTRIBUT
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from queue import Queue
 from typing import Any
 
@@ -62,7 +63,7 @@ def in_thread(call: Callable[[], Any]) -> Iterator["Queue[Any]"]:
 
 
 def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
-    tmp_path_factory: pytest.TempPathFactory,
+    make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """A commit waits for a standby that does not exist: received and stored, but not visible.
 
@@ -70,16 +71,15 @@ def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
     over the new one, where it stays for good; ``verify --repair`` calls the new text stale and
     does the same.
     """
-    folder = tmp_path_factory.mktemp("reconcile")
-    with EmbeddedPostgres(18, tcp=True) as server, EmbeddedPostgres(16) as other:
-        target = Site(other, "vectors", folder)
-        site = Site(server, "texts", folder, target)
-        fill(site, 300)
+    target = make_site(16)
+    with EmbeddedPostgres(18, tcp=True) as server:
+        site = Site(server, "texts", tmp_path, target)
+        fill(site, 200)
         site.configure(more=SLOWLY)
         site.cli("setup")
 
         def source() -> Any:
-            return site.value("select body from documents where id = 300")
+            return site.value("select body from documents where id = 200")
 
         def stored(number: int) -> Any:
             texts = columns(
@@ -91,30 +91,29 @@ def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
 
         with site.service() as service:
             service.logged("reconcile")
-            with hanging_commit(site, "update documents set body = 'second' where id = 300"):
-                wait_until(lambda: stored(300) == "t\n\nsecond", "the log brought it")
-                wait_until(lambda: stored(299), "the rows beside it were reconciled")
-                assert source() == "text 300"
-                assert stored(300) == "t\n\nsecond"
+            with hanging_commit(site, "update documents set body = 'second' where id = 200"):
+                wait_until(lambda: stored(200) == "t\n\nsecond", "the log brought it")
+                wait_until(lambda: stored(199), "the rows beside it were reconciled")
+                assert source() == "text 200"
+                assert stored(200) == "t\n\nsecond"
             service.logged("reconciled")
             service.settle()
-            assert stored(300) == "t\n\nsecond"
+            assert stored(200) == "t\n\nsecond"
             assert site.drift() == []
 
             with in_thread(lambda: verify_table(site, "--repair")) as answer:
                 begun = "select count(*) from cdc_embed.request where state = 'running'"
                 wait_until(lambda: target.value(begun), "verify is under way")
-                with hanging_commit(site, "update documents set body = 'third' where id = 300"):
-                    wait_until(lambda: stored(300) == "t\n\nthird", "the log brought it")
+                with hanging_commit(site, "update documents set body = 'third' where id = 200"):
+                    wait_until(lambda: stored(200) == "t\n\nthird", "the log brought it")
                     found = answer.get(timeout=30)
                     assert source() == "second"
-                    assert stored(300) == "t\n\nthird"
+                    assert stored(200) == "t\n\nthird"
             assert (found["stale"], found["repaired"], found["pending"]) == (0, 0, 1)
             service.settle()
             assert site.drift() == []
             assert service.stop() == 0
         site.close()
-        target.close()
 
 
 def test_first_slice_waits_for_transactions_that_were_running(
