@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-import pytest
-
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.binaries import require_binary
 
 INSTALLED: Final = 15
 _ROOT: Final = Path("/usr/lib/postgresql/15")
@@ -26,8 +25,8 @@ class InstalledPostgres(EmbeddedPostgres):
         tcp: bool = False,
         cluster: Path | None = None,
     ) -> None:
-        if not (_ROOT / "lib" / "wal2json.so").exists():
-            pytest.skip("needs the packages postgresql-15 and postgresql-15-wal2json")
+        require_binary(f"{_ROOT}/bin/postgres", "postgresql-15")
+        require_binary(f"{_ROOT}/lib/wal2json.so", "postgresql-15", "postgresql-15-wal2json")
         super().__init__(version, {**_allow_wal2json(), **(settings or {})}, tcp, cluster)
 
     def _installation(self) -> tuple[Path, Path]:
