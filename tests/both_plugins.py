@@ -24,7 +24,8 @@ from cdc_embed.wire import pgoutput, wal2json
 from cdc_embed.wire.messages import Decoder
 from cdc_embed.wire.wal2json import Followed, Wal2json
 from tests.builders import checkpoint
-from tests.installed import INSTALLED, InstalledPostgres
+from tests.installed import INSTALLED
+from tests.servers import Servers
 from tests.site import PATIENCE, Site
 
 END: Final = "the end of it"
@@ -70,10 +71,10 @@ class Log:
 
 
 @contextmanager
-def server_of_both(folder: Path) -> Iterator[Callable[..., Site]]:
+def server_of_both(servers: Servers, folder: Path) -> Iterator[Callable[..., Site]]:
     """A server that has both plugins; gives what makes databases on it."""
     settings = {"max_prepared_transactions": "2", "max_replication_slots": "200"}
-    with InstalledPostgres(INSTALLED, settings, tcp=True) as server:
+    with servers.own(INSTALLED, settings) as server:
 
         def make(encoding: str = "UTF8") -> Site:
             site = Site(server, f"d{os.getpid()}_{next(_numbers)}", folder)

@@ -58,9 +58,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 @pytest.fixture(scope="session")
-def servers(
-    pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int], EmbeddedPostgres]:
+def servers(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Servers:
     """Servers by version, started when first asked for: 16 and 18 embedded, 15 the system's."""
     folder = tmp_path_factory.getbasetemp()
     distributed = "PYTEST_XDIST_WORKER" in os.environ  # then the folder is one worker's

@@ -11,6 +11,7 @@ import psycopg2
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.embedding_server import vector_of
+from tests.servers import Servers
 from tests.site import wait_until
 
 CANARY = "hunter2canary"
@@ -21,9 +22,9 @@ QUERY = f"q-{CANARY}"
 
 
 @contextmanager
-def guarded_server() -> Iterator[EmbeddedPostgres]:
+def guarded_server(servers: Servers) -> Iterator[EmbeddedPostgres]:
     """A server that asks ``app`` for its password and logs every statement: never the canary."""
-    with EmbeddedPostgres(18, tcp=True) as server:
+    with servers.own(18) as server:
         admin = psycopg2.connect(server.dsn())
         admin.autocommit = True
         with admin.cursor() as cursor:

@@ -1,7 +1,8 @@
 """The servers that many tests share, one of a version in each process that runs tests.
 
 They begin with copies of one cluster, their files are in memory where the machine has some to
-spare, and they wait for no disk: nobody crashes them. A test that does has a server of its own.
+spare, and they wait for no disk: nobody crashes them. A test that does has a server of its own,
+which begins with such a copy too.
 """
 
 import fcntl
@@ -9,6 +10,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +50,12 @@ class Servers:
             self._running[version] = make_server(version)(version, SETTINGS, True, cluster)
             self._running[version].start()
         return self._running[version]
+
+    def own(
+        self, version: int, settings: Mapping[str, str] | None = None, tcp: bool = True
+    ) -> EmbeddedPostgres:
+        """A server of a test's own, not started yet; it waits for the disk, so it may crash."""
+        return make_server(version)(version, settings, tcp, self._cluster(version))
 
     def close(self) -> None:
         for server in self._running.values():

@@ -3,12 +3,13 @@
 import signal
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, watched
+from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 
 
@@ -139,9 +140,9 @@ def test_lost_connections_lose_nothing_and_repeat_no_finished_work(
         assert service.stop() == 0
 
 
-def test_source_restart_is_survived(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EmbeddedPostgres(18, tcp=True) as server:
-        site = Site(server, "restarted", tmp_path_factory.mktemp("restarted"))
+def test_source_restart_is_survived(servers: Servers, tmp_path: Path) -> None:
+    with servers.own(18) as server:
+        site = Site(server, "restarted", tmp_path)
         site.sql(DOCUMENTS)
         site.configure()
         site.cli("setup")
@@ -158,12 +159,10 @@ def test_source_restart_is_survived(tmp_path_factory: pytest.TempPathFactory) ->
         site.close()
 
 
-def test_idle_restart_of_the_source_is_no_history_gap(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> None:
+def test_idle_restart_of_the_source_is_no_history_gap(servers: Servers, tmp_path: Path) -> None:
     """A stopping server asks the reading cursor for a reply: it must not confirm what is new."""
-    with EmbeddedPostgres(18, tcp=True) as server:
-        site = Site(server, "idle", tmp_path_factory.mktemp("idle"))
+    with servers.own(18) as server:
+        site = Site(server, "idle", tmp_path)
         site.sql(DOCUMENTS)
         site.configure()
         site.cli("setup")

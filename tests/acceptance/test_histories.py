@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.history.run import History, Setting
+from tests.servers import Servers
 
 SETTINGS = [
     Setting(version=18),
@@ -32,25 +33,25 @@ def seed() -> int:
     return int(os.environ.get("HISTORY_SEED") or random.SystemRandom().randrange(1 << 32))
 
 
-def test_short_history_ends_equal(tmp_path: Path) -> None:
+def test_short_history_ends_equal(tmp_path: Path, servers: Servers) -> None:
     """Two rounds, so that a service outlives the first: long enough for a gross mistake."""
-    with History(SHORT_SEED, Setting(version=18), tmp_path).prepared() as history:
+    with History(SHORT_SEED, Setting(version=18), tmp_path, servers.own).prepared() as history:
         history.run(0, longest_round=2, rounds=2)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_history_of_a_fixed_seed_ends_equal(tmp_path: Path) -> None:
-    with History(1, Setting(version=18), tmp_path).prepared() as history:
+def test_history_of_a_fixed_seed_ends_equal(tmp_path: Path, servers: Servers) -> None:
+    with History(1, Setting(version=18), tmp_path, servers.own).prepared() as history:
         history.run(SECONDS, longest_round=7)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_history_of_a_random_seed_ends_equal(tmp_path: Path) -> None:
+def test_history_of_a_random_seed_ends_equal(tmp_path: Path, servers: Servers) -> None:
     chosen = seed()
     setting = random.Random(chosen).choice(SETTINGS)
-    with History(chosen, setting, tmp_path).prepared() as history:
+    with History(chosen, setting, tmp_path, servers.own).prepared() as history:
         history.run(SECONDS, longest_round=7)
 
 
@@ -58,8 +59,8 @@ def test_history_of_a_random_seed_ends_equal(tmp_path: Path) -> None:
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_long_history_ends_equal(
-    tmp_path: Path, setting: Setting, request: pytest.FixtureRequest
+    tmp_path: Path, servers: Servers, setting: Setting, request: pytest.FixtureRequest
 ) -> None:
     seconds = 60.0 * request.config.getoption("--history-minutes")
-    with History(seed(), setting, tmp_path).prepared() as history:
+    with History(seed(), setting, tmp_path, servers.own).prepared() as history:
         history.run(seconds, longest_round=40)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.flow.confirm import RECORD_STEP
 from tests.conftest import ready
+from tests.servers import Servers
 from tests.site import RunningService, Site, wait_until
 
 SEGMENT = 16 << 20
@@ -29,11 +29,9 @@ UPDATES = "select last_value - 1 from updates"
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
+def site(servers: Servers, tmp_path: Path) -> Iterator[Site]:
     """A server of its own, that does nothing by itself; updates of the checkpoint are counted."""
-    with EmbeddedPostgres(
-        18, {"autovacuum": "off", "checkpoint_timeout": "1h"}, tcp=True
-    ) as server:
+    with servers.own(18, {"autovacuum": "off", "checkpoint_timeout": "1h"}) as server:
         made = ready(Site(server, "idle", tmp_path))
         made.sql("create table other (body text)")
         made.sql("alter table other alter body set storage plain")

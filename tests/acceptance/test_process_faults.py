@@ -16,6 +16,7 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, watched
 from tests.pressure import end_sessions, expect_equal, load, sessions
+from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
@@ -170,9 +171,12 @@ def test_every_session_of_the_service_is_ended_each_second_for_two_minutes(each_
     lose_sessions(each_site, 120)
 
 
-def crash_source(make_site: Callable[..., Site], folder: Path, version: int, crashes: int) -> None:
-    with EmbeddedPostgres(version, {"checkpoint_timeout": "30s"}, tcp=True) as server:
-        site = Site(server, "crashing", folder, make_site(16))
+SELDOM_SAVED = {"checkpoint_timeout": "30s"}
+
+
+def crash_source(server: EmbeddedPostgres, target: Site, folder: Path, crashes: int) -> None:
+    with server:
+        site = Site(server, "crashing", folder, target)
         site.sql(DOCUMENTS)
         site.configure()
         site.cli("setup")
@@ -190,20 +194,20 @@ def crash_source(make_site: Callable[..., Site], folder: Path, version: int, cra
 
 
 def test_source_that_crashes_under_load_repeats_and_loses_nothing(
-    make_site: Callable[..., Site], tmp_path: Path
+    servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """After a crash the slot is where the server's last checkpoint left it: changes come again.
 
     The target is another server, which stays up and knows better.
     """
-    crash_source(make_site, tmp_path, 18, 3)
+    crash_source(servers.own(18, SELDOM_SAVED), make_site(16), tmp_path, 3)
 
 
 @pytest.mark.long
 def test_source_that_crashes_again_and_again(
-    make_site: Callable[..., Site], tmp_path: Path, version: int
+    servers: Servers, make_site: Callable[..., Site], tmp_path: Path, version: int
 ) -> None:
-    crash_source(make_site, tmp_path, version, 15)
+    crash_source(servers.own(version, SELDOM_SAVED), make_site(16), tmp_path, 15)
 
 
 def test_embedder_that_hangs_for_three_timeouts_costs_no_connection(

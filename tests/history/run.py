@@ -3,7 +3,7 @@
 import random
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from tests.history.faults import OPEN_REQUESTS, Outside, Processes, Servers
 from tests.history.fleet import Command, Fleet, tail
 from tests.history.oracle import Oracle, Witness
 from tests.history.tables import DOCUMENTS, IN_PARTITIONS, PREFILLED, TABLES
-from tests.installed import INSTALLED, InstalledPostgres
 from tests.invariant import Watch
 from tests.site import EmbeddingServer, Site
 
@@ -40,6 +39,8 @@ SETTINGS = {
     "autovacuum_naptime": "5s",
 }
 
+MakeServer = Callable[[int, Mapping[str, str]], EmbeddedPostgres]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
@@ -58,10 +59,11 @@ class Setting:
 class History:
     """A source, perhaps a target, an embedder, services, clients, and what befalls them."""
 
-    def __init__(self, seed: int, setting: Setting, folder: Path) -> None:
+    def __init__(self, seed: int, setting: Setting, folder: Path, make_server: MakeServer) -> None:
         self.seed = seed
         self.setting = setting
         self.folder = folder
+        self._make_server = make_server
         self._choice = random.Random(f"{seed}/history")
         self._diary = Diary(folder / "history.log")
         self._clients: list[Client] = []
@@ -91,8 +93,7 @@ class History:
             yield self
 
     def _site(self, stack: ExitStack, version: int, name: str, target: Site | None) -> Site:
-        make = InstalledPostgres if version == INSTALLED else EmbeddedPostgres
-        server = stack.enter_context(make(version, SETTINGS, tcp=True))
+        server = stack.enter_context(self._make_server(version, SETTINGS))
         site = Site(server, name, self.folder, target)
         stack.callback(site.close)
         return site

@@ -10,6 +10,7 @@ from cdc_embed.errors import DecodeError, TableChangedError
 from cdc_embed.wire.messages import UNCHANGED
 from cdc_embed.wire.wal2json import Wal2json
 from tests.both_plugins import followed, server_of_both, watch
+from tests.servers import Servers
 from tests.site import Site
 
 TYPES = """
@@ -82,8 +83,10 @@ NO_KEY: Final = frozenset({"json", "xml", "point"})
 
 
 @pytest.fixture(scope="module")
-def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
-    with server_of_both(tmp_path_factory.mktemp("both")) as make:
+def make_database(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Site]]:
+    with server_of_both(servers, tmp_path_factory.mktemp("both")) as make:
         yield make
 
 

@@ -11,12 +11,15 @@ import pytest
 
 from cdc_embed.change.transaction import Op, TransactionEnd
 from tests.both_plugins import ANOTHER, Log, server_of_both, watch
+from tests.servers import Servers
 from tests.site import Site
 
 
 @pytest.fixture(scope="module")
-def make_database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Site]]:
-    with server_of_both(tmp_path_factory.mktemp("both")) as make:
+def make_database(
+    servers: Servers, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Site]]:
+    with server_of_both(servers, tmp_path_factory.mktemp("both")) as make:
         yield make
 
 

@@ -14,6 +14,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, recorded
+from tests.servers import Servers
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
 
 PING = "sending replication keepalive"
@@ -40,10 +41,10 @@ text = ["title", "body"]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
+def server(servers: Servers) -> Iterator[EmbeddedPostgres]:
     """Pings after ten seconds. Its socket is a Unix one: little fits between it and a client."""
     settings = {"wal_sender_timeout": "20s", "log_min_messages": "debug2"}
-    with EmbeddedPostgres(18, settings) as running:
+    with servers.own(18, settings, tcp=False) as running:
         yield running
 
 

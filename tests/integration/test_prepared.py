@@ -1,27 +1,24 @@
 """Prepared transactions: sent at COMMIT PREPARED, whatever was restarted before it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
-from tests.installed import INSTALLED, InstalledPostgres
+from tests.installed import INSTALLED
+from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 from tests.sources import SOURCES, Kind
 
 
 @pytest.fixture(params=SOURCES)
-def restartable(
-    request: pytest.FixtureRequest, servers: Callable[[int], EmbeddedPostgres], tmp_path: Path
-) -> Iterator[Site]:
+def restartable(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> Iterator[Site]:
     """A database of each kind of source, on a server of its own that may prepare transactions."""
     kind: Kind = request.param
     plugin, version = kind
-    make = InstalledPostgres if version == INSTALLED else EmbeddedPostgres
     with ExitStack() as stack:
-        server = stack.enter_context(make(version, {"max_prepared_transactions": "10"}, tcp=True))
+        server = stack.enter_context(servers.own(version, {"max_prepared_transactions": "10"}))
         target = None
         if version == INSTALLED:
             target = Site(servers(18), f"vectors_{server.pid}", tmp_path)

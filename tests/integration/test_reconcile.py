@@ -14,12 +14,12 @@ import psycopg2
 import pytest
 
 from cdc_embed.change.document import Table
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader, Scan
 from tests.builders import table
 from tests.hanging import hanging_commit
+from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
 SLOWLY = "[backfill]\nrows_per_second = 30\n"
@@ -63,7 +63,7 @@ def in_thread(call: Callable[[], Any]) -> Iterator["Queue[Any]"]:
 
 
 def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
-    make_site: Callable[..., Site], tmp_path: Path
+    servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """A commit waits for a standby that does not exist: received and stored, but not visible.
 
@@ -72,7 +72,7 @@ def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
     does the same.
     """
     target = make_site(16)
-    with EmbeddedPostgres(18, tcp=True) as server:
+    with servers.own(18) as server:
         site = Site(server, "texts", tmp_path, target)
         fill(site, 200)
         site.configure(more=SLOWLY)

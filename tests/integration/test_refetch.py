@@ -10,32 +10,32 @@ import string
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.snapshot import widen
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
 from tests.hanging import hanging_commit
+from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, wait_until
 
 
 def test_text_is_not_read_before_its_commit_is_visible(
-    tmp_path_factory: pytest.TempPathFactory,
+    servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """The commit waits for a standby that does not exist; its change is in the log already.
 
     Without the visibility check the old row is read, found equal to what is stored, and skipped.
     """
-    folder = tmp_path_factory.mktemp("refetch")
-    with EmbeddedPostgres(18, tcp=True) as server, EmbeddedPostgres(16) as other:
-        target = Site(other, "vectors", folder)
-        site = Site(server, "texts", folder, target)
+    target = make_site(16)
+    with servers.own(18) as server:
+        site = Site(server, "texts", tmp_path, target)
         site.sql(DOCUMENTS)
         site.sql("alter table documents alter body set storage external")
         body = "".join(random.Random(3).choices(string.ascii_letters, k=6000))

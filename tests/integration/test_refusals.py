@@ -1,13 +1,14 @@
 """What a user can get wrong: one clear sentence, the next step, the promised exit code."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg2
 import psycopg2.extras
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.servers import Servers
 from tests.site import DOCUMENTS, Site
 
 
@@ -40,9 +41,9 @@ def test_wrong_dsn_is_told_with_the_next_step(bare: Site) -> None:
     assert "s3cret" not in done.stderr + done.stdout
 
 
-def test_wal_level_replica_is_told_with_the_sql(tmp_path_factory: pytest.TempPathFactory) -> None:
-    with EmbeddedPostgres(18, {"wal_level": "replica"}) as server:
-        site = Site(server, "plain", tmp_path_factory.mktemp("plain"))
+def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path) -> None:
+    with servers.own(18, {"wal_level": "replica"}) as server:
+        site = Site(server, "plain", tmp_path)
         site.sql(DOCUMENTS)
         site.configure()
         done = site.cli("setup", expect=4)
@@ -206,10 +207,10 @@ def test_unknown_key_and_two_text_rules_are_configuration_errors(bare: Site) -> 
 
 
 def test_synchronous_standby_setting_that_catches_us_is_refused(
-    tmp_path_factory: pytest.TempPathFactory,
+    servers: Servers, tmp_path: Path
 ) -> None:
-    with EmbeddedPostgres(18, {"synchronous_commit": "local"}) as server:
-        site = Site(server, "sync", tmp_path_factory.mktemp("sync"))
+    with servers.own(18, {"synchronous_commit": "local"}) as server:
+        site = Site(server, "sync", tmp_path)
         site.sql(DOCUMENTS)
         site.configure()
         site.cli("setup")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
 from tests.hanging import standby_awaited
 from tests.invariant import confirmed
+from tests.servers import Servers
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
 
 SWAP = [
@@ -45,10 +45,13 @@ WAITING = (
 
 @pytest.fixture
 def site(
-    make_site: Callable[..., Site], tmp_path: Path, embedding_server: EmbeddingServer
+    servers: Servers,
+    make_site: Callable[..., Site],
+    tmp_path: Path,
+    embedding_server: EmbeddingServer,
 ) -> Iterator[Site]:
     """A source whose target is on a server of its own."""
-    with EmbeddedPostgres(18, tcp=True) as server:
+    with servers.own(18) as server:
         target = Site(server, "vectors", tmp_path)
         site = ready(make_site(18, target=target))
         site.cli("teardown", "--yes")

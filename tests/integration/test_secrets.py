@@ -22,6 +22,7 @@ from cdc_embed.config.sections import LogConfig
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.errors import CdcEmbedError
 from tests.secret import API_KEY, CANARY, PASSWORD, Refusing, guarded_server, refusing_service
+from tests.servers import Servers
 from tests.site import Site
 
 TABLES = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
@@ -44,8 +45,8 @@ COMMANDS = (
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
-    with guarded_server() as running:
+def server(servers: Servers) -> Iterator[EmbeddedPostgres]:
+    with guarded_server(servers) as running:
         yield running
 
 

@@ -16,6 +16,7 @@ from psycopg2.extensions import make_dsn
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.own_process import COMMAND
 from tests.secret import API_KEY, CANARY, PASSWORD, Refusing, guarded_server, refusing_service
+from tests.servers import Servers
 from tests.site import RunningService, Site, wait_until
 
 _numbers = itertools.count(1)
@@ -23,8 +24,8 @@ TABLES = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
-    with guarded_server() as running:
+def server(servers: Servers) -> Iterator[EmbeddedPostgres]:
+    with guarded_server(servers) as running:
         yield running
 
 

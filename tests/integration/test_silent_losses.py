@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.conftest import ready
 from tests.hanging import hanging_commit
 from tests.invariant import confirmed
+from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
 # -- T2: positions -----------------------------------------------------------------------------
@@ -60,12 +60,12 @@ def test_position_that_is_not_the_slots_own_is_refused_and_moves_nothing(site: S
 
 
 def test_row_that_is_not_visible_yet_is_no_orphan(
-    make_site: Callable[..., Site], tmp_path: Path
+    servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """The log has brought it, the source does not show it: its vector must not be deleted."""
     target = make_site(16)
     stored = "select count(*) from cdc_embed.documents_embedding"
-    with EmbeddedPostgres(18, tcp=True) as server:
+    with servers.own(18) as server:
         site = Site(server, "hanging", tmp_path, target)
         site.sql(DOCUMENTS)
         site.configure(more="[backfill]\nrows_per_second = 30\n")

@@ -10,6 +10,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, watched
+from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, wait_until
 
 
@@ -34,8 +35,8 @@ class Standby(EmbeddedPostgres):
 
 
 @pytest.fixture
-def primary() -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(18, tcp=True) as server:
+def primary(servers: Servers) -> Iterator[EmbeddedPostgres]:
+    with servers.own(18) as server:
         yield server
 
 

@@ -11,14 +11,15 @@ import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.invariant import confirmed, recorded, watched
+from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[EmbeddedPostgres]:
+def server(servers: Servers) -> Iterator[EmbeddedPostgres]:
     """The target's server: nobody else's, so that it may be stopped."""
-    with EmbeddedPostgres(18, tcp=True) as server:
+    with servers.own(18) as server:
         yield server
 
 
