@@ -16,12 +16,12 @@ SERVERS = pytest.StashKey[Servers]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="also the tests that take many minutes")
+    parser.addoption("--long", action="store_true", help="also the tests that take long")
     parser.addoption("--history-minutes", type=float, default=15, help="of each long history")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: takes many minutes, runs with --long only")
+    config.addinivalue_line("markers", "long: over 20 s, or one case of many; needs --long")
     config.addinivalue_line("markers", "fast: needs no server and takes a moment")
     config.addinivalue_line("markers", "slow: needs no server, but takes a while")
     use_memory()

@@ -445,6 +445,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="how many at once")
     options = parser.parse_args()
+    if unknown := set(options.names) - {mutation.name for mutation in MUTATIONS}:
+        parser.error(f"no mutation is named {', '.join(sorted(unknown))}")
     chosen = [m for m in MUTATIONS if not options.names or m.name in options.names]
     with copies(options.jobs) as trees, ThreadPoolExecutor(options.jobs) as executor:
 
