@@ -103,6 +103,7 @@ def test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread(
     site.sql("alter table documents alter views set not null")
     site.sql("create unique index another on documents (views)")
     with site.service() as service:
+        service.wait_for("reconciled")  # or the next service would end this comparison, too
         site.sql("insert into documents values (1, 't', 'text')")
         service.settle()
         site.sql("alter table documents replica identity using index another")
