@@ -1,9 +1,7 @@
 """Keep pgvector embeddings fresh from PostgreSQL's own change log.
 
-The packages are the stages of one flow, in the order of the data's way:
-``wire`` (bytes to messages), ``change`` (decisions), ``source``, ``embed`` and ``target``
-(the outside systems), ``flow`` (when things run), ``serve``, ``demo`` and ``cli``.
-Imports point backwards along that list, never forwards.
+The rooms, their order and where a line of code belongs: CONTRIBUTING.md. Nothing is imported
+here, so that no command pays for a library it does not use.
 """
 
 __version__ = "0.1.0"

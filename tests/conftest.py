@@ -20,6 +20,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--history-minutes", type=float, default=15, help="of each long history")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are processors: most tests wait for a server."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: over 20 s, or one case of many; needs --long")
     config.addinivalue_line("markers", "fast: needs no server and takes a moment")

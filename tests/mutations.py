@@ -371,8 +371,7 @@ MUTATIONS = (
         "cdc_embed/reconcile/reconciler.py",
         "        if todo:\n",
         "        if not todo:\n",
-        "tests/integration/test_rewrites.py::"
-        "test_what_is_not_in_the_log_is_compared_after_what_the_log_has_before_it[18]",
+        "tests/unit/test_convergence.py::test_a_comparison_comes_after_what_the_log_has_before_it",
     ),
     Mutation(
         "a writer that was cut off keeps its rows",

@@ -11,9 +11,7 @@ from cdc_embed.cli.output import TableProgress, print_json, print_pairs
 def backfill(
     ctx: typer.Context,
     table: Annotated[str, typer.Option("--table", help="Only this table.")] = "",
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Whatever a paid embedder will ask for it.")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Accept the cost of a paid embedder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Compare every row with its vectors, and embed what differs. Can be run again at any time."""

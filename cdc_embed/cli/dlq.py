@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True,
     help="List, show, retry or drop dead letters: documents that the model or the database "
-    "refuses. They have no vector. A change of the text tries it again and clears the letter; the "
-    "same text is not tried again unasked.",
+    "refuses. They have no vector. The service tries a document again when its text changes, "
+    "and the same text only after `dlq retry`.",
 )
 
-Ids = Annotated[list[int] | None, typer.Argument(help="Which, by the id that `dlq list` shows.")]
-OfTable = Annotated[str, typer.Option("--table", help="All of this source table.")]
-All = Annotated[bool, typer.Option("--all", help="All of every table.")]
+Ids = Annotated[list[int] | None, typer.Argument(help="Ids of dead letters, from `dlq list`.")]
+OfTable = Annotated[str, typer.Option("--table", help="All dead letters of this source table.")]
+All = Annotated[bool, typer.Option("--all", help="All dead letters.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -41,7 +41,7 @@ def list_letters(ctx: typer.Context, table: OfTable = "", as_json: Json = False)
 @app.command()
 def show(
     ctx: typer.Context,
-    number: Annotated[int, typer.Argument(metavar="ID", help="As `dlq list` shows it.")],
+    number: Annotated[int, typer.Argument(metavar="ID", help="Its id, from `dlq list`.")],
     as_json: Json = False,
 ) -> None:
     """Show one dead letter with all that is known of it, and its row's text as it is now."""
@@ -66,8 +66,8 @@ def retry(
 ) -> None:
     """Read the rows again and embed them as they are now. Exit 1 when any is refused again.
 
-    What succeeds has its vectors and is no dead letter any more.
-    What is refused again stays one, with one attempt more.
+    Rows that succeed get vectors, and their letters are removed.
+    Rows that are refused again keep their letters, with one attempt more.
     """
     from cdc_embed.cli.asking import ask
 

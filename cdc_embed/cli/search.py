@@ -20,12 +20,12 @@ SHOWN_CHARACTERS: Final = 200
 
 def search(
     ctx: typer.Context,
-    text: Annotated[str, typer.Argument(help="What to look for.")],
+    text: Annotated[str, typer.Argument(help="The text to search for.")],
     table: Annotated[str, typer.Option("--table", help="Only in this table.")] = "",
-    k: Annotated[int, typer.Option("-k", min=1, help="How many documents.")] = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="Number of documents.")] = 10,
     where: Annotated[
         list[str] | None,
-        typer.Option("--where", help="col=value: only where a metadata or key column is this."),
+        typer.Option("--where", help="col=value of a metadata or key column: only such rows."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

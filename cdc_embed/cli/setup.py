@@ -27,8 +27,8 @@ def setup(
         bool,
         typer.Option(
             "--rebuild",
-            help="Make a lost slot anew, and let the configured space replace the stored one; "
-            "the service then compares every row.",
+            help="Make a new slot if it was lost, and replace the stored space by the configured "
+            "one. The service then compares every row.",
         ),
     ] = False,
 ) -> None:

@@ -12,7 +12,7 @@ from cdc_embed.cli.setup import set_up
 from cdc_embed.config.load import ignore_environment
 from cdc_embed.demo.corpus import corpus
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.demo.script import CREATE_TABLE, Report, Script, Step, View, Watched, percentiles
+from cdc_embed.demo.script import CREATE_TABLE, Edit, Report, Script, View, Watched, percentiles
 from cdc_embed.embed.base import Embedder
 from cdc_embed.lsn import LSN
 from cdc_embed.service import Config, Service, load_config, running
@@ -64,7 +64,7 @@ def _run_script(script: Script, console: Console) -> Report:
     return report
 
 
-def _show_step(step: Step, console: Console) -> None:
+def _show_step(step: Edit, console: Console) -> None:
     skipped = ", ".join(f"{count} {reason}" for reason, count in step.skipped.items())
     p50, _ = percentiles(sorted(step.seconds))
     latency = f", {p50 * 1000:.0f} ms from commit to vector" if p50 is not None else ""

@@ -72,7 +72,7 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
         if not applied_migrations(databases.target, config.target.schema):
             raise PreflightError(
                 where="target database",
-                problem=f"there is no schema {config.target.schema} of ours",
+                problem=f"it has no schema {config.target.schema} that setup made",
                 hint="run: cdc-embed setup",
             )
         tables, _ = find_tables(databases.source, config)

@@ -15,9 +15,9 @@ COUNTS = (
 
 def verify(
     ctx: typer.Context,
-    repair: Annotated[bool, typer.Option("--repair", help="Make stored what differs.")] = False,
+    repair: Annotated[bool, typer.Option("--repair", help="Write every row that differs.")] = False,
     sample: Annotated[
-        int, typer.Option("--sample", min=0, help="Embed so many documents anew and compare.")
+        int, typer.Option("--sample", min=0, help="Documents to embed again, to compare vectors.")
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:

@@ -83,7 +83,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Edit:
     """One thing that the application did, and its cost."""
 
     title: str
@@ -99,7 +99,7 @@ class Report:
 
     documents: int = 0
     documents_per_second: float = 0.0
-    steps: list[Step] = field(default_factory=list)
+    steps: list[Edit] = field(default_factory=list)
     skipped: dict[str, int] = field(default_factory=dict)
     searches: list[dict[str, Any]] = field(default_factory=list)
     drift: int = 0
@@ -148,7 +148,7 @@ class Script:
         self._view.watched.take_latencies()
         return report
 
-    def edit(self) -> Iterator[Step]:
+    def edit(self) -> Iterator[Edit]:
         """Edit the rows as an application would, one kind of change after the other."""
         edit = "update documents set body = body || ' Edited.' where id = %s"
         yield self._step("edit the text of 20 rows", [(edit, (n,)) for n in range(1, EDITS + 1)])
@@ -176,7 +176,7 @@ class Script:
 
     def _step(
         self, title: str, statements: list[tuple[str, tuple[Any, ...]]], *, together: bool = False
-    ) -> Step:
+    ) -> Edit:
         """Commit each statement by itself; unless ``together``, wait until each is reflected."""
         embedded, skipped = self._view.embedded(), self._view.skipped()
         changes = 0
@@ -189,7 +189,7 @@ class Script:
             self._wait_until_reflected(cursor)
         now = self._view.skipped()
         seconds = self._view.watched.take_latencies()
-        return Step(
+        return Edit(
             title=title,
             changes=changes,
             embedded=self._view.embedded() - embedded,

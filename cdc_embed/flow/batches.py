@@ -88,7 +88,7 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Committed:
+class CommittedBatch:
     """A batch that is committed, or had nothing to write."""
 
     prepared: Prepared
@@ -189,7 +189,7 @@ class Batches:
 
     # -- what the workers have finished ----------------------------------------------------------
 
-    def collect(self) -> Iterator[Committed]:
+    def collect(self) -> Iterator[CommittedBatch]:
         """Take in what the workers have finished; yield what is committed, in order."""
         for flight in self._in_flight:
             if flight.preparing is not None and flight.preparing.done():
@@ -208,7 +208,7 @@ class Batches:
                 break
             self._in_flight.popleft()
             self._knowledge.committed()
-            yield Committed(prepared=flight.prepared, written=written, offer=flight.offer)
+            yield CommittedBatch(prepared=flight.prepared, written=written, offer=flight.offer)
 
     def _prepared(self, flight: InFlight, prepared: Prepared) -> None:
         flight.prepared = prepared

@@ -17,6 +17,10 @@ class Phase(Enum):
         -> DRAINING        a stop was requested: batches in flight are committed and confirmed
         -> RECONNECTING    a connection was lost, or another instance took over
 
+    From DRAINING:
+
+        -> RECONNECTING    a connection was lost; batches in flight are still committed
+
     From every phase:
 
         -> STOPPED         ``run`` returned or raised

@@ -17,7 +17,7 @@ from cdc_embed.change.unseen import Unseen
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.telemetry import Committed
 from cdc_embed.reconcile.slices import SliceReader
-from tests.unit.simulation.data import LARGE, SMALL, TABLES
+from tests.unit.simulation.data import FIRST, LARGE, SMALL, TABLES
 from tests.unit.simulation.source import KINDS, Op
 from tests.unit.simulation.world import Setting, World, run, simulated
 
@@ -391,6 +391,21 @@ def test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw() -> No
     for begun in range(12):
         asked = [("ask", ("backfill", 0)), *[("compare", 1)] * begun]
         run(ROW_BY_ROW, [*before, *stale, *asked, *ahead, *slowly])
+
+
+def test_a_comparison_comes_after_what_the_log_has_before_it() -> None:
+    """A partition is emptied, which is not in the log: an older row would come later, and stay."""
+    setting = Setting()
+    with simulated(setting) as clock:
+        world = World(setting)
+        clock.monotonic = lambda: world.clock
+        world.play(commits([Op("insert", key=0), Op("insert", key=1)]))
+        for rows in (world.source.rows, world.source.seen):
+            rows[FIRST].clear()
+        world.play([("ask", ("backfill", 0)), *[("compare", 1)] * 40])
+        world.settle()
+        assert world.differences(FIRST) == []
+        world.close()
 
 
 def test_a_read_that_a_truncate_emptied_deletes_nothing() -> None:

@@ -42,7 +42,7 @@ def row(key: str, of: Table = FIRST) -> tuple[Table, tuple[str, ...]]:
 
 
 def says(later: LaterChanges, key: str) -> str:
-    """What a ``Later`` says of one row of FIRST."""
+    """The answer of ``LaterChanges`` of one row of FIRST."""
     replaced, needed = later.replaces(row(key)), later.needs(row(key))
     return {
         (False, False): "nothing",

@@ -35,7 +35,7 @@ from tests.site import wait_until
 
 RECORDED = LSN(0x1000)
 CHECKPOINT = checkpoint(confirmed_lsn=RECORDED)
-SOON = 10.0
+SECONDS = 10.0
 
 
 class Report(NamedTuple):
@@ -61,7 +61,7 @@ class Target:
         return set()
 
     def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
-        assert self.may_commit.wait(SOON)
+        assert self.may_commit.wait(SECONDS)
         self.keys += [key[0] for _, key in plan.actions]
         self.record_progress(plan.batch.end_lsn)
 
@@ -87,7 +87,7 @@ class Model:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.asked.set()
-        assert self.may_answer.wait(SOON)
+        assert self.may_answer.wait(SECONDS)
         self.texts += texts
         return self._hash.embed(texts)
 
@@ -122,7 +122,7 @@ class Script:
             self.frames.extend((payload, LSN(heard)) for payload in payloads)
         self._stir()
 
-    def hear(self, lsn: LSN) -> None:
+    def receive(self, lsn: LSN) -> None:
         """The server sent something up to ``lsn``, with or without a frame."""
         with self._lock:
             self.heard = max(self.heard, lsn)
@@ -144,7 +144,7 @@ class Script:
                     self._readable.recv(4096)
                 return None
             payload, heard = self.frames.popleft()
-        self.hear(heard)
+        self.receive(heard)
         self.read_frames += 1
         return Frame(payload, heard)
 
@@ -210,20 +210,20 @@ class Rig:
     def stop(self) -> None:
         self._stop.set()
         self.pipeline.wake()
-        self._loop.join(SOON)
+        self._loop.join(SECONDS)
         assert not self._loop.is_alive()
 
     def wait_for_confirmed(self, lsn: LSN) -> None:
-        wait_until(lambda: self.stream.last.confirmed >= lsn, f"{lsn} is confirmed", SOON)
+        wait_until(lambda: self.stream.last.confirmed >= lsn, f"{lsn} is confirmed", SECONDS)
 
     def wait_for_reports(self, more: int) -> list[Report]:
         """The next ``more`` reports."""
         seen = len(self.stream.reports)
-        wait_until(lambda: len(self.stream.reports) >= seen + more, "reports go on", SOON)
+        wait_until(lambda: len(self.stream.reports) >= seen + more, "reports go on", SECONDS)
         return self.stream.reports[seen:]
 
     def wait_until_all_is_read(self) -> None:
-        wait_until(lambda: not self.stream.frames, "every frame is read", SOON)
+        wait_until(lambda: not self.stream.frames, "every frame is read", SECONDS)
         self.wait_for_reports(2)
 
     def close(self) -> None:
@@ -258,7 +258,7 @@ def test_nothing_is_reported_above_what_is_recorded(rig: Rig) -> None:
 
 def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None:
     rig.stream.queue(0x2000, begin(0x2000), insert(1, "written early"))
-    wait_until(lambda: rig.target.keys, "the row is written", SOON)
+    wait_until(lambda: rig.target.keys, "the row is written", SECONDS)
     assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
     rig.stream.queue(0x2008 + RECORD_STEP, commit(0x2000, 0x2008))
     rig.wait_for_confirmed(LSN(0x2008))
@@ -267,11 +267,11 @@ def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None
 
 def test_idle_progress_is_recorded_in_steps_and_reported_only_then(rig: Rig) -> None:
     below = LSN(RECORDED + RECORD_STEP - 1)
-    rig.stream.hear(below)
-    wait_until(lambda: rig.stream.last.received == below, "it is heard", SOON)
+    rig.stream.receive(below)
+    wait_until(lambda: rig.stream.last.received == below, "it is heard", SECONDS)
     assert {report.confirmed for report in rig.wait_for_reports(3)} == {RECORDED}
     assert rig.target.recorded == RECORDED
-    rig.stream.hear(LSN(below + 1))
+    rig.stream.receive(LSN(below + 1))
     rig.wait_for_confirmed(LSN(below + 1))
     assert rig.target.recorded == below + 1
     assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
@@ -281,25 +281,25 @@ def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
     with closing(Rig(memory=20_000)) as rig:
         rig.model.may_answer.clear()
         end = rig.stream.transaction(0x2000, *(insert(n, f"{n}") for n in range(200)))
-        wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", SOON)
+        wait_until(lambda: rig.stream.read_frames >= 20, "the memory is full", SECONDS)
         reports = rig.wait_for_reports(5)
         assert {report.confirmed for report in reports} == {RECORDED}
         assert rig.stream.read_frames <= 2 + 20_000 // 1024 + 1
         rig.model.may_answer.set()
-        wait_until(lambda: len(rig.target.keys) == 200, "every row is written", SOON)
-        rig.stream.hear(LSN(end + RECORD_STEP))  # its commit may have come after its last batch
+        wait_until(lambda: len(rig.target.keys) == 200, "every row is written", SECONDS)
+        rig.stream.receive(LSN(end + RECORD_STEP))  # its commit may have come after its last batch
         rig.wait_for_confirmed(end)
 
 
 def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig: Rig) -> None:
     rig.model.may_answer.clear()
     first = rig.stream.transaction(0x2000, insert(1, "in flight"))
-    assert rig.model.asked.wait(SOON)
+    assert rig.model.asked.wait(SECONDS)
     last = rig.stream.transaction(0x3000, insert(2, "pending"))
     rig.wait_until_all_is_read()
     rig.stop()
     rig.model.may_answer.set()
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + SECONDS
     assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
     assert rig.target.keys == ["1"]
     assert rig.stream.last == Report(last, first, first)
@@ -308,17 +308,17 @@ def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig:
 def test_a_drain_past_its_deadline_says_so_and_confirms_nothing(rig: Rig) -> None:
     rig.model.may_answer.clear()
     rig.stream.transaction(0x2000, insert(1, "in flight"))
-    assert rig.model.asked.wait(SOON)
+    assert rig.model.asked.wait(SECONDS)
     rig.stop()
     assert not rig.pipeline.drain(lambda: True)
     assert rig.stream.last.confirmed <= RECORDED
 
 
 def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
-    rig.stream.hear(LSN(RECORDED + 16))
-    wait_until(lambda: rig.stream.last.received > RECORDED, "it is heard", SOON)
+    rig.stream.receive(LSN(RECORDED + 16))
+    wait_until(lambda: rig.stream.last.received > RECORDED, "it is heard", SECONDS)
     rig.stop()
-    deadline = time.monotonic() + SOON
+    deadline = time.monotonic() + SECONDS
     assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
     assert rig.stream.last == Report(*[LSN(RECORDED + 16)] * 3)
 
@@ -326,7 +326,7 @@ def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
 def test_quick_updates_of_one_row_cost_at_most_two_embeddings(rig: Rig) -> None:
     rig.model.may_answer.clear()
     rig.stream.transaction(0x2000, insert(1, "version 0"))
-    assert rig.model.asked.wait(SOON)
+    assert rig.model.asked.wait(SECONDS)
     for version in range(1, 21):
         end = rig.stream.transaction(0x2000 + 0x100 * version, update(1, f"version {version}"))
     rig.wait_until_all_is_read()
