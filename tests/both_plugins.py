@@ -13,7 +13,8 @@ from typing import Any, Final
 import psycopg2
 
 from cdc_embed.change.document import Table
-from cdc_embed.change.transaction import Assembler, Change, Event
+from cdc_embed.change.event import Change, Event
+from cdc_embed.change.transaction import Assembler
 from cdc_embed.config.load import Config
 from cdc_embed.lsn import ZERO
 from cdc_embed.postgres.session import Session

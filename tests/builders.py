@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cdc_embed.change.document import Key, Table, TableColumn
-from cdc_embed.change.transaction import Change, Op
+from cdc_embed.change.event import Change, Op
 from cdc_embed.lsn import LSN, START, ZERO, Checkpoint, Identity, Position
 from cdc_embed.wire.messages import Value
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
+from cdc_embed.change.event import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
 

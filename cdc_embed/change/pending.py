@@ -13,7 +13,7 @@ from typing import Any
 
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Table
-from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
+from cdc_embed.change.event import Change, Event, Op, TransactionEnd
 
 
 class LaterChanges:

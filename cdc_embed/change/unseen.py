@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Change, Op
 
 MOST_KEYS: Final = 100_000
 """The number of keys kept for one transaction; of a larger one only the tables are kept."""

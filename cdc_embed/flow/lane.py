@@ -16,8 +16,8 @@ from cdc_embed.change.action import Row
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Change, Op
 from cdc_embed.change.unseen import Unseen
 from cdc_embed.lsn import LSN, ZERO
 

@@ -17,7 +17,8 @@ from concurrent.futures import wait
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from cdc_embed.change.transaction import Assembler, Change, Event, TransactionEnd
+from cdc_embed.change.event import Change, Event, TransactionEnd
+from cdc_embed.change.transaction import Assembler
 from cdc_embed.flow.batches import Batches, Workers
 from cdc_embed.flow.confirm import REPORT_SECONDS, Confirmation, Wire
 from cdc_embed.flow.lane import Lane

@@ -18,10 +18,10 @@ from cdc_embed.change.action import Refuse, Row, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Document, Key, Table, fingerprint
+from cdc_embed.change.event import Change, Event
 from cdc_embed.change.knowledge import ABSENT, Basis, State
 from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, plan, rows_to_look_up
-from cdc_embed.change.transaction import Change, Event
 from cdc_embed.flow.embedding import EmbeddingRunner, Refusal
 from cdc_embed.flow.lane import Examined
 from cdc_embed.flow.patience import Patience

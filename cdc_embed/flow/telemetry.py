@@ -13,9 +13,9 @@ from typing import Final
 
 from cdc_embed.change.action import Action, Annotate, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Change
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Plan, skipped
-from cdc_embed.change.transaction import Change
 from cdc_embed.flow.prepare import Prepared
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from cdc_embed.change.action import Action, Annotate, Forget, Move, Refuse, Skip, Supersede, Write
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Change
 from cdc_embed.change.knowledge import READ
 from cdc_embed.change.plan import Plan
-from cdc_embed.change.transaction import Change
 from cdc_embed.target import copy
 from cdc_embed.target.statements import Statements
 from cdc_embed.wire.messages import UNCHANGED

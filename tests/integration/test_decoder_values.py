@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pytest
 
-from cdc_embed.change.transaction import Op
+from cdc_embed.change.event import Op
 from cdc_embed.errors import DecodeError, TableChangedError
 from cdc_embed.wire.messages import UNCHANGED
 from cdc_embed.wire.wal2json import Wal2json

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from cdc_embed.change.transaction import Op, TransactionEnd
+from cdc_embed.change.event import Op, TransactionEnd
 from tests.both_plugins import ANOTHER, Log, server_of_both, watch
 from tests.servers import Servers
 from tests.site import Site

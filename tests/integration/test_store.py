@@ -9,9 +9,9 @@ import pytest
 from cdc_embed.change.action import Action, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.document import Document
+from cdc_embed.change.event import Op
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
 from cdc_embed.change.plan import Plan
-from cdc_embed.change.transaction import Op
 from cdc_embed.errors import (
     FencedError,
     HistoryGapError,

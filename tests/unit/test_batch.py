@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cdc_embed.change.batch import Batch, Image
 from cdc_embed.change.document import Key
-from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
+from cdc_embed.change.event import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
 from tests.builders import NOW, TABLE, change, table

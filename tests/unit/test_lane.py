@@ -9,8 +9,8 @@ import pytest
 
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Op
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Op
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from tests.builders import FIRST, SECOND, touch
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.change.document import Table
+from cdc_embed.change.event import Change, Event, Op, TransactionEnd
 from cdc_embed.change.pending import LaterChanges, Pending
-from cdc_embed.change.transaction import Change, Event, Op, TransactionEnd
 from cdc_embed.lsn import LSN
 from cdc_embed.wire.messages import UNCHANGED
 from tests import builders

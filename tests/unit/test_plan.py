@@ -22,9 +22,9 @@ from cdc_embed.change.action import (
 )
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, TableColumn, fingerprint
+from cdc_embed.change.event import Change, Op
 from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan, plan, rows_to_look_up, skipped
-from cdc_embed.change.transaction import Change, Op
 from cdc_embed.wire.messages import UNCHANGED, Value
 from tests.builders import TABLE, change, table
 

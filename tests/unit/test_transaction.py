@@ -5,15 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cdc_embed.change.document import Table, TableColumn
-from cdc_embed.change.transaction import (
-    OVERHEAD,
-    Assembler,
-    Callbacks,
-    Change,
-    Event,
-    Op,
-    TransactionEnd,
-)
+from cdc_embed.change.event import OVERHEAD, Change, Event, Op, TransactionEnd
+from cdc_embed.change.transaction import Assembler, Callbacks
 from cdc_embed.errors import HistoryGapError, TableChangedError
 from cdc_embed.lsn import LSN, ZERO, Position
 from cdc_embed.wire.messages import (

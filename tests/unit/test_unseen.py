@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cdc_embed.change import unseen
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot, widen
-from cdc_embed.change.transaction import Change, Op
 from cdc_embed.change.unseen import Unseen
 from tests.builders import FIRST, SECOND, touch
 

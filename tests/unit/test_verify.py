@@ -9,10 +9,10 @@ import pytest
 from cdc_embed.change.action import Annotate, Row, Write
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
+from cdc_embed.change.event import Op
 from cdc_embed.change.knowledge import ABSENT, READ, Known, Refused
 from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.change.transaction import Op
 from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.metrics import Metrics
 from cdc_embed.reconcile import verify
