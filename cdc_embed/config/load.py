@@ -1,9 +1,9 @@
 """The configuration: a TOML file and ``CDC_EMBED_SECTION__KEY`` variables, read and checked once.
 
 This module puts the sections together, checks what involves several of them, and turns every
-problem into one ConfigError. ``sections`` holds the keys and their defaults, ``notation`` reads and
-prints values. No other room reads the environment. ``setup``'s preflight checks that tables and
-columns exist. A message says where a value is wrong, never the value.
+problem into one ConfigError. ``sections`` and ``table`` hold the keys and their defaults,
+``notation`` reads and prints values. No other room reads the environment. ``setup``'s preflight
+checks that tables and columns exist. A message says where a value is wrong, never the value.
 """
 
 import difflib
@@ -32,9 +32,9 @@ from cdc_embed.config.sections import (
     LogConfig,
     ServeConfig,
     SourceConfig,
-    TableConfig,
     TargetConfig,
 )
+from cdc_embed.config.table import TableConfig
 from cdc_embed.errors import ConfigError
 
 PREFIX: Final = "CDC_EMBED_"

@@ -1,6 +1,6 @@
 """The notation of the configuration: durations, sizes, names, templates.
 
-Each notation has a type for the models of ``sections``. The functions are pure: they read no file
+Each notation has a type for the models of the sections. The functions are pure: they read no file
 and no environment. A ValueError says the expected form, never the value, which can be a secret.
 
 Durations and sizes are PostgreSQL's notation. pydantic reads and prints another one: its durations

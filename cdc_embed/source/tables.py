@@ -7,7 +7,7 @@ from psycopg2 import sql
 
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.config.load import Config
-from cdc_embed.config.sections import OUR_COLUMNS, TableConfig
+from cdc_embed.config.table import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from cdc_embed.config.load import OUR_TABLES, PREFIX, Config, json_schema, load_config, redacted
-from cdc_embed.config.sections import TableConfig
+from cdc_embed.config.table import TableConfig
 from cdc_embed.errors import ConfigError
 
 CANARY = "hunter2canary"
