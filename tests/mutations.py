@@ -37,7 +37,7 @@ MUTATIONS = (
         "return min(self.durable, self.recorded)",
         "return self.received",
         "tests/acceptance/test_durability.py::"
-        "test_lost_connections_lose_nothing_and_repeat_no_finished_work",
+        "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
         "position in a transaction of its own",
@@ -109,7 +109,7 @@ MUTATIONS = (
         "stored.provenance is not READ",
         "proof(stored) is not None",
         "tests/unit/test_convergence.py::"
-        "test_a_row_that_was_read_before_its_table_was_trusted_proves_nothing",
+        "test_a_row_read_before_its_table_was_trusted_proves_nothing",
     ),
     Mutation(
         "a batch that is prepared again is paid for again",
@@ -147,8 +147,7 @@ MUTATIONS = (
         "cdc_embed/service/listeners.py",
         "        except Exception:",
         "        except ZeroDivisionError:",
-        "tests/integration/test_door.py::"
-        "test_a_listener_that_raises_stops_neither_others_nor_the_service",
+        "tests/integration/test_door.py::test_a_listener_that_raises_stops_no_other_and_no_service",
     ),
     Mutation(
         "a standby counts as a loop that hangs",
@@ -163,7 +162,7 @@ MUTATIONS = (
         "        self._reporter = self._connection.cursor()",
         "        self._reporter = self._reader",
         "tests/integration/test_stream.py::"
-        "test_keepalive_inside_an_older_transaction_confirms_nothing_new",
+        "test_keepalive_in_an_older_transaction_confirms_nothing_new",
     ),
     Mutation(
         "no wait after a data_start of 0",
@@ -171,7 +170,7 @@ MUTATIONS = (
         "        return progress.is_recorded(progress.open_commit)",
         "        return True",
         "tests/integration/test_gate.py::"
-        "test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded",
+        "test_keepalive_after_frame_without_position_confirms_no_more",
     ),
     Mutation(
         "no visibility check in refetch",
@@ -187,7 +186,7 @@ MUTATIONS = (
         "where slot = %(slot)s and epoch = %(epoch)s",
         "    batch_seq = %(batch_seq)s, updated_at = now()\nwhere slot = %(slot)s",
         "tests/integration/test_store.py::"
-        "test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle",
+        "test_older_writer_cannot_commit_even_when_overtaken_midway",
     ),
     Mutation(
         "slices hide no row",
@@ -195,7 +194,7 @@ MUTATIONS = (
         "            found |= touched.keys & wanted",
         "            found |= set()",
         "tests/integration/test_reconcile.py::"
-        "test_reconcile_never_puts_an_older_row_over_what_the_log_brought",
+        "test_reconcile_puts_no_older_row_over_what_the_log_brought",
     ),
     Mutation(
         "no wait for running transactions before the first slice",
@@ -217,8 +216,7 @@ MUTATIONS = (
         "cdc_embed/change/knowledge.py",
         "        if isinstance(found, Known) and row[0] not in self.trusted:",
         "        if isinstance(found, Known) and not row:",
-        "tests/unit/test_convergence.py::"
-        "test_a_process_that_resumes_a_comparison_trusts_no_row_that_is_not_compared_yet",
+        "tests/unit/test_convergence.py::test_a_resumed_comparison_trusts_no_row_not_compared_yet",
     ),
     Mutation(
         "done before the log has come to what was seen",
@@ -226,7 +224,7 @@ MUTATIONS = (
         "brought yet\n            self._slices.wait_until_durable()",
         "brought yet",
         "tests/unit/test_convergence.py::"
-        "test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw",
+        "test_a_comparison_ends_only_once_the_log_reached_what_it_saw",
     ),
     Mutation(
         "LRU updated before the commit",
@@ -241,7 +239,7 @@ MUTATIONS = (
         "confirmable = self._progress.confirmable() if self._assembler.verified else ZERO",
         "confirmable = self._progress.confirmable()",
         "tests/integration/test_gate.py::"
-        "test_nothing_is_confirmed_before_the_recorded_commit_has_come_again",
+        "test_nothing_is_confirmed_before_the_recorded_commit_returns",
     ),
     Mutation(
         "a slot beyond the record by one byte",
@@ -277,7 +275,7 @@ MUTATIONS = (
         "is not ReplicaIdentity.FULL and identity != set(key):",
         "is not ReplicaIdentity.FULL and not identity:",
         "tests/unit/test_transaction.py::"
-        "test_an_identity_that_is_not_the_primary_key_any_more_stops_the_table",
+        "test_an_identity_other_than_the_primary_key_stops_the_table",
     ),
     Mutation(
         "unchanged texts not filled from the pending image",
@@ -285,7 +283,7 @@ MUTATIONS = (
         "texts, metadata = _fill(texts, before.texts), _fill(metadata, before.metadata)",
         "pass",
         "tests/integration/test_unchanged_texts.py::"
-        "test_change_of_something_else_never_hides_the_change_of_a_text_before_it[together]",
+        "test_another_later_change_never_hides_the_change_of_a_text[together]",
     ),
     Mutation(
         "batches in flight not looked at",
@@ -299,8 +297,7 @@ MUTATIONS = (
         "cdc_embed/change/transaction.py",
         "            if self._checkpoint.covers(position):",
         "            if False:",
-        "tests/unit/test_transaction.py::"
-        "test_exactly_the_changes_that_the_recorded_position_covers_are_left_out",
+        "tests/unit/test_transaction.py::test_exactly_the_changes_the_record_covers_are_left_out",
     ),
     Mutation(
         "a batch written again when its answer was lost",
@@ -315,7 +312,7 @@ MUTATIONS = (
         "            if cursor.fetchone()[0] != files:",
         "            if cursor.fetchone()[0] == ():",
         "tests/integration/test_refetch.py::"
-        "test_rows_are_read_until_the_table_is_not_rewritten_meanwhile",
+        "test_rows_are_read_again_if_the_table_is_rewritten_meanwhile",
     ),
     Mutation(
         "a filtered read is no error",
@@ -330,7 +327,7 @@ MUTATIONS = (
         "cdc_embed/source/publication.py",
         'return f"{shape_of(self._session, table)} {versions}"',
         "return shape_of(self._session, table)",
-        "tests/integration/test_absence.py::"
+        "tests/integration/test_undelivered.py::"
         "test_table_that_left_and_came_back_unseen_is_compared[pgoutput]",
     ),
     Mutation(
@@ -338,7 +335,7 @@ MUTATIONS = (
         "cdc_embed/source/coverage.py",
         'return f"{shape_of(self._session, table)} {row and row[0]}"',
         "return shape_of(self._session, table)",
-        "tests/integration/test_absence.py::"
+        "tests/integration/test_undelivered.py::"
         "test_primary_key_that_was_away_unseen_means_a_comparison[wal2json]",
     ),
     Mutation(
@@ -353,7 +350,7 @@ MUTATIONS = (
         "cdc_embed/source/coverage.py",
         "        if problem is None:",
         "        if problem != ():",
-        "tests/integration/test_absence.py::test_row_to_be_read_again_of_a_table_that_left[pgoutput]",
+        "tests/integration/test_undelivered.py::test_row_to_be_read_again_of_a_table_that_left[pgoutput]",
     ),
     Mutation(
         "the position goes before the new slot is there",
@@ -363,7 +360,7 @@ MUTATIONS = (
         "        *(_forget_position(databases) if gap else []),\n"
         "        *_source_steps(databases, survey, new_slot=bool(gap)),",
         "tests/integration/test_spaces.py::"
-        "test_a_rebuild_that_was_interrupted_is_done_again_by_the_service"
+        "test_the_service_repeats_a_rebuild_that_was_interrupted"
         "[make the replication slot]",
     ),
     Mutation(
@@ -379,7 +376,7 @@ MUTATIONS = (
         "usename = current_user and pid <> pg_backend_pid() and state <> 'idle'",
         "usename = current_user and pid <> pg_backend_pid() and state = 'none'",
         "tests/integration/test_old_writers.py::"
-        "test_writer_that_was_cut_off_does_not_hold_up_the_next_leader",
+        "test_writer_that_was_cut_off_does_not_delay_the_next_leader",
     ),
     Mutation(
         "an old tuple of a partition is whole",
@@ -395,7 +392,7 @@ MUTATIONS = (
         "            elif begin.final_lsn >= self._delivered_from:",
         "            elif begin.final_lsn:",
         "tests/integration/test_silent_losses.py::"
-        "test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread[18]",
+        "test_identity_other_than_the_key_stops_before_a_misreading[18]",
     ),
     Mutation(
         "a key that is no value any more is an error",

@@ -74,7 +74,7 @@ def test_rows_from_before_setup_are_embedded_by_run_alone(make_site: Callable[..
     assert not any(entry["event"] in {"reconcile", "indexed"} for entry in service.log)
 
 
-def test_manual_backfill_waits_for_the_command_and_is_done_by_the_leader(
+def test_manual_backfill_awaits_the_command_and_the_leader_acts(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site()
@@ -197,7 +197,7 @@ def test_paid_embedder_waits_for_yes_and_embeds_each_text_once(
     assert embedding_server.counts()["by_text"] == {"missed\n\nrow": 1}
 
 
-def test_killed_backfill_goes_on_and_repeats_one_slice_at_the_most(
+def test_killed_backfill_goes_on_and_repeats_at_most_one_slice(
     make_site: Callable[..., Site],
 ) -> None:
     """One slice is embedded at a time and none before the last one is committed.

@@ -13,7 +13,7 @@ from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 
 
-def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
+def test_slot_never_passes_the_commits_and_kill_loses_nothing(
     make_site: Callable[..., Site], version: int, embedding_server: EmbeddingServer
 ) -> None:
     """A slow embedder, an interleaved long transaction, pings of the server, then kill -9."""
@@ -66,7 +66,7 @@ def test_slot_never_passes_what_is_committed_and_kill_loses_nothing(
     assert set(time_of_kill) | set(again) >= {f"small\n\ns {n}" for n in range(1, 13)}
 
 
-def test_clean_stop_confirms_everything_and_restart_embeds_nothing(
+def test_clean_stop_confirms_all_and_restart_embeds_nothing(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
     site.cli("teardown", "--yes")
@@ -85,7 +85,7 @@ def test_clean_stop_confirms_everything_and_restart_embeds_nothing(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_kill_around_the_commit_replays_without_embedding_twice_what_is_stored(
+def test_kill_around_the_commit_embeds_nothing_stored_twice(
     site: Site, embedding_server: EmbeddingServer, when: str
 ) -> None:
     site.cli("teardown", "--yes")
@@ -115,7 +115,7 @@ def test_kill_around_the_commit_replays_without_embedding_twice_what_is_stored(
     assert embedding_server.texts() == (1 if when == "before" else 0)
 
 
-def test_lost_connections_lose_nothing_and_repeat_no_finished_work(
+def test_lost_connections_lose_nothing_and_repeat_no_done_work(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
     """The walsender is ended twice a second while rows change; every batch in flight survives."""

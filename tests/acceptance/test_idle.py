@@ -96,9 +96,7 @@ def start(site: Site, service: RunningService) -> None:
 @pytest.mark.parametrize(
     "size", [128 << 20, pytest.param(1 << 30, marks=pytest.mark.long)], ids=["128 MB", "1 GB"]
 )
-def test_log_of_an_unpublished_table_is_let_go_with_few_writes_of_ours(
-    site: Site, size: int
-) -> None:
+def test_log_of_an_unpublished_table_is_freed_with_few_writes(site: Site, size: int) -> None:
     """Recorded in steps of a megabyte: a row for each keepalive would be log of our own."""
     with site.service() as service:
         start(site, service)
@@ -117,7 +115,7 @@ def test_log_of_an_unpublished_table_is_let_go_with_few_writes_of_ours(
 
 
 @pytest.mark.parametrize("asked", [True, pytest.param(False, marks=pytest.mark.long)])
-def test_log_is_let_go_though_nothing_else_is_written(site: Site, asked: bool) -> None:
+def test_log_is_freed_though_nothing_else_is_written(site: Site, asked: bool) -> None:
     """The server lets go only up to a note of its running transactions that is confirmed.
 
     It writes that note within 15 s by itself, or when it is ``asked``.

@@ -108,9 +108,7 @@ def test_network_that_is_stalled_in_one_direction_loses_nothing(
 @pytest.mark.long
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("side", ["source", "target"])
-def test_network_that_is_away_for_longer_than_any_patience_loses_nothing(
-    net: Net, side: str
-) -> None:
+def test_network_outage_beyond_any_patience_loses_nothing(net: Net, side: str) -> None:
     """Of TCP, of the servers with us, of an idle transaction: all of them are over in 70 s."""
     net.connect()
     proxy = net.side(side)

@@ -69,7 +69,7 @@ def wait_for_held_commit(site: Site) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["rolled back", "committed"])
-def test_kill_in_the_middle_of_the_target_commit_is_settled_by_what_the_target_says(
+def test_kill_amid_the_target_commit_is_settled_by_the_target(
     counted: Site, embedding_server: EmbeddingServer, outcome: str
 ) -> None:
     """The process is gone before the answer; the server ends the transaction either way.
@@ -161,13 +161,13 @@ def lose_sessions(site: Site, seconds: float) -> None:
         assert service.stop() == 0
 
 
-def test_every_session_of_the_service_is_ended_each_second_under_load(site: Site) -> None:
+def test_sessions_ended_each_second_under_load_lose_nothing(site: Site) -> None:
     """The walsender and its sentinel, the writer in mid-transaction, those that only look."""
     lose_sessions(site, 4)
 
 
 @pytest.mark.long
-def test_every_session_of_the_service_is_ended_each_second_for_two_minutes(each_site: Site) -> None:
+def test_sessions_ended_each_second_for_two_minutes_lose_nothing(each_site: Site) -> None:
     lose_sessions(each_site, 120)
 
 
@@ -193,7 +193,7 @@ def crash_source(server: EmbeddedPostgres, target: Site, folder: Path, crashes: 
         site.close()
 
 
-def test_source_that_crashes_under_load_repeats_and_loses_nothing(
+def test_source_crash_under_load_repeats_and_loses_nothing(
     servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """After a crash the slot is where the server's last checkpoint left it: changes come again.
@@ -210,7 +210,7 @@ def test_source_that_crashes_again_and_again(
     crash_source(servers.own(version, SELDOM_SAVED), make_site(16), tmp_path, 15)
 
 
-def test_embedder_that_hangs_for_three_timeouts_costs_no_connection(
+def test_embedder_hanging_three_timeouts_costs_no_connection(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """Positions are reported on a clock of their own, also when nothing more can be read.
@@ -290,7 +290,7 @@ def test_stop_while_taking_over_ends_in_time(site: Site) -> None:
             assert stop(service) == 0
 
 
-def test_stop_of_a_standby_and_of_one_without_a_source_ends_at_once(site: Site) -> None:
+def test_stop_of_a_standby_or_without_a_source_ends_at_once(site: Site) -> None:
     with site.service(process=True) as leader, site.service(wait=False, process=True) as standby:
         standby.wait_for("standby, the slot is in use")
         epoch = site.checkpoint()["epoch"]
@@ -306,7 +306,7 @@ def test_stop_of_a_standby_and_of_one_without_a_source_ends_at_once(site: Site) 
             assert stop(service) == 0
 
 
-def test_stop_during_a_backfill_drains_and_a_second_signal_does_not(
+def test_stop_in_a_backfill_drains_and_a_second_signal_does_not(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     site = make_site(18)

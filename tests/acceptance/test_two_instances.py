@@ -94,7 +94,7 @@ def test_killed_leader_is_followed_by_the_standby_under_load(pair: Site) -> None
         assert standby.stop() == 0
 
 
-def test_leader_that_is_paused_loses_the_slot_and_waits_when_it_goes_on(pair: Site) -> None:
+def test_paused_leader_loses_the_slot_and_waits_when_it_goes_on(pair: Site) -> None:
     """The server gives it up, the standby leads; then the other way round."""
     with watched(pair), two(pair) as (first, second):
         with load(pair):
@@ -114,7 +114,7 @@ def test_leader_that_is_paused_loses_the_slot_and_waits_when_it_goes_on(pair: Si
         assert [first.stop(), second.stop()] == [0, 0]
 
 
-def test_leader_that_is_paused_in_its_commit_cannot_write_any_more(pair: Site) -> None:
+def test_leader_that_is_paused_in_its_commit_writes_no_more(pair: Site) -> None:
     """Its transaction holds the checkpoint row: it is ended by who takes over.
 
     The epoch in the last statement of a batch is what keeps the old leader, once it goes on, from

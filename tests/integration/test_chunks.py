@@ -87,7 +87,7 @@ def memory(service: RunningService) -> int:
 @pytest.mark.parametrize(
     ("documents", "limit"), [(4, "16MB"), pytest.param(8, "32MB", marks=pytest.mark.long)]
 )
-def test_documents_of_five_megabytes_stay_within_the_memory_limit(
+def test_documents_of_five_megabytes_keep_the_memory_limit(
     site: Site, documents: int, limit: str
 ) -> None:
     rng = random.Random(5)

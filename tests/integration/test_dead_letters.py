@@ -59,7 +59,7 @@ def stored(site: Site) -> list[int]:
 
 
 @pytest.mark.parametrize("fault", ["refuse", "nan"])
-def test_one_text_among_many_is_found_by_bisection_and_costs_the_others_nothing(
+def test_bisection_finds_one_bad_text_and_spares_the_others(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer, fault: str
 ) -> None:
     """256 texts tried one by one would be 256 calls."""
@@ -83,7 +83,7 @@ def test_one_text_among_many_is_found_by_bisection_and_costs_the_others_nothing(
         assert "embed" not in service.status()["waiting"]
 
 
-def test_a_letter_is_cleared_by_its_row_and_the_same_text_is_not_tried_again(
+def test_its_row_clears_a_letter_and_equal_text_is_not_retried(
     picky: Site, embedding_server: EmbeddingServer
 ) -> None:
     site, server = picky, embedding_server
@@ -124,7 +124,7 @@ def test_a_document_that_becomes_bad_loses_its_old_vector(picky: Site) -> None:
         assert (stored(picky), letters(picky)) == ([], [1])
 
 
-def test_bad_rows_from_before_are_found_by_the_backfill_and_are_no_drift(
+def test_backfill_finds_former_bad_rows_and_they_are_no_drift(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     site, server = make_site(18), embedding_server
@@ -180,7 +180,7 @@ def test_a_long_document_with_one_bad_piece_has_no_vector_at_all(
         assert site.cli("verify").returncode == 0
 
 
-def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
+def test_letters_move_with_their_keys_and_ask_the_model_nothing(
     picky: Site, embedding_server: EmbeddingServer
 ) -> None:
     """More of them than may be refused in a row: tried again, they would stop the service."""
@@ -214,7 +214,7 @@ def test_letters_move_with_their_keys_and_the_model_is_not_asked_again(
         assert site.drift() == []
 
 
-def test_many_letters_in_a_row_stop_the_service_with_what_to_do_and_the_slot_waits(
+def test_many_letters_in_a_row_stop_with_advice_and_slot_waits(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """Then it is the configuration, and not so many texts."""
@@ -258,7 +258,7 @@ REFUSE = {
 
 
 @pytest.mark.parametrize("refuse", REFUSE.values(), ids=REFUSE.keys())
-def test_a_metadata_value_that_the_database_refuses_is_a_letter_until_the_row_changes(
+def test_a_refused_metadata_value_is_a_letter_until_it_changes(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer, refuse: str
 ) -> None:
     """A letter that forgot which metadata was refused would hide the row from its next change."""
@@ -317,7 +317,7 @@ def test_one_refused_row_among_thousands_is_found_by_halves(
 VIEWS = "select views from documents where id = %s"
 
 
-def test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored(
+def test_a_row_kept_during_its_refusal_is_not_taken_for_stored(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """The batch on top of the refused one has the same text and finds nothing to do. Taken for
@@ -344,7 +344,7 @@ def test_a_row_that_is_kept_while_its_refusal_is_written_is_not_taken_for_stored
     other.close()
 
 
-def test_a_row_that_is_mended_while_its_refusal_is_written_is_not_lost(
+def test_a_row_mended_while_its_refusal_is_written_is_not_lost(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """The batch with the mended metadata is prepared on top of one whose row the database refuses

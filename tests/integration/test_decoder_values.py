@@ -266,7 +266,7 @@ def test_a_key_that_is_none_any_more_stops_both_at_the_next_row(
             log.changes()
 
 
-def test_without_a_replica_identity_wal2json_says_nothing_of_updates_and_deletes(
+def test_wal2json_omits_updates_and_deletes_without_an_identity(
     make_database: Callable[..., Site],
 ) -> None:
     """Why the coverage of the configured tables is looked at all the time."""

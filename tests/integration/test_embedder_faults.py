@@ -55,7 +55,7 @@ def faulty(make_site: Callable[..., Site], embedding_server: EmbeddingServer) ->
     return ready(make_site(18), embedding_server)
 
 
-def test_whatever_passes_is_waited_out_with_nothing_confirmed_and_nothing_refused(
+def test_passing_faults_confirm_nothing_and_refuse_nothing(
     faulty: Site, embedding_server: EmbeddingServer
 ) -> None:
     """Each fault begins while a request is in flight. Without the known-good probe the answers
@@ -87,7 +87,7 @@ def test_whatever_passes_is_waited_out_with_nothing_confirmed_and_nothing_refuse
     wait_until(lambda: confirmed(site) == recorded(site), "all that is recorded is confirmed")
 
 
-def test_a_service_that_says_when_to_come_back_is_not_asked_before(
+def test_a_service_that_says_when_to_retry_is_not_asked_before(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     site, server = ready(make_site(18), embedding_server, "concurrency = 1"), embedding_server
@@ -105,7 +105,7 @@ def test_a_service_that_says_when_to_come_back_is_not_asked_before(
 
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(120, marks=pytest.mark.long)])
-def test_faults_that_come_and_go_blame_exactly_the_texts_that_are_bad(
+def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
     faulty: Site, embedding_server: EmbeddingServer, seconds: int
 ) -> None:
     """Between two faults a bad text is refused for good. Were the known-good text tried only at the
@@ -144,7 +144,7 @@ def test_faults_that_come_and_go_blame_exactly_the_texts_that_are_bad(
         assert site.drift() == []
 
 
-def test_a_key_that_is_refused_stops_with_what_to_do_and_the_slot_waits(
+def test_a_refused_key_stops_the_service_and_the_slot_waits(
     faulty: Site, embedding_server: EmbeddingServer
 ) -> None:
     site, server = faulty, embedding_server

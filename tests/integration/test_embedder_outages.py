@@ -35,7 +35,7 @@ def faulty(make_site: Callable[..., Site], embedding_server: EmbeddingServer) ->
 
 
 @pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.long)])
-def test_an_outage_under_load_loses_nothing_and_keeps_the_connection(
+def test_an_outage_under_load_loses_no_change_and_no_connection(
     faulty: Site, embedding_server: EmbeddingServer, seconds: int
 ) -> None:
     """The connection outlives several of the server's timeouts (10 s) in the long version. Not
@@ -67,7 +67,7 @@ def test_an_outage_under_load_loses_nothing_and_keeps_the_connection(
 
 
 @pytest.mark.long
-def test_a_call_that_hangs_for_three_of_the_servers_timeouts_loses_no_connection(
+def test_a_call_hanging_three_timeouts_loses_no_connection(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     site = ready(make_site(18), embedding_server)
@@ -117,7 +117,7 @@ def ready_code(service: RunningService) -> int:
     return 200
 
 
-def test_an_embedder_that_dies_with_requests_in_flight_and_comes_back(
+def test_an_embedder_that_dies_and_returns_loses_no_request(
     make_site: Callable[..., Site],
 ) -> None:
     with EmbeddingServer() as first:
@@ -167,7 +167,7 @@ def test_a_stop_within_an_outage_ends_in_time_and_loses_nothing(
         assert letters(site) == 0
 
 
-def test_what_is_in_flight_is_finished_when_the_embedder_is_back_before_the_drain_ends(
+def test_a_drain_finishes_requests_if_the_embedder_returns(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     together = 'linger = "1s"'  # one batch: what is not in flight stays behind
@@ -186,7 +186,7 @@ def test_what_is_in_flight_is_finished_when_the_embedder_is_back_before_the_drai
     wait_until(lambda: confirmed(site) == recorded(site), "all that is recorded is confirmed")
 
 
-def test_a_lost_connection_within_an_outage_is_made_again_and_a_stop_still_ends_in_time(
+def test_an_outage_allows_reconnecting_and_a_stop_ends_in_time(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
     limits = '[limits]\ndrain_timeout = "2s"\n'

@@ -159,7 +159,7 @@ def test_row_from_before_the_slot_is_read_again_when_it_changes(
         assert service.metric("cdc_embed_changes_skipped_total", reason="unchanged") == 1
 
 
-def test_text_over_the_window_is_stored_in_chunks_and_none_of_it_is_lost(each_site: Site) -> None:
+def test_text_over_the_window_is_stored_in_chunks_without_loss(each_site: Site) -> None:
     site = each_site
     site.cli("teardown", "--yes")
     site.configure(

@@ -157,7 +157,7 @@ def send_first_transaction(server: Walsender) -> None:
     server.send_frame(0x2100, commit(0x2000, 0x2100))
 
 
-def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_recorded() -> None:
+def test_keepalive_in_older_transaction_confirms_only_the_record() -> None:
     """T1 (a): the recorded position is confirmed; A is delivered and not written; B began before.
 
     With one cursor for both directions psycopg2 forwards the confirmed position to the
@@ -191,7 +191,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_that_is_not_reco
     ],
     ids=["relation", "type", "begin with an origin"],
 )
-def test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not_recorded(
+def test_keepalive_after_frame_without_position_confirms_no_more(
     beginning: list[tuple[int, bytes]],
 ) -> None:
     """T1 (b): A is delivered and not written; B begins; then the server wants a reply.
@@ -215,7 +215,7 @@ def test_keepalive_after_a_frame_without_a_position_confirms_nothing_that_is_not
         rig.wait_for_confirmed(0x3100)
 
 
-def test_nothing_is_confirmed_before_the_recorded_commit_has_come_again() -> None:
+def test_nothing_is_confirmed_before_the_recorded_commit_returns() -> None:
     """T2: the slot stands before the recorded transaction, so that has to be delivered once more.
 
     A source that was rolled back to an older state has another transaction there, or none: then

@@ -48,7 +48,7 @@ def live(site: Site, tables: list[InputTable]) -> None:
     site.cli("verify")
 
 
-def test_every_input_is_followed_through_all_that_can_happen_to_a_row(source: Site) -> None:
+def test_every_input_is_followed_through_all_changes_of_a_row(source: Site) -> None:
     source.sql(ENUM)
     source.sql('create schema "we""ird; drop"')
     configure(source, TABLES)

@@ -86,7 +86,7 @@ def wait_for_reports(service: RunningService, count: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["rows", "relations"])
-def test_ping_inside_a_transaction_confirms_nothing_and_kill_loses_nothing(
+def test_ping_in_a_transaction_confirms_and_loses_nothing(
     server: EmbeddedPostgres, tmp_path: Path, kind: str
 ) -> None:
     """A is delivered and cannot be written; B is being delivered when the server pings.

@@ -225,7 +225,7 @@ def test_values_of_backfilled_rows_are_read_again(
         site.cli("verify")
 
 
-def test_values_follow_their_row_through_swaps_and_in_one_transaction(
+def test_values_follow_their_row_through_swaps_and_transactions(
     make_site: Callable[..., Site], version: int
 ) -> None:
     site = make_site(version)

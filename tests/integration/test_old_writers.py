@@ -41,7 +41,7 @@ def stranded_writer(site: Site) -> Iterator[None]:
         connection.close()
 
 
-def test_writer_that_was_cut_off_does_not_hold_up_the_next_leader(site: Site) -> None:
+def test_writer_that_was_cut_off_does_not_delay_the_next_leader(site: Site) -> None:
     with site.service() as service:
         site.sql("insert into documents values (1, 'one', 'first')")
         service.settle()
@@ -53,7 +53,7 @@ def test_writer_that_was_cut_off_does_not_hold_up_the_next_leader(site: Site) ->
         assert service.stop() == 0
 
 
-def test_writer_that_was_cut_off_does_not_hold_up_its_own_process(site: Site) -> None:
+def test_writer_that_was_cut_off_does_not_delay_its_own_process(site: Site) -> None:
     """Its connection is lost, and the server has not heard of it."""
     mine = (
         "select pid from pg_stat_activity where application_name = %s and wait_event_type = 'Lock'"

@@ -93,7 +93,7 @@ def test_source_that_takes_anothers_place_keeps_what_is_equal(
 REBUILDS = 'on_history_gap = "rebuild"'
 
 
-def test_service_that_may_rebuild_does_not_take_another_sources_place(
+def test_service_that_may_rebuild_takes_no_other_sources_place(
     make_site: Callable[..., Site], first: Site, vectors: Site
 ) -> None:
     """With the same slot name it finds a gap: the position is the other source's."""
@@ -111,9 +111,7 @@ def test_service_that_may_rebuild_does_not_take_another_sources_place(
     assert "nothing to do" in first.cli("setup").stderr
 
 
-def test_service_that_may_rebuild_does_not_take_another_slots_tables(
-    first: Site, vectors: Site
-) -> None:
+def test_service_that_may_rebuild_takes_no_other_slots_tables(first: Site, vectors: Site) -> None:
     """An old instance of before the slot was renamed."""
     text = first.config_path.read_text()
     first.config_path.write_text(text.replace(f'"{first.name}"', f'"{first.name}_new"', 1))
@@ -127,7 +125,7 @@ def test_service_that_may_rebuild_does_not_take_another_slots_tables(
     assert vectors.value(OWNER) == f"{first.name}_new"
 
 
-def test_target_that_came_along_with_its_source_is_rebuilt_unasked(site: Site) -> None:
+def test_target_that_came_with_its_source_is_rebuilt_unasked(site: Site) -> None:
     """pg_upgrade, a restored dump: the position in the database is of the server it was on."""
     site.sql("insert into documents values (1, 'one', 'text')")
     site.configure(source=REBUILDS)
@@ -138,7 +136,7 @@ def test_target_that_came_along_with_its_source_is_rebuilt_unasked(site: Site) -
     follow(site)
 
 
-def test_slot_with_another_name_takes_over_once_nobody_reads_the_former(site: Site) -> None:
+def test_slot_of_another_name_takes_over_once_the_former_is_free(site: Site) -> None:
     site.sql("insert into documents values (1, 'one', 'text')")
     text = site.config_path.read_text()
     with site.service() as service:

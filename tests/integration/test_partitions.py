@@ -31,7 +31,7 @@ def follow(site: Site) -> None:
     site.configure(tables='[[tables]]\nname = "events"\ntext = ["title", "body"]\n')
 
 
-def test_partitions_that_come_go_or_are_emptied_are_mended_by_a_repair(published: Site) -> None:
+def test_repair_mends_partitions_that_come_go_or_are_emptied(published: Site) -> None:
     """No service runs meanwhile: one that does compares such a table by itself."""
     site = published
     follow(site)
@@ -104,7 +104,7 @@ def test_partition_that_is_not_told_by_its_key_is_refused(published: Site) -> No
         assert service.stop() == 0
 
 
-def test_identity_that_a_partition_had_for_a_while_unseen_means_a_comparison(
+def test_brief_unseen_identity_of_a_partition_means_a_comparison(
     published: Site,
 ) -> None:
     """The key of a row changed, its identity did not: the log has no old row, and says nothing."""

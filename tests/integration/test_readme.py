@@ -24,9 +24,7 @@ def block(language: str, word: str) -> str:
     return next(code for code in found if word in code)
 
 
-def test_the_recipes_for_applications_find_the_nearest_documents_of_a_tenant(
-    site: Site, tmp_path: Path
-) -> None:
+def test_the_recipes_find_the_nearest_documents_of_a_tenant(site: Site, tmp_path: Path) -> None:
     """In SQL, in Python with psycopg2, and on the command line."""
     site.cli("teardown", "--yes")
     site.sql("alter table documents add tenant_id integer")
@@ -73,9 +71,7 @@ def test_the_recipes_for_applications_find_the_nearest_documents_of_a_tenant(
     assert {row[0] for row in rows} == {421, 422, 423}
 
 
-def test_the_example_of_the_library_prints_rows_until_it_is_stopped(
-    site: Site, tmp_path: Path
-) -> None:
+def test_the_library_example_prints_rows_until_it_is_stopped(site: Site, tmp_path: Path) -> None:
     """As it is written, beside its ``cdc_embed.toml``."""
     code = block("python", "cdc_embed.service")
     assert len(code.splitlines()) == 12

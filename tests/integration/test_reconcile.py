@@ -62,7 +62,7 @@ def in_thread(call: Callable[[], Any]) -> Iterator["Queue[Any]"]:
 # -- visibility --------------------------------------------------------------------------------
 
 
-def test_reconcile_never_puts_an_older_row_over_what_the_log_brought(
+def test_reconcile_puts_no_older_row_over_what_the_log_brought(
     servers: Servers, make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     """A commit waits for a standby that does not exist: received and stored, but not visible.
@@ -255,7 +255,7 @@ def test_repair_beside_rewrites_finds_nothing_to_repair(make_site: Callable[...,
 
 
 @pytest.mark.parametrize("leader", [True, False])
-def test_orphans_are_found_by_equality_whatever_the_order_of_the_keys(
+def test_orphans_are_found_in_any_order_of_the_keys(
     make_site: Callable[..., Site], leader: bool
 ) -> None:
     """An enum is sorted by its declaration in the source, and as text in the target."""
@@ -317,7 +317,7 @@ def test_orphans_are_found_by_equality_whatever_the_order_of_the_keys(
     assert target.value("select count(*) from cdc_embed.dead_letter") == 0
 
 
-def test_stored_key_that_the_source_cannot_have_any_more_is_an_orphan(
+def test_stored_key_that_the_source_cannot_have_is_an_orphan(
     make_site: Callable[..., Site],
 ) -> None:
     """An enum's value was renamed: the old one is no value of the type, and no reason to stop."""
@@ -400,9 +400,7 @@ def spoilt(site: Site) -> set[tuple[Any, ...]]:
 
 
 @pytest.mark.parametrize("leader", [True, False])
-def test_verify_finds_every_kind_of_drift_and_repair_mends_exactly_that(
-    chunked: Site, leader: bool
-) -> None:
+def test_verify_finds_each_kind_of_drift_and_repair_mends_it(chunked: Site, leader: bool) -> None:
     site = chunked
     right = spoilt(site)
     stamps = "select id, chunk, embedded_at from cdc_embed.documents_embedding where id > 7"
@@ -432,7 +430,7 @@ def test_verify_finds_every_kind_of_drift_and_repair_mends_exactly_that(
     assert set(site.sql(stamps)) == untouched, "what was right was left alone"
 
 
-def test_sample_finds_and_mends_vectors_that_are_not_of_their_text(
+def test_sample_finds_and_mends_vectors_of_another_text(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site()
@@ -514,7 +512,7 @@ def count_stored(site: Site, table: str) -> int:
     )
 
 
-def test_composite_and_uuid_keys_and_partitions_are_backfilled_completely(
+def test_composite_and_uuid_keys_and_partitions_are_backfilled(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site()
@@ -577,7 +575,7 @@ SETTINGS = {
 }
 
 
-def test_keys_are_the_same_however_the_source_is_told_to_write_them(
+def test_keys_are_the_same_in_every_notation_of_the_source(
     make_site: Callable[..., Site],
 ) -> None:
     """A key in two forms is a row that is missing and an orphan: vectors come and go."""

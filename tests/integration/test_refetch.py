@@ -75,7 +75,7 @@ REWRITES = {
 
 
 @pytest.mark.parametrize("how", list(REWRITES))
-def test_rows_are_read_until_the_table_is_not_rewritten_meanwhile(
+def test_rows_are_read_again_if_the_table_is_rewritten_meanwhile(
     make_site: Callable[..., Site], version: int, how: str
 ) -> None:
     """The row is there before and after, but not for a snapshot from before: it would be "gone"."""

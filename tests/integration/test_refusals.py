@@ -165,7 +165,7 @@ def test_missing_publication_is_refused_before_a_change_is_lost(site: Site) -> N
     assert "cdc-embed setup" in done.stderr
 
 
-def test_table_that_leaves_the_publication_stops_the_service_loudly(site: Site) -> None:
+def test_table_that_leaves_the_publication_stops_with_an_error(site: Site) -> None:
     with site.service() as service:
         site.sql("alter table documents drop column body cascade")
         assert service.wait() == 4
@@ -249,7 +249,7 @@ def test_slot_in_use_is_waited_for_and_its_holder_named(site: Site) -> None:
         assert site.drift() == []
 
 
-def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Site) -> None:
+def test_commands_name_another_reader_of_the_services_slot(site: Site) -> None:
     """It would never answer them."""
     reader = another_reader(site)
     for command in ("verify", "backfill"):
@@ -257,7 +257,7 @@ def test_commands_that_need_the_service_name_another_reader_of_its_slot(site: Si
     reader.close()
 
 
-def test_dsn_with_a_unit_that_libpq_does_not_take_is_refused_by_libpq(site: Site) -> None:
+def test_libpq_refuses_a_dsn_with_a_unit_it_does_not_take(site: Site) -> None:
     site.environment["CDC_EMBED_SOURCE__DSN"] = f"{site.dsn}?tcp_user_timeout=30s"
     done = site.cli("run", expect=None)
     assert "tcp_user_timeout" in done.stderr, (done.returncode, done.stderr)

@@ -97,7 +97,7 @@ def fill(service: RunningService) -> None:
     assert texts(service.site) == BEFORE
 
 
-def test_kill_between_commit_and_confirmation_replays_no_key_change(
+def test_kill_between_commit_and_confirm_replays_no_key_change(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
     with site.service(process=True) as service:

@@ -63,7 +63,7 @@ def test_what_is_not_in_the_log_is_compared_soon(
         assert service.stop() == 0
 
 
-def test_partition_that_was_written_to_while_detached_is_compared_without_asking(
+def test_partition_written_to_while_detached_is_compared_unasked(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """Its files are the same. What was missed would have been embedded: nobody has to be asked."""
@@ -85,7 +85,7 @@ def test_partition_that_was_written_to_while_detached_is_compared_without_asking
         assert service.stop() == 0
 
 
-def test_what_is_not_in_the_log_is_compared_after_what_the_log_has_before_it(
+def test_what_the_log_lacks_is_compared_after_the_log_before_it(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """Older changes that wait in the log would come after the comparison, and stay."""
@@ -122,7 +122,7 @@ def test_comparison_that_is_outdated_begins_again(
         assert service.stop() == 0
 
 
-def test_backfill_under_way_is_answered_when_its_table_has_to_wait_again(
+def test_backfill_under_way_is_answered_if_its_table_waits_again(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """``setup`` forgets a comparison: what begins anew may have another price."""

@@ -47,7 +47,7 @@ def is_written(site: Site, text: str) -> bool:
     return not led or any(text in str(row[2]) for row in stored(site))
 
 
-def test_a_text_column_that_is_renamed_or_dropped_stops_the_service_and_is_never_null(
+def test_a_renamed_or_dropped_text_column_stops_and_is_not_null(
     source: Site,
 ) -> None:
     """Without the check by name a row without its column is a row whose text is gone."""
@@ -86,7 +86,7 @@ def test_a_text_column_that_is_renamed_or_dropped_stops_the_service_and_is_never
         assert service.stop() == 0
 
 
-def test_text_columns_may_change_their_place_their_type_and_be_others_of_the_same_name(
+def test_text_columns_may_change_place_or_type_or_be_replaced(
     source: Site,
 ) -> None:
     site = source

@@ -87,7 +87,7 @@ def expected(text: str, **where: int) -> list[tuple[int, float]]:
 # --- the command -------------------------------------------------------------------------------
 
 
-def test_hits_have_the_contract_and_the_nearest_document_comes_first(library: Site) -> None:
+def test_hits_keep_the_contract_and_the_nearest_comes_first(library: Site) -> None:
     hits = search(library, "title\n\ntext7", "-k", "3")
     assert len(hits) == 3
     assert all(set(hit) == {"table", "key", "chunk", "distance", "text"} for hit in hits)
@@ -124,7 +124,7 @@ def test_a_document_of_many_near_chunks_takes_one_place_of_k(library: Site) -> N
     assert library.value("select count(*) from cdc_embed.documents_search where id = 0") == 50
 
 
-def test_filters_hold_together_and_few_matches_far_away_are_found(library: Site) -> None:
+def test_filters_combine_and_few_matches_far_away_are_found(library: Site) -> None:
     wanted = expected("a question", tenant=7)
     hits = search(library, "a question", "-k", "3", "--table", "documents", "--where", "tenant=7")
     found = [(hit["key"]["id"], hit["distance"]) for hit in hits]
@@ -196,7 +196,7 @@ def test_every_distance_and_type_is_computed_as_configured(
     assert search(site, "title\n\ntext9", "-k", "1")[0]["key"] == {"id": 9}
 
 
-def test_search_before_setup_and_in_another_space_says_what_to_do(
+def test_search_before_setup_or_in_another_space_says_the_fix(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)
@@ -211,7 +211,7 @@ def test_search_before_setup_and_in_another_space_says_what_to_do(
     assert "cdc-embed setup --rebuild" in site.cli("search", "q", expect=4).stderr
 
 
-def test_a_configured_table_that_does_not_exist_is_no_empty_answer(
+def test_a_configured_table_that_is_missing_is_no_empty_answer(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)
@@ -254,7 +254,7 @@ def odd(make_site: Callable[..., Site]) -> Site:
     return site
 
 
-def test_a_composite_key_and_names_that_need_quotes_are_found_and_filtered_by(odd: Site) -> None:
+def test_search_finds_and_filters_by_composite_and_quoted_keys(odd: Site) -> None:
     (hit,) = search(odd, "odd text")
     assert hit["key"] == {"Key A": UUID, "key-b": 'it\'s % "k"', "n": 3}
     assert hit["text"] == "odd text"
@@ -264,7 +264,7 @@ def test_a_composite_key_and_names_that_need_quotes_are_found_and_filtered_by(od
     assert search(odd, "odd text", "--where", "key-b=another") == []
 
 
-def test_a_table_is_named_with_the_quotes_that_its_configuration_has(odd: Site) -> None:
+def test_a_table_is_named_with_the_quotes_of_its_configuration(odd: Site) -> None:
     assert len(search(odd, "odd text", "--table", ODD_NAME)) == 1
 
 
@@ -302,7 +302,7 @@ def assert_the_view_makes_the_stored_texts(site: Site, tables: Callable[[str], s
 
 
 @pytest.mark.parametrize("rows", [TEXTS, BLANKS], ids=["texts", "blank beyond ASCII"])
-def test_text_of_columns_is_the_same_from_the_view_as_it_was_prepared(
+def test_the_view_gives_the_text_of_columns_as_it_was_prepared(
     make_site: Callable[..., Site], rows: list[tuple[str | None, str | None]]
 ) -> None:
     site = make_site(18)
@@ -325,7 +325,7 @@ def test_text_of_columns_is_the_same_from_the_view_as_it_was_prepared(
     ],
     ids=["as cast", "boolean", "padded"],
 )
-def test_text_of_a_template_is_the_same_from_the_view_as_it_was_prepared(
+def test_the_view_gives_the_text_of_a_template_as_prepared(
     make_site: Callable[..., Site], types: str
 ) -> None:
     site = make_site(18)
@@ -348,7 +348,7 @@ def test_text_of_a_template_is_the_same_from_the_view_as_it_was_prepared(
     assert_the_view_makes_the_stored_texts(site, tables)
 
 
-def test_text_that_is_not_stored_comes_from_the_source_beside_the_vectors(
+def test_text_that_is_not_stored_comes_from_the_source(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)
@@ -383,7 +383,7 @@ def test_text_that_is_not_stored_is_null_in_a_separate_target(
 # --- the view ----------------------------------------------------------------------------------
 
 
-def test_the_view_has_key_vector_text_and_metadata_and_the_rights_of_its_reader(
+def test_the_view_has_all_columns_and_the_rights_of_its_reader(
     library: Site,
 ) -> None:
     names = (
@@ -406,7 +406,7 @@ def test_the_view_has_key_vector_text_and_metadata_and_the_rights_of_its_reader(
     assert library.value(options) == ["security_invoker=true"]
 
 
-def test_the_view_shows_a_role_only_the_rows_that_it_may_see_in_the_source(
+def test_the_view_shows_a_role_only_rows_it_may_see_in_source(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)
@@ -433,7 +433,7 @@ def test_the_view_shows_a_role_only_the_rows_that_it_may_see_in_the_source(
         site.sql(f"drop role {reader}")
 
 
-def test_a_deleted_row_is_not_found_even_before_the_service_hears_of_it(
+def test_a_deleted_row_is_not_found_even_before_it_is_followed(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)

@@ -284,7 +284,7 @@ def test_service_that_quotes_its_key_is_not_quoted_in_turn(
 
 
 @pytest.mark.parametrize("format", ["console", "json"])
-def test_unexpected_error_is_logged_with_its_place_and_without_values(
+def test_unexpected_error_is_logged_with_place_without_values(
     format: str,  # noqa: A002
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -45,9 +45,7 @@ def service_url() -> Iterator[str]:
         yield url
 
 
-def test_service_keeps_its_secrets_from_pages_logs_tables_and_process_lists(
-    site: Site, service_url: str
-) -> None:
+def test_service_shows_no_secret_in_page_log_table_or_process(site: Site, service_url: str) -> None:
     """Source by URI, target by pairs, a key for the embedder; all of them fail once on the way."""
     server = site.server
     source = f"postgresql://app:{quote(PASSWORD, safe='')}@127.0.0.1:{server.port}/{site.name}"

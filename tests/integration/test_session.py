@@ -42,7 +42,7 @@ def test_time_limits_of_the_database_do_not_end_what_takes_long(
     run(session, "select pg_sleep(3)")
 
 
-def test_statement_that_waits_can_be_given_up_and_leaves_nothing_behind(
+def test_waiting_statement_can_be_given_up_and_leaves_nothing(
     database: Site, session: Session
 ) -> None:
     """The server notices that the connection is cut, though the statement still waits."""
@@ -61,7 +61,7 @@ def test_statement_that_waits_can_be_given_up_and_leaves_nothing_behind(
     run(session, "select from held")
 
 
-def test_cancel_of_an_idle_session_costs_the_next_statement_nothing(session: Session) -> None:
+def test_cancel_of_an_idle_session_spares_the_next_statement(session: Session) -> None:
     run(session, "select 1")
     session.cancel()
     run(session, "select 1")

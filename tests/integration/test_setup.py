@@ -43,7 +43,7 @@ def outcomes(site: Site) -> list[object]:
 
 @pytest.mark.parametrize("identity", ["default", "full"])
 @pytest.mark.parametrize("publish", ["columns", "rows"])
-def test_no_application_statement_has_another_outcome_after_setup(
+def test_no_application_statement_ends_otherwise_after_setup(
     make_site: Callable[..., Site], version: int, identity: str, publish: str
 ) -> None:
     site = make_site(version)
@@ -64,7 +64,7 @@ def test_no_application_statement_has_another_outcome_after_setup(
         assert site.drift() == []
 
 
-def test_dry_run_and_sql_change_nothing_and_the_script_does_what_setup_does(
+def test_dry_run_and_sql_change_nothing_and_the_script_sets_up(
     make_site: Callable[..., Site],
 ) -> None:
     site = make_site(18)
@@ -291,7 +291,7 @@ HOSTS = ["0.0.0.0", "127.0.0.1", *(["::1", "::"] if has_ipv6() else [])]
 
 
 @pytest.mark.parametrize("host", HOSTS)
-def test_status_finds_the_service_on_whichever_address_it_listens(site: Site, host: str) -> None:
+def test_status_finds_the_service_on_any_address_it_listens_on(site: Site, host: str) -> None:
     text = site.config_path.read_text()
     listening = text.replace("[serve]", f'[serve]\nhost = "{host}"')
     site.config_path.write_text(listening)
@@ -326,7 +326,7 @@ def test_health_and_metrics_answer(site: Site) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_the_built_wheel_carries_the_sql_and_sets_up_from_elsewhere(
+def test_the_wheel_carries_the_sql_and_sets_up_from_elsewhere(
     make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
     site = make_site(18)

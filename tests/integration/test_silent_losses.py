@@ -20,7 +20,7 @@ from tests.site import DOCUMENTS, Site, columns, wait_until
 # -- T2: positions -----------------------------------------------------------------------------
 
 
-def test_position_that_is_not_the_slots_own_is_refused_and_moves_nothing(site: Site) -> None:
+def test_wrong_position_is_refused_and_moves_nothing(site: Site) -> None:
     """The server takes any position; one that is wrong would skip what it passes.
 
     Each row of the checkpoint is a forgery of the right one, by as little as can be.
@@ -93,7 +93,7 @@ def test_row_that_is_not_visible_yet_is_no_orphan(
 # -- T4: replica identity ----------------------------------------------------------------------
 
 
-def test_identity_that_is_not_the_key_any_more_stops_before_a_change_is_misread(
+def test_identity_other_than_the_key_stops_before_a_misreading(
     each_site: Site,
 ) -> None:
     """With another identity an update of the key has no old key: row 1 would stay for ever."""

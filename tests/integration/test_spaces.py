@@ -191,7 +191,7 @@ def ended(service: RunningService, code: int, *words: str) -> None:
 # --- tables ------------------------------------------------------------------------------------
 
 
-def test_a_new_table_is_refused_until_setup_and_then_filled_by_itself(library: Library) -> None:
+def test_a_new_table_is_refused_until_setup_and_then_filled(library: Library) -> None:
     site = library.site
     site.sql("create table notes (id int primary key, title text, body text)")
     site.sql("insert into notes values (7, 'seven', null), (8, null, null)")
@@ -209,7 +209,7 @@ def test_a_new_table_is_refused_until_setup_and_then_filled_by_itself(library: L
 
 
 @pytest.mark.parametrize("commands", ["setup", "run", "setup run"])
-def test_a_removed_table_stays_and_is_compared_when_it_comes_back(
+def test_a_removed_table_stays_and_is_compared_when_it_is_back(
     library: Library, commands: str
 ) -> None:
     site = library.site
@@ -277,7 +277,7 @@ def test_a_table_renamed_while_stopped_keeps_its_vectors(library: Library) -> No
 
 
 @pytest.mark.parametrize("written_to", [False, True], ids=["idle", "written to"])
-def test_a_table_renamed_under_the_service_stops_it_with_the_new_name(
+def test_a_table_renamed_while_running_stops_with_the_new_name(
     library: Library, written_to: bool
 ) -> None:
     site = library.site
@@ -328,7 +328,7 @@ def test_a_new_text_column_costs_only_the_rows_that_have_it(
     assert site.drift() == []
 
 
-def test_a_changed_template_leaves_old_rows_searchable_until_they_are_replaced(
+def test_a_new_template_keeps_old_rows_searchable_until_replaced(
     library: Library,
 ) -> None:
     site = library.site
@@ -356,7 +356,7 @@ def test_a_changed_template_leaves_old_rows_searchable_until_they_are_replaced(
     assert search(site, "three: third", "-k", "1") == [(3, 0.0)]
 
 
-def test_another_chunk_size_costs_only_documents_that_are_cut_differently(
+def test_another_chunk_size_costs_only_documents_cut_otherwise(
     library: Library,
 ) -> None:
     site = library.site
@@ -376,7 +376,7 @@ def test_another_chunk_size_costs_only_documents_that_are_cut_differently(
     assert columns(site.sql("select count(*) from cdc_embed.documents_search where id < 4")) == [3]
 
 
-def test_a_renamed_text_column_stops_the_service_and_costs_nothing(library: Library) -> None:
+def test_a_renamed_text_column_stops_the_service_at_no_cost(library: Library) -> None:
     site = library.site
     with site.service() as service:
         site.sql("alter table documents rename body to content")
@@ -396,7 +396,7 @@ def test_a_renamed_text_column_stops_the_service_and_costs_nothing(library: Libr
 # --- another model -----------------------------------------------------------------------------
 
 
-def test_another_model_of_the_same_size_drops_the_vectors_that_cannot_be_compared(
+def test_another_model_of_the_same_size_drops_the_old_vectors(
     library: Library,
 ) -> None:
     site = library.site
@@ -612,7 +612,7 @@ def forge_slot(site: Site) -> None:
 
 
 @pytest.mark.parametrize("accident", [lose_slot, forge_slot])
-def test_a_slot_that_lost_changes_is_made_anew_only_on_demand_and_every_row_compared(
+def test_a_lost_slot_is_made_anew_only_on_demand_with_comparison(
     library: Library, accident: Callable[[Site], None]
 ) -> None:
     site = library.site
@@ -635,7 +635,7 @@ def test_a_slot_that_lost_changes_is_made_anew_only_on_demand_and_every_row_comp
 
 
 @pytest.mark.parametrize("accident", [lose_slot, forge_slot])
-def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
+def test_a_service_that_may_rebuild_makes_a_lost_slot_anew(
     library: Library, accident: Callable[[Site], None]
 ) -> None:
     site = library.site
@@ -652,9 +652,7 @@ def test_a_service_that_may_rebuild_makes_a_lost_slot_anew_by_itself(
 
 
 @pytest.mark.parametrize("before", ["make the replication slot", "forget the position"])
-def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
-    library: Library, before: str
-) -> None:
+def test_the_service_repeats_a_rebuild_that_was_interrupted(library: Library, before: str) -> None:
     """Without the recorded position a new slot would look as if nothing were missed."""
     site = library.site
     text = site.config_path.read_text()
@@ -680,7 +678,7 @@ def test_a_rebuild_that_was_interrupted_is_done_again_by_the_service(
         assert service.stop() == 0
 
 
-def test_a_rebuild_neither_drops_a_slot_of_another_database_nor_forgets_the_position(
+def test_a_rebuild_drops_no_foreign_slot_and_keeps_the_position(
     library: Library,
 ) -> None:
     site = library.site

@@ -108,7 +108,7 @@ def test_target_that_went_back_is_noticed(site: Site, store: Store) -> None:
         store.write(plan({"2": text("b")}), vectors("b"), 2)
 
 
-def test_older_writer_cannot_commit_even_when_it_was_overtaken_in_the_middle(
+def test_older_writer_cannot_commit_even_when_overtaken_midway(
     site: Site, make_store: Callable[[], Store]
 ) -> None:
     old = make_store()
@@ -179,9 +179,7 @@ def test_missing_donor_writes_nothing(site: Site, store: Store) -> None:
     assert site.checkpoint()["batch_seq"] == 0
 
 
-def test_equal_text_takes_the_stored_vector_even_from_a_row_that_goes(
-    site: Site, store: Store
-) -> None:
+def test_equal_text_takes_the_vector_even_of_a_deleted_row(site: Site, store: Store) -> None:
     store.write(plan({"1": text("same")}), vectors("same"), 1)
     store.write(plan({"1": Delete(), "2": text("same"), "3": text("same")}, at=2), {}, 2)
     assert stored(site) == {2: "same", 3: "same"}

@@ -44,7 +44,7 @@ def reported(server: Walsender) -> int:
     return server.flushed.get(timeout=30)
 
 
-def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
+def test_keepalive_in_an_older_transaction_confirms_nothing_new() -> None:
     """T1 (a): Z is confirmed; A is delivered, not written; B is older and is being delivered.
 
     With one cursor for both directions psycopg2 would forward the confirmed position to the
@@ -62,7 +62,7 @@ def test_keepalive_inside_an_older_transaction_confirms_nothing_new() -> None:
         assert reported(server) <= confirmed
 
 
-def test_frame_without_a_position_is_told_so_that_reading_can_wait() -> None:
+def test_frame_without_a_position_makes_reading_wait() -> None:
     """T1 (b): after a Relation message the reading cursor forwards even from nothing."""
     progress = Progress(LSN(0x1000))
     with streaming() as (server, stream):

@@ -66,7 +66,7 @@ def end_sessions(target: Site) -> None:
     )
 
 
-def test_errors_that_pass_are_waited_out_and_nothing_is_embedded_twice(
+def test_passing_errors_are_waited_out_without_embedding_twice(
     pair: Site, target: Site, embedding_server: EmbeddingServer
 ) -> None:
     with watched(pair), pair.service() as service:
@@ -121,9 +121,7 @@ def test_commit_whose_answer_is_lost_takes_effect_once(
     gate.close()
 
 
-def test_locks_in_the_target_are_waited_for_and_a_deadlock_is_survived(
-    pair: Site, target: Site
-) -> None:
+def test_target_locks_are_waited_for_and_a_deadlock_is_survived(pair: Site, target: Site) -> None:
     """For longer than the source's patience with a silent reader, which hears of us meanwhile."""
     pair.environment["CDC_EMBED_SOURCE__DSN"] = f"{pair.dsn}?options=-c%20wal_sender_timeout%3D5s"
     waits = "select count(*) from pg_locks where not granted"
@@ -147,9 +145,7 @@ def test_locks_in_the_target_are_waited_for_and_a_deadlock_is_survived(
         assert service.stop() == 0
 
 
-def test_killed_service_leaves_no_statement_behind_that_holds_locks(
-    pair: Site, target: Site
-) -> None:
+def test_killed_service_leaves_no_statement_that_holds_locks(pair: Site, target: Site) -> None:
     """The server looks whether its client is still there; by itself it would not before the end."""
     writing = (
         "select count(*) from pg_stat_activity where application_name like 'cdc_embed writer%' "
@@ -182,9 +178,7 @@ def hold_commits(target: Site) -> None:
     )
 
 
-def test_target_that_was_made_read_only_is_written_to_once_it_is_not_any_more(
-    pair: Site, target: Site
-) -> None:
+def test_read_only_target_is_written_once_it_is_writable_again(pair: Site, target: Site) -> None:
     """A session keeps the setting it began with: a new one must be tried."""
     name = target.name
     with watched(pair), pair.service() as service:
@@ -214,7 +208,7 @@ def role(target: Site) -> Iterator[str]:
     target.sql(f"drop role {name}")
 
 
-def test_what_only_a_person_can_mend_stops_the_service_and_names_the_table(
+def test_what_only_a_person_can_mend_stops_and_names_the_table(
     pair: Site, target: Site, role: str
 ) -> None:
     """Once it is mended the service goes on from where it was."""

@@ -68,7 +68,7 @@ def waits_for_target(service: RunningService) -> str:
     return str(service.status()["waiting"].get("target", ""))
 
 
-def test_target_that_is_away_for_long_costs_neither_changes_nor_the_connection(
+def test_long_target_outage_costs_no_change_and_no_connection(
     pair: Site, target: Site, server: EmbeddedPostgres, embedding_server: EmbeddingServer
 ) -> None:
     """Longer than the server's patience with a silent reader, with more than memory holds."""
@@ -130,7 +130,7 @@ def documents(target: Site, more_than: int = 0) -> int:
     return count if count > more_than else 0
 
 
-def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
+def test_stop_start_and_kill_without_the_target_lose_nothing(
     pair: Site, target: Site, server: EmbeddedPostgres
 ) -> None:
     with watched(pair):
@@ -163,7 +163,7 @@ def test_stop_start_and_kill_while_the_target_is_away_lose_nothing(
             assert service.stop() == 0
 
 
-def test_standby_that_takes_over_while_the_target_is_away_waits_for_it(
+def test_standby_that_takes_over_waits_for_a_target_that_is_away(
     pair: Site, target: Site, server: EmbeddedPostgres
 ) -> None:
     with (
@@ -188,7 +188,7 @@ def test_standby_that_takes_over_while_the_target_is_away_waits_for_it(
 
 
 @pytest.mark.long
-def test_long_outage_makes_the_service_unready_and_its_end_ready_again(
+def test_long_outage_makes_the_service_unready_until_it_ends(
     pair: Site, target: Site, server: EmbeddedPostgres
 ) -> None:
     with pair.service() as service:

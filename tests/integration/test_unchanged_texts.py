@@ -137,7 +137,7 @@ def after(service: RunningService, server: EmbeddingServer) -> None:
 
 
 @pytest.mark.parametrize("when", [together, apart, after])
-def test_change_of_something_else_never_hides_the_change_of_a_text_before_it(
+def test_another_later_change_never_hides_the_change_of_a_text(
     site: Site,
     embedding_server: EmbeddingServer,
     when: Callable[[RunningService, EmbeddingServer], None],

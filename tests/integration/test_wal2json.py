@@ -41,7 +41,7 @@ def compared(service: RunningService, tables: int = 1) -> None:
     wait_until(done, "compared")
 
 
-def test_tables_are_followed_by_name_and_nothing_is_made_in_the_source_but_the_slot(
+def test_tables_are_followed_by_name_and_only_the_slot_is_made(
     source: Site,
 ) -> None:
     source.sql("alter table documents add huge numeric")
@@ -152,7 +152,7 @@ def test_a_partitioned_table_is_refused_at_setup(source: Site) -> None:
     assert target.value("select to_regnamespace('cdc_embed') is null"), "nothing was made"
 
 
-def test_another_plugin_than_the_slots_is_refused_with_the_way_out(
+def test_another_plugin_than_the_slots_is_refused_with_the_fix(
     source: Site,
 ) -> None:
     source.cli("setup")
@@ -170,7 +170,7 @@ def test_another_plugin_than_the_slots_is_refused_with_the_way_out(
 # -- while it runs --------------------------------------------------------------------------------
 
 
-def test_a_table_without_replica_identity_stops_the_service_and_is_compared_after_its_repair(
+def test_a_table_without_identity_stops_and_is_compared_later(
     source: Site,
 ) -> None:
     """wal2json leaves its updates and deletes out, and the application notices nothing."""
@@ -196,7 +196,7 @@ def test_a_table_without_replica_identity_stops_the_service_and_is_compared_afte
         assert source.drift() == []
 
 
-def test_a_renamed_table_is_followed_under_its_new_name_and_compared(source: Site) -> None:
+def test_a_renamed_table_is_followed_by_new_name_and_compared(source: Site) -> None:
     source.cli("setup")
     with source.service() as service:
         source.sql("insert into documents values (1, 't', 'one'), (2, 't', 'two')")
@@ -247,9 +247,7 @@ def kill_inside(site: Site, service: RunningService, statement: str) -> None:
 
 
 @pytest.mark.parametrize("change", ["remove", "add"])
-def test_a_position_inside_a_transaction_counts_the_changes_of_every_table(
-    source: Site, change: str
-) -> None:
+def test_a_position_in_a_transaction_counts_changes_of_any_table(source: Site, change: str) -> None:
     """A table that is configured no more still counts; beside a new one, all is compared.
 
     If it did not count, as many changes of the others would be taken for recorded.

@@ -77,7 +77,7 @@ def test_a_table_whose_name_reads_the_same_is_another_one(source: Site) -> None:
         assert Documents(schema="s", name="t.x", embedding_table="vectors").drift(source) == []
 
 
-def test_tables_are_not_added_while_a_service_runs_that_does_not_ask_for_them(source: Site) -> None:
+def test_tables_are_not_added_under_a_service_that_lacks_them(source: Site) -> None:
     """It would compare the others already, and then record positions that count without it."""
     source.cli("setup")
     source.sql("create table notes (id bigint primary key, title text, body text)")

@@ -98,14 +98,14 @@ def test_keys_that_are_shifted_by_one_take_each_its_neighbour() -> None:
     }
 
 
-def test_a_truncate_ends_every_image_of_its_table_and_of_no_other() -> None:
+def test_a_truncate_ends_all_images_of_its_table_and_no_other() -> None:
     elsewhere = change(Op.INSERT, ("1",), ("a", "b"), table=OTHER)
     batch = Batch.of([insert("1", "a"), elsewhere, TRUNCATE])
     assert list(batch.images) == [(OTHER, ("1",))]
     assert batch.truncated == {TABLE: TRUNCATE}
 
 
-def test_after_a_truncate_nothing_rests_on_a_version_before_the_batch() -> None:
+def test_after_a_truncate_no_row_needs_the_version_before() -> None:
     assert folded(TRUNCATE, update("1", U, "b")) == {"1": ((U, "b"), None)}
     assert folded(TRUNCATE, insert("1", "a", "b"), update("1", U, U)) == {"1": (("a", "b"), None)}
 
@@ -149,12 +149,12 @@ def test_unchanged_metadata_is_filled_from_the_pending_version() -> None:
     assert beside(first, noted(Op.UPDATE, "1", U, "2"), third) == {"1": ((None, "2"), None)}
 
 
-def test_unchanged_metadata_of_the_version_before_the_batch_keeps_its_origin() -> None:
+def test_unchanged_metadata_from_before_a_batch_keeps_its_origin() -> None:
     one, two = noted(Op.UPDATE, "1", U, "2"), noted(Op.UPDATE, "1", U, U)
     assert beside(one, two) == {"1": ((U, "2"), "1")}
 
 
-def test_metadata_is_filled_where_the_text_is_complete_and_the_other_way_round() -> None:
+def test_metadata_and_texts_are_each_filled_beside_complete_ones() -> None:
     before = noted(Op.INSERT, "1", "long", "1", text="text")
     after = Batch.of([before, noted(Op.UPDATE, "1", U, "2", text="new")]).images[TABLE, ("1",)]
     assert (after.texts, after.metadata) == (("new", None), ("long", "2"))
@@ -205,7 +205,7 @@ def placed(commit: int, ordinal: int) -> Change:
     return replace(made, xid=commit, committed_at=when)
 
 
-def test_a_range_cut_inside_a_transaction_ends_with_the_one_before() -> None:
+def test_a_range_cut_in_a_transaction_ends_with_the_one_before() -> None:
     end = TransactionEnd(end_lsn=LSN(0x11), committed_at=NOW, size=7)
     batch = Batch.of([placed(0x10, 1), end, placed(0x20, 1), placed(0x20, 2)])
     assert batch.end_lsn == LSN(0x11)
@@ -226,7 +226,7 @@ def test_a_range_of_transaction_ends_only_changes_nothing() -> None:
     assert (batch.end_lsn, batch.last, batch.changes, batch.images) == (LSN(0x21), None, 0, {})
 
 
-def test_changes_that_a_newer_one_of_their_row_replaced_are_counted() -> None:
+def test_changes_that_a_newer_one_of_a_row_replaced_are_counted() -> None:
     batch = Batch.of(
         [insert("1", "a"), update("1", "b"), delete("1"), insert("2", "c"), update("3", "d")]
     )

@@ -7,7 +7,7 @@ import pytest
 from tests.binaries import require_binary
 
 
-def test_a_missing_program_is_told_with_the_line_that_installs_it() -> None:
+def test_a_missing_program_is_told_with_its_install_command() -> None:
     with pytest.raises(pytest.skip.Exception, match="apt-get install tool tool-extra"):
         require_binary("no-such-program", "tool", "tool-extra")
 

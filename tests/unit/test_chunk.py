@@ -182,7 +182,7 @@ def test_text_of_one_token_more_is_cut() -> None:
     assert len(Chunker(words, 4).split("one two three four five")) == 2
 
 
-def test_without_a_window_every_text_is_one_chunk_and_nothing_is_counted() -> None:
+def test_without_a_window_a_text_is_one_chunk_and_not_counted() -> None:
     def count(_: Sequence[str]) -> list[int]:
         raise AssertionError("counted")
 
@@ -206,7 +206,7 @@ def unknown(texts: Sequence[str]) -> list[int]:
     return [sum(len(w) if len(w) <= 100 else 1 for w in text.split()) for text in texts]
 
 
-def test_a_head_that_ends_within_a_word_does_not_make_a_text_too_long() -> None:
+def test_a_head_that_ends_within_a_word_makes_no_text_too_long() -> None:
     text = "a" * (64 * 5 + 1024 - 95) + " " + "b" * 100_000
     assert unknown([text]) == [2]
     assert len(Chunker(unknown, 5).split(text)) == 1
@@ -221,13 +221,13 @@ def test_paragraphs_stay_whole_where_they_fit() -> None:
     assert [p for piece in chunks for p in piece.text.split("\n\n")] == paragraphs
 
 
-def test_lines_stay_whole_where_they_fit_in_a_paragraph_over_the_window() -> None:
+def test_lines_that_fit_stay_whole_in_a_long_paragraph() -> None:
     lines = document("lines without blank lines", 64, 20)
     chunks = Chunker(words, 64).split("\n".join(lines))
     assert [line for piece in chunks for line in piece.text.split("\n")] == lines
 
 
-def test_sentences_stay_whole_where_they_fit_in_a_line_over_the_window() -> None:
+def test_sentences_that_fit_stay_whole_in_a_long_line() -> None:
     text = " ".join(document("one giant paragraph of sentences", 64, 20))
     assert all(piece.text[-1] in ".?!" for piece in Chunker(words, 64).split(text))
 
@@ -277,7 +277,7 @@ def test_neighbours_do_not_fit_together() -> None:
         assert all(a + b > 128 for a, b in pairwise(counts)), shape
 
 
-def test_a_prompt_takes_its_part_of_the_window_once_in_each_chunk() -> None:
+def test_a_prompt_takes_part_of_the_window_once_in_each_chunk() -> None:
     text = "\n\n".join(document("many short paragraphs in a chunk", 128, 20))
     counts = prompted([piece.text for piece in Chunker(prompted, 128).split(text)])
     assert all(a + b - 12 > 128 for a, b in pairwise(counts))
@@ -294,7 +294,7 @@ def test_gaps_within_a_grain_would_be_closed_anyway(
         assert set(chunk._open_gaps(ranks, sums, window)) <= set(doubtful)
 
 
-def test_grains_that_are_not_counted_one_by_one_change_no_boundary() -> None:
+def test_grains_that_are_counted_together_change_no_boundary() -> None:
     for shape, (separator, _) in SHAPES.items():
         text = separator.join(document(shape, 128, 20))
         edges, kinds = chunk._fine_pieces(text, 64)
@@ -323,7 +323,7 @@ def test_no_chunk_is_over_the_window_of_minilm() -> None:
         assert_sound(text, chunks, minilm(), MINILM_WINDOW)
 
 
-def test_word_of_two_hundred_thousand_characters_is_cut_to_the_window() -> None:
+def test_word_of_200000_characters_is_cut_to_the_window() -> None:
     text = "abcdefghij" * 20_000
     chunks = Chunker(thirds, 256).split(text)
     assert_sound(text, chunks, thirds, 256)
@@ -411,7 +411,7 @@ def test_equal_paragraphs_make_equal_chunks() -> None:
     assert sum(piece.hash not in hashes for piece in longer) <= 4
 
 
-def test_an_edit_within_a_giant_line_without_sentences_stays_local() -> None:
+def test_an_edit_in_a_giant_line_without_sentences_stays_local() -> None:
     r = random.Random(7)
     text = " ".join(sentence(r, 9).strip(".?!").lower() for _ in range(300))
     old = {piece.hash for piece in Chunker(words, 96).split(text)}

@@ -83,7 +83,7 @@ def test_what_says_nothing_of_the_row_is_stale() -> None:
     assert judged(ROW, Stored(UNKNOWN)) == (STALE, WRITE)
 
 
-def test_a_dead_letter_of_the_same_text_stands_and_of_another_is_stale() -> None:
+def test_a_dead_letter_of_equal_text_is_kept_and_otherwise_stale() -> None:
     assert judged(ROW, Stored(Refused(DIGEST))) == (DEAD, None)
     assert judged(ROW, Stored(Refused(OTHER))) == (STALE, WRITE)
     assert judged(ROW, Stored(Refused(DIGEST + meta("1")))) == (DEAD, None)
@@ -102,7 +102,7 @@ def test_what_is_stored_of_no_text_is_an_orphan(row: Row | None, state: State) -
 @pytest.mark.parametrize(
     "stored", [(False, LENGTH), (False, UNKNOWN_END), (True, 1), (True, 3), (True, 5), (True, 0)]
 )
-def test_a_document_with_a_missing_chunk_is_stale_and_written_again_though_its_hash_is_equal(
+def test_a_document_that_lacks_a_chunk_is_stale_despite_its_hash(
     stored: tuple[bool, int], kind: Callable[..., Known], value: str
 ) -> None:
     assert judged(ROW, Stored(kind(DIGEST, meta(value)), *stored)) == (STALE, WRITE)

@@ -524,7 +524,7 @@ def test_an_incomplete_service_is_refused(lines: str, expected: str, write: Writ
     assert expected in refusal(write(f"{MINIMAL}[embedder]\n{lines}\n"))
 
 
-def test_a_redacted_configuration_shows_where_it_connects_and_no_secret(write: Write) -> None:
+def test_a_redacted_configuration_shows_addresses_and_no_secret(write: Write) -> None:
     target = f"host=vectors user=app password={CANARY}"
     url = f"https://h/v1/embeddings?key={CANARY}"
     text = f'{MINIMAL}[target]\ndsn = "{target}"\n[embedder]\nkind = "http"\nurl = "{url}"\n'
@@ -549,7 +549,7 @@ def test_a_redacted_dsn_file_shows_the_database_it_names(write: Write, tmp_path:
 # --- for editors -------------------------------------------------------------------------------
 
 
-def test_the_json_schema_explains_every_key_and_shows_its_default(write: Write) -> None:
+def test_the_json_schema_explains_each_key_and_shows_its_default(write: Write) -> None:
     schema = json_schema()
     assert schema["additionalProperties"] is False
     assert schema["required"] == ["source", "tables"]
@@ -563,7 +563,7 @@ def test_the_json_schema_explains_every_key_and_shows_its_default(write: Write) 
             assert about["default"] == ("" if key == "dsn" else section[key])
 
 
-def test_the_json_schema_states_limits_in_the_words_of_json_schema() -> None:
+def test_the_json_schema_states_limits_in_its_own_words() -> None:
     properties = json_schema()["$defs"]["ServeConfig"]["properties"]
     assert (properties["port"]["minimum"], properties["port"]["maximum"]) == (0, 65535)
     assert not {"ge", "gt", "le", "lt"} & set(re.findall(r"'(\w+)':", str(json_schema())))

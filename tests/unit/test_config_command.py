@@ -59,9 +59,7 @@ def test_check_names_the_file_and_its_tables(path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["check", "show"])
-def test_a_wrong_configuration_is_raised_for_the_root_command_to_print(
-    command: str, path: Path
-) -> None:
+def test_a_wrong_configuration_is_raised_to_the_root_command(command: str, path: Path) -> None:
     path.write_text(TEXT.replace("dsn =", "dns ="), encoding="utf-8")
     result = run(path, command)
     assert isinstance(result.exception, ConfigError)

@@ -171,7 +171,7 @@ def test_a_shown_dsn_says_where_and_who_but_not_the_password(dsn: str, shown: st
         f"mysql://app:{SECRET}@db/app",
     ],
 )
-def test_a_dsn_that_libpq_would_quote_in_its_error_is_refused_unseen(dsn: str) -> None:
+def test_a_dsn_that_libpq_would_quote_is_refused_but_not_shown(dsn: str) -> None:
     with pytest.raises(ValueError, match="neither a postgresql:// URI nor key=value") as caught:
         redact_dsn(dsn)
     assert SECRET not in str(caught.value)

@@ -138,11 +138,11 @@ def test_whatever_happens_the_target_ends_as_the_source_is(*, crashes: bool) -> 
     try_all(range(SEEDS // 2), crashes=crashes)
 
 
-def test_comparing_rows_meanwhile_makes_nothing_wrong_and_verify_finds_no_drift() -> None:
+def test_comparing_rows_meanwhile_causes_no_drift() -> None:
     try_all(range(COMPARING_SEEDS), crashes=True, compares=True)
 
 
-def test_what_was_damaged_is_found_by_verify_and_mended_by_comparing() -> None:
+def test_verify_finds_damage_and_comparing_mends_it() -> None:
     try_all(range(COMPARING_SEEDS), crashes=True, compares=True, damages=True)
 
 
@@ -185,7 +185,7 @@ def test_rows_that_swapped_their_keys_keep_their_own_texts() -> None:
     run(ONE_BY_ONE, steps)
 
 
-def test_a_row_that_a_filter_let_through_keeps_its_text_when_it_moves() -> None:
+def test_a_row_that_passed_a_filter_keeps_its_text_when_it_moves() -> None:
     steps = commits(
         [
             Op("appear", key=0, a="A", b="A"),
@@ -264,7 +264,7 @@ def test_a_row_that_the_rest_of_a_range_needs_is_not_left_out() -> None:
 
 
 @pytest.mark.parametrize("rounds", range(1, 8))
-def test_a_row_that_was_read_before_its_table_was_trusted_proves_nothing(rounds: int) -> None:
+def test_a_row_read_before_its_table_was_trusted_proves_nothing(rounds: int) -> None:
     """It is equal to what is stored by the log, and must not count as that after a restart."""
     first, second, third, *_ = RENUMBERED_AND_REPLACED
     other = Op("insert", key=2, a="a", b="b")
@@ -317,7 +317,7 @@ def test_nothing_is_written_behind_a_batch_that_failed() -> None:
         world.check()
 
 
-def test_whatever_was_committed_before_a_batch_that_failed_is_told() -> None:
+def test_commits_before_a_batch_that_failed_are_told() -> None:
     with two_batches_of_which_one_fails(1) as (world, told):
         assert [row.key for row in told] == [{"id": 1}]
         world.crash(False)
@@ -343,7 +343,7 @@ def comparing(rounds: int) -> Steps:
         pytest.param([Op("insert", key=0, a="a")], id="a later version"),
     ],
 )
-def test_a_row_that_the_log_brought_before_it_can_be_seen_is_not_undone(changes: list[Op]) -> None:
+def test_a_row_of_the_log_that_is_not_yet_visible_is_not_undone(changes: list[Op]) -> None:
     """The newest commit of all waits for its standby when a comparison begins.
 
     No later transaction has ended, so its id is not below the ``xmax`` of a snapshot taken then.
@@ -355,9 +355,7 @@ def test_a_row_that_the_log_brought_before_it_can_be_seen_is_not_undone(changes:
 
 @pytest.mark.parametrize("unfinished", [12, 13, 14])
 @pytest.mark.parametrize("steps", range(4))
-def test_a_process_that_resumes_a_comparison_trusts_no_row_that_is_not_compared_yet(
-    unfinished: int, steps: int
-) -> None:
+def test_a_resumed_comparison_trusts_no_row_not_compared_yet(unfinished: int, steps: int) -> None:
     """A stale row moves to a key that was compared before: it must not take its text along."""
     before = [*commits([Op("insert", key=1, a="C"), Op("insert", key=2, a="A", b="C")]), REST]
     stale = ("damage", ("age", 0, 2, "B"))
@@ -373,7 +371,7 @@ def test_a_process_that_resumes_a_comparison_trusts_no_row_that_is_not_compared_
 
 
 @pytest.mark.parametrize("steps", range(5, 20))
-def test_what_was_trusted_before_a_comparison_is_not_trusted_during_it(steps: int) -> None:
+def test_a_comparison_ends_the_trust_in_rows_from_before(steps: int) -> None:
     """A stale row was looked up, and is remembered, before somebody asks for the comparison."""
     before = [*commits([Op("insert", key=1, a="C"), Op("insert", key=2, a="A", b="C")]), REST]
     stale = [("damage", ("age", 0, 2, "B")), REST, *commits([Op("touch", key=2)]), REST]
@@ -382,7 +380,7 @@ def test_what_was_trusted_before_a_comparison_is_not_trusted_during_it(steps: in
     run(Setting(slice_rows=1), [*before, *stale, ask, *comparing(steps), *move])
 
 
-def test_a_comparison_is_not_done_before_the_log_has_come_to_what_it_saw() -> None:
+def test_a_comparison_ends_only_once_the_log_reached_what_it_saw() -> None:
     """A stale row looks right, because another row with that text has taken its key since."""
     before = [*commits([Op("insert", key=0, a="A", b="C")]), REST]
     stale = [("damage", ("age", 0, 0, "B")), REST]
@@ -436,7 +434,7 @@ def written_unseen(rounds: int) -> Steps:
     return [*begun, *comparing(rounds), *unseen, *[("work_on_log", 100)] * 3, REST]
 
 
-def test_without_hidden_rows_an_older_version_is_put_over_a_newer_one(
+def test_without_hidden_rows_an_older_version_replaces_a_newer(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     schedules = [written_unseen(rounds) for rounds in range(20)]
@@ -445,7 +443,7 @@ def test_without_hidden_rows_an_older_version_is_put_over_a_newer_one(
     assert not all(stays(Setting(), steps) for steps in schedules)
 
 
-def test_without_the_wait_at_its_beginning_a_comparison_undoes_what_it_cannot_see(
+def test_without_its_first_wait_a_comparison_undoes_unseen_rows(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unseen = [("commit_unseen", [Op("insert", key=0, a="b")]), ("other_transaction", None)]
@@ -455,7 +453,7 @@ def test_without_the_wait_at_its_beginning_a_comparison_undoes_what_it_cannot_se
     assert not stays(Setting(), steps)
 
 
-def test_without_telling_reread_rows_apart_a_row_takes_the_text_of_another(
+def test_without_marks_on_reread_rows_a_row_takes_anothers_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     steps = commits((*RENUMBERED_AND_REPLACED, Op("insert", key=0, a="D", b="C")))

@@ -39,7 +39,7 @@ def test_every_page_fits_a_window_of_256_tokens(pages: list[Page]) -> None:
     assert max(len(encoding.ids) for encoding in tokenizer.encode_batch(texts)) <= 256
 
 
-def test_pages_come_from_modules_classes_functions_and_the_language_reference(
+def test_pages_are_of_modules_classes_functions_and_the_language(
     pages: list[Page],
 ) -> None:
     titles = {page.title for page in pages}

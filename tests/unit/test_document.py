@@ -43,7 +43,7 @@ def test_a_row_without_text_has_no_document(
     assert table(template=template).prepare(values) is None
 
 
-def test_present_columns_are_joined_by_a_blank_line_and_taken_as_they_are() -> None:
+def test_present_columns_are_joined_as_they_are_by_a_blank_line() -> None:
     assert TABLE.prepare((" a ", "b\n")) == " a \n\nb\n"
     assert TABLE.prepare((None, "b")) == "b"
     assert TABLE.prepare(("  ", "b")) == "b"
@@ -81,9 +81,7 @@ def test_a_template_is_taken_apart_into_texts_and_columns(
         ("{a}{a}", "oneone"),
     ],
 )
-def test_a_filled_template_has_values_for_columns_and_braces_for_doubled_ones(
-    template: str, text: str
-) -> None:
+def test_a_filled_template_has_values_and_undoubled_braces(template: str, text: str) -> None:
     assert fill_template(template, {"a": "one", "b": None}) == text
 
 
@@ -148,11 +146,11 @@ def test_equal_values_in_other_columns_are_another_hash() -> None:
     assert hashed(None, "a") != hashed("a", None)
 
 
-def test_a_hash_has_a_part_for_its_columns_and_one_for_each_value() -> None:
+def test_a_hash_has_a_part_for_its_columns_and_for_each_value() -> None:
     assert len(hashed("a", None)) == COLUMNS_BYTES + 2 * VALUE_BYTES
 
 
-def test_an_unchanged_value_cannot_be_known_without_the_version_before() -> None:
+def test_an_unchanged_value_is_unknown_without_its_last_version() -> None:
     assert TABLE.hash_metadata((U, "1")) is None
     assert TABLE.hash_metadata((U, U)) is None
     assert TABLE.hash_metadata(("a", "1")) is not None

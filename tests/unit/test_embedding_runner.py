@@ -187,7 +187,7 @@ def test_a_known_good_text_must_succeed_before_each_letter() -> None:
         assert fake.calls.count([PROBE]) == 2
 
 
-def test_nothing_is_blamed_when_the_service_falls_ill_right_after_a_letter() -> None:
+def test_no_text_is_blamed_if_the_service_fails_after_a_letter() -> None:
     ill = 0
 
     def answer(texts: Sequence[str]) -> Vectors:
@@ -205,7 +205,7 @@ def test_nothing_is_blamed_when_the_service_falls_ill_right_after_a_letter() -> 
     assert set(result.vectors) == set(hashed("good", "also good"))
 
 
-def test_nothing_is_blamed_while_even_the_known_good_text_is_refused() -> None:
+def test_no_text_is_blamed_while_the_known_good_one_is_refused() -> None:
     heard: list[CdcEmbedError] = []
     well = 5
 
@@ -272,14 +272,14 @@ def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:
             runner.embed(hashed(texts[-1]))
 
 
-def test_texts_that_were_refused_before_say_nothing_of_the_configuration() -> None:
+def test_texts_refused_before_do_not_blame_the_configuration() -> None:
     texts = [f"bad {number}" for number in range(2 * MOST_LETTERS_IN_A_ROW)]
     with running(Fake(refusing(lambda text: text.startswith("bad")))) as runner:
         assert len(runner.embed(hashed(*texts), again=True).refused) == len(texts)
         assert len(runner.embed(hashed(*texts[:MOST_LETTERS_IN_A_ROW])).refused)
 
 
-def test_many_letters_beside_a_success_say_nothing_of_the_configuration() -> None:
+def test_letters_beside_a_success_do_not_blame_the_configuration() -> None:
     """Texts are tried in the order of their lengths, so bad ones that are alike come in a row."""
     for good_text in ("good", "good and longer than all the others"):
         texts = [f"bad {number}" for number in range(4 * MOST_LETTERS_IN_A_ROW)]

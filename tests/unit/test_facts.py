@@ -35,7 +35,7 @@ def test_a_text_is_cut_once_however_often_it_is_planned() -> None:
     assert calls == {"a": 1}
 
 
-def test_documents_go_with_the_changes_that_hold_their_whole_text() -> None:
+def test_documents_go_with_changes_that_hold_their_whole_text() -> None:
     texts = ("a\n\nb", "c", "gone")
     facts = Facts(documents={place(text): Document.whole(text) for text in texts})
     rest = [update(1, "a", "b"), update(2, "c", None), update(3, "gone", UNCHANGED), update(4)]

@@ -20,7 +20,7 @@ def after(*reads: tuple[LSN, LSN | None]) -> Guard:
     return guard
 
 
-def test_before_the_first_frame_a_keepalive_is_forwarded_but_harms_nothing() -> None:
+def test_a_keepalive_before_the_first_frame_forwards_harmlessly() -> None:
     guard = Guard()
     assert guard.forwards
     assert guard.may_read(progress())
@@ -33,7 +33,7 @@ def test_a_frame_with_a_position_makes_reading_safe() -> None:
     assert guard.may_read(progress(COMMIT))
 
 
-def test_after_a_frame_without_one_reading_waits_for_the_open_commit() -> None:
+def test_reading_after_a_frame_without_position_awaits_a_commit() -> None:
     guard, now = after((BEGIN, BEGIN), (BEGIN, ZERO)), progress(COMMIT)
     assert not guard.may_read(now)
     assert guard.needs_record(now)
@@ -43,7 +43,7 @@ def test_after_a_frame_without_one_reading_waits_for_the_open_commit() -> None:
     assert guard.may_read(now)
 
 
-def test_a_position_that_was_forwarded_is_recorded_before_anything_else() -> None:
+def test_a_forwarded_position_is_recorded_before_anything_else() -> None:
     guard, now = after((BEGIN, ZERO), (COMMIT, None), (COMMIT, COMMIT)), progress()
     assert not guard.forwards
     assert guard.needs_record(now)
@@ -52,7 +52,7 @@ def test_a_position_that_was_forwarded_is_recorded_before_anything_else() -> Non
     assert not guard.needs_record(now)
 
 
-def test_keepalives_behind_a_frame_with_a_position_forward_nothing() -> None:
+def test_keepalives_behind_a_frame_with_position_forward_nothing() -> None:
     guard, now = after((BEGIN, BEGIN), (COMMIT, None)), progress()
     now.mark_recorded(BEGIN)
     assert not guard.forwarded_beyond(now)

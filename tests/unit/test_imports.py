@@ -317,7 +317,7 @@ def test_imports_point_from_later_stages_to_earlier_ones() -> None:
     assert backward_imports(MODULES) == []
 
 
-def test_the_words_that_every_room_uses_import_no_room_and_only_named_words() -> None:
+def test_the_shared_words_import_no_room_and_only_named_words() -> None:
     assert imports_by_words(MODULES) == []
 
 
@@ -325,27 +325,27 @@ def test_no_modules_import_one_another_in_a_circle() -> None:
     assert cycles(MODULES) == []
 
 
-def test_only_the_door_passes_on_names_and_imports_are_written_out() -> None:
+def test_only_the_door_passes_on_names_and_imports_are_explicit() -> None:
     assert shims(MODULES) == []
     assert relative_imports(MODULES) == []
 
 
-def test_wire_and_change_reach_neither_the_outside_world_nor_a_clock() -> None:
+def test_wire_and_change_reach_neither_outside_world_nor_clock() -> None:
     assert impure_imports(MODULES) == []
     assert clocks_in_pure_rooms(MODULES) == []
 
 
-def test_the_driver_is_imported_only_where_databases_are_spoken_to() -> None:
+def test_the_driver_is_imported_only_where_databases_are_used() -> None:
     assert drivers_out_of_place(MODULES) == []
     assert embedders_that_reach_the_driver(MODULES) == []
 
 
-def test_wire_and_change_only_turn_exceptions_into_errors_and_never_swallow_one() -> None:
+def test_wire_and_change_make_exceptions_errors_and_swallow_none() -> None:
     assert deciding_by_exception(MODULES) == []
     assert {room(name) for name in modules_that_try(MODULES)} == {"wire"}
 
 
-def test_only_the_command_line_and_the_source_checks_ask_which_plugin_it_is() -> None:
+def test_only_command_line_and_source_checks_ask_for_the_plugin() -> None:
     assert questions_about_the_plugin(MODULES) == []
 
 

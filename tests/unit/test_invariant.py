@@ -71,13 +71,13 @@ def test_a_slot_that_is_never_beyond_its_checkpoint_is_right(script: Script) -> 
     watch_for_a_while()
 
 
-def test_one_sample_of_a_slot_beyond_its_checkpoint_is_a_violation(script: Script) -> None:
+def test_one_sample_of_a_slot_past_its_checkpoint_is_a_violation(script: Script) -> None:
     script(Side(1, 6, 7), Side(1, 5, 7))
     with pytest.raises(AssertionError, match="confirmed=0/6, recorded=0/5"):
         watch_for_a_while()
 
 
-def test_what_the_slot_said_while_the_target_was_away_is_held_against_its_answer(
+def test_slot_positions_are_checked_once_a_lost_target_answers(
     script: Script,
 ) -> None:
     script(Side(1, 9, 2), Side(1, AWAY, AWAY, 5))
@@ -112,7 +112,7 @@ def test_a_watch_that_saw_next_to_nothing_fails(script: Script) -> None:
         pass
 
 
-def test_a_slot_that_is_made_anew_is_not_held_against_what_was_before(script: Script) -> None:
+def test_a_slot_made_anew_is_not_compared_with_what_was_before(script: Script) -> None:
     slot, checkpoint = Side(9), Side(9)
     script(slot, checkpoint)
     watch = Watch(SITE, replaced=True)

@@ -69,7 +69,7 @@ def test_rows_of_a_batch_that_cannot_be_written_are_looked_up() -> None:
     assert known(knowledge, [ROW, OTHER]) == {OTHER: A}
 
 
-def test_a_committed_letter_is_looked_up_because_somebody_may_drop_it() -> None:
+def test_a_committed_letter_is_looked_up_as_it_may_be_dropped() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A})
     knowledge.planned(outcome({ROW: Refused(b"b" * 16)}))
@@ -96,7 +96,7 @@ def test_the_newest_batch_in_flight_speaks_first() -> None:
     assert known(knowledge, [ROW, OTHER]) == {ROW: B, OTHER: Known(b"committed")}
 
 
-def test_the_older_batch_still_speaks_for_rows_that_the_newer_one_leaves_alone() -> None:
+def test_the_older_batch_answers_for_rows_the_newer_leaves_alone() -> None:
     knowledge = Knowledge()
     knowledge.planned(outcome({ROW: A}))
     knowledge.planned(outcome({OTHER: B}))
@@ -112,7 +112,7 @@ def test_a_commit_of_the_oldest_leaves_the_newer_ones_in_flight() -> None:
     assert known(knowledge, [ROW]) == {ROW: B}
 
 
-def test_every_row_of_a_table_that_a_batch_in_flight_truncates_is_absent() -> None:
+def test_every_row_of_a_table_truncated_in_flight_is_absent() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, ELSEWHERE: A})
     knowledge.planned(outcome({OTHER: B}, FIRST))
@@ -140,7 +140,7 @@ def test_a_committed_truncate_drops_the_rows_of_its_table_only() -> None:
     assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {OTHER: B, ELSEWHERE: A}
 
 
-def test_beyond_its_capacity_the_row_that_changed_longest_ago_is_forgotten() -> None:
+def test_beyond_capacity_the_oldest_change_is_forgotten() -> None:
     knowledge = Knowledge(capacity=2)
     commit(knowledge, {ROW: A})
     commit(knowledge, {OTHER: A})
@@ -172,7 +172,7 @@ def test_states_differ_by_their_metadata_and_by_what_they_prove() -> None:
         assert proof(nothing) is None
 
 
-def test_a_looked_up_row_proves_nothing_before_its_table_is_compared() -> None:
+def test_a_looked_up_row_proves_nothing_before_the_comparison() -> None:
     """What is stored may have missed changes, or may have been made from other columns."""
     knowledge = Knowledge()
     letter = Refused(b"a" * 16)
@@ -186,7 +186,7 @@ def test_a_looked_up_row_proves_nothing_before_its_table_is_compared() -> None:
     assert [knowledge.basis([]).stored(ROW, s) for s in (letter, ABSENT)] == [letter, ABSENT]
 
 
-def test_remembered_rows_of_a_table_prove_nothing_once_it_is_distrusted() -> None:
+def test_remembered_rows_of_a_distrusted_table_prove_nothing() -> None:
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, OTHER: ABSENT, ELSEWHERE: B})
     knowledge.distrust(FIRST)
@@ -197,7 +197,7 @@ def test_remembered_rows_of_a_table_prove_nothing_once_it_is_distrusted() -> Non
     assert known(knowledge, [ROW]) == {ROW: B}, "the log has said so since"
 
 
-def test_rows_that_no_batch_in_flight_touches_are_left_to_the_target() -> None:
+def test_rows_untouched_in_flight_are_left_to_the_target() -> None:
     """Who compares whole documents asks the target, whatever the cache says of them."""
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, OTHER: A, ELSEWHERE: A})

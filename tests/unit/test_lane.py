@@ -51,7 +51,7 @@ def test_slices_are_taken_in_their_order(lane: Lane) -> None:
     assert not lane.waiting
 
 
-def test_a_slice_is_taken_with_the_rows_that_its_snapshot_is_too_old_about(lane: Lane) -> None:
+def test_a_slice_is_taken_with_rows_its_snapshot_is_too_old_for(lane: Lane) -> None:
     lane.mark_touched(touch(9, "1"))
     lane.mark_touched(touch(10, "2"))
     lane.mark_touched(touch(11, "4", old="3"))
@@ -68,7 +68,7 @@ def test_a_change_that_comes_while_a_slice_waits_counts(lane: Lane) -> None:
     assert taken(lane) == (rows, {"2"})
 
 
-def test_a_slice_whose_rows_are_all_hidden_is_answered_without_being_taken(lane: Lane) -> None:
+def test_a_slice_of_hidden_rows_is_answered_without_being_taken(lane: Lane) -> None:
     lane.mark_touched(touch(10, "1"))
     lane.mark_touched(touch(11, "2"))
     hidden = lane.submit(part("1", "2"))
@@ -103,7 +103,7 @@ def test_a_slice_that_was_taken_cannot_be_called_off(lane: Lane) -> None:
     assert not answer.cancel()
 
 
-def test_what_the_log_touched_before_it_was_followed_is_not_known_so_every_row_is_hidden() -> None:
+def test_every_row_is_hidden_before_touched_rows_are_remembered() -> None:
     lane = Lane()
     lane.mark_touched(touch(10, "1"))
     answer = lane.submit(part("1", "2"))
@@ -121,7 +121,7 @@ def test_nothing_is_remembered_of_what_came_before() -> None:
     assert taken(lane) == (rows, {"2"}), "whoever follows waits until what came before is seen"
 
 
-def test_what_every_later_read_sees_is_forgotten_while_none_is_handed_over() -> None:
+def test_what_every_later_read_sees_is_forgotten_between_reads() -> None:
     lane = Lane()
     lane.drop_seen(part(seen=11).snapshot)
     lane.remember_touched()
@@ -259,7 +259,7 @@ def loop(lane: Lane, answers: list[frozenset[Key]]) -> Iterator[None]:
     assert not thread.is_alive()
 
 
-def test_every_slice_that_one_thread_submits_another_answers_once(lane: Lane) -> None:
+def test_each_slice_that_one_thread_submits_is_answered_once(lane: Lane) -> None:
     answers: list[frozenset[Key]] = []
     waited = []
     with loop(lane, answers):

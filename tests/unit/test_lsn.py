@@ -154,9 +154,7 @@ TestProgress.settings = settings(max_examples=150, stateful_step_count=20, deadl
 
 
 @given(recorded=lsns, ahead=lsns)
-def test_nothing_above_the_record_is_confirmable_however_much_is_durable(
-    recorded: LSN, ahead: LSN
-) -> None:
+def test_nothing_above_the_record_is_confirmable_even_if_durable(recorded: LSN, ahead: LSN) -> None:
     progress = Progress(recorded)
     progress.mark_received(ahead)
     progress.mark_idle()
@@ -165,7 +163,7 @@ def test_nothing_above_the_record_is_confirmable_however_much_is_durable(
     assert progress.confirmable() == max(recorded, ahead)
 
 
-def test_an_idle_connection_is_durable_up_to_its_open_transaction() -> None:
+def test_idle_connection_is_durable_up_to_its_open_transaction() -> None:
     progress = Progress(LSN(10))
     progress.mark_received(LSN(40))
     progress.open_commit = LSN(30)
@@ -176,7 +174,7 @@ def test_an_idle_connection_is_durable_up_to_its_open_transaction() -> None:
     assert progress.durable == LSN(40)
 
 
-def test_a_record_ahead_of_what_is_durable_confirms_nothing_that_is_not_durable() -> None:
+def test_a_record_ahead_of_what_is_durable_confirms_only_durable() -> None:
     progress = Progress(LSN(10))
     progress.mark_received(LSN(30))
     progress.mark_recorded(LSN(30))
@@ -207,7 +205,7 @@ AT = LSN.parse("0/5000")
         ((101, 1), False),
     ],
 )
-def test_a_transaction_cut_in_two_goes_on_after_the_recorded_change(
+def test_a_cut_transaction_goes_on_after_the_recorded_change(
     change: tuple[int, int], covered: bool
 ) -> None:
     cut = checkpoint(Position(LSN(100), 3), end_lsn=90, confirmed_lsn=95)
@@ -223,7 +221,7 @@ def test_a_transaction_cut_in_two_goes_on_after_the_recorded_change(
         ((110, 1), False),  # its commit record starts where the recorded one ends
     ],
 )
-def test_a_complete_transaction_is_covered_to_its_end_and_not_a_byte_further(
+def test_a_complete_transaction_is_covered_exactly_to_its_end(
     change: tuple[int, int], covered: bool
 ) -> None:
     whole = checkpoint(Position(LSN(100), 3), end_lsn=110)
@@ -231,7 +229,7 @@ def test_a_complete_transaction_is_covered_to_its_end_and_not_a_byte_further(
 
 
 @pytest.mark.parametrize(("commit_lsn", "covered"), [(150, True), (199, True), (200, False)])
-def test_progress_without_anything_to_write_covers_what_it_passed(
+def test_progress_with_nothing_to_write_covers_what_it_passed(
     commit_lsn: int, covered: bool
 ) -> None:
     idle = checkpoint(Position(LSN(100), 3), end_lsn=110, confirmed_lsn=200)
@@ -265,7 +263,7 @@ def test_what_comes_before_a_covered_change_is_covered_too(
 @pytest.mark.parametrize(
     ("slot_confirmed", "replays"), [(0, True), (109, True), (110, False), (111, False)]
 )
-def test_a_slot_below_the_recorded_end_replays_the_recorded_transaction(
+def test_a_slot_below_the_recorded_end_replays_its_transaction(
     slot_confirmed: int, replays: bool
 ) -> None:
     assert checkpoint(end_lsn=110, confirmed_lsn=500).replays(LSN(slot_confirmed)) is replays
@@ -281,14 +279,14 @@ def test_a_slot_below_the_recorded_end_replays_the_recorded_transaction(
         (HIGHEST, False, True),
     ],
 )
-def test_a_replay_that_passes_the_recorded_end_without_meeting_it_is_noticed(
+def test_a_replay_that_misses_the_recorded_end_is_noticed(
     commit_end: int, seen: bool, missing: bool
 ) -> None:
     point = checkpoint(end_lsn=110, confirmed_lsn=500)
     assert point.missing_commit(LSN(commit_end), seen) is missing
 
 
-def test_a_checkpoint_without_a_completed_transaction_misses_no_commit() -> None:
+def test_a_checkpoint_without_a_transaction_misses_no_commit() -> None:
     assert not checkpoint(confirmed_lsn=500).replays(ZERO)
     assert not checkpoint(confirmed_lsn=500).missing_commit(LSN(600), seen=False)
 
@@ -325,7 +323,7 @@ def test_a_slot_at_or_behind_the_record_continues_it(slot_confirmed: LSN, wal_en
 
 
 @pytest.mark.parametrize("end_lsn", [ZERO, AT])
-def test_the_higher_of_end_and_confirmed_is_what_counts_as_recorded(end_lsn: LSN) -> None:
+def test_the_higher_of_end_and_confirmed_counts_as_recorded(end_lsn: LSN) -> None:
     point = checkpoint(end_lsn=end_lsn, confirmed_lsn=AT - end_lsn)
     assert point.recorded == AT
     assert gap(recorded=point) is None
@@ -346,7 +344,7 @@ def test_a_failover_at_or_after_the_record_continues_it(history: list[tuple[int,
     assert gap(source=promoted, history=history) is None
 
 
-def test_a_second_failover_is_judged_by_the_switch_away_from_the_recorded_timeline() -> None:
+def test_a_second_failover_is_judged_by_the_recorded_timeline() -> None:
     promoted_twice = replace(CLUSTER, timeline=5)
     assert gap(source=promoted_twice, history=[(3, AT), (4, FAR)]) is None
     assert gap(source=promoted_twice, history=[(3, BEFORE), (4, FAR)]) is not None
@@ -411,7 +409,7 @@ def test_positions_of_another_cluster_are_not_compared() -> None:
 
 
 @given(slot_confirmed=near, end_lsn=near, confirmed_lsn=near, wal_end=near)
-def test_on_one_timeline_a_slot_continues_exactly_when_slot_record_and_log_are_in_order(
+def test_a_slot_continues_exactly_when_positions_are_in_order(
     slot_confirmed: LSN, end_lsn: LSN, confirmed_lsn: LSN, wal_end: LSN
 ) -> None:
     point = checkpoint(end_lsn=end_lsn, confirmed_lsn=confirmed_lsn)

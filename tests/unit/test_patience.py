@@ -158,7 +158,7 @@ def test_trouble_tells_the_latest_problem_and_the_first_time() -> None:
     assert patient.troubles == {}, "nothing is waited for any more"
 
 
-def test_success_of_one_worker_says_nothing_of_another_that_waits() -> None:
+def test_success_of_one_worker_does_not_end_the_wait_of_another() -> None:
     """Reading a full disk goes well. With one note for both, the age of its trouble began anew."""
     patient = Patience(Waits(), ignore)
     seen: list[dict[str, Trouble]] = []

@@ -197,7 +197,7 @@ def test_what_is_put_back_is_later_than_the_batch_that_was_cut() -> None:
     assert says(pending.later, "1") == "nothing"
 
 
-def test_a_newer_mark_stays_when_an_older_one_is_put_back_and_taken_again() -> None:
+def test_a_newer_mark_outlasts_an_older_one_that_is_put_back() -> None:
     pending = Pending()
     pending.add(change(Op.UPDATE, "1"))
     pending.add(change(Op.DELETE, "1"))

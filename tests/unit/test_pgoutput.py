@@ -246,7 +246,7 @@ def test_golden_frames_decode_to_exactly_the_reviewed_messages(version: int) -> 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_every_message_type_and_every_kind_of_tuple_occurs_in_the_golden_frames(
+def test_golden_frames_have_every_message_type_and_kind_of_tuple(
     version: int,
 ) -> None:
     found = [decode(frame.payload) for frame in golden(version)]
@@ -275,7 +275,7 @@ def test_every_message_type_and_every_kind_of_tuple_occurs_in_the_golden_frames(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_each_golden_transaction_ends_with_the_commit_that_its_begin_announced(
+def test_each_golden_transaction_ends_with_its_announced_commit(
     version: int,
 ) -> None:
     begin: Begin | None = None
@@ -338,7 +338,7 @@ def test_each_golden_transaction_ends_with_the_commit_that_its_begin_announced(
         ("column list: only another column changes", None, ("1", "body")),
     ],
 )
-def test_an_update_holds_an_old_tuple_only_when_the_replica_identity_changed(
+def test_an_update_has_an_old_tuple_only_if_its_identity_changed(
     version: int, name: str, old: TupleData | None, new: TupleData
 ) -> None:
     _, update, _ = step(version, name)
@@ -348,7 +348,7 @@ def test_an_update_holds_an_old_tuple_only_when_the_replica_identity_changed(
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_full_replica_identity_gives_the_old_row_also_for_unchanged_text(version: int) -> None:
+def test_full_identity_gives_the_old_row_also_for_unchanged_text(version: int) -> None:
     _, insert, _ = step(version, "replica identity full: insert")
     _, update, _ = step(version, "replica identity full: update")
     _, delete, _ = step(version, "replica identity full: delete")
@@ -392,7 +392,7 @@ def test_what_was_rolled_back_is_not_sent(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_transaction_from_another_node_names_it_and_keeps_that_nodes_clock(
+def test_a_transaction_of_another_node_keeps_its_name_and_clock(
     version: int,
 ) -> None:
     begin, origin, _, commit = step(version, "transaction with an origin")
@@ -426,7 +426,7 @@ def test_a_stored_generated_column_is_sent_only_from_18_on(version: int, row: Tu
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_relations_types_and_foreign_begins_have_no_place_in_the_log(version: int) -> None:
+def test_relations_types_and_foreign_begins_have_no_position(version: int) -> None:
     """What the stream's guard is for: PostgreSQL's keepalives are forwarded after these."""
     frames = [(type(decode(frame.payload)), frame.data_start) for frame in golden(version)]
     nowhere = {kind for kind, start in frames if start == LSN(0)}
@@ -507,7 +507,7 @@ def test_any_bytes_after_a_tag_give_a_message_or_a_decode_error(tag: int, rest: 
 
 @total
 @given(st.data())
-def test_a_damaged_golden_frame_gives_a_message_or_a_decode_error(data: st.DataObject) -> None:
+def test_a_damaged_golden_frame_is_a_message_or_a_decode_error(data: st.DataObject) -> None:
     frames = golden(data.draw(st.sampled_from(VERSIONS), "version"))
     frame = bytearray(data.draw(st.sampled_from(frames), "frame").payload)
     for _ in range(data.draw(st.integers(1, 4), "damages")):
@@ -637,7 +637,7 @@ def test_a_binary_value_is_refused_with_the_reason(frame: bytes, message: str, f
     assert "a binary value, but START_REPLICATION requested text" in str(error)
 
 
-def test_a_refused_frame_tells_that_nothing_was_confirmed_past_it() -> None:
+def test_a_refused_frame_tells_that_nothing_is_confirmed_past_it() -> None:
     assert "nothing was confirmed past this message" in refusal(b"").hint
 
 

@@ -265,7 +265,7 @@ def test_a_transaction_is_not_confirmed_before_its_commit_came(rig: Rig) -> None
     assert all(report.confirmed <= report.recorded for report in rig.stream.reports)
 
 
-def test_idle_progress_is_recorded_in_steps_and_reported_only_then(rig: Rig) -> None:
+def test_idle_progress_is_recorded_in_steps_and_then_reported(rig: Rig) -> None:
     below = LSN(RECORDED + RECORD_STEP - 1)
     rig.stream.receive(below)
     wait_until(lambda: rig.stream.last.received == below, "it is heard", SECONDS)
@@ -291,7 +291,7 @@ def test_pending_bytes_bound_what_is_read_and_reports_go_on() -> None:
         rig.wait_for_confirmed(end)
 
 
-def test_a_drain_finishes_what_is_in_flight_and_leaves_the_rest_unconfirmed(rig: Rig) -> None:
+def test_a_drain_finishes_batches_and_leaves_others_unconfirmed(rig: Rig) -> None:
     rig.model.may_answer.clear()
     first = rig.stream.transaction(0x2000, insert(1, "in flight"))
     assert rig.model.asked.wait(SECONDS)

@@ -83,7 +83,7 @@ def test_a_deleted_row_keeps_nothing_whatever_is_stored(stored: State) -> None:
 
 
 @pytest.mark.parametrize("stored", STATES)
-def test_unchanged_values_prove_a_skip_only_when_the_stored_version_is_known(
+def test_unchanged_values_prove_a_skip_only_of_a_known_version(
     stored: State,
 ) -> None:
     planned = plan(updated(ALL_U), {ROW: stored})
@@ -103,7 +103,7 @@ def test_a_text_that_is_unchanged_only_in_part_is_read_again(stored: State) -> N
 
 @pytest.mark.parametrize("at_new_key", STATES)
 @pytest.mark.parametrize("at_origin", STATES)
-def test_chunks_move_to_a_new_key_only_when_those_at_the_old_one_are_known(
+def test_chunks_move_to_a_new_key_only_if_the_old_ones_are_known(
     at_origin: State, at_new_key: State
 ) -> None:
     planned = plan(moved(ALL_U), {ROW: at_origin, MOVED: at_new_key})
@@ -115,13 +115,13 @@ def test_chunks_move_to_a_new_key_only_when_those_at_the_old_one_are_known(
         assert planned.refetch == [MOVED]
 
 
-def test_a_complete_text_at_a_new_key_is_compared_with_what_is_stored_there() -> None:
+def test_a_complete_text_is_compared_with_that_at_its_new_key() -> None:
     assert plan(moved(WHOLE), {ROW: SAME}).actions == {ROW: Delete(), MOVED: WRITE}
     planned = plan(moved(WHOLE), {ROW: SAME, MOVED: SAME})
     assert planned.actions == {ROW: Delete(), MOVED: Skip("unchanged", SAME)}
 
 
-def test_a_moved_text_that_is_unchanged_only_in_part_is_read_again() -> None:
+def test_a_moved_text_that_is_partly_unchanged_is_read_again() -> None:
     planned = plan(moved(PART_U), {ROW: SAME, MOVED: SAME})
     assert planned.actions == {ROW: Delete()}
     assert planned.refetch == [MOVED]
@@ -194,7 +194,7 @@ def test_the_outcome_says_what_each_action_leaves() -> None:
     assert outcome.hashes == {(TABLE, fingerprint(TEXT))}
 
 
-def test_every_row_with_a_refused_text_becomes_a_dead_letter_and_no_other() -> None:
+def test_exactly_rows_with_a_refused_text_become_dead_letters() -> None:
     batch = Batch.of(
         [
             change(Op.INSERT, KEY, WHOLE),
@@ -256,7 +256,7 @@ def test_what_was_skipped_is_counted_with_its_reason() -> None:
     assert list(skipped(planned)) == [("public.t", "toast"), ("public.t", "superseded")]
 
 
-def test_a_text_read_again_proves_nothing_about_a_version_that_the_log_calls_unchanged() -> None:
+def test_a_text_read_again_proves_no_version_called_unchanged() -> None:
     """The read was ahead of the log: it may be another row's text, so a key change must not carry
     it along, and even an equal text is marked as known from the read alone."""
     known = Known(WRITE.document.fingerprint)
@@ -405,7 +405,7 @@ def test_text_and_metadata_go_together_to_a_new_key(
         assert planned.refetch == ([THERE] if action is None else [])
 
 
-def test_changed_metadata_alone_is_annotated_and_nothing_is_written() -> None:
+def test_changed_metadata_alone_is_annotated_without_a_write() -> None:
     planned = plan(Batch.of([noted_update(WHOLE, ("f", "2"))]), {HERE: Known(DIGEST, FIRST)})
     hashed = noted(("f", "2"))
     assert planned.actions == {HERE: Annotate(Metadata(("f", "2"), hashed), Known(DIGEST, hashed))}
@@ -439,7 +439,7 @@ def test_a_new_text_keeps_the_metadata_that_the_log_leaves_out() -> None:
     ],
     ids=repr,
 )
-def test_metadata_that_the_log_leaves_out_is_read_again_unless_it_is_known(
+def test_metadata_left_out_by_the_log_is_read_again_unless_known(
     texts: tuple[Value, ...], stored: State
 ) -> None:
     planned = plan(Batch.of([noted_update(texts, (U, "2"))]), {HERE: stored})
@@ -461,7 +461,7 @@ def test_a_row_that_moves_takes_its_changed_metadata_along() -> None:
     assert planned.outcome().states == {HERE: ABSENT, THERE: Known(DIGEST, hashed)}
 
 
-def test_rows_of_equal_texts_that_are_swapped_do_not_take_each_others_metadata() -> None:
+def test_swapped_rows_of_equal_texts_keep_their_own_metadata() -> None:
     """Each text is stored at its new key already, but what it leaves out is at the old one."""
     batch = Batch.of(
         [
@@ -481,7 +481,7 @@ def test_rows_of_equal_texts_that_are_swapped_do_not_take_each_others_metadata()
     }
 
 
-def test_a_letter_goes_with_its_row_to_a_new_key_though_the_text_had_to_be_read_again() -> None:
+def test_a_letter_follows_its_row_though_the_text_was_read_again() -> None:
     letter, other = Refused(DIGEST, "refused", "why"), Refused(OTHER_DIGEST, "refused", "why")
     batch = Batch.of([noted_update(ALL_U, FIRST_VALUES, to=NEW)])
     found = {THERE: Row(("a", "b"), FIRST_VALUES)}
@@ -600,7 +600,7 @@ def written(planned: Plan, stored: Stored) -> Stored:
 
 
 @given(histories())
-def test_from_what_is_known_any_batch_makes_what_is_stored_equal_to_the_rows(
+def test_any_batch_makes_what_is_stored_equal_to_the_rows(
     history: tuple[Stored, list[Change], Stored],
 ) -> None:
     before, log, after = history

@@ -131,7 +131,7 @@ def test_a_commit_ends_its_transaction() -> None:
     assert assembler.open_transaction is None
 
 
-def test_rows_of_tables_that_are_not_configured_count_and_are_left_out() -> None:
+def test_rows_of_unconfigured_tables_count_and_are_left_out() -> None:
     assembler = streaming(relation(), relation("x", name="stranger", oid=3, key=()), begin())
     found = events(assembler, insert("any", oid=3), insert("1", "a", None))
     assert ordinals(found) == [2]
@@ -146,7 +146,7 @@ def test_other_messages_are_no_changes() -> None:
 # -- what the target has already --------------------------------------------------------------
 
 
-def test_exactly_the_changes_that_the_recorded_position_covers_are_left_out() -> None:
+def test_exactly_the_changes_the_record_covers_are_left_out() -> None:
     covered: list[Table] = []
     recorded = checkpoint(Position(LSN(0x200), 2), end_lsn=0x108)
     assembler = Assembler([FIRST], recorded, ZERO, callbacks=Callbacks(on_covered=covered.append))
@@ -191,7 +191,7 @@ def test_a_replay_with_the_recorded_commit_goes_on() -> None:
 
 
 @pytest.mark.parametrize("replay_from", [0x208, 0x250])
-def test_a_stream_from_the_recorded_end_on_need_not_repeat_its_commit(replay_from: int) -> None:
+def test_a_stream_from_the_recorded_end_may_omit_its_commit(replay_from: int) -> None:
     assembler = Assembler([FIRST], checkpoint(end_lsn=LSN(0x208)), LSN(replay_from))
     assert len(events(assembler, commit(0x300))) == 1
 
@@ -217,7 +217,7 @@ def test_a_key_column_that_is_gone_stops_the_table() -> None:
         streaming(gone, begin(), insert("x", "y"))
 
 
-def test_a_text_column_that_the_log_does_not_carry_is_never_taken_for_empty() -> None:
+def test_a_text_column_that_the_log_lacks_is_not_taken_for_empty() -> None:
     """It may come from before the column was published; the row must be read, and if there is no
     such column any more, that read says so."""
     change = only(streaming(relation("id", "title"), begin()), insert("1", "a"))
@@ -225,7 +225,7 @@ def test_a_text_column_that_the_log_does_not_carry_is_never_taken_for_empty() ->
     assert not change.complete
 
 
-def test_a_change_that_the_target_has_may_be_of_a_table_that_looked_otherwise() -> None:
+def test_a_change_the_target_has_may_be_of_a_former_table_layout() -> None:
     """After a column was renamed, and the configuration with it, the log still tells of before."""
     seen = checkpoint(Position(LSN(0x100), 1))
     assembler = Assembler([FIRST], seen, ZERO)
@@ -239,7 +239,7 @@ def test_a_table_is_known_by_its_oid_whatever_the_log_calls_it() -> None:
 
 
 @pytest.mark.parametrize("key", [(), ("title",), ("id", "title")])
-def test_an_identity_that_is_not_the_primary_key_any_more_stops_the_table(
+def test_an_identity_other_than_the_primary_key_stops_the_table(
     key: tuple[str, ...],
 ) -> None:
     with pytest.raises(TableChangedError, match="replica identity"):
@@ -285,7 +285,7 @@ def test_a_row_without_its_key_stops_the_table(message: Message) -> None:
         streaming(relation(), begin()).feed(message, 1)
 
 
-def test_what_came_before_the_table_was_in_order_is_missed_once_and_never_an_error() -> None:
+def test_changes_before_the_table_is_in_order_raise_no_error() -> None:
     """The log will say it so for ever, whatever is mended: the table is compared instead."""
     undelivered: list[Table] = []
     assembler = Assembler(
@@ -415,13 +415,13 @@ def test_metadata_columns_are_found_by_name_at_each_relation() -> None:
     assert (change.key, change.texts, change.metadata) == (("1",), ("t", None), ("l", "t"))
 
 
-def test_a_metadata_column_that_the_log_does_not_carry_is_unchanged_and_not_null() -> None:
+def test_a_metadata_column_the_log_lacks_is_unchanged_not_null() -> None:
     change = only(noting("id", "title", "body"), insert("1", "t", "b"))
     assert change.metadata == (UNCHANGED, "t")
     assert not change.complete
 
 
-def test_a_metadata_column_counts_from_the_relation_on_that_carries_it() -> None:
+def test_a_metadata_column_counts_from_its_first_relation_on() -> None:
     assembler = noting("id", "title", "body")
     assert only(assembler, update("1", "t", "b")).metadata == (UNCHANGED, "t")
     assembler.feed(relation("id", "title", "body", "label"), 1)
@@ -443,7 +443,7 @@ def test_a_complete_old_tuple_fills_in_unchanged_metadata() -> None:
     assert change.complete
 
 
-def test_a_complete_old_tuple_does_not_replace_metadata_that_changed() -> None:
+def test_a_complete_old_tuple_replaces_no_metadata_that_changed() -> None:
     assembler = noting("id", "title", "body", "label", identity=ReplicaIdentity.FULL)
     message = update("1", "new", "b", None, full=("1", "t", "b", "l"))
     assert only(assembler, message).metadata == (None, "new")

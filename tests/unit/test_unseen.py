@@ -76,7 +76,7 @@ def test_nothing_is_hidden_when_nothing_was_received() -> None:
     assert hidden(Unseen(), snapshot(1, 1), "1") == set()
 
 
-def test_keys_of_a_transaction_that_the_snapshot_does_not_see_are_hidden() -> None:
+def test_keys_of_a_transaction_the_snapshot_misses_are_hidden() -> None:
     rows = noted(touch(10, "1"), touch(11, "2"), touch(12, "3"))
     assert hidden(rows, snapshot(11, 12, 11), "1", "2", "3", "4") == {"2", "3"}
     assert hidden(rows, snapshot(10, 10), "1", "2", "3", "4") == {"1", "2", "3"}
@@ -97,7 +97,7 @@ def test_a_key_change_hides_both_keys() -> None:
     assert hidden(rows, snapshot(10, 10), "1", "2", "3") == {"1", "2"}
 
 
-def test_a_key_is_hidden_as_long_as_one_of_its_transactions_is_not_seen() -> None:
+def test_a_key_is_hidden_while_one_of_its_transactions_is_unseen() -> None:
     rows = noted(touch(10), touch(11))
     assert hidden(rows, snapshot(11, 11), "1") == {"1"}
     assert hidden(rows, snapshot(10, 12, 10), "1") == {"1"}
@@ -115,7 +115,7 @@ def test_a_truncate_after_other_changes_hides_them_all() -> None:
     assert hidden(rows, snapshot(10, 10), "7") is None
 
 
-def test_what_every_later_snapshot_sees_is_forgotten_also_beside_an_older_transaction() -> None:
+def test_seen_transactions_are_forgotten_beside_an_older_one() -> None:
     rows = noted(touch(10, "1"), touch(11, "2"), touch(12, "3"), touch(21, "4"))
     rows.drop_seen(snapshot(9, 20, 9, 11))
     old = snapshot(5, 5)  # none is taken after that: it only shows what is remembered
@@ -124,7 +124,7 @@ def test_what_every_later_snapshot_sees_is_forgotten_also_beside_an_older_transa
     assert hidden(rows, old, "1", "2", "3") == set()
 
 
-def test_a_transaction_too_large_to_remember_hides_every_row_of_its_tables(
+def test_a_transaction_too_large_to_remember_hides_whole_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS", 3)
@@ -136,7 +136,7 @@ def test_a_transaction_too_large_to_remember_hides_every_row_of_its_tables(
     assert hidden(rows, snapshot(11, 11), "1", "2") == {"1"}, "another one is remembered by key"
 
 
-def test_beyond_the_cap_of_all_the_largest_transaction_is_remembered_by_its_tables(
+def test_beyond_the_cap_the_largest_transaction_hides_tables(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 5)

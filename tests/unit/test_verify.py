@@ -242,14 +242,14 @@ def test_what_a_repair_does_not_mend_remains(world: World) -> None:
 # -- beside the log ---------------------------------------------------------------------------
 
 
-def test_a_target_that_was_only_behind_is_fresh_on_the_second_look(world: World) -> None:
+def test_a_target_that_was_only_behind_is_fresh_at_a_second_look(world: World) -> None:
     world.fill("1", "2")
     world.rows["1",] = row("newer")
     world.meanwhile = [lambda: world.commit("1", "newer")]
     assert verified(world) == {"checked": 2, "fresh": 2, "remaining": 0}
 
 
-def test_a_suspect_that_the_log_touched_between_the_looks_is_pending(world: World) -> None:
+def test_a_suspect_touched_between_the_looks_is_pending(world: World) -> None:
     world.fill("1", "2")
     world.stored["1",] = world.stored["2",] = stored("an older text")
     world.meanwhile = [lambda: world.note("1")]
@@ -257,7 +257,7 @@ def test_a_suspect_that_the_log_touched_between_the_looks_is_pending(world: Worl
     assert found == {"checked": 2, "pending": 1, "stale": 1, "remaining": 1}
 
 
-def test_a_suspect_that_the_log_touched_after_the_second_look_is_pending(world: World) -> None:
+def test_a_suspect_touched_after_the_second_look_is_pending(world: World) -> None:
     """That look saw a change in the source before the log brought it."""
     world.fill("1", "2")
     world.stored["1",] = world.stored["2",] = stored("an older text")
@@ -280,7 +280,7 @@ def test_what_was_touched_before_it_was_suspected_is_no_excuse(world: World) -> 
     assert verified(world) == {"checked": 1, "stale": 1, "remaining": 1}
 
 
-def test_a_row_that_the_first_look_is_too_old_about_is_looked_at_again(world: World) -> None:
+def test_a_row_the_first_look_is_too_old_for_is_looked_at_again(world: World) -> None:
     world.fill("1", "2")
     world.hidden = [{("1",)}]
     assert verified(world) == {"checked": 2, "fresh": 2, "remaining": 0}
@@ -346,7 +346,7 @@ def test_a_sample_of_right_vectors_changes_no_count(world: World) -> None:
     assert found == {"checked": 3, "fresh": 3, "sampled": 2, "remaining": 0}
 
 
-def test_a_stored_vector_of_another_text_is_stale_and_counted_once(world: World) -> None:
+def test_a_stored_vector_of_another_text_is_counted_stale_once(world: World) -> None:
     world.fill("1", "2", "3")
     world.other_vectors = {("2",)}
     assert verified(world) == {"checked": 3, "fresh": 3, "remaining": 0}, "hashes do not tell it"
@@ -371,7 +371,7 @@ def test_a_wrong_vector_is_mended_by_a_repair(world: World) -> None:
     assert verified(world, sample=10) == {"checked": 2, "fresh": 2, "sampled": 2, "remaining": 0}
 
 
-def test_a_sampled_document_that_the_log_touched_meanwhile_is_not_drift(world: World) -> None:
+def test_a_sampled_document_touched_meanwhile_is_no_drift(world: World) -> None:
     world.fill("1", "2")
     world.other_vectors = {("2",)}
     world.meanwhile = [lambda: world.note("2")]
@@ -404,7 +404,7 @@ def test_what_drifts_is_shown_until_it_is_mended(world: World) -> None:
     assert [shown(metrics, kind) for kind in ("missing", "stale", "orphan")] == [0, 0, 0]
 
 
-def test_a_request_that_was_called_off_is_left_and_nothing_is_mended(world: World) -> None:
+def test_a_request_that_was_called_off_is_left_and_mends_nothing(world: World) -> None:
     world.rows[("1",)] = Row(("a",))
     world.called_off = True
     with pytest.raises(AssertionError, match="running"):

@@ -79,7 +79,7 @@ def test_golden_frames_decode_to_exactly_the_reviewed_messages() -> None:
         assert messages == ("" if meaning.startswith("#") else meaning)
 
 
-def test_every_golden_change_lies_in_the_transaction_that_its_begin_announced() -> None:
+def test_each_golden_change_is_in_the_transaction_of_its_begin() -> None:
     begin: Begin | None = None
     last_end = LSN(0)
     for message in (message for found in steps().values() for message in found):
@@ -97,7 +97,7 @@ def test_every_golden_change_lies_in_the_transaction_that_its_begin_announced() 
     assert begin is None
 
 
-def test_a_relation_comes_before_the_first_row_that_does_not_fit_the_last_one() -> None:
+def test_a_relation_comes_before_the_first_row_that_needs_it() -> None:
     relations: dict[int, Relation] = {}
     for message in (message for found in steps().values() for message in found):
         match message:
@@ -138,7 +138,7 @@ def test_old_and_new_tuples_are_those_of_the_sql(
     assert (update.old, update.new) == (old, new)
 
 
-def test_an_unchanged_key_that_lies_out_of_line_is_in_the_old_tuple() -> None:
+def test_an_unchanged_key_out_of_line_is_in_the_old_tuple() -> None:
     (update,) = step("key out of line: another column")
     assert isinstance(update, Update)
     assert update.new[0] is UNCHANGED
@@ -231,7 +231,7 @@ def test_lines_in_the_encoding_of_the_database_are_read(codec: str) -> None:
     assert insert == Insert(relation_oid=OID, new=("1", body))
 
 
-def test_bytes_that_are_not_of_the_encoding_are_refused_at_their_place() -> None:
+def test_bytes_outside_the_encoding_are_refused_at_their_place() -> None:
     error = refusal(b'{"action":"M\x98', decoder(codec="cp1251"))
     assert (error.offset, "cp1251" in str(error)) == (12, True)
     assert refusal(b'{"action":"M\xff"}').field == "line"

@@ -97,7 +97,7 @@ def test_full_identity_is_told_by_the_first_update_or_delete() -> None:
     assert messages[-1] == Delete(relation_oid=OID, old_kind=OldTuple.FULL, old=("1", "b"))
 
 
-def test_under_full_identity_an_unchanged_value_is_in_the_old_tuple_only() -> None:
+def test_full_identity_puts_unchanged_values_in_the_old_tuple() -> None:
     toasted = frame("U", {"id": ONE}, {"id": ONE, "body": text("a")})
     (relation, update) = feed(follow(), toasted)
     assert relations([relation]) == [("f", "id body", "id")]
@@ -124,7 +124,7 @@ def test_an_identity_with_more_than_the_key_is_not_a_full_one() -> None:
     assert relations(messages) == [("d", "id other body", "id other")]
 
 
-def test_full_identity_of_a_table_that_is_all_key_is_as_good_as_its_key() -> None:
+def test_full_identity_of_an_all_key_table_is_as_good_as_its_key() -> None:
     row, moved = {"a": ONE, "b": ONE}, {"a": ONE, "b": TWO}
     decoder = follow("a", "b")
     messages = feed(
@@ -174,7 +174,7 @@ def test_a_composite_key_is_old_as_a_whole() -> None:
     )
 
 
-def test_a_column_that_comes_is_announced_once_and_one_that_goes_is_unchanged() -> None:
+def test_a_new_column_is_announced_once_a_gone_one_is_unchanged() -> None:
     decoder = follow("id", "body", "extra")
     added = frame("U", {"id": ONE, "body": text("b"), "extra": text("e")}, {"id": ONE})
     gone = frame("U", {"id": ONE, "extra": text("E")}, {"id": ONE})
@@ -187,7 +187,7 @@ def test_a_column_that_comes_is_announced_once_and_one_that_goes_is_unchanged() 
     assert update.new == ("1", UNCHANGED, "E")
 
 
-def test_a_text_that_was_out_of_line_in_the_first_row_is_announced_when_it_comes() -> None:
+def test_a_text_out_of_line_at_first_is_announced_when_it_comes() -> None:
     decoder = follow()
     messages = feed(decoder, frame("U", {"id": ONE}, {"id": ONE}), INSERT)
     assert relations(messages) == [("d", "id", "id"), ("d", "id body", "id")]

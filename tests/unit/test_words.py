@@ -42,15 +42,19 @@ PHRASES = re.compile(
 """Persons for things, and seven ways to say that the changes of a table are undelivered."""
 
 
-def read_texts() -> Texts:
-    package = Path(cdc_embed.__file__).parent
+LONGEST_TEST_NAME = 60
+"""So that the promise of a test is read at once, and fits on a line wherever it is named."""
+
+
+def read_texts(top: Path) -> Texts:
     return {
-        str(path.relative_to(package.parent)): path.read_text(encoding="utf-8")
-        for path in sorted(package.rglob("*.py"))
+        str(path.relative_to(top.parent)): path.read_text(encoding="utf-8")
+        for path in sorted(top.rglob("*.py"))
     }
 
 
-TEXTS = read_texts()
+TEXTS = read_texts(Path(cdc_embed.__file__).parent)
+TESTS = read_texts(Path(__file__).parents[1])
 
 
 @cache
@@ -161,6 +165,17 @@ def figures_of_speech(texts: Texts) -> list[str]:
     ]
 
 
+def long_names_of_tests(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, text in texts.items()
+        for node in nodes(text)
+        if isinstance(node, Function)
+        and node.name.startswith("test_")
+        and len(node.name) > LONGEST_TEST_NAME
+    ]
+
+
 # -- the tree as it is -------------------------------------------------------------------------
 
 
@@ -171,6 +186,11 @@ def figures_of_speech(texts: Texts) -> list[str]:
 def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
     assert len(TEXTS) > 40
     assert rule(TEXTS) == []
+
+
+def test_no_test_has_a_name_of_more_than_sixty_letters() -> None:
+    assert len(TESTS) > 100
+    assert long_names_of_tests(TESTS) == []
 
 
 def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
@@ -205,6 +225,7 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (figures_of_speech, "# the server hears it"),
         (figures_of_speech, 'log.error("table stands still")'),
         (figures_of_speech, 'def f():\n    """Let go of\n    it."""'),
+        (long_names_of_tests, f"class X:\n    def test_{'x' * 56}(self): ..."),
     ],
 )
 def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
@@ -227,6 +248,7 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
         (vague_names, "def asynchronous(handled): ..."),
         (former_names, "import both"),
         (figures_of_speech, "# the target lets another writer go on"),
+        (long_names_of_tests, f"def test_{'x' * 55}(): ..."),
     ],
 )
 def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, code: str) -> None:

@@ -56,7 +56,7 @@ def readiness(service: RunningService) -> str:
         return refused.read().decode()
 
 
-def test_table_under_another_name_stands_still_alone_and_is_compared_after_setup(two: Site) -> None:
+def test_renamed_table_pauses_alone_and_is_compared_after_setup(two: Site) -> None:
     """Rename-swap, as tools for online changes of a table do it."""
     with two.service() as service:
         wait_until(lambda: backfilled(service), "backfill")
@@ -88,7 +88,7 @@ def test_table_under_another_name_stands_still_alone_and_is_compared_after_setup
 
 
 @pytest.mark.parametrize("two", ["pgoutput"], indirect=True)
-def test_table_that_is_published_again_by_hand_is_compared_while_the_service_runs(
+def test_table_republished_by_hand_is_compared_by_the_service(
     two: Site,
 ) -> None:
     with two.service() as service:
@@ -109,7 +109,7 @@ def test_table_that_is_published_again_by_hand_is_compared_while_the_service_run
 @pytest.mark.parametrize(
     "leaves", ["drop column body cascade", "rename to another", "rename column body to other"]
 )
-def test_table_that_leaves_while_it_is_compared_stands_still_alone(two: Site, leaves: str) -> None:
+def test_table_that_leaves_while_it_is_compared_pauses_alone(two: Site, leaves: str) -> None:
     """Its rows cannot be read any more, a while before anybody has looked why."""
     two.sql("insert into documents select i, 't', 'text ' || i from generate_series(2, 200) i")
     two.configure(
