@@ -117,8 +117,15 @@ class Batches:
     """Everything pending and in flight on one connection. For the loop's thread alone."""
 
     def __init__(
-        self, *, workers: Workers, lane: Lane, linger: float, wake: Callable[[], None]
+        self,
+        *,
+        workers: Workers,
+        lane: Lane,
+        linger: float,
+        wake: Callable[[], None],
+        clock: Callable[[], float],
     ) -> None:
+        self._clock = clock
         self._workers = workers
         self._lane = lane
         self._linger = linger
@@ -134,7 +141,7 @@ class Batches:
         self._hot = _HotRows()
         self._take = FIRST_TAKE
         self._logs_turn = False
-        self._examined_at = time.monotonic()
+        self._examined_at = self._clock()
         self._lingers_since: float | None = None
         self._prepare = ThreadPoolExecutor(1, thread_name_prefix="prepare")
         self._write = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -238,7 +245,7 @@ class Batches:
             self._take = max(FIRST_TAKE, 2 * changes)
         else:
             self._take = min(LARGEST_TAKE, max(self._take, 2 * changes))
-        self._hot.mark(prepared.plan, time.monotonic())
+        self._hot.mark(prepared.plan, self._clock())
 
     def _prepare_again(self, outdated: OutdatedPlanError) -> None:
         """Drop every plan, because the oldest cannot be written; each flight keeps its facts."""
@@ -302,7 +309,7 @@ class Batches:
         if offer is None:
             return
         self._logs_turn = True
-        self._examined_at = time.monotonic()
+        self._examined_at = self._clock()
         self._add(InFlight(work=Extract(slice=offer.slice, hidden=hidden), offer=offer))
 
     def _dispatch_range(self, now: float) -> None:

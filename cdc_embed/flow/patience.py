@@ -42,6 +42,10 @@ def delay(attempt: int, chance: float, asked: float | None = None) -> float:
     return max(backoff * (0.5 + chance / 2), min(asked or 0.0, LONGEST_ASKED))
 
 
+Delay = Callable[[int, float, float | None], float]
+"""Seconds before an attempt, by its number, a chance in [0, 1), and the seconds asked for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
     """A failure or silence that is being waited out."""
@@ -71,15 +75,24 @@ class Patience:
     Several workers can wait for the same stage: one that succeeds says nothing of the others.
     """
 
-    def __init__(self, abandon: Event, on_error: Callable[[str, CdcEmbedError], None]) -> None:
+    def __init__(
+        self,
+        abandon: Event,
+        on_error: Callable[[str, CdcEmbedError], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        delay: Delay = delay,
+    ) -> None:
         self._abandon = abandon
         self._on_error = on_error
+        self._clock = clock
+        self._delay = delay
         self._waits: list[_Wait] = []
 
     @property
     def troubles(self) -> dict[str, Trouble]:
         """The longest wait of each stage; from any thread."""
-        now = time.monotonic()
+        now = self._clock()
         found: dict[str, Trouble] = {}
         for wait in list(self._waits):
             trouble = wait.seen_at(now)
@@ -93,7 +106,7 @@ class Patience:
         Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0
-        wait = _Wait(stage, time.monotonic())
+        wait = _Wait(stage, self._clock())
         self._waits.append(wait)
         try:
             while not self._abandon.is_set():
@@ -101,10 +114,10 @@ class Patience:
                     return attempt()
                 except PASSING as exc:
                     self._on_error(stage, exc)
-                    since = wait.trouble.since if wait.trouble else time.monotonic()
+                    since = wait.trouble.since if wait.trouble else self._clock()
                     wait.trouble = Trouble(str(exc), since)
                     asked = getattr(exc, "retry_after", None)
-                    self._abandon.wait(delay(tries, random.random(), asked))
+                    self._abandon.wait(self._delay(tries, random.random(), asked))
                     tries += 1
             raise AbandonedError
         finally:

@@ -63,6 +63,8 @@ class Limits:
     """Seconds between reports at the most: well below the server's timeout."""
     linger: float = 0.0
     """Seconds that a change waits for others."""
+    clock: Callable[[], float] = time.monotonic
+    """The loop's clock, in monotonic seconds."""
 
 
 class Pipeline:
@@ -81,7 +83,13 @@ class Pipeline:
         self._buffered = True
         self._waker = Waker()
         lane.wake = self.wake
-        self._batches = Batches(workers=workers, lane=lane, linger=limits.linger, wake=self.wake)
+        self._batches = Batches(
+            workers=workers,
+            lane=lane,
+            linger=limits.linger,
+            wake=self.wake,
+            clock=limits.clock,
+        )
         self._confirmation = Confirmation(
             wire=log.stream,
             assembler=log.assembler,
@@ -115,7 +123,7 @@ class Pipeline:
             self._mark_idle()
             self._confirmation.record(at_least=1)
             self._finish_recording(deadline)
-            self._confirmation.tell(time.monotonic(), at_once=True)
+            self._confirmation.tell(self._limits.clock(), at_once=True)
         return True
 
     def _finish_recording(self, deadline: Callable[[], bool]) -> None:
@@ -137,7 +145,7 @@ class Pipeline:
         self._waker.wake()
 
     def _turn(self, *, connected: bool = True, reading: bool = True) -> None:
-        now = time.monotonic()
+        now = self._limits.clock()
         self._collect()
         self._confirmation.mark_recorded()
         if reading:

@@ -283,9 +283,8 @@ def test_a_row_read_before_its_table_was_trusted_proves_nothing(rounds: int) -> 
 def two_batches_of_which_one_fails(failing: int) -> Iterator[tuple[World, list[Committed]]]:
     """Both are prepared and with the writer; the target refuses one's table until it is mended."""
     setting = Setting(take=1)
-    with simulated(setting) as clock:
+    with simulated(setting):
         world = World(setting)
-        clock.monotonic = lambda: world.clock
         rows = [Op("insert", key=0, table=0), Op("insert", key=2, table=1)]
         world.play([*commits(rows), REST])
         written, told = world.target._write, list[Committed]()
@@ -394,9 +393,8 @@ def test_a_comparison_ends_only_once_the_log_reached_what_it_saw() -> None:
 def test_a_comparison_comes_after_what_the_log_has_before_it() -> None:
     """A partition is emptied, which is not in the log: an older row would come later, and stay."""
     setting = Setting()
-    with simulated(setting) as clock:
+    with simulated(setting):
         world = World(setting)
-        clock.monotonic = lambda: world.clock
         world.play(commits([Op("insert", key=0), Op("insert", key=1)]))
         for rows in (world.source.rows, world.source.seen):
             rows[FIRST].clear()

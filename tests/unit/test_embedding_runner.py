@@ -15,7 +15,6 @@ from cdc_embed.errors import (
     EmbedderUnavailableError,
     TextRefusedError,
 )
-from cdc_embed.flow import patience
 from cdc_embed.flow.embedding import MOST_LETTERS_IN_A_ROW, PROBE, EmbeddingRunner
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.metrics import Metrics
@@ -56,10 +55,9 @@ class Fake:
         pass
 
 
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_DELAY", 0.0001)
-    monkeypatch.setattr(patience, "LONGEST_DELAY", 0.001)
+def at_once(_attempt: int, _chance: float, asked: float | None) -> float:
+    """No delay but the one that the service asks for."""
+    return asked or 0.0
 
 
 @contextmanager
@@ -67,7 +65,7 @@ def running(
     fake: Fake, abandon: Event | None = None, errors: list[CdcEmbedError] | None = None
 ) -> Iterator[EmbeddingRunner]:
     heard = errors if errors is not None else []
-    patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error))
+    patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=at_once)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
     runner = EmbeddingRunner(fake, fake.describe(), patient, metrics)
     try:

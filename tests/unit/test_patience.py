@@ -1,6 +1,5 @@
 """Waiting: how long before the next attempt, and that nothing holds up a stop."""
 
-import time
 from threading import Event, Thread
 
 import pytest
@@ -15,7 +14,6 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     TextRefusedError,
 )
-from cdc_embed.flow import patience
 from cdc_embed.flow.patience import (
     FIRST_DELAY,
     LONGEST_ASKED,
@@ -176,11 +174,10 @@ def test_success_of_one_worker_does_not_end_the_wait_of_another() -> None:
     assert second["target"].problem == "target database: disk full"
 
 
-def test_attempt_that_lasts_long_shows_as_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attempt_that_lasts_long_shows_as_waiting() -> None:
     """A statement that waits for a lock raises nothing."""
     now = 1000.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    patient = Patience(Waits(), ignore)
+    patient = Patience(Waits(), ignore, clock=lambda: now)
 
     def attempt() -> None:
         nonlocal now
@@ -202,11 +199,9 @@ def test_nothing_is_tried_once_the_service_stops() -> None:
     assert attempts.made == 0
 
 
-def test_a_stop_ends_a_long_wait_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FIRST_DELAY", 3600.0)
-    monkeypatch.setattr(patience, "LONGEST_DELAY", 3600.0)
+def test_a_stop_ends_a_long_wait_at_once() -> None:
     abandon, failed, ended = Event(), Event(), Event()
-    patient = Patience(abandon, lambda _stage, _error: failed.set())
+    patient = Patience(abandon, lambda _stage, _error: failed.set(), delay=lambda *_: 3600.0)
 
     def keep_trying() -> None:
         with pytest.raises(AbandonedError):

@@ -22,7 +22,7 @@ from cdc_embed.change.document import Key, Table, fingerprint
 from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow import batches, patience, pipeline
+from cdc_embed.flow import batches
 from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
@@ -310,7 +310,7 @@ class World:
         self.reread = 0
         self.model.embedded.clear()
         wire = Wire(self.source, self.slot, lambda: self.target.checkpoint.recorded)
-        patient = Patience(Event(), lambda *_: None)
+        patient = Patience(Event(), lambda *_: None, delay=lambda *_: 0.0)
         self.wire = wire
         self._lane = Lane()
         store = cast(StoreReader, self.target)
@@ -334,7 +334,9 @@ class World:
                 writer=Writer(self.target, patient, checkpoint.batch_seq),
             ),
             telemetry=TELEMETRY,
-            limits=Limits(memory=self._setting.memory, report_interval=10.0),
+            limits=Limits(
+                memory=self._setting.memory, report_interval=10.0, clock=lambda: self.clock
+            ),
             lane=self._lane,
         )
         self._start_comparing(checkpoint.epoch)
@@ -470,17 +472,14 @@ def _fail(error: Exception) -> None:
 
 
 @contextmanager
-def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
-    """A clock that only the schedule moves, workers that only the schedule runs, no waiting."""
-    clock = SimpleNamespace(monotonic=lambda: 0.0, time=lambda: 0.0)
+def simulated(setting: Setting) -> Iterator[None]:
+    """Workers that only the schedule runs, and no waiting."""
     silent = SimpleNamespace(info=lambda *_, **__: None, exception=lambda *_, **__: None)
     with (
         patch.object(batches, "ThreadPoolExecutor", Steered),
-        patch.object(batches, "time", clock),
+        patch.object(batches, "log", silent),
         patch.object(batches, "FIRST_TAKE", setting.take),
         patch.object(batches, "LARGEST_TAKE", setting.take),
-        patch.object(pipeline, "time", clock),
-        patch.object(patience, "delay", lambda *_: 0.0),
         patch.object(slices, "POLL_SECONDS", 0.0),
         patch.object(slices, "SLICE_ROWS", setting.slice_rows),
         patch.object(reconciler, "SAVE_SECONDS", -1.0),
@@ -489,14 +488,13 @@ def simulated(setting: Setting) -> Iterator[SimpleNamespace]:
         patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),
     ):
-        yield clock
+        yield
 
 
 def run(setting: Setting, steps: Iterable[tuple[str, Any]]) -> World:
     """The world after ``steps``, at rest and checked."""
-    with simulated(setting) as clock:
+    with simulated(setting):
         world = World(setting)
-        clock.monotonic = lambda: world.clock
         try:
             world.play(steps)
             world.settle()
