@@ -45,9 +45,9 @@ class Violation(NamedTuple):
 
 
 @contextmanager
-def watched(site: Site) -> Iterator["Watch"]:
+def watched(site: Site, *, last: float = LAST_SECONDS) -> Iterator["Watch"]:
     """Hold a site's slot against its checkpoint all the time; fail if it was ever beyond."""
-    watch = Watch(site)
+    watch = Watch(site, last=last)
     watch.start()
     try:
         yield watch
@@ -66,24 +66,29 @@ class Watch(threading.Thread):
     target's first answer.
     """
 
-    def __init__(self, site: Site, *, replaced: bool = False) -> None:
-        """``replaced``: the slot and its row can be absent, because they are made anew."""
+    def __init__(self, site: Site, *, replaced: bool = False, last: float = LAST_SECONDS) -> None:
+        """Begin to watch with ``start``, and take one more sample within ``last`` seconds of the
+        end.
+
+        With ``replaced`` the slot and its row can be absent, because they are made anew.
+        """
         super().__init__(name="watch", daemon=True)
         self.violations: list[Violation] = []
         self.failures: list[Exception] = []
         self.samples = 0
         self._replaced = replaced
+        self._last = last
         self._slot = _Position(lambda: site.dsn, CONFIRMED, site.name)
         self._checkpoint = _Position(lambda: (site.target or site).dsn, RECORDED, site.name)
         self._highest = ZERO
-        """What the slot said since the target's last answer."""
+        """The highest position of the slot since the target's last answer."""
         self._looking = threading.Lock()
         self._ended = threading.Event()
 
     def run(self) -> None:
         while not self._ended.wait(PERIOD) and not self.failures:
             self._look()
-        deadline = time.monotonic() + LAST_SECONDS
+        deadline = time.monotonic() + self._last
         while not self._replaced and not self.failures and not self._look():
             if time.monotonic() > deadline:
                 self.failures.append(TimeoutError("the watch could not look any more"))
@@ -122,7 +127,7 @@ class Watch(threading.Thread):
 
     def stop(self) -> None:
         self._ended.set()
-        self.join(2 * LAST_SECONDS)
+        self.join(2 * self._last)
         assert not self.is_alive(), "the watch hangs"
 
 

@@ -29,7 +29,10 @@ class _Touched:
 class Unseen:
     """The keys that recently received transactions touched."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_KEYS, most_of_all: int = MOST_KEYS_OF_ALL) -> None:
+        """Keep ``most`` keys of one transaction, ``most_of_all`` of all together."""
+        self._most = most
+        self._most_of_all = most_of_all
         self._transactions: dict[int, _Touched] = {}
         self._keys = 0
 
@@ -44,9 +47,9 @@ class Unseen:
         if change.old_key is not None:
             touched.keys.add((change.table, change.old_key))
         self._keys += len(touched.keys) - before
-        if len(touched.keys) > MOST_KEYS:
+        if len(touched.keys) > self._most:
             self._forget_keys(touched)
-        while self._keys > MOST_KEYS_OF_ALL:
+        while self._keys > self._most_of_all:
             self._forget_keys(max(self._transactions.values(), key=lambda t: len(t.keys)))
 
     def drop_seen(self, snapshot: Snapshot) -> None:

@@ -216,17 +216,21 @@ class Script:
 
 
 def wait_while_written(
-    is_done: Callable[[], bool], written: Callable[[], int], on_wait: Callable[[], None]
+    is_done: Callable[[], bool],
+    written: Callable[[], int],
+    on_wait: Callable[[], None],
+    *,
+    stall: float = STALL_SECONDS,
 ) -> None:
-    """Wait for as long as more is written; TimeoutError after ``STALL_SECONDS`` with nothing."""
+    """Wait for as long as more is written; TimeoutError after ``stall`` seconds with nothing."""
     before, since = written(), time.perf_counter()
     while not is_done():
         on_wait()
         now = time.perf_counter()
         if (count := written()) != before:
             before, since = count, now
-        elif now - since > STALL_SECONDS:
-            raise TimeoutError(f"the demo's service has written nothing for {STALL_SECONDS:.0f} s")
+        elif now - since > stall:
+            raise TimeoutError(f"the demo's service has written nothing for {stall:.0f} s")
         time.sleep(0.005)
 
 

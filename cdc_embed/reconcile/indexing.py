@@ -12,7 +12,7 @@ import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow.patience import AbandonedError, Patience
+from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.postgres.session import Session
 
 log = structlog.get_logger()
@@ -21,12 +21,18 @@ log = structlog.get_logger()
 class Indexer:
     """Makes the search index of each table that is filled."""
 
-    def __init__(self, session: Session, ensure: Callable[[Session, Table], bool]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        ensure: Callable[[Session, Table], bool],
+        *,
+        delay: Delay = delay,
+    ) -> None:
         self._session = session
         self._ensure = ensure
         self._filled: Queue[Table | None] = Queue()
         self._closed = Event()
-        self._patience = Patience(self._closed, self._on_error)
+        self._patience = Patience(self._closed, self._on_error, delay=delay)
         self._thread = Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
 

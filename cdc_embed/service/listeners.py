@@ -27,13 +27,22 @@ class Listeners:
     """Calls listeners with the rows of each commit, in order, from one thread.
 
     A listener that raises does not stop the others or the service: the exception is logged and
-    counted (``cdc_embed_listener_errors_total``). While more than ``MOST_WAITING_ROWS`` rows wait,
-    the rows of further commits are dropped, logged and counted
+    counted (``cdc_embed_listener_errors_total``). While more than ``most`` rows wait, the rows of
+    further commits are dropped, logged and counted
     (``cdc_embed_listener_rows_dropped_total``); ``status`` names the listeners under ``waiting``.
     """
 
-    def __init__(self, listeners: Sequence[Listener], metrics: Metrics) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[Listener],
+        metrics: Metrics,
+        *,
+        most: int = MOST_WAITING_ROWS,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
         self._listeners = tuple(listeners)
+        self._most = most
+        self._close_seconds = close_seconds
         self._metrics = metrics
         self._changed = threading.Condition()
         self._waiting: deque[Sequence[Committed]] = deque()
@@ -50,7 +59,7 @@ class Listeners:
         if not self._listeners:
             return
         with self._changed:
-            if self._rows < MOST_WAITING_ROWS:
+            if self._rows < self._most:
                 self._rows += len(committed)
                 self._waiting.append(committed)
                 self._changed.notify_all()
@@ -58,7 +67,7 @@ class Listeners:
             begins, self._dropping = not self._dropping, True
         self._metrics.listener_rows_dropped.inc(len(committed))
         if begins:
-            log.error("listeners are too slow, rows are dropped", waiting=MOST_WAITING_ROWS)
+            log.error("listeners are too slow, rows are dropped", waiting=self._most)
 
     @property
     def problem(self) -> str:
@@ -87,7 +96,7 @@ class Listeners:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(CLOSE_SECONDS)
+        self._thread.join(self._close_seconds)
         if not self.told:
             log.warning("listeners were not told of every commit", rows=self._rows)
 
@@ -102,7 +111,7 @@ class Listeners:
                 self._call(listener, committed)
             with self._changed:
                 self._rows -= len(committed)
-                self._dropping = self._dropping and self._rows >= MOST_WAITING_ROWS
+                self._dropping = self._dropping and self._rows >= self._most
                 self._changed.notify_all()
 
     def _call(self, listener: Listener, committed: Sequence[Committed]) -> None:

@@ -3,11 +3,9 @@
 from threading import Event
 from typing import cast
 
-import pytest
-
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError, TargetRefusedError, TargetUnavailableError
-from cdc_embed.flow import patience
+from cdc_embed.flow.patience import Delay, delay
 from cdc_embed.postgres.session import Session
 from cdc_embed.reconcile.indexing import Indexer
 from tests.builders import table
@@ -40,15 +38,8 @@ class Target:
         pass
 
 
-def indexer(target: Target) -> Indexer:
-    return Indexer(cast(Session, target), target.ensure)
-
-
-@pytest.fixture
-def _endless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A wait lasts an hour."""
-    monkeypatch.setattr(patience, "FIRST_DELAY", 3600.0)
-    monkeypatch.setattr(patience, "LONGEST_DELAY", 3600.0)
+def indexer(target: Target, delay: Delay = delay) -> Indexer:
+    return Indexer(cast(Session, target), target.ensure, delay=delay)
 
 
 def test_an_index_that_cannot_be_made_now_is_tried_again() -> None:
@@ -70,10 +61,9 @@ def test_what_a_person_must_mend_keeps_no_other_table_waiting() -> None:
     assert target.tried == ["a", "b"]
 
 
-@pytest.mark.usefixtures("_endless")
 def test_a_stop_waits_for_no_further_attempt() -> None:
     target = Target(AWAY)
-    making = indexer(target)
+    making = indexer(target, lambda *_: 3600.0)
     making.filled(table("a"))
     making.filled(table("b"))
     assert target.failed.wait(30)

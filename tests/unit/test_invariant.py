@@ -90,12 +90,12 @@ def test_a_side_that_was_away_for_a_while_is_no_violation(script: Script) -> Non
     watch_for_a_while()
 
 
-def test_a_target_that_does_not_come_back_fails_the_watch(
-    script: Script, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(invariant, "LAST_SECONDS", 0.1)
+def test_a_target_that_does_not_come_back_fails_the_watch(script: Script) -> None:
     script(Side(1), Side(*[1] * 20, AWAY))
-    with pytest.raises(AssertionError, match="could not look any more"), watched(SITE) as watch:
+    with (
+        pytest.raises(AssertionError, match="could not look any more"),
+        watched(SITE, last=0.1) as watch,
+    ):
         wait_until(lambda: watch.samples == 20, "it watches")
 
 

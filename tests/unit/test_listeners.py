@@ -8,7 +8,6 @@ import pytest
 
 from cdc_embed.flow.telemetry import Committed
 from cdc_embed.metrics import Metrics
-from cdc_embed.service import listeners as room
 from cdc_embed.service.listeners import Listeners
 
 SECONDS = 10.0
@@ -96,10 +95,9 @@ def test_telling_waits_for_no_listener(metrics: Metrics, slow: Slow) -> None:
 
 
 def test_rows_beyond_the_bound_are_dropped_until_there_is_room(
-    metrics: Metrics, slow: Slow, monkeypatch: pytest.MonkeyPatch
+    metrics: Metrics, slow: Slow
 ) -> None:
-    monkeypatch.setattr(room, "MOST_WAITING_ROWS", 2)
-    listeners = Listeners([slow], metrics)
+    listeners = Listeners([slow], metrics, most=2)
     listeners.tell(rows("1"))
     assert slow.called.wait(SECONDS)
     listeners.tell(rows("2", "3"))
@@ -116,11 +114,8 @@ def test_rows_beyond_the_bound_are_dropped_until_there_is_room(
     listeners.close()
 
 
-def test_a_listener_that_hangs_does_not_hold_the_end(
-    metrics: Metrics, slow: Slow, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(room, "CLOSE_SECONDS", 0.01)
-    listeners = Listeners([slow], metrics)
+def test_a_listener_that_hangs_does_not_hold_the_end(metrics: Metrics, slow: Slow) -> None:
+    listeners = Listeners([slow], metrics, close_seconds=0.01)
     listeners.tell(rows("1"))
     assert slow.called.wait(SECONDS)
     listeners.close()

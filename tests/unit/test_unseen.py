@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_embed.change import unseen
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot, widen
@@ -16,8 +15,8 @@ from tests.builders import FIRST, SECOND, touch
 EPOCH = 1 << 32
 
 
-def noted(*changes: Change) -> Unseen:
-    found = Unseen()
+def noted(*changes: Change, into: Unseen | None = None) -> Unseen:
+    found = into or Unseen()
     for one in changes:
         found.mark_touched(one)
     return found
@@ -124,11 +123,12 @@ def test_seen_transactions_are_forgotten_beside_an_older_one() -> None:
     assert hidden(rows, old, "1", "2", "3") == set()
 
 
-def test_a_transaction_too_large_to_remember_hides_whole_tables(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(unseen, "MOST_KEYS", 3)
-    rows = noted(*(touch(10, str(number)) for number in range(4)), touch(10, of=SECOND))
+def test_a_transaction_too_large_to_remember_hides_whole_tables() -> None:
+    rows = noted(
+        *(touch(10, str(number)) for number in range(4)),
+        touch(10, of=SECOND),
+        into=Unseen(most=3),
+    )
     assert hidden(rows, snapshot(10, 10), "x") is None
     assert hidden(rows, snapshot(10, 10), "1", "2", of=SECOND) == {"1"}
     assert hidden(rows, snapshot(11, 11), "x") == set()
@@ -136,23 +136,20 @@ def test_a_transaction_too_large_to_remember_hides_whole_tables(
     assert hidden(rows, snapshot(11, 11), "1", "2") == {"1"}, "another one is remembered by key"
 
 
-def test_beyond_the_cap_the_largest_transaction_hides_tables(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 5)
+def test_beyond_the_cap_the_largest_transaction_hides_tables() -> None:
     rows = noted(
         touch(10, "1"),
         *(touch(11, str(number)) for number in range(4)),
         touch(12, "1", of=SECOND),
+        into=Unseen(most_of_all=5),
     )
     assert hidden(rows, snapshot(11, 11), "x") is None
     assert hidden(rows, snapshot(10, 13, 10, 12), "1", "2") == {"1"}
     assert hidden(rows, snapshot(12, 12), "1", of=SECOND) == {"1"}
 
 
-def test_forgotten_keys_make_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unseen, "MOST_KEYS_OF_ALL", 4)
-    rows = Unseen()
+def test_forgotten_keys_make_room() -> None:
+    rows = Unseen(most_of_all=4)
     for xid in range(10, 60):
         rows.mark_touched(touch(xid, "1"))
         rows.mark_touched(touch(xid, "3", old="2"))
@@ -215,25 +212,21 @@ def test_every_key_that_was_touched_and_is_not_seen_is_hidden(
     steps: list[Change | Snapshot], small: bool
 ) -> None:
     """Exactly those, while they are few; some more when they are many."""
-    with pytest.MonkeyPatch.context() as patched:
-        if small:
-            patched.setattr(unseen, "MOST_KEYS", 2)
-            patched.setattr(unseen, "MOST_KEYS_OF_ALL", 4)
-        rows = Unseen()
-        received: list[Change] = []
-        former = snapshot(BASE, BASE)
-        for step in steps:
-            if isinstance(step, Change):
-                rows.mark_touched(step)
-                received.append(step)
-                continue
-            if not later_than(former, step):
-                continue
-            former = step
-            rows.drop_seen(step)
-            for of in (FIRST, SECOND):
-                found = hidden(rows, step, *NAMES, of=of)
-                expected = touched(received, step, of)
-                assert found is None or found >= expected
-                if not small:
-                    assert (set(NAMES) if found is None else found) == expected
+    rows = Unseen(most=2, most_of_all=4) if small else Unseen()
+    received: list[Change] = []
+    former = snapshot(BASE, BASE)
+    for step in steps:
+        if isinstance(step, Change):
+            rows.mark_touched(step)
+            received.append(step)
+            continue
+        if not later_than(former, step):
+            continue
+        former = step
+        rows.drop_seen(step)
+        for of in (FIRST, SECOND):
+            found = hidden(rows, step, *NAMES, of=of)
+            expected = touched(received, step, of)
+            assert found is None or found >= expected
+            if not small:
+                assert (set(NAMES) if found is None else found) == expected
