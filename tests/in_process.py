@@ -63,7 +63,6 @@ PACE: Final = {
     "cli.status.ASK_SECONDS": 20.0,
     "reconcile.reconciler.POLL_SECONDS": 0.1,
     "reconcile.reconciler.TROUBLE_SECONDS": 0.5,
-    "reconcile.slices.POLL_SECONDS": 0.1,
     "service.instance.STANDBY_POLL_SECONDS": 0.2,
     "service.watch.POLL_SECONDS": 0.25,
 }

@@ -26,12 +26,11 @@ from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.lane import Lane, Offer
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of
 from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
 from cdc_embed.lsn import LSN
 
-FIRST_TAKE: Final = 64
-LARGEST_TAKE: Final = 4096
 LARGEST_BATCH: Final = 8 << 20
 """Bytes of changes in one batch: several are in flight, each several times as large in memory."""
 NEAR_THE_END: Final = 256
@@ -121,14 +120,13 @@ class Batches:
         *,
         workers: Workers,
         lane: Lane,
-        linger: float,
+        limits: Limits,
         wake: Callable[[], None],
-        clock: Callable[[], float],
     ) -> None:
-        self._clock = clock
+        self._limits = limits
+        self._clock = limits.clock
         self._workers = workers
         self._lane = lane
-        self._linger = linger
         self._wake = wake
         self.pending = Pending()
         self.draining = False
@@ -139,7 +137,7 @@ class Batches:
         self._carried = Facts()
         """From a batch that was cut shorter, for the events that went back."""
         self._hot = _HotRows()
-        self._take = FIRST_TAKE
+        self._take = limits.first_take
         self._logs_turn = False
         self._examined_at = self._clock()
         self._lingers_since: float | None = None
@@ -242,9 +240,9 @@ class Batches:
         if rest:
             self.pending.put_back(rest)
             self._carried = flight.facts.of(rest)
-            self._take = max(FIRST_TAKE, 2 * changes)
+            self._take = max(self._limits.first_take, 2 * changes)
         else:
-            self._take = min(LARGEST_TAKE, max(self._take, 2 * changes))
+            self._take = min(self._limits.largest_take, max(self._take, 2 * changes))
         self._hot.mark(prepared.plan, self._clock())
 
     def _prepare_again(self, outdated: OutdatedPlanError) -> None:
@@ -298,11 +296,11 @@ class Batches:
         return not self.pending or (not self._logs_turn and self.pending.changes < NEAR_THE_END)
 
     def _must_linger(self, now: float, *, hurry: bool) -> bool:
-        if not self._linger or hurry:
+        if not self._limits.linger or hurry:
             return False
         if self._lingers_since is None:
             self._lingers_since = now
-        return now - self._lingers_since < self._linger
+        return now - self._lingers_since < self._limits.linger
 
     def _dispatch_slice(self) -> None:
         offer, hidden = self._lane.next_slice() or (None, frozenset())

@@ -11,7 +11,6 @@ One thread reads frames, has batches prepared and written (see ``batches``) and 
 """
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import wait
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from cdc_embed.change.transaction import Assembler
 from cdc_embed.flow.batches import Batches, Workers
 from cdc_embed.flow.confirm import REPORT_SECONDS, Confirmation, Wire
 from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.waking import Waker
 from cdc_embed.lsn import LSN, Progress
@@ -53,20 +53,6 @@ class ChangeLog:
     progress: Progress
 
 
-@dataclass(slots=True, kw_only=True)
-class Limits:
-    """The limits of memory and time for one loop."""
-
-    memory: int
-    """Bytes of pending changes."""
-    report_interval: float
-    """Seconds between reports at the most: well below the server's timeout."""
-    linger: float = 0.0
-    """Seconds that a change waits for others."""
-    clock: Callable[[], float] = time.monotonic
-    """The loop's clock, in monotonic seconds."""
-
-
 class Pipeline:
     """One connection's way from frames to confirmed positions."""
 
@@ -83,13 +69,7 @@ class Pipeline:
         self._buffered = True
         self._waker = Waker()
         lane.wake = self.wake
-        self._batches = Batches(
-            workers=workers,
-            lane=lane,
-            linger=limits.linger,
-            wake=self.wake,
-            clock=limits.clock,
-        )
+        self._batches = Batches(workers=workers, lane=lane, limits=limits, wake=self.wake)
         self._confirmation = Confirmation(
             wire=log.stream,
             assembler=log.assembler,

@@ -32,8 +32,6 @@ CANCEL_SECONDS: Final = 0.5
 """The time that the thread has to end before its statement is cancelled, again and again."""
 TROUBLE_SECONDS: Final = 2.0
 """The pause after a database did not answer."""
-SAVE_SECONDS: Final = 1.0
-"""The time between two records of a table's progress."""
 QUICK_KINDS: Final = ("retry",)
 """The kinds of requests that take little time and do not wait for the end of a backfill."""
 Answers = Mapping[str, Callable[[Request], None]]
@@ -203,7 +201,7 @@ class Reconciler:
             for examined in self._slices.hand_over_all(table, scan, repair=True):
                 comparison.count(examined.verdicts.values())
             comparison.cursor = after
-            if time.monotonic() - saved > SAVE_SECONDS:
+            if time.monotonic() - saved > self._work.pace.save:
                 self._save(comparison)
                 self._requests.take_in_requests()
                 self._answer(*QUICK_KINDS)

@@ -25,6 +25,9 @@ from cdc_embed.target.ledger import Ledger
 SLICE_ROWS: Final = 1000
 SLICE_CHARACTERS: Final = 4 << 20
 POLL_SECONDS: Final = 0.5
+SAVE_SECONDS: Final = 1.0
+MOST_SUSPECTS: Final = 1000
+"""Rows that are compared again together; more would only take memory."""
 RETRY_SECONDS: Final = 0.05
 """The pause before rows are read again that could not be read or compared."""
 BLOCKED_SECONDS: Final = 0.25
@@ -47,6 +50,22 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pace:
+    """The sizes and pauses of the work on rows that are read."""
+
+    rows_per_second: int = 0
+    """Rows of a scan in a second at the most; 0: no limit."""
+    slice_rows: int = SLICE_ROWS
+    """Rows that are read together at the most."""
+    suspects: int = MOST_SUSPECTS
+    """Rows that ``verify`` compares again together."""
+    poll: float = POLL_SECONDS
+    """Seconds between two checks whether the term has ended, while the loop compares rows."""
+    save: float = SAVE_SECONDS
+    """Seconds between two records of a table's progress."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
     """The time for which one instance holds the slot: from one connection to its end."""
 
@@ -66,14 +85,14 @@ class SliceReader:
         rows: RowReader,
         ledger: Ledger,
         wal_end: Callable[[], int],
-        rows_per_second: int,
+        pace: Pace,
     ) -> None:
         self._lane = term.lane
         self._ended = term.ended
         self._rows = rows
         self._ledger = ledger
         self._wal_end = wal_end
-        self._rate = rows_per_second
+        self._pace = pace
         self.waiting_for = ""
         """The transactions that the first slice waits for; for ``status``."""
 
@@ -99,7 +118,8 @@ class SliceReader:
 
     def scan(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         """Read the table in the order of its key: slices, each with its last key."""
-        most = min(SLICE_ROWS, self._rate) or SLICE_ROWS
+        rate, most = self._pace.rows_per_second, self._pace.slice_rows
+        most = min(most, rate) or most
         while True:
             began = time.monotonic()
             found = self._rows.scan(table, after, most, SLICE_CHARACTERS)
@@ -111,18 +131,19 @@ class SliceReader:
                 yield found, after
             if not found.more:
                 return
-            if self._rate:
+            if rate:
                 spent = time.monotonic() - began
-                self.pause(max(0.0, len(found.rows) / self._rate - spent))
+                self.pause(max(0.0, len(found.rows) / rate - spent))
 
     def orphans(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         """Find stored keys without a row in the source, in the order of the target."""
-        while keys := self._ledger.stored_keys(table, after, SLICE_ROWS):
+        most = self._pace.slice_rows
+        while keys := self._ledger.stored_keys(table, after, most):
             after = keys[-1]
             yield self._read_missing(table, keys), after
         letters = self._ledger.letter_keys(table)
-        for start in range(0, len(letters), SLICE_ROWS):
-            yield self._read_missing(table, letters[start : start + SLICE_ROWS]), after
+        for start in range(0, len(letters), most):
+            yield self._read_missing(table, letters[start : start + most]), after
 
     def read_keys(self, table: Table, keys: Collection[Key]) -> Scan:
         """Read some rows by key."""
@@ -195,7 +216,7 @@ class SliceReader:
     def _answer_of(self, answer: "Future[T]") -> T:
         while True:
             try:
-                return answer.result(POLL_SECONDS)
+                return answer.result(self._pace.poll)
             except NotYetError:
                 self.pause(0)
             except CancelledError:
@@ -212,6 +233,7 @@ class Work:
     ledger: Ledger
     undelivered: Undelivered
     metrics: Metrics
+    pace: Pace
 
     @property
     def tables(self) -> list[Table]:

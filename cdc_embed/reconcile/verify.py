@@ -21,8 +21,6 @@ from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
 
 SAMPLE_ROWS: Final = 50
 """Documents that are embedded together; the stream waits meanwhile."""
-MOST_SUSPECTS: Final = 1000
-"""Rows that are compared again together; more would only take memory."""
 
 log = structlog.get_logger()
 
@@ -132,12 +130,12 @@ class Verifier:
         for scan, _ in self._slices.scan(table, None):
             tally.checked += len(scan.rows)
             self._find_suspects(table, scan, tally)
-            if len(tally.suspects) > MOST_SUSPECTS:
+            if len(tally.suspects) > self._work.pace.suspects:
                 self._compare_suspects(table, tally, repair=repair)
             say()
         for scan, _ in self._slices.orphans(table, None):
             self._find_suspects(table, scan, tally)
-            if len(tally.suspects) > MOST_SUSPECTS:
+            if len(tally.suspects) > self._work.pace.suspects:
                 self._compare_suspects(table, tally, repair=repair)
             say()
         self._compare_suspects(table, tally, repair=repair)

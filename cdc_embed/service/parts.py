@@ -6,8 +6,8 @@ import structlog
 
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.checked import Checked, Model

@@ -13,7 +13,7 @@ from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests, Size
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.reading import coverage_of, open_session
@@ -64,6 +64,7 @@ class Reconciling:
         """Make the reconciler of one term; ``on_failure`` is called with an error that ends it."""
         config = self._config
         ledger = Ledger(self._notes, config.target.schema, config.source.slot)
+        pace = Pace(rows_per_second=config.backfill.rows_per_second)
         work = Work(
             term=term,
             slices=SliceReader(
@@ -71,12 +72,13 @@ class Reconciling:
                 rows=RowReader(self._scan, term.ended),
                 ledger=ledger,
                 wal_end=SlotCatalogue(self._scan, config.source.slot).wal_end,
-                rows_per_second=config.backfill.rows_per_second,
+                pace=pace,
             ),
             scopes=self._scopes,
             ledger=ledger,
             undelivered=self._undelivered,
             metrics=self._metrics,
+            pace=pace,
         )
         paid = self._card.paid
         retrier = Retrier(work=work, letters=Letters(self._notes, config.target.schema))

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import Limits
 from cdc_embed.flow.prepare import ReadRows
 from cdc_embed.lsn import LSN
 from cdc_embed.service.plugin import Plugin

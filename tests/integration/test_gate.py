@@ -20,8 +20,9 @@ from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.pipeline import ChangeLog, Pipeline
 from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer

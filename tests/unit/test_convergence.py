@@ -283,7 +283,7 @@ def test_a_row_read_before_its_table_was_trusted_proves_nothing(rounds: int) -> 
 def two_batches_of_which_one_fails(failing: int) -> Iterator[tuple[World, list[Committed]]]:
     """Both are prepared and with the writer; the target refuses one's table until it is mended."""
     setting = Setting(take=1)
-    with simulated(setting):
+    with simulated():
         world = World(setting)
         rows = [Op("insert", key=0, table=0), Op("insert", key=2, table=1)]
         world.play([*commits(rows), REST])
@@ -393,7 +393,7 @@ def test_a_comparison_ends_only_once_the_log_reached_what_it_saw() -> None:
 def test_a_comparison_comes_after_what_the_log_has_before_it() -> None:
     """A partition is emptied, which is not in the log: an older row would come later, and stay."""
     setting = Setting()
-    with simulated(setting):
+    with simulated():
         world = World(setting)
         world.play(commits([Op("insert", key=0), Op("insert", key=1)]))
         for rows in (world.source.rows, world.source.seen):

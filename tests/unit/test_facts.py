@@ -65,7 +65,7 @@ def test_texts_of_a_range_that_is_cut_short_are_cut_once(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(world, "one_chunk", cut)
     setting = Setting(least_texts=1)
-    with simulated(setting):
+    with simulated():
         simulation = World(setting)
         acts = [Act("insert", key=n, a=text, b=None) for n, text in enumerate("ABC")]
         simulation.play([("commit", acts)])

@@ -15,8 +15,7 @@ from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.metrics import Metrics
-from cdc_embed.reconcile import verify
-from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import Scan
@@ -49,7 +48,7 @@ class World:
         """What happens while the target catches up, one for each wait."""
         self.broken: set[Key] = set()
         """What no repair mends."""
-        self.slice_rows = 1000
+        self.pace = Pace()
         self.lane = Lane()
         self.replies: list[tuple[str, dict[str, Any]]] = []
         self.called_off = False
@@ -77,8 +76,8 @@ class World:
 
     def scan(self, _: Table, __: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         names = sorted(self.rows)
-        for start in range(0, len(names), self.slice_rows):
-            part = names[start : start + self.slice_rows]
+        for start in range(0, len(names), self.pace.slice_rows):
+            part = names[start : start + self.pace.slice_rows]
             yield self._scan(part), part[-1]
 
     def orphans(self, _: Table, __: Key | None) -> Iterator[tuple[Scan, Key | None]]:
@@ -169,6 +168,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
             ledger=cast(Ledger, world),
             undelivered=Undelivered(),
             metrics=metrics,
+            pace=world.pace,
         )
     )
     verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
@@ -319,11 +319,8 @@ def test_pending_rows_are_not_mended(world: World) -> None:
     assert world.stored["1",] == stored("an older text")
 
 
-def test_suspects_are_judged_in_parts_when_they_are_many(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(verify, "MOST_SUSPECTS", 3)
-    world.slice_rows = 2
+def test_suspects_are_judged_in_parts_when_they_are_many(world: World) -> None:
+    world.pace = Pace(slice_rows=2, suspects=3)
     world.fill(*(str(number) for number in range(11)))
     for key in world.stored:
         world.stored[key] = stored("an older text")
@@ -383,7 +380,7 @@ def test_a_sampled_document_touched_meanwhile_is_no_drift(world: World) -> None:
 
 
 def test_progress_is_told_after_each_slice(world: World) -> None:
-    world.slice_rows = 2
+    world.pace = Pace(slice_rows=2)
     world.fill("1", "2", "3", "4", "5")
     verified(world)
     running = [reply["tables"][0]["checked"] for state, reply in world.replies if state == RUNNING]

@@ -27,16 +27,17 @@ from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
+from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import ChangeLog, Limits, Pipeline
+from cdc_embed.flow.pipeline import ChangeLog, Pipeline
 from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
-from cdc_embed.reconcile import reconciler, retry, slices, verify
+from cdc_embed.reconcile import reconciler, retry, verify
 from cdc_embed.reconcile.reconciler import Reconciler, Surroundings
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
@@ -335,7 +336,11 @@ class World:
             ),
             telemetry=TELEMETRY,
             limits=Limits(
-                memory=self._setting.memory, report_interval=10.0, clock=lambda: self.clock
+                memory=self._setting.memory,
+                report_interval=10.0,
+                first_take=self._setting.take,
+                largest_take=self._setting.take,
+                clock=lambda: self.clock,
             ),
             lane=self._lane,
         )
@@ -346,12 +351,14 @@ class World:
         self.reader = Reader(self.source, self.actor)
         notes = Notes(self, self.actor)
         term = Term(lane=self._lane, epoch=epoch, ended=cast(Event, self.actor))
+        rows = self._setting.slice_rows
+        pace = Pace(slice_rows=rows, suspects=rows, poll=0.0, save=-1.0)
         reader = SliceReader(
             term=term,
             rows=cast(RowReader, self.reader),
             ledger=cast(Ledger, notes),
             wal_end=lambda: self.source.wal,
-            rows_per_second=0,
+            pace=pace,
         )
         work = Work(
             term=term,
@@ -360,6 +367,7 @@ class World:
             ledger=cast(Ledger, notes),
             undelivered=Undelivered(),
             metrics=METRICS,
+            pace=pace,
         )
         letters = cast(Letters, DeadLetters(self.target, self.actor))
         surroundings = SimpleNamespace(
@@ -472,19 +480,13 @@ def _fail(error: Exception) -> None:
 
 
 @contextmanager
-def simulated(setting: Setting) -> Iterator[None]:
+def simulated() -> Iterator[None]:
     """Workers that only the schedule runs, and no waiting."""
     silent = SimpleNamespace(info=lambda *_, **__: None, exception=lambda *_, **__: None)
     with (
         patch.object(batches, "ThreadPoolExecutor", Steered),
         patch.object(batches, "log", silent),
-        patch.object(batches, "FIRST_TAKE", setting.take),
-        patch.object(batches, "LARGEST_TAKE", setting.take),
-        patch.object(slices, "POLL_SECONDS", 0.0),
-        patch.object(slices, "SLICE_ROWS", setting.slice_rows),
-        patch.object(reconciler, "SAVE_SECONDS", -1.0),
         patch.object(reconciler, "log", silent),
-        patch.object(verify, "MOST_SUSPECTS", setting.slice_rows),
         patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),
     ):
@@ -493,7 +495,7 @@ def simulated(setting: Setting) -> Iterator[None]:
 
 def run(setting: Setting, steps: Iterable[tuple[str, Any]]) -> World:
     """The world after ``steps``, at rest and checked."""
-    with simulated(setting):
+    with simulated():
         world = World(setting)
         try:
             world.play(steps)
