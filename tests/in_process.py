@@ -24,7 +24,8 @@ import structlog
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.main import main
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.service import Service, load_config, running
+from cdc_embed.service import Service, Tolerance, load_config, running
+from cdc_embed.service.tolerance import USUAL
 
 CRASHED: Final = 1
 _PLAIN: Final = structlog.get_config()
@@ -110,9 +111,15 @@ class ServiceThread:
     """``cdc-embed run`` in a thread; ``take`` gets each line that it writes."""
 
     def __init__(
-        self, config_path: Path, environment: Mapping[str, str], take: Callable[[str], None]
+        self,
+        config_path: Path,
+        environment: Mapping[str, str],
+        take: Callable[[str], None],
+        *,
+        tolerance: Tolerance = USUAL,
     ) -> None:
         _separate()
+        self._tolerance = tolerance
         self._output = Output()
         self._output.err = _Lines(take)
         self._service: Service | None = None
@@ -153,7 +160,7 @@ class ServiceThread:
         _output.set(self._output)
         set_up_logs(self._config.log.model_copy(update={"format": "json"}))
         try:
-            with running(self._config, serve=True) as self._service:
+            with running(self._config, serve=True, tolerance=self._tolerance) as self._service:
                 if self._stopped:
                     self._service.stop()
                 self._service.run()

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ import psycopg2
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
+from cdc_embed.service.tolerance import USUAL, Tolerance
 from tests import in_process, own_process
 from tests.in_process import ServiceThread
 from tests.oracle import Documents
@@ -141,12 +143,15 @@ class Site:
         return found
 
     @contextmanager
-    def service(self, *, wait: bool = True, process: bool = False) -> Iterator["RunningService"]:
+    def service(
+        self, *, wait: bool = True, process: bool = False, tolerance: Tolerance = USUAL
+    ) -> Iterator["RunningService"]:
         """``cdc-embed run``; ended and checked at the end if it still runs.
 
-        In a thread; with ``process`` in a process of its own, for what is killed or signalled.
+        In a thread; with ``process`` in a process of its own, for what is killed or signalled, and
+        with the usual tolerance.
         """
-        running = RunningService(self, process=process)
+        running = RunningService(self, process=process, tolerance=tolerance)
         try:
             if wait:
                 running.wait_for("streaming")
@@ -194,12 +199,12 @@ class Run(Protocol):
 class RunningService:
     """The service, in a thread or in its own process."""
 
-    def __init__(self, site: Site, *, process: bool = False) -> None:
+    def __init__(self, site: Site, *, process: bool = False, tolerance: Tolerance = USUAL) -> None:
         self.site = site
         self.log: list[dict[str, Any]] = []
         self.output: list[str] = []
         self._events: Queue[dict[str, Any]] = Queue()
-        start: type[ServiceProcess | ServiceThread] = ServiceProcess if process else ServiceThread
+        start = ServiceProcess if process else partial(ServiceThread, tolerance=tolerance)
         self._run: Run = start(site.config_path, site.environment, self._take)
 
     def _take(self, line: str) -> None:

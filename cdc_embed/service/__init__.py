@@ -14,6 +14,7 @@ from cdc_embed.flow.telemetry import Committed, Listener, Positions
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.service import Service
 from cdc_embed.service.start import running
+from cdc_embed.service.tolerance import Tolerance
 
 __all__ = [
     "CdcEmbedError",
@@ -23,6 +24,7 @@ __all__ = [
     "Phase",
     "Positions",
     "Service",
+    "Tolerance",
     "load_config",
     "running",
 ]

@@ -7,6 +7,9 @@ from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.lsn import LSN
+from cdc_embed.metrics import Metrics
+from cdc_embed.service.listeners import Listeners
+from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.checks import vector_extension
@@ -44,3 +47,13 @@ class Model:
 
     embedder: Embedder
     card: ModelCard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """The parts that outlive an instance: they stay when a gap in the history is repaired."""
+
+    model: Model
+    metrics: Metrics
+    listeners: Listeners
+    tolerance: Tolerance

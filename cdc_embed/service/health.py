@@ -1,8 +1,8 @@
 """The answers of a running service about itself: alive, ready, live. From memory alone."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.telemetry import Positions, Telemetry
@@ -11,12 +11,8 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.reading import Refetcher
+from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.source.coverage import Undelivered
-
-DEAD_LOOP_SECONDS: Final = 60.0
-"""The time without a turn of the loop that counts as a hang; a turn takes less than a second."""
-LONG_TROUBLE_SECONDS: Final = 30.0
-"""The time for which an outage of a database or the embedder does not count as unready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +25,8 @@ class Health:
     patience: Patience
     refetcher: Refetcher
     listeners: Listeners
+    tolerance: Tolerance
+    clock: Callable[[], float] = time.monotonic
 
     @property
     def positions(self) -> Positions:
@@ -37,8 +35,10 @@ class Health:
 
     def problem_alive(self) -> str | None:
         """Return the reason to restart the process; None while the loop turns."""
-        silent = time.monotonic() - self.telemetry.ticked_at
-        return f"the loop has not turned for {silent:.0f} s" if silent > DEAD_LOOP_SECONDS else None
+        silent = self.clock() - self.telemetry.ticked_at
+        if silent > self.tolerance.dead_loop:
+            return f"the loop has not turned for {silent:.0f} s"
+        return None
 
     def problem_ready(self) -> str | None:
         """Return why the service does no useful work now; None while it does."""
@@ -47,9 +47,9 @@ class Health:
             return phase.value
         for table, problem in self.undelivered.problems.items():
             return f"{table} {problem}"
-        now = time.monotonic()
+        now = self.clock()
         for stage, trouble in list(self.patience.troubles.items()):
-            if now - trouble.since > LONG_TROUBLE_SECONDS:
+            if now - trouble.since > self.tolerance.long_trouble:
                 return f"{stage}: {trouble.problem}"
         return None
 

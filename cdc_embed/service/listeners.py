@@ -8,17 +8,12 @@ process ends are not told later. A program that must not miss a row reads the ta
 import threading
 from collections import deque
 from collections.abc import Sequence
-from typing import Final
 
 import structlog
 
 from cdc_embed.flow.telemetry import Committed, Listener
 from cdc_embed.metrics import Metrics
-
-MOST_WAITING_ROWS: Final = 100_000
-"""Rows that may wait for slow listeners, about 50 MB. The rows of further commits are dropped."""
-CLOSE_SECONDS: Final = 1.0
-"""The time that a call has to return at the end."""
+from cdc_embed.service.tolerance import USUAL, Tolerance
 
 log = structlog.get_logger()
 
@@ -27,22 +22,16 @@ class Listeners:
     """Calls listeners with the rows of each commit, in order, from one thread.
 
     A listener that raises does not stop the others or the service: the exception is logged and
-    counted (``cdc_embed_listener_errors_total``). While more than ``most`` rows wait, the rows of
-    further commits are dropped, logged and counted
+    counted (``cdc_embed_listener_errors_total``). While more than ``Tolerance.waiting_rows`` wait,
+    the rows of further commits are dropped, logged and counted
     (``cdc_embed_listener_rows_dropped_total``); ``status`` names the listeners under ``waiting``.
     """
 
     def __init__(
-        self,
-        listeners: Sequence[Listener],
-        metrics: Metrics,
-        *,
-        most: int = MOST_WAITING_ROWS,
-        close_seconds: float = CLOSE_SECONDS,
+        self, listeners: Sequence[Listener], metrics: Metrics, tolerance: Tolerance = USUAL
     ) -> None:
         self._listeners = tuple(listeners)
-        self._most = most
-        self._close_seconds = close_seconds
+        self._tolerance = tolerance
         self._metrics = metrics
         self._changed = threading.Condition()
         self._waiting: deque[Sequence[Committed]] = deque()
@@ -59,7 +48,7 @@ class Listeners:
         if not self._listeners:
             return
         with self._changed:
-            if self._rows < self._most:
+            if self._rows < self._tolerance.waiting_rows:
                 self._rows += len(committed)
                 self._waiting.append(committed)
                 self._changed.notify_all()
@@ -67,7 +56,8 @@ class Listeners:
             begins, self._dropping = not self._dropping, True
         self._metrics.listener_rows_dropped.inc(len(committed))
         if begins:
-            log.error("listeners are too slow, rows are dropped", waiting=self._most)
+            most = self._tolerance.waiting_rows
+            log.error("listeners are too slow, rows are dropped", waiting=most)
 
     @property
     def problem(self) -> str:
@@ -96,7 +86,7 @@ class Listeners:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-        self._thread.join(self._close_seconds)
+        self._thread.join(self._tolerance.hanging_listener)
         if not self.told:
             log.warning("listeners were not told of every commit", rows=self._rows)
 
@@ -111,7 +101,7 @@ class Listeners:
                 self._call(listener, committed)
             with self._changed:
                 self._rows -= len(committed)
-                self._dropping = self._dropping and self._rows >= self._most
+                self._dropping = self._dropping and self._rows >= self._tolerance.waiting_rows
                 self._changed.notify_all()
 
     def _call(self, listener: Listener, committed: Sequence[Committed]) -> None:

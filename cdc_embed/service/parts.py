@@ -9,11 +9,9 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.metrics import Metrics
-from cdc_embed.service.checked import Checked, Model
+from cdc_embed.service.checked import Checked, Kept
 from cdc_embed.service.health import Health
 from cdc_embed.service.instance import Instance
-from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.plugin import make_plugin
 from cdc_embed.service.reading import ComparisonStarter, Refetcher
 from cdc_embed.service.reconciling import Reconciling
@@ -32,24 +30,18 @@ log = structlog.get_logger()
 class Parts:
     """Makes the parts of one instance; what they leave open is closed with ``stack``."""
 
-    def __init__(
-        self,
-        checked: Checked,
-        model: Model,
-        metrics: Metrics,
-        listeners: Listeners,
-        stack: ExitStack,
-    ) -> None:
+    def __init__(self, checked: Checked, kept: Kept, stack: ExitStack) -> None:
         self._checked = checked
         self._config = checked.config
-        self._model = model
-        self._metrics = metrics
-        self._listeners = listeners
+        self._model = kept.model
+        self._metrics = kept.metrics
+        self._listeners = kept.listeners
+        self._tolerance = kept.tolerance
         self._stack = stack
         self._stop = Stop(self._config.limits.drain_timeout)
         self._patience = Patience(self._stop.abandon, self._count_error)
         self._undelivered = Undelivered()
-        self._telemetry = Telemetry(metrics, listeners.tell)
+        self._telemetry = Telemetry(kept.metrics, kept.listeners.tell)
         self._refetcher = Refetcher(
             self._config, checked.sources, self._undelivered, self._stop.abandon
         )
@@ -84,6 +76,7 @@ class Parts:
             patience=self._patience,
             refetcher=self._refetcher,
             listeners=self._listeners,
+            tolerance=self._tolerance,
         )
 
     def _make_source(self) -> Source:
@@ -101,7 +94,7 @@ class Parts:
             tables=checked.tables,
             delivered_from=checked.delivered_from,
             on_undelivered=starter.compare_again,
-            silence_limit=silence_limit(timeout),
+            silence_limit=silence_limit(timeout, self._tolerance.least_silence),
             longest_silence=longest_silence(timeout),
         )
 

@@ -5,7 +5,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from threading import Event
 
 import structlog
@@ -17,10 +16,11 @@ from cdc_embed.errors import HistoryGapError
 from cdc_embed.finding import expect
 from cdc_embed.flow.telemetry import Listener
 from cdc_embed.metrics import Metrics
-from cdc_embed.service.checked import Checked, Model
+from cdc_embed.service.checked import Checked, Kept, Model
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.parts import Parts
 from cdc_embed.service.service import Service, Started, StartStoppedError
+from cdc_embed.service.tolerance import USUAL, Tolerance
 from cdc_embed.setup.connections import Connections, connections, expect_set_up, stored_dimensions
 from cdc_embed.setup.ownership import expect_own_gap
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
@@ -36,16 +36,18 @@ def running(
     listeners: Sequence[Listener] = (),
     serve: bool = False,
     embedder: Embedder | None = None,
+    tolerance: Tolerance = USUAL,
 ) -> Iterator[Service]:
     """Give a service that is ready to run; close all that it opened at the end.
 
     Checks every precondition first, and raises the error of one that failed. ``listeners`` are
     called after each commit, in order, from one thread. With ``serve`` the service answers over
     HTTP as ``[serve]`` says. ``embedder`` replaces the configured one; it is left open,
-    unless it does not answer when a stop is overdue.
+    unless it does not answer when a stop is overdue. ``tolerance`` has the limits that the
+    configuration does not name.
     """
     with ExitStack() as stack:
-        starter = _Starter(config, listeners, embedder, stack)
+        starter = _Starter(config, listeners, embedder, tolerance, stack)
         service = Service(starter.start, rebuilds=config.source.on_history_gap == "rebuild")
         stack.callback(service.close)
         if serve:
@@ -72,15 +74,6 @@ def _serving(config: Config, service: Service) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Kept:
-    """The parts that outlive an instance: they stay when a gap in the history is repaired."""
-
-    model: Model
-    metrics: Metrics
-    listeners: Listeners
-
-
 class _Starter:
     """Starts the instances of one service, one after the other."""
 
@@ -89,13 +82,15 @@ class _Starter:
         config: Config,
         listeners: Sequence[Listener],
         embedder: Embedder | None,
+        tolerance: Tolerance,
         stack: ExitStack,
     ) -> None:
         self._config = config
         self._listeners = listeners
         self._embedder = embedder
+        self._tolerance = tolerance
         self._stack = stack
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
 
     def start(self, gap: HistoryGapError | None, stopping: Event) -> Started:
         """Check the preconditions, make a new slot if there is a gap, and start an instance."""
@@ -118,7 +113,7 @@ class _Starter:
             )
             return self._build(checked, kept, stack)
 
-    def _keep(self, databases: Connections, survey: Survey) -> _Kept:
+    def _keep(self, databases: Connections, survey: Survey) -> Kept:
         """Make the parts that outlive an instance, when the first one is started."""
         if self._kept is None:
             model = self._make_model(databases, survey)
@@ -126,9 +121,11 @@ class _Starter:
             metrics = Metrics(
                 slot=self._config.source.slot, tables=tables, model=model.card.identity
             )
-            listeners = Listeners(self._listeners, metrics)
+            listeners = Listeners(self._listeners, metrics, self._tolerance)
             self._stack.callback(listeners.close)
-            self._kept = _Kept(model=model, metrics=metrics, listeners=listeners)
+            self._kept = Kept(
+                model=model, metrics=metrics, listeners=listeners, tolerance=self._tolerance
+            )
         return self._kept
 
     def _make_model(self, databases: Connections, survey: Survey) -> Model:
@@ -139,8 +136,8 @@ class _Starter:
         self._stack.callback(embedder.close)
         return Model(embedder=embedder, card=embedder.describe())
 
-    def _build(self, checked: Checked, kept: _Kept, stack: ExitStack) -> Started:
-        parts = Parts(checked, kept.model, kept.metrics, kept.listeners, stack)
+    def _build(self, checked: Checked, kept: Kept, stack: ExitStack) -> Started:
+        parts = Parts(checked, kept, stack)
         instance = parts.make_instance()
         watching = stack.enter_context(connections(self._config))
         watch = stack.enter_context(parts.make_watch(watching, instance))

@@ -7,8 +7,6 @@ from cdc_embed.source.stream import SILENT_SECONDS
 
 LONGEST_REPORT_SECONDS: Final = 10.0
 REPORTS_PER_TIMEOUT: Final = 4
-LEAST_SILENT_SECONDS: Final = 10.0
-"""Shortest limit, because a busy server can answer late, whatever its own timeout is."""
 
 
 def report_interval(wal_sender_timeout: float) -> float:
@@ -24,6 +22,7 @@ def longest_silence(wal_sender_timeout: float) -> float:
     return 0.45 * wal_sender_timeout if wal_sender_timeout > 0 else math.inf
 
 
-def silence_limit(wal_sender_timeout: float) -> float:
-    """Return the seconds without an answer after which the server is given up: its own timeout."""
-    return max(wal_sender_timeout or SILENT_SECONDS, LEAST_SILENT_SECONDS)
+def silence_limit(wal_sender_timeout: float, least: float) -> float:
+    """Return the seconds without an answer after which the server is given up: its own timeout, or
+    ``least`` seconds if that is shorter."""
+    return max(wal_sender_timeout or SILENT_SECONDS, least)

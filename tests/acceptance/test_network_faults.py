@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from cdc_embed.service.tolerance import Tolerance
 from tests.invariant import watched
 from tests.pressure import expect_equal, load, sessions
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
@@ -142,18 +143,15 @@ def test_peer_that_vanished_is_noticed_by_tcp(
 
 
 @pytest.mark.parametrize("limit", [5.0, pytest.param(10.0, marks=pytest.mark.long)])
-def test_stalled_stream_is_noticed_by_asking(
-    net: Net, limit: float, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_stalled_stream_is_noticed_by_asking(net: Net, limit: float) -> None:
     """Every byte is acknowledged, by a proxy whose other side is gone: TCP sees nothing wrong.
 
     An idle server says nothing for hours, so silence alone means nothing: for longer than it may
     last without an answer, the connection stays. Not to answer does mean something.
     """
     site = net.site
-    monkeypatch.setattr("cdc_embed.source.timing.LEAST_SILENT_SECONDS", limit)
     site.sql(f"alter database {site.name} set wal_sender_timeout = '5s'")
-    with watched(site), site.service() as service:
+    with watched(site), site.service(tolerance=Tolerance(least_silence=limit)) as service:
         service.settle()
         streaming = sessions(site, "stream")
         time.sleep(1.2 * limit)

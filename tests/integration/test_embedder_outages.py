@@ -9,7 +9,7 @@ import httpx2
 import pytest
 from structlog.testing import capture_logs
 
-from cdc_embed.service import health, load_config, running
+from cdc_embed.service import Tolerance, load_config, running
 from tests.embedder_site import (
     ALWAYS,
     expect_nothing_beyond,
@@ -85,13 +85,13 @@ def test_a_call_hanging_three_timeouts_loses_no_connection(
 
 
 def test_a_long_outage_is_told_by_readiness_until_it_is_over(
-    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+    faulty: Site, embedding_server: EmbeddingServer
 ) -> None:
     """In this process, so that half a minute can be a moment; the real one has the long test."""
-    monkeypatch.setattr(health, "LONG_TROUBLE_SECONDS", 0.5)
+    half_a_second = Tolerance(long_trouble=0.5)
     with (
         capture_logs() as logs,
-        running(load_config(faulty.config_path), serve=True) as service,
+        running(load_config(faulty.config_path), serve=True, tolerance=half_a_second) as service,
         service.background(),
     ):
         port = next(entry["port"] for entry in logs if entry["event"] == "serving")

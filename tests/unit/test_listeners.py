@@ -9,6 +9,7 @@ import pytest
 from cdc_embed.flow.telemetry import Committed
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.listeners import Listeners
+from cdc_embed.service.tolerance import Tolerance
 
 SECONDS = 10.0
 
@@ -97,7 +98,7 @@ def test_telling_waits_for_no_listener(metrics: Metrics, slow: Slow) -> None:
 def test_rows_beyond_the_bound_are_dropped_until_there_is_room(
     metrics: Metrics, slow: Slow
 ) -> None:
-    listeners = Listeners([slow], metrics, most=2)
+    listeners = Listeners([slow], metrics, Tolerance(waiting_rows=2))
     listeners.tell(rows("1"))
     assert slow.called.wait(SECONDS)
     listeners.tell(rows("2", "3"))
@@ -115,7 +116,7 @@ def test_rows_beyond_the_bound_are_dropped_until_there_is_room(
 
 
 def test_a_listener_that_hangs_does_not_hold_the_end(metrics: Metrics, slow: Slow) -> None:
-    listeners = Listeners([slow], metrics, close_seconds=0.01)
+    listeners = Listeners([slow], metrics, Tolerance(hanging_listener=0.01))
     listeners.tell(rows("1"))
     assert slow.called.wait(SECONDS)
     listeners.close()
