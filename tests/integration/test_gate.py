@@ -7,96 +7,21 @@ import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, cast
 
 import pytest
 
-from cdc_embed.change.knowledge import State
-from cdc_embed.change.plan import Plan, one_chunk
-from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.hash import HashEmbedder
-from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.confirm import RECORD_STEP
-from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.examine import Examiner
-from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
-from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import ChangeLog, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
-from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, ZERO, Progress
-from cdc_embed.metrics import Metrics
+from cdc_embed.lsn import LSN, ZERO
 from cdc_embed.source.stream import Stream
-from cdc_embed.wire import pgoutput
-from tests.builders import checkpoint
-from tests.frames import RELATION, TABLE, begin, commit, insert
+from tests.frames import RELATION, begin, commit, insert
+from tests.loop import RECORDED, Target, make_pipeline, make_runner
 from tests.site import PATIENCE, wait_until
 from tests.walsender import Walsender
 
-RECORDED = LSN(0x1000)
-
-
 TYPE = b"Y" + struct.pack(">I", 99) + b"public\0mood\0"
 ORIGIN = b"O" + struct.pack(">Q", 0x3000) + b"elsewhere\0"
-
-
-class Target:
-    """A target that commits when it is allowed to."""
-
-    def __init__(self, recorded: LSN) -> None:
-        self.may_commit = threading.Event()
-        self.recorded = recorded
-
-    def look_up(self, _: Any) -> dict[Any, State]:
-        return {}
-
-    def find_donors(self, _: Any) -> set[Any]:
-        return set()
-
-    def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
-        assert self.may_commit.wait(4 * PATIENCE)
-        self.recorded = max(self.recorded, plan.batch.end_lsn)
-
-    def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
-        return {}
-
-    def record_progress(self, lsn: LSN, _batch_seq: int) -> None:
-        self.recorded = max(self.recorded, lsn)
-
-
-def build(stream: Stream, target: Target, *, end_lsn: LSN = ZERO) -> Pipeline:
-    """``end_lsn`` is the end of the last transaction that is recorded."""
-    metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
-    patience = Patience(threading.Event(), lambda _stage, _error: None)
-    embedder = HashEmbedder()
-    start = checkpoint(end_lsn=end_lsn, confirmed_lsn=target.recorded)
-    store = cast(StoreReader, target)
-    runner = EmbeddingRunner(embedder, embedder.describe(), patience, metrics)
-    supply = VectorSupply(store, runner, patience)
-    return Pipeline(
-        log=ChangeLog(
-            stream=stream,
-            decode=pgoutput.messages,
-            assembler=Assembler([TABLE], start, min(target.recorded, RECORDED)),
-            progress=Progress(target.recorded),
-        ),
-        workers=Workers(
-            preparer=Preparer(
-                store=store,
-                read_rows=lambda _table, _keys: {},
-                cut=one_chunk,
-                supply=supply,
-                patience=patience,
-            ),
-            examiner=Examiner(store=store, cut=one_chunk, supply=supply, patience=patience),
-            writer=Writer(target, patience, 0),
-        ),
-        telemetry=Telemetry(metrics),
-        limits=Limits(memory=1 << 20, report_interval=0.05),
-        lane=Lane(),
-    )
 
 
 class Rig:
@@ -108,7 +33,11 @@ class Rig:
         self.stream = Stream(server.dsn, "s")
         self.stream.start({"proto_version": "1"})
         assert server.streaming.wait(PATIENCE)
-        self._pipeline = build(self.stream, self.target, end_lsn=end_lsn)
+        self._runner = make_runner(HashEmbedder())
+        limits = Limits(memory=1 << 20, report_interval=0.05)
+        self._pipeline = make_pipeline(
+            self.stream, self.target, self._runner, limits, end_lsn=end_lsn
+        )
         self._stop = threading.Event()
         self._loop = threading.Thread(target=self._pipeline.run, args=(self._stop,))
 
@@ -138,6 +67,7 @@ class Rig:
             self._loop.join(10)
         self.stream.close()
         self._pipeline.close()
+        self._runner.close()
 
 
 @contextmanager

@@ -6,36 +6,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from threading import Event, Lock, Thread
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import pytest
 
-from cdc_embed.change.knowledge import State
-from cdc_embed.change.plan import Plan, one_chunk
-from cdc_embed.change.transaction import Assembler
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.embed.hash import HashEmbedder
-from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.confirm import RECORD_STEP
-from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.examine import Examiner
-from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
-from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.pipeline import ChangeLog, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
-from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Progress
-from cdc_embed.metrics import Metrics
 from cdc_embed.source.stream import Frame
-from cdc_embed.wire import pgoutput
-from tests.builders import checkpoint
-from tests.frames import RELATION, TABLE, begin, commit, insert, update
+from tests.frames import RELATION, begin, commit, insert, update
+from tests.loop import RECORDED, Target, make_pipeline, make_runner
 from tests.site import wait_until
 
-RECORDED = LSN(0x1000)
-CHECKPOINT = checkpoint(confirmed_lsn=RECORDED)
 SECONDS = 10.0
 
 
@@ -44,33 +28,6 @@ class Report(NamedTuple):
     confirmed: LSN
     recorded: LSN
     """What the target had recorded when it was reported."""
-
-
-class Target:
-    """A target that commits when it is allowed to."""
-
-    def __init__(self) -> None:
-        self.may_commit = Event()
-        self.may_commit.set()
-        self.recorded = RECORDED
-        self.keys: list[str] = []
-
-    def look_up(self, _: Any) -> dict[Any, State]:
-        return {}
-
-    def find_donors(self, _: Any) -> set[Any]:
-        return set()
-
-    def write(self, plan: Plan, _vectors: Any, _batch_seq: int) -> None:
-        assert self.may_commit.wait(SECONDS)
-        self.keys += [key[0] for _, key in plan.actions]
-        self.record_progress(plan.batch.end_lsn)
-
-    def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
-        return {}
-
-    def record_progress(self, lsn: LSN, _batch_seq: int = 0) -> None:
-        self.recorded = max(self.recorded, lsn)
 
 
 class Model:
@@ -175,34 +132,11 @@ class Rig:
 
     def __init__(self, memory: int = 1 << 20) -> None:
         self.target, self.model = Target(), Model()
+        self.target.may_commit.set()
         self.stream = Script(self.target)
-        metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
-        patience = Patience(Event(), lambda _stage, _error: None)
-        self.runner = EmbeddingRunner(self.model, self.model.describe(), patience, metrics)
-        store = cast(StoreReader, self.target)
-        supply = VectorSupply(store, self.runner, patience)
-        self.pipeline = Pipeline(
-            log=ChangeLog(
-                stream=self.stream,
-                decode=pgoutput.messages,
-                assembler=Assembler([TABLE], CHECKPOINT, RECORDED),
-                progress=Progress(RECORDED),
-            ),
-            workers=Workers(
-                preparer=Preparer(
-                    store=store,
-                    read_rows=lambda _table, _keys: {},
-                    cut=one_chunk,
-                    supply=supply,
-                    patience=patience,
-                ),
-                examiner=Examiner(store=store, cut=one_chunk, supply=supply, patience=patience),
-                writer=Writer(self.target, patience, 0),
-            ),
-            telemetry=Telemetry(metrics),
-            limits=Limits(memory=memory, report_interval=0.01),
-            lane=Lane(),
-        )
+        self.runner = make_runner(self.model)
+        limits = Limits(memory=memory, report_interval=0.01)
+        self.pipeline = make_pipeline(self.stream, self.target, self.runner, limits)
         self._stop = Event()
         self._loop = Thread(target=self.pipeline.run, args=(self._stop,), daemon=True)
         self.stream.queue(RECORDED, RELATION)
