@@ -39,20 +39,20 @@ HOSTILE: Final = {
     "timezone": "Asia/Tokyo",
     "bytea_output": "escape",
 }
-"""How values must not be written on their way, whatever the database says."""
+"""The settings of a database that must not change the values on their way."""
 _numbers = count(1)
 
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """What one plugin's slot gave."""
+    """The frames of one plugin's slot."""
 
     tables: Sequence[Table]
     frames: Sequence[Frame]
     make_decoder: Callable[[], Decoder]
 
     def events(self) -> list[Event]:
-        """What the product makes of a connection that begins with these frames."""
+        """Return the events of a connection that begins with these frames."""
         assembler, decode = Assembler(self.tables, checkpoint(), ZERO), self.make_decoder()
         return [
             event
@@ -123,7 +123,7 @@ def configured(site: Site, tables: Sequence[Mapping[str, Any]]) -> list[Table]:
 
 
 def followed(tables: Sequence[Table]) -> dict[wal2json.QualifiedName, Followed]:
-    """What wal2json is asked for."""
+    """Return the tables that wal2json is asked for."""
     return {
         (table.schema, table.name): Followed(
             oid=table.oid,

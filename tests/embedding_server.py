@@ -35,7 +35,7 @@ import numpy as np
 
 @dataclass(kw_only=True)
 class Faults:
-    """What goes wrong. The numbers count down with each request that meets the fault."""
+    """The faults of the server. The numbers count down with each request that meets the fault."""
 
     fail_next: int = 0
     """Requests to answer with ``status`` and, when given, a Retry-After of ``retry_after`` s."""

@@ -32,7 +32,7 @@ _PLAIN: Final = structlog.get_config()
 
 
 class Output:
-    """What a command or a service writes, and how it logs."""
+    """The output of a command or a service, and the settings of its logs."""
 
     def __init__(self) -> None:
         self.out = StringIO()
@@ -67,8 +67,8 @@ PACE: Final = {
     "service.instance.STANDBY_POLL_SECONDS": 0.2,
     "service.watch.POLL_SECONDS": 0.25,
 }
-"""What looks at intervals looks often in this process, as a test waits for its next look; and what
-gives up a service that does not answer waits for one that shares this process."""
+"""Seconds between two looks: few, because a test waits for the next one. ``ASK_SECONDS`` are many,
+because the service that is asked shares this process."""
 _output: ContextVar[Output | None] = ContextVar("output", default=None)
 
 
@@ -136,7 +136,7 @@ class ServiceThread:
         return self._thread.is_alive()
 
     def ask_to_stop(self) -> None:
-        """What SIGTERM does."""
+        """Do the same as SIGTERM."""
         self._stopped = True
         if self._service is not None:
             self._service.stop()

@@ -1,4 +1,4 @@
-"""What should be stored of a table, computed a second time and compared with what is.
+"""The documents that should be stored of a table, computed again and compared with the stored.
 
 The rules of the texts, of their fingerprint and of the hash embedder's vectors are those of the
 documentation, written once more: nothing here is shared with what is tested.

@@ -28,6 +28,6 @@ def mend(site: Site) -> None:
 
 
 def faults_met(site: Site) -> int:
-    """How often a statement of the kind that ``fail`` names was tried."""
+    """Count the tries of a statement of the kind that ``fail`` names."""
     called, count = site.sql("select is_called, last_value from faults")[0]
     return int(count) + 1 if called else 0

@@ -19,7 +19,7 @@ JOIN_SECONDS: Final = 60.0
 
 
 class Pace:
-    """How far a load has come."""
+    """The progress of a load."""
 
     def __init__(self) -> None:
         self.transactions = 0

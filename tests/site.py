@@ -1,4 +1,4 @@
-"""What the integration and acceptance tests stand on: a real database, a real service.
+"""The ground of the integration and acceptance tests: a real database, a real service.
 
 A ``Site`` is one database with its configuration; a ``RunningService`` is ``cdc-embed run`` in a
 thread or in a process of its own, watched through its log and its ``/status``.
@@ -137,7 +137,7 @@ class Site:
         return done
 
     def verify(self, *arguments: str, expect: int | None = 0) -> dict[str, Any]:
-        """What ``verify`` says of the same: the product's own comparison."""
+        """Run ``verify`` and return its answer: the product's own comparison."""
         done = self.cli("verify", "--json", *arguments, expect=expect)
         found: dict[str, Any] = json.loads(done.stdout)
         return found

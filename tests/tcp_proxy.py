@@ -52,9 +52,9 @@ class _Link:
     up: _Way
     down: _Way
     beginning: bytearray = field(default_factory=bytearray)
-    """What the client said first, its ``application_name`` among it."""
+    """The first bytes of the client, with its ``application_name``."""
     sent: bytearray = field(default_factory=bytearray)
-    """What the client sent since the last step towards the place to stall at."""
+    """The bytes of the client since the last step towards the place to stall at."""
     step: int = 0
     stranded: bool = False
 
@@ -69,7 +69,7 @@ class _Link:
 
 @dataclass
 class _Place:
-    """Where in whose conversation to stall: after these were sent, in this order."""
+    """The place to stall at: the client's name, and the bytes sent before, in this order."""
 
     name: bytes
     steps: tuple[bytes, ...]

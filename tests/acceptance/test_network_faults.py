@@ -25,7 +25,7 @@ QUICK = {
     "keepalives_count": 2,
     "tcp_user_timeout": 3000,
 }
-"""What is half a minute by default."""
+"""Options that tell of a lost peer within seconds; the defaults take half a minute."""
 SERVER_PATIENCE = 2
 """``wal_sender_timeout`` in seconds."""
 

@@ -66,7 +66,7 @@ def expect_one_writer(site: Site, epochs: int) -> None:
 
 
 def at_least(site: Site, epochs: int) -> int:
-    """How many epochs there were: more, where one was starved for as long as the server waits."""
+    """Return the number of epochs: more, if one was starved for as long as the server waits."""
     epoch: int = site.checkpoint()["epoch"]
     assert epoch >= epochs
     return epoch

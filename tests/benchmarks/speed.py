@@ -1,4 +1,4 @@
-"""How fast, in ratios of one run: ``python -m tests.benchmarks.speed``.
+"""The speed, in ratios of one run: ``python -m tests.benchmarks.speed``.
 
 Throughput: 1,000 documents inserted at once, until the last is searchable, against one
 ``model.encode`` of the same texts. Latency: one insert on an idle system, until it is searchable,

@@ -1,4 +1,4 @@
-"""What a person must mend between two rounds of a history: a lost slot, damaged vectors.
+"""The accidents that a person must mend in a history: a lost slot, damaged vectors.
 
 Changes go on while nobody follows the log; afterwards the commands of the documentation must make
 everything right.

@@ -1,4 +1,4 @@
-"""What goes wrong in a history: three threads of misfortune, each with its own kind.
+"""The faults of a history: three threads of misfortune, each with its own kind.
 
 ``Processes`` kills, stops and freezes services, ``Servers`` cuts sessions off, holds locks and
 restarts databases, ``Outside`` makes the embedder ill and runs commands. Every fault ends by
@@ -288,7 +288,7 @@ class Outside(Misfortune):
             self._finish(command, may_drift, seconds)
 
     def _finish(self, command: Command, may_drift: bool, seconds: float) -> None:
-        """What it says must be true, whatever went on beside it."""
+        """Note a result if the answer of a command is wrong, whatever went on beside it."""
         self._commands.remove((command, may_drift))
         try:
             code, out, err = command.finish(seconds)

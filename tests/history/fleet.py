@@ -88,7 +88,7 @@ class Fleet:
             return choice.choice(self.running) if self.running else None
 
     def status(self) -> list[dict[str, Any]]:
-        """What each instance says of itself; those that cannot be asked are left out."""
+        """Return the status of each instance; those that cannot be asked are left out."""
         found = []
         with self._lock:
             running = list(self.running)
@@ -103,7 +103,7 @@ class Fleet:
         return max(leading, default=LSN(0))
 
     def complaints(self) -> list[str]:
-        """What should never be in a log."""
+        """Return the lines that should never be in a log."""
         return [
             line
             for service in (*self.ended, *self.running)
@@ -112,7 +112,7 @@ class Fleet:
         ]
 
     def forget(self) -> None:
-        """What ended was looked at."""
+        """Forget the instances that ended, because they were looked at."""
         with self._lock:
             del self.ended[:-2]
 

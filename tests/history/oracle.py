@@ -1,4 +1,4 @@
-"""What must be true of a history when nothing moves any more.
+"""The truth about a history when nothing moves any more.
 
 What a row's chunks must be is said in ``tests/oracle.py``, what must be true at every moment in
 ``tests/invariant.py``. What the change log itself says comes from a slot of our own, so that a
@@ -116,7 +116,7 @@ class Witness:
         ask(source, "select pg_create_logical_replication_slot(%s, 'pgoutput')", self.name)
 
     def forget(self) -> None:
-        """What is behind us was found to be right."""
+        """Forget the changes up to now, because they were found to be right."""
         ask(self._source, "select pg_replication_slot_advance(%s, pg_current_wal_lsn())", self.name)
 
     def account(self, keys: set[tuple[str, ...]], most: int = 60) -> str:

@@ -27,9 +27,9 @@ QUIET_SECONDS = 150.0
 """For everything to be reflected once nothing happens any more, on a busy machine."""
 
 ACCIDENTS = 0.2
-"""How often one happens between two rounds."""
+"""The chance of an accident between two rounds."""
 VERIFIED = 0.3
-"""How often ``verify`` is asked too; a process of its own takes as long as all the rest."""
+"""The chance that ``verify`` is asked too; its own process takes as long as all the rest."""
 
 SETTINGS = {
     "max_prepared_transactions": "20",
@@ -44,7 +44,7 @@ MakeServer = Callable[[int, Mapping[str, str]], EmbeddedPostgres]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """Where a history takes place; how else it is configured follows from its seed."""
+    """The servers and the plugin of a history; the rest of its configuration follows its seed."""
 
     version: int = 18
     target: int | None = None

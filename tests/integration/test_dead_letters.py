@@ -38,7 +38,7 @@ def picky(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -> 
 
 @contextmanager
 def without_a_call(service: RunningService, server: EmbeddingServer) -> Iterator[None]:
-    """What happens meanwhile is reflected, and the model was not asked."""
+    """Fail unless the changes meanwhile are reflected without a call of the model."""
     before = server.counts()
     yield
     service.settle()

@@ -269,7 +269,7 @@ def test_a_key_that_is_none_any_more_stops_both_at_the_next_row(
 def test_wal2json_omits_updates_and_deletes_without_an_identity(
     make_database: Callable[..., Site],
 ) -> None:
-    """Why the coverage of the configured tables is looked at all the time."""
+    """So the coverage of the configured tables is looked at all the time."""
     site = make_database()
     site.sql("create table documents (id int primary key, title text)")
     by_wal2json = watch(

@@ -217,7 +217,7 @@ def test_an_outage_allows_reconnecting_and_a_stop_ends_in_time(
 
 
 def test_the_service_starts_while_the_embedder_is_away(make_site: Callable[..., Site]) -> None:
-    """How wide the vectors are is stored, so nothing need be asked; ``setup`` has to ask."""
+    """The width of the vectors is stored, so nothing need be asked; ``setup`` has to ask."""
     site = make_site(18)
     with EmbeddingServer() as first:
         site.sql(DOCUMENTS)

@@ -64,7 +64,7 @@ HOSTILE = {
     "timezone": "Asia/Tokyo",
     "bytea_output": "escape",
 }
-"""How values must not be written on their way, whatever the database says."""
+"""The settings of a database that must not change the values on their way."""
 
 
 def create(site: Site, more: str = "") -> None:
@@ -196,7 +196,7 @@ def test_values_that_the_log_leaves_out_are_kept(
 def test_values_of_backfilled_rows_are_read_again(
     make_site: Callable[..., Site], version: int, embedder: EmbeddingServer
 ) -> None:
-    """What was read from the table proves nothing of what the log calls unchanged."""
+    """A row read from the table proves nothing of a value that the log calls unchanged."""
     site = make_site(version)
     create(site)
     insert(site, 1, 2, 3, 4, 6)

@@ -1,4 +1,4 @@
-"""Whose a table of vectors is: one slot's, of one source, whoever else writes into the schema."""
+"""The keeper of a table of vectors: one slot of one source, whoever else writes there."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""What is not in the log of a partitioned table, and the tables that wal2json cannot follow."""
+"""Changes that the log of a partitioned table omits; tables that wal2json cannot follow."""
 
 import random
 import string

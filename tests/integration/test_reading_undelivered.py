@@ -11,7 +11,7 @@ from tests.site import Site
 
 
 class Found:
-    """What a coverage finds, after the read has failed."""
+    """A coverage that finds these tables after the read has failed."""
 
     def __init__(self, undelivered: dict[str, str]) -> None:
         self._undelivered = undelivered

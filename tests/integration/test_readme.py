@@ -1,4 +1,4 @@
-"""What the README tells an application to run does what it says."""
+"""The programs and commands of the README do as it says."""
 
 import os
 import re

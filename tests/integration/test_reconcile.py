@@ -42,7 +42,7 @@ def verify_table(site: Site, *arguments: str, expect: int = 0) -> dict[str, Any]
 
 @contextmanager
 def in_thread(call: Callable[[], Any]) -> Iterator["Queue[Any]"]:
-    """What ``call`` returns or raises, once it does; joined at the end."""
+    """Give the queue for the value or error of ``call``, which is joined at the end."""
     answer: Queue[Any] = Queue()
 
     def run() -> None:

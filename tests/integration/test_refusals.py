@@ -1,4 +1,4 @@
-"""What a user can get wrong: one clear sentence, the next step, the promised exit code."""
+"""Mistakes of a user: one clear sentence, the next step, the promised exit code."""
 
 from collections.abc import Callable
 from pathlib import Path

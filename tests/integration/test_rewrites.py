@@ -1,4 +1,4 @@
-"""What changes rows and is not in the log: noticed by the table's files, then compared."""
+"""Rewrites that are not in the log: noticed by the table's files, then compared."""
 
 import subprocess
 import time

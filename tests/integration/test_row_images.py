@@ -1,4 +1,4 @@
-"""What a change looks like on the wire, and what comes of it: the same target, the fewest calls.
+"""Each image of a change on the wire, and its result: the same target, the fewest calls.
 
 A case is SQL; each of its strings is one transaction. It runs twice on every kind of source: each
 transaction by itself, and all of them in one batch, while an earlier text is being embedded. What
@@ -18,7 +18,7 @@ from tests.sources import OLDER, PUBLISHED, SOURCES, kinds, make_source, sites
 
 CASES: Final = {**rows.CASES, **keys.CASES, **tables.CASES}
 ALONE: Final = kinds("pgoutput-18", long=("wal2json-15", *OLDER))
-"""How transactions by themselves are batched does not depend on the plugin."""
+"""The sources of the cases alone: few, because their batches do not depend on the plugin."""
 
 
 @pytest.fixture(scope="module", params=SOURCES)

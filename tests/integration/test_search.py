@@ -289,7 +289,7 @@ BLANKS: list[tuple[str | None, str | None]] = [
 
 
 def assert_the_view_makes_the_stored_texts(site: Site, tables: Callable[[str], str]) -> None:
-    """What the source's rows give in SQL is what was prepared and stored."""
+    """Fail unless SQL makes the stored texts of the source's rows."""
     fill(site, tables("store_text = true"))
     pieces = "select id, chunk, {} from cdc_embed.documents_{} order by id, chunk"
     stored = site.sql(pieces.format("chunk_text", "embedding"))

@@ -31,7 +31,7 @@ STATEMENTS = (
 
 
 def outcomes(site: Site) -> list[object]:
-    """What the application gets for each of its statements: rows, or the error's code."""
+    """Run each statement of the application; return its rows, or the error's code."""
     results: list[object] = []
     for statement in STATEMENTS:
         try:

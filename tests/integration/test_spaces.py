@@ -1,4 +1,4 @@
-"""What a changed configuration costs and what searches find meanwhile: spaces, tables, slots.
+"""The cost of a changed configuration, and the searches meanwhile: spaces, tables, slots.
 
 The number of embedded texts is counted outside of the service, by the service that embeds them.
 """
@@ -81,7 +81,7 @@ def library(make_site: Callable[..., Site], embedding_server: EmbeddingServer) -
 
 
 def command(site: Site, *arguments: str, code: int = 0) -> str:
-    """What a command prints, run in this process: many of them, and each start takes a while.
+    """Run a command in this process, because there are many; return the printed text.
 
     ``code`` is the exit code that it would end with.
     """
@@ -107,7 +107,7 @@ def search(site: Site, text: str, *options: str) -> list[tuple[int, float]]:
 
 
 def ids(site: Site, text: str = "anything", *options: str) -> list[int]:
-    """What ``cdc-embed search`` finds at all, in the order of the key."""
+    """Return all keys that ``cdc-embed search`` finds, in their order."""
     return sorted(key for key, _ in search(site, text, *options))
 
 

@@ -1,4 +1,4 @@
-"""What psycopg2 really tells the server, seen from its side (CONTRIBUTING.md, T1)."""
+"""The positions that psycopg2 really tells the server, seen from there (CONTRIBUTING.md, T1)."""
 
 import struct
 from collections.abc import Iterator

@@ -226,7 +226,7 @@ def test_what_only_a_person_can_mend_stops_and_names_the_table(
 
 
 def refusals(site: Site, key: int, table: str, fault: str, remedy: str) -> str:
-    """What a service says that meets a fault of this table, until the remedy."""
+    """Have a service meet a fault of this table; return its reports until the remedy."""
     assert site.target is not None
     with site.service() as service:
         service.settle()

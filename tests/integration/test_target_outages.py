@@ -125,7 +125,7 @@ def test_target_that_restarts_under_load_is_written_to_again(
 
 
 def documents(target: Site, more_than: int = 0) -> int:
-    """How many there are, if there are more."""
+    """Count the stored documents; 0 if they are not more than so many."""
     count: int = target.value("select count(*) from cdc_embed.documents_embedding")
     return count if count > more_than else 0
 
@@ -264,7 +264,7 @@ def test_stop_is_heard_while_the_start_waits_for_the_target(pair: Site, proxy: T
 
 
 def test_stop_ends_in_time_when_a_table_of_the_target_is_locked(pair: Site, target: Site) -> None:
-    """What looks after the tables counts their rows, and waits for the lock too."""
+    """The watch counts the rows of the tables, so it waits for the lock too."""
     lock = target.connect()
     waits = (
         "select count(*) from pg_stat_activity where wait_event_type = 'Lock' "

@@ -1,4 +1,4 @@
-"""What wal2json needs of a server, and what of names, strings and other tables it cannot know."""
+"""The needs of wal2json of a server; the names, strings and tables that it cannot know."""
 
 from collections.abc import Callable
 

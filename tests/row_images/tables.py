@@ -1,4 +1,4 @@
-"""What concerns whole tables or transactions: TRUNCATE, savepoints, messages, types, DDL."""
+"""Cases of whole tables or transactions: TRUNCATE, savepoints, messages, types, DDL."""
 
 from typing import Final
 

@@ -54,7 +54,7 @@ def decoder(*columns: str, codec: str = "utf-8") -> Wal2json:
 
 
 def outcome(payload: bytes, follower: Wal2json) -> tuple[Message, ...] | DecodeError:
-    """What decoding comes to; any error but a DecodeError fails the test."""
+    """Return the messages or the DecodeError; any other error fails the test."""
     try:
         return follower.decode(payload)
     except DecodeError as error:

@@ -302,7 +302,7 @@ def histories(draw: st.DrawFn) -> History:
 def resolved(
     image: Image, values: tuple[Value, ...] | None, before: Rows
 ) -> Sequence[Value] | None:
-    """What the image says the row's ``values`` are, given the rows before the batch."""
+    """Return the row's ``values`` after the image, given the rows before the batch."""
     if values is None:
         return None
     origin = before[image.origin] if image.origin is not None else (UNCHANGED,) * 2

@@ -64,7 +64,7 @@ def minilm() -> CountTokens:
 
 
 def assert_sound(text: str, chunks: Sequence[Chunk], count: CountTokens, window: int) -> None:
-    """What holds for the chunks of any text that is not blank."""
+    """Fail unless the chunks of a text that is not blank cover it in order."""
     end = 0
     for piece in chunks:
         assert piece.start >= end, "out of order, or overlapping"

@@ -18,7 +18,7 @@ TABLE = table("t", TableColumn("views", "integer"))
 
 
 AS_READ: Callable[..., Known] = partial(Known, provenance=READ)
-"""What is stored was read from the source."""
+"""Makes a stored state that was read from the source."""
 
 
 def meta(value: str | None) -> bytes:

@@ -1,4 +1,4 @@
-"""What a configuration file may say, what it means, and how it is told what is wrong."""
+"""The keys of a configuration file, their meaning, and the report of a mistake."""
 
 import json
 import os

@@ -331,7 +331,7 @@ REST: Final = ("work", 20)
 
 
 def comparing(rounds: int) -> Steps:
-    """What compares rows gets on by small steps, beside the log."""
+    """Let the comparison get on by small steps, beside the log."""
     return [("compare", 1), ("work_on_log", 100)] * rounds
 
 

@@ -1,4 +1,4 @@
-"""What a row's text is, and the hash that stands for the columns beside it."""
+"""The text of a row, and the hash that stands for the columns beside it."""
 
 from functools import partial
 

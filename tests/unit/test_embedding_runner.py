@@ -1,4 +1,4 @@
-"""Which texts get a vector, which a refusal, and what is waited out instead."""
+"""Texts that get a vector, texts that get a refusal, and failures that are waited out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What was found out for a batch at a cost: kept for its next attempt, handed on when it is cut."""
+"""Facts that cost a batch something: kept for its next attempt, handed on when it is cut."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Which room may know which: the shape of the tree, read from its source.
+"""The rooms that a room may import: the shape of the tree, read from its source.
 
 Rules are functions from parsed modules to what breaks them, so that each can be shown a module
 that does.

@@ -1,4 +1,4 @@
-"""What may be known of the target without asking it, and from when on."""
+"""The state of the target that is known without asking it, and from when on."""
 
 from collections.abc import Iterable, Mapping
 
@@ -173,7 +173,7 @@ def test_states_differ_by_their_metadata_and_by_what_they_prove() -> None:
 
 
 def test_a_looked_up_row_proves_nothing_before_the_comparison() -> None:
-    """What is stored may have missed changes, or may have been made from other columns."""
+    """A stored row can have missed changes, or can have been made from other columns."""
     knowledge = Knowledge()
     letter = Refused(b"a" * 16)
     assert knowledge.basis([]).stored(ROW, A) == A.unproven()
@@ -198,7 +198,7 @@ def test_remembered_rows_of_a_distrusted_table_prove_nothing() -> None:
 
 
 def test_rows_untouched_in_flight_are_left_to_the_target() -> None:
-    """Who compares whole documents asks the target, whatever the cache says of them."""
+    """A comparison of whole documents asks the target, whatever the cache says of them."""
     knowledge = Knowledge()
     commit(knowledge, {ROW: A, OTHER: A, ELSEWHERE: A})
     assert in_flight(knowledge, [ROW, OTHER, ELSEWHERE]) == {}

@@ -91,7 +91,7 @@ def step(version: int, name: str) -> list[Message]:
 
 
 def outcome(frame: bytes) -> Message | DecodeError:
-    """What decoding comes to; any error but a DecodeError fails the test."""
+    """Return the message or the DecodeError; any other error fails the test."""
     try:
         return decode(frame)
     except DecodeError as error:
@@ -427,7 +427,7 @@ def test_a_stored_generated_column_is_sent_only_from_18_on(version: int, row: Tu
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_relations_types_and_foreign_begins_have_no_position(version: int) -> None:
-    """What the stream's guard is for: PostgreSQL's keepalives are forwarded after these."""
+    """The stream's guard exists for these: PostgreSQL's keepalives are forwarded after them."""
     frames = [(type(decode(frame.payload)), frame.data_start) for frame in golden(version)]
     nowhere = {kind for kind, start in frames if start == LSN(0)}
     somewhere = {kind for kind, start in frames if start > LSN(0)}

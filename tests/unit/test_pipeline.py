@@ -27,7 +27,7 @@ class Report(NamedTuple):
     received: LSN
     confirmed: LSN
     recorded: LSN
-    """What the target had recorded when it was reported."""
+    """The position that the target had recorded when it was reported."""
 
 
 class Model:

@@ -288,7 +288,7 @@ def noted(values: Sequence[Value]) -> bytes:
 
 FIRST, SECOND = noted(FIRST_VALUES), noted(SECOND_VALUES)
 VALUES_OF = {FIRST: FIRST_VALUES, SECOND: SECOND_VALUES}
-"""What stands in the target where a state has this hash."""
+"""The stored values of a state with this hash."""
 NOTED_STATES: tuple[State, ...] = (
     *(Known(digest, hashed) for digest in (DIGEST, OTHER_DIGEST) for hashed in (FIRST, SECOND)),
     *(
@@ -506,7 +506,7 @@ def test_a_row_without_text_needs_no_metadata() -> None:
 def test_a_row_that_was_read_again_is_known_from_the_read_alone(
     values: tuple[str | None, ...], stored: State
 ) -> None:
-    """Where the log made it known, it is written again to say so, though all may be equal."""
+    """A state that the log made known is written again, even if all values are equal."""
     hashed, row = noted(values), Row(("a", "b"), values)
     planned = plan(
         Batch.of([noted_update(PART_U, (U, "1"))]), {HERE: stored}, refetched={HERE: row}
@@ -573,7 +573,7 @@ def histories(draw: st.DrawFn) -> tuple[Stored, list[Change], Stored]:
 
 
 def written(planned: Plan, stored: Stored) -> Stored:
-    """What the target has afterwards; all that is kept is taken from what it had before."""
+    """Return the target's row afterwards; all that is kept is taken from the row before."""
 
     def beside(metadata: Metadata) -> tuple[Value, ...]:
         if metadata.origin is None:

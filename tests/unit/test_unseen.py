@@ -160,7 +160,7 @@ def test_forgotten_keys_make_room() -> None:
 # -- whatever happens -------------------------------------------------------------------------
 
 BASE = 2 * EPOCH - 6
-"""Where the ids of the property begin: their 32 bits begin again among them."""
+"""The first id of the property: the 32 bits of the ids begin again soon after it."""
 NAMES = ("1", "2", "3", "4")
 xids = st.integers(BASE, BASE + 11)
 

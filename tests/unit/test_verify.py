@@ -45,9 +45,9 @@ class World:
         self.hidden: list[set[Key]] = []
         """For each look, the rows that its snapshot is too old about."""
         self.meanwhile: list[Callable[[], None]] = []
-        """What happens while the target catches up, one for each wait."""
+        """Acts while the target catches up, one for each wait."""
         self.broken: set[Key] = set()
-        """What no repair mends."""
+        """Rows that no repair mends."""
         self.pace = Pace()
         self.lane = Lane()
         self.replies: list[tuple[str, dict[str, Any]]] = []

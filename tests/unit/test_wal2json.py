@@ -62,7 +62,7 @@ def step(name: str) -> list[Message]:
 
 
 def value(kind: int, written: str) -> object:
-    """What becomes of one column's value."""
+    """Return the decoded value of one column."""
     *_, insert = decoder("v").decode(frame("I", {"v": (kind, written)}, pk=()))
     assert isinstance(insert, Insert)
     return insert.new[0]

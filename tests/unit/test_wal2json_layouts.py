@@ -1,4 +1,4 @@
-"""What the JSON decoder gathers from rows: Relations, old tuples, and how tables are asked for."""
+"""Relations and old tuples that the JSON decoder gathers from rows, and requests for tables."""
 
 from typing import NamedTuple
 

@@ -188,6 +188,11 @@ def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
     assert rule(TEXTS) == []
 
 
+def test_no_docstring_of_a_test_begins_with_a_question() -> None:
+    assert len(TESTS) > 100
+    assert questions(TESTS) == []
+
+
 def test_no_test_has_a_name_of_more_than_sixty_letters() -> None:
     assert len(TESTS) > 100
     assert long_names_of_tests(TESTS) == []

@@ -1,4 +1,4 @@
-"""What compares rows, on simulated databases: it gets on only when the schedule says so."""
+"""The comparison on simulated databases: it gets on only when the schedule says so."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What the simulated application has: two tables, their values, and what is refused of them."""
+"""The data of the simulated application: two tables, their values, and those refused."""
 
 from typing import Any, Final
 

@@ -30,7 +30,7 @@ from tests.unit.simulation.data import KEYS, LARGE, SPARE, TABLES, refused_by_da
 
 
 class Op(NamedTuple):
-    """What the application does to one table; what cannot be done to its rows is left undone."""
+    """A step of the application in one table; it does nothing that its rows do not allow."""
 
     kind: str
     key: int = 0
@@ -48,7 +48,7 @@ class Transaction(NamedTuple):
 
 
 class Version(NamedTuple):
-    """What one change says of a row's text; ``new``: under this key it was another before."""
+    """The text of a row in one change; ``new``: under this key it was another before."""
 
     position: Position
     text: str
@@ -343,7 +343,7 @@ KINDS: Final = {
     "truncate": 0.2,
     "truncate_both": 0.1,
 }
-"""What the application does, and how often."""
+"""The steps of the application, and the weight of each."""
 
 
 def relations(message: Message) -> Sequence[int]:

@@ -47,7 +47,7 @@ class Stored(NamedTuple):
 
 @dataclass
 class Tables:
-    """What a target transaction changes: all of it or nothing."""
+    """The tables that a target transaction changes: all of them or none."""
 
     chunks: dict[RowId, Stored] = field(default_factory=dict)
     letters: dict[RowId, bytes] = field(default_factory=dict)

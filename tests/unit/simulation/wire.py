@@ -13,7 +13,7 @@ from tests.unit.simulation.source import Source, relations
 
 
 class Slot:
-    """Where the server would begin to stream, and where it would after a crash of its own."""
+    """The position from which the server would stream, and that after a crash of its own."""
 
     def __init__(self, confirmed: LSN) -> None:
         self.confirmed = confirmed

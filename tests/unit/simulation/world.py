@@ -137,7 +137,7 @@ class World:
         self.requests: list[Request] = []
         self._asked = 0
         self.answers: list[dict[str, Any]] = []
-        """What verifying found."""
+        """The results of ``verify``."""
         self.damaged = False
         self.wrong: set[Table] = set()
         """Tables that were damaged and not compared since."""
@@ -182,7 +182,7 @@ class World:
         cast(Steered, self.pipeline._batches._write).step()
 
     def compare(self, steps: int) -> None:
-        """What compares rows gets on."""
+        """Let the comparison get on."""
         for _ in range(steps):
             self.actor.step()
 
