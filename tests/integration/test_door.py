@@ -42,7 +42,14 @@ def run_in_background(
         service.background(),
     ):
         wait_until(lambda: service.phase is Phase.STREAMING, "it leads")
+        # a row that is written before this can be told as one that was read
+        wait_until(lambda: compared(site), "the first comparison ends")
         yield service
+
+
+def compared(site: Site) -> bool:
+    states = site.sql("select state from cdc_embed.reconcile")
+    return [state for (state,) in states] == ["done"]
 
 
 def is_durable(service: Service, end: LSN) -> bool:
