@@ -402,6 +402,34 @@ MUTATIONS = (
         "tests/integration/test_refetch.py::"
         "test_key_that_is_no_value_of_its_type_any_more_has_no_row[18]",
     ),
+    Mutation(
+        "a chunk that only moved is written anew",
+        "cdc_embed/target/pieces.py",
+        "        if number < len(wanted):",
+        "        if number < 0:",
+        "tests/integration/test_chunks.py::test_an_edit_writes_few_rows_and_index_entries[change]",
+    ),
+    Mutation(
+        "a row has no space beside it for its next version",
+        "sql/target/schema.sql",
+        "  primary key ({key}, piece)\n) with (fillfactor = 50)",
+        "  primary key ({key}, piece)\n) with (fillfactor = 100)",
+        "tests/integration/test_chunks.py::test_an_edit_writes_few_rows_and_index_entries[insert]",
+    ),
+    Mutation(
+        "a chunk that was kept may be gone",
+        "cdc_embed/target/write.py",
+        "        if self._cursor.rowcount != kept:",
+        "        if self._cursor.rowcount > kept:",
+        "tests/integration/test_store.py::test_kept_chunk_that_is_gone_writes_nothing",
+    ),
+    Mutation(
+        "a vector in hand does not replace the stored one",
+        "cdc_embed/target/write.py",
+        "            if bytes(digest) not in self._vectors:",
+        "            if bytes(digest) not in stored:",
+        "tests/integration/test_store.py::test_vector_in_hand_replaces_the_stored_one",
+    ),
 )
 
 

@@ -168,7 +168,8 @@ def _expect_types(
     existing = columns_of(
         databases.target, databases.config.target.schema, registered.embedding_table
     )
-    wanted = {"embedding": vectors} | {column.name: column.type for column in table.metadata}
+    wanted = {"piece": "integer", "embedding": vectors}
+    wanted |= {column.name: column.type for column in table.metadata}
     for name, kind in wanted.items():
         stored = existing.get(name, "nothing")
         if stored != kind and stored.rpartition(".")[2] != kind:

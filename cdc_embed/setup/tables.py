@@ -22,6 +22,7 @@ from cdc_embed.target.schema import (
     create_ddl,
     drop_ddl,
     forget_comparison_ddl,
+    piece_ddl,
     register_ddl,
     rename_ddl,
     retype_ddl,
@@ -103,6 +104,7 @@ class TablePlanner:
                 existing = {}
         if not existing:
             return found + create_ddl(self._schema, table, self._vector_type)
+        found += self._number(table, known, existing)
         found += self._change_columns(table, known, existing)
         return found + self._retype(table, existing)
 
@@ -121,6 +123,15 @@ class TablePlanner:
             return []
         view = known.search_view if known is not None else None
         return [*self._drop_view(view), *changes, forget_comparison_ddl(self._schema, table)]
+
+    def _number(
+        self, table: Table, known: Registered | None, existing: Mapping[str, str]
+    ) -> list[Ddl]:
+        if "piece" in existing:
+            return []
+        self.alone = True
+        view = self._drop_view(known.search_view) if known is not None else []
+        return [*view, *piece_ddl(self._schema, table)]
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (

@@ -30,6 +30,10 @@ def raw(value: bytes) -> bytes:
     return struct.pack(">i", len(value)) + value
 
 
+def boolean(value: bool) -> bytes:
+    return struct.pack(">i?", 1, value)
+
+
 def int4(value: int) -> bytes:
     return struct.pack(">ii", 4, value)
 

@@ -26,11 +26,6 @@ SERVICE_TABLES: Final = (
 )
 """Our own tables, in the order in which they can be dropped."""
 
-FULL: Final = 100
-HALF: Final = 50
-"""Fill factor in percent. A row with its vector takes up to 2 kB. Only with as much free space in
-the page can PostgreSQL update each row there (HOT), without an insert into the HNSW index."""
-
 
 def checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -161,7 +156,6 @@ def create_ddl(schema: str, table: Table, vectors: str) -> list[Ddl]:
             sql.SQL(",\n  {}").format(_definition(column)) for column in table.metadata
         ),
         vector_type=sql.SQL(vectors),
-        fillfactor=_fillfactor(table),
     )
     find = _compose(
         "create_hash_index",
@@ -211,18 +205,27 @@ def _rename_index(schema: str, table: Table, known: Registered, kind: str) -> Dd
 
 def retype_ddl(schema: str, table: Table, wanted: str) -> list[Ddl]:
     """Store the vectors as another of pgvector's types; the service makes their index again."""
-    index = sql.Identifier(schema, index_name(table.embedding_table, "hnsw"))
     name = sql.Identifier(schema, table.embedding_table)
     return [
-        Ddl(
-            f"drop the index of {table.embedding_table}, which is made again",
-            _compose("drop_index", index=index),
-        ),
+        _drop_hnsw(schema, table),
         Ddl(
             f"store the vectors of {table.full_name} as {wanted}",
             _compose("retype_vectors", table=name, vector_type=sql.SQL(wanted)),
         ),
     ]
+
+
+def piece_ddl(schema: str, table: Table) -> list[Ddl]:
+    """Give a table of vectors of an older version its column ``piece``."""
+    add = _compose("add_piece", table=sql.Identifier(schema, table.embedding_table))
+    why = f"number the rows of {schema}.{table.embedding_table} apart from their chunks"
+    return [_drop_hnsw(schema, table), Ddl(why, add)]
+
+
+def _drop_hnsw(schema: str, table: Table) -> Ddl:
+    index = sql.Identifier(schema, index_name(table.embedding_table, "hnsw"))
+    why = f"drop the index of {table.embedding_table}, which is made again"
+    return Ddl(why, _compose("drop_index", index=index))
 
 
 def drop_ddl(schema: str, relation: str, why: str = "") -> Ddl:
@@ -237,15 +240,11 @@ def column_ddl(
     """Add the new metadata columns and drop the ``former`` ones that are not configured any
     more."""
     name = sql.Identifier(schema, table.embedding_table)
-    found = [
+    return [
         *_dropped_columns(name, table, existing, former),
         *_added_columns(name, table, existing),
         *_retyped_columns(name, table, existing),
     ]
-    if found and bool(former) != bool(table.metadata):
-        room = _compose("leave_room", table=name, fillfactor=_fillfactor(table))
-        found.append(Ddl(f"leave space for new metadata of {table.full_name}", room))
-    return found
 
 
 def _dropped_columns(
@@ -283,10 +282,6 @@ def _parts(column: TableColumn) -> dict[str, sql.Composable]:
 
 def _definition(column: TableColumn) -> sql.Composed:
     return sql.SQL("{} {}").format(sql.Identifier(column.name), sql.SQL(column.type))
-
-
-def _fillfactor(table: Table) -> sql.Literal:
-    return sql.Literal(HALF if table.metadata else FULL)
 
 
 def _values(space: Space) -> sql.Composed:

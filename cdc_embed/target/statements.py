@@ -114,6 +114,7 @@ class Statements:
             "stage_matches": _AND.join(sql.SQL("s.{0} = k.{0}").format(name) for name in names),
             "staged_matches": _AND.join(sql.SQL("s.{0} = m.{0}").format(name) for name in names),
             "annotated_matches": _matches("t", columns, "m", names, types),
+            "stored_matches": _matches("t", columns, "s", names, types),
             "key_texts_match": _AND.join(
                 sql.SQL("format('%%s', t.{}) = k.{}").format(column, name)
                 for column, name in zip(columns, names, strict=True)
@@ -156,6 +157,7 @@ _METADATA_FORMS = {
     "moved_metadata": ", case when m.{u} then t.{column}::text else m.{v} end",
     "kept_metadata": ", {v} = case when m.{u} then t.{column}::text else m.{v} end",
     "annotated_metadata": ", {column} = case when m.{u} then t.{column} else m.{v}::{type} end",
+    "updated_metadata": ", {column} = s.{v}::{type}",
     # a value that stays must be the value that the plan relied on
     "kept_hashes_match": " and (not m.{u} or "
     "substr(t.metadata_hash, {part}) = substr(m.metadata_hash, {part}))",

@@ -1,7 +1,8 @@
 """One table's part of a batch's transaction, in an order that survives key swaps.
 
 First copy the chunks in. Then take reused vectors and moved documents from the rows stored *before*
-any delete. Then delete every touched key, insert the staged chunks, and last the dead letters.
+any delete. Then delete the touched keys' other chunks, update those that are kept, insert the new
+ones, and last the dead letters.
 """
 
 import io
@@ -17,6 +18,7 @@ from cdc_embed.change.event import Change
 from cdc_embed.change.knowledge import READ
 from cdc_embed.change.plan import Plan
 from cdc_embed.target import copy
+from cdc_embed.target.pieces import Piece, assign
 from cdc_embed.target.statements import Statements
 from cdc_embed.wire.messages import UNCHANGED
 
@@ -70,8 +72,9 @@ class TableWriter:
         notes = {key: a for key, a in actions.items() if isinstance(a, Annotate)}
         letters = {key: a for key, a in actions.items() if isinstance(a, Refuse)}
         forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
+        kept = 0
         if writes:
-            self._stage(writes)
+            kept = self._stage(writes, {} if truncated else self._pieces(writes))
         if moves:
             self._stage_moves(moves)
         replaced = [key for key, a in actions.items() if not isinstance(a, Forget | Annotate)]
@@ -82,6 +85,8 @@ class TableWriter:
             self._execute("delete_chunks", self._statements.keys(replaced))
             cleared = [key for key in replaced if key not in letters]
             self._execute("delete_letters", self._statements.keys(cleared))
+        if kept:
+            self._update_kept(kept)
         if writes or moves:
             self._execute("insert_chunks", self._statements.values)
         if notes:
@@ -91,8 +96,34 @@ class TableWriter:
         if letters:
             self._insert_letters(letters)
 
-    def _stage(self, writes: Mapping[Key, Write]) -> None:
-        rows, reused = self._rows(writes)
+    def _pieces(self, writes: Mapping[Key, Write]) -> dict[Key, list[Piece]]:
+        """Return the rows of the documents with several chunks: the equal ones are kept.
+
+        A vector in hand was embedded because the stored one is not to be used.
+        """
+        hashes = {
+            key: [chunk.hash for chunk in write.document.chunks]
+            for key, write in writes.items()
+            if len(write.document.chunks) > 1
+        }
+        if not hashes:
+            return {}
+        self._execute("stored_chunks", self._statements.keys(hashes))
+        stored: dict[Key, dict[int, bytes]] = {key: {} for key in hashes}
+        keys = list(hashes)
+        for place, number, digest in self._cursor.fetchall():
+            if bytes(digest) not in self._vectors:
+                stored[keys[place - 1]][number] = bytes(digest)
+        return {key: assign(wanted, stored[key]) for key, wanted in hashes.items()}
+
+    def _update_kept(self, kept: int) -> None:
+        self._execute("update_chunks", self._statements.values)
+        if self._cursor.rowcount != kept:
+            raise MissingDonorError
+
+    def _stage(self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]) -> int:
+        """Copy the chunks of these documents in; return how many of them are kept."""
+        rows, reused = self._rows(writes, pieces)
         statement = self._statements["copy_stage"]
         self._cursor.copy_expert(statement, io.BytesIO(copy.stream(rows)))
         if reused:
@@ -101,6 +132,7 @@ class TableWriter:
         keeping = {key: write for key, write in writes.items() if write.metadata.origin is not None}
         if keeping:
             self._keep_metadata(keeping)
+        return sum(piece.kept for row in pieces.values() for piece in row)
 
     def _keep_metadata(self, writes: Mapping[Key, Write]) -> None:
         listed = [write.metadata for write in writes.values()]
@@ -137,7 +169,9 @@ class TableWriter:
             "committed_ats": [c.committed_at.isoformat() if c else None for c in changes],
         }
 
-    def _rows(self, writes: Mapping[Key, Write]) -> tuple[list[list[bytes]], bool]:
+    def _rows(
+        self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]
+    ) -> tuple[list[list[bytes]], bool]:
         """Return the staged rows in binary COPY fields, and whether some of them need a donor.
 
         A text that was read again has no commit LSN, because it is not from the log.
@@ -156,10 +190,13 @@ class TableWriter:
         for key, write, place, chunk in chunks:
             change = self._changes.get(key)
             metadata = write.metadata
+            piece = pieces[key][place] if key in pieces else Piece(place, False)
             rows.append(
                 [
                     *(copy.text(value) for value in key),
                     copy.int4(place),
+                    copy.int4(piece.number),
+                    copy.boolean(piece.kept),
                     encoded.get(chunk.hash, copy.NULL),
                     copy.text(chunk.text if store_text else None),
                     copy.int4(chunk.start),

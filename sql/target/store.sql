@@ -81,7 +81,7 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
        l.fingerprint, l.reason, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
-left join {table} t on {key_matches} and {key_texts_match} and t.chunk = 0 and (t.space = %(space)s) is true
+left join {table} t on {key_matches} and {key_texts_match} and t.piece = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
 
@@ -91,11 +91,12 @@ select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.r
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join lateral (
-  select (array_agg(t.document_hash order by t.chunk))[1] as document_hash,
-         (array_agg(t.metadata_hash order by t.chunk))[1] as metadata_hash,
+  select (array_agg(t.document_hash order by t.piece))[1] as document_hash,
+         (array_agg(t.metadata_hash order by t.piece))[1] as metadata_hash,
          bool_and(t.commit_lsn is not null) as from_log,
-         count(*) as chunks, max(t.chunk) as last, max(t.end_offset) as end_offset,
-         count(distinct (t.document_hash, t.metadata_hash)) = 1 as of_one_text
+         count(*) as chunks, max(t.piece) as last, max(t.end_offset) as end_offset,
+         count(distinct (t.document_hash, t.metadata_hash)) = 1
+           and count(distinct t.chunk) = count(*) and max(t.chunk) = max(t.piece) as of_one_text
   from {table} t where {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 ) d on true
 left join {schema}.dead_letter l
@@ -111,11 +112,18 @@ join {table} t on {key_matches} and (t.space = %(space)s) is true
 -- Those chunks, by their hash, that are stored already in a space whose vectors are the same.
 select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = any (%(donor_spaces)s)
 
+-- name: stored_chunks
+-- The chunks of some documents, by the number of their row.
+select k.place, t.piece, t.chunk_hash
+from unnest({key_arrays}) with ordinality as k ({key_names}, place)
+join {table} t on {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
+
 -- name: create_stage
--- The table for a batch's chunks, filled by binary COPY; its keys are text until the insert.
+-- The table for a batch's chunks, filled by binary COPY; its keys are text until the insert. A chunk
+-- that is kept is stored already, with its vector.
 create temporary table {stage} (
   {key_definitions},
-  chunk integer, embedding {vector_type}, chunk_text text, start_offset integer,
+  chunk integer, piece integer, kept boolean, embedding {vector_type}, chunk_text text, start_offset integer,
   end_offset integer, document_hash bytea, chunk_hash bytea, commit_lsn pg_lsn,
   committed_at timestamptz, metadata_hash bytea{stage_metadata_definitions}
 ) on commit delete rows
@@ -129,16 +137,16 @@ copy {stage} from stdin (format binary)
 update {stage} s
 set embedding = (select t.embedding from {table} t
                  where t.chunk_hash = s.chunk_hash and t.space = any (%(donor_spaces)s) limit 1)
-where s.embedding is null
+where s.embedding is null and not s.kept
 
 -- name: missing_donors
 -- The number of chunks that found no vector.
-select count(*) from {stage} where embedding is null
+select count(*) from {stage} where embedding is null and not kept
 
 -- name: stage_moves
 -- Copy the chunks of rows whose key changed, as they were before this batch.
 insert into {stage}
-select {new_keys}, t.chunk, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
+select {new_keys}, t.chunk, t.piece, false, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
        t.document_hash, t.chunk_hash, m.commit_lsn::pg_lsn, m.committed_at::timestamptz,
        m.metadata_hash{moved_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(fingerprints)s::bytea[], %(commit_lsns)s::text[],
@@ -151,14 +159,14 @@ join {table} t on {origin_matches} and (t.space = %(space)s) is true
 -- The number of documents that were copied under a new key.
 select count(*) from {stage} s
 join unnest({key_arrays}) as k ({key_names}) on {stage_matches}
-where s.chunk = 0
+where s.piece = 0
 
 -- name: keep_metadata
 -- Fill metadata values that the log did not carry from the stored ones, as before this batch.
 update {stage} s set metadata_hash = m.metadata_hash{kept_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({origin_names}, {key_names}, metadata_hash{metadata_names})
-join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.chunk = 0{kept_hashes_match}
+join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.piece = 0{kept_hashes_match}
 where {staged_matches}
 
 -- name: missing_metadata
@@ -177,24 +185,38 @@ where {annotated_matches} and (t.space = %(space)s) is true{kept_hashes_match}
 -- name: missing_annotations
 -- The number of rows that are not stored, or have other metadata than the plan relied on.
 select count(*) from unnest({key_arrays}, %(metadata_hashes)s::bytea[]) as m ({key_names}, metadata_hash)
-left join {table} t on {annotated_matches} and t.chunk = 0 and (t.space = %(space)s) is true
+left join {table} t on {annotated_matches} and t.piece = 0 and (t.space = %(space)s) is true
 where t.metadata_hash is distinct from m.metadata_hash
 
 -- name: delete_chunks
--- Delete every chunk of the touched rows; the staged ones are inserted afterwards.
-delete from {table} t using unnest({key_arrays}) as k ({key_names}) where {key_matches}
+-- Delete the chunks of the touched rows that are not kept.
+delete from {table} t using unnest({key_arrays}) as k ({key_names})
+where {key_matches} and not exists (
+  select from {stage} s where s.kept and {stored_matches} and s.piece = t.piece)
 
 -- name: delete_all_chunks
 -- Delete every chunk, because the source table was truncated.
 delete from {table}
 
+-- name: update_chunks
+-- Update the chunks that are kept, in their pages (HOT): no column of an index changes. An equal text
+-- is not written again.
+update {table} t set chunk = s.chunk,
+  chunk_text = case when (t.chunk_text is null) = (s.chunk_text is null) then t.chunk_text else s.chunk_text end,
+  start_offset = s.start_offset, end_offset = s.end_offset, document_hash = s.document_hash,
+  commit_lsn = s.commit_lsn, committed_at = s.committed_at, embedded_at = now(),
+  metadata_hash = s.metadata_hash{updated_metadata}
+from {stage} s
+where s.kept and {stored_matches} and t.piece = s.piece and t.chunk_hash = s.chunk_hash
+  and (t.space = %(space)s) is true
+
 -- name: insert_chunks
--- The batch's chunks, with their keys in the source's own types.
-insert into {table} ({key}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
+-- The batch's new chunks, with their keys in the source's own types.
+insert into {table} ({key}, chunk, piece, embedding, chunk_text, start_offset, end_offset, document_hash,
   chunk_hash, space, commit_lsn, committed_at, metadata_hash{metadata})
-select {typed_keys}, chunk, embedding, chunk_text, start_offset, end_offset, document_hash,
+select {typed_keys}, chunk, piece, embedding, chunk_text, start_offset, end_offset, document_hash,
   chunk_hash, %(space)s, commit_lsn, committed_at, metadata_hash{typed_metadata}
-from {stage}
+from {stage} where not kept
 
 -- name: forget_documents
 -- Take the proof from these rows, because their text can be out of date; searches still find them.

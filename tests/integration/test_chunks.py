@@ -75,6 +75,50 @@ def test_an_edit_of_one_paragraph_embeds_four_chunks_at_most(site: Site) -> None
             assert site.value("select count(*) from cdc_embed.dead_letter") == 0
 
 
+def written(site: Site) -> tuple[int, int, int, int]:
+    """Rows inserted, deleted, updated, and updated without an entry in an index."""
+    site.wait_for_last_session()
+    found: tuple[int, int, int, int] = site.sql(
+        "select n_tup_ins, n_tup_del, n_tup_upd, n_tup_hot_upd from pg_stat_user_tables "
+        "where relid = 'cdc_embed.documents_embedding'::regclass"
+    )[0]
+    return found
+
+
+@pytest.mark.parametrize("edit", ["change", "insert", "delete", "move"])
+def test_an_edit_writes_few_rows_and_index_entries(site: Site, edit: str) -> None:
+    rng = random.Random(7)
+    pieces = paragraphs(rng, 130)
+    site.cli("teardown", "--yes")
+    site.configure(tables=TABLE.replace(str(WINDOW), "70"))
+    site.cli("setup")
+    site.sql("alter table cdc_embed.documents_embedding set (autovacuum_enabled = false)")
+    with site.service() as service:
+        service.wait_for("indexed")
+        site.sql("insert into documents (id, body) values (1, %s)", "\n\n".join(pieces))
+        service.settle()
+        assert service.stop() == 0
+    chunks = len(stored(site, 1))
+    assert 35 <= chunks <= 60
+    before = written(site)
+    if edit == "change":
+        pieces[3] = paragraphs(rng, 1)[0]
+    elif edit == "insert":
+        pieces[:0] = paragraphs(rng, 4)
+    elif edit == "delete":
+        del pieces[1:6]
+    else:
+        pieces = pieces[:2] + pieces[30:34] + pieces[2:30] + pieces[34:]
+    with site.service() as service:
+        site.sql("update documents set body = %s", "\n\n".join(pieces))
+        service.settle()
+        assert service.stop() == 0
+    added, deleted, updated, hot = (b - a for a, b in zip(before, written(site), strict=True))
+    assert added + deleted <= (24 if edit == "move" else 12)
+    assert added + updated == len(stored(site, 1))
+    assert hot == updated >= chunks - 12
+
+
 def memory(service: RunningService) -> int:
     """The most bytes that the process ever had in memory."""
     status = Path(f"/proc/{service.process.pid}/status").read_text()

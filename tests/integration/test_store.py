@@ -8,7 +8,7 @@ import pytest
 
 from cdc_embed.change.action import Action, Delete, Forget, Move, Refuse, Write
 from cdc_embed.change.batch import Batch
-from cdc_embed.change.document import Document
+from cdc_embed.change.document import Chunk, Document, fingerprint
 from cdc_embed.change.event import Op
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
 from cdc_embed.change.plan import Plan
@@ -31,6 +31,12 @@ TABLE = table("documents", text=("body",))
 
 def text(content: str) -> Write:
     return Write(Document.whole(content))
+
+
+def chunks(letters: str) -> Write:
+    """A document with a chunk for each letter."""
+    pieces = [Chunk(c, n, n + 1, fingerprint(c)) for n, c in enumerate(letters)]
+    return Write(Document(fingerprint(letters), tuple(pieces)))
 
 
 def plan(actions: dict[str, Action], *, at: int = 1, truncate: bool = False) -> Plan:
@@ -168,6 +174,58 @@ def test_swapped_and_shifted_keys_keep_their_own_vectors(site: Site, store: Stor
     }
     store.write(plan(moves, at=2), {}, 2)
     assert stored(site) == {1: "t2", 2: "t1", 4: "t3"}
+
+
+def chunks_of(site: Site) -> dict[int, str]:
+    """The chunks of each document, in their order; each with its own vector."""
+    rows = site.sql(
+        "select id, chunk_text, embedding::text from cdc_embed.documents_embedding "
+        "order by id, chunk"
+    )
+    for _, content, vector in rows:
+        found = np.fromstring(vector[1:-1], np.float32, sep=",")
+        assert np.allclose(found, hash_vector(content, 384), atol=1e-5), content
+    return {key: "".join(c for k, c, _ in rows if k == key) for key, *_ in rows}
+
+
+def test_chunks_that_are_kept_follow_their_text(site: Site, store: Store) -> None:
+    """Texts with chunks in common, written over one another and swapped."""
+    store.write(plan({"1": chunks("abc"), "2": chunks("cda")}), vectors(*"abcd"), 1)
+    assert chunks_of(site) == {1: "abc", 2: "cda"}
+    store.write(plan({"1": chunks("cda"), "2": chunks("abx")}, at=2), vectors("x"), 2)
+    assert chunks_of(site) == {1: "cda", 2: "abx"}
+    swap: dict[str, Action] = {
+        "1": Move(("2",), chunks("abx").document.fingerprint),
+        "2": chunks("aacdcd"),
+    }
+    store.write(plan(swap, at=3), {}, 3)
+    assert chunks_of(site) == {1: "abx", 2: "aacdcd"}
+    store.write(plan({"2": chunks("dc")}, at=4), {}, 4)
+    assert chunks_of(site) == {1: "abx", 2: "dc"}
+    assert not site.sql(
+        "select from cdc_embed.documents_embedding group by id having max(piece) >= count(*)"
+    )
+
+
+def test_vector_in_hand_replaces_the_stored_one(site: Site, store: Store) -> None:
+    store.write(plan({"1": chunks("abc")}), vectors(*"abc"), 1)
+    site.sql("update cdc_embed.documents_embedding set embedding = embedding * embedding")
+    store.write(plan({"1": chunks("cba")}, at=2), vectors(*"abc"), 2)
+    assert chunks_of(site) == {1: "cba"}
+
+
+def test_kept_chunk_that_is_gone_writes_nothing(site: Site, store: Store) -> None:
+    store.write(plan({"1": chunks("abc")}), vectors(*"abc"), 1)
+    site.sql(
+        "create function leave() returns trigger language plpgsql as $$ begin return null; end $$"
+    )
+    site.sql(
+        "create trigger leave before update on cdc_embed.documents_embedding "
+        "for each row when (old.chunk = 1) execute function leave()"
+    )
+    with pytest.raises(MissingDonorError):
+        store.write(plan({"1": chunks("abx")}, at=2), vectors("x"), 2)
+    assert chunks_of(site) == {1: "abc"}
 
 
 def test_missing_donor_writes_nothing(site: Site, store: Store) -> None:

@@ -11,8 +11,12 @@ PREVIOUS = (
     "alter table cdc_embed.dead_letter rename column reason to class",
     "alter table cdc_embed.embedding_table rename column table_name to source_table",
     "alter table cdc_embed.reconcile rename column table_name to source_table",
+    "drop view cdc_embed.documents_search",
+    "alter table cdc_embed.documents_embedding drop column chunk",
+    "alter table cdc_embed.documents_embedding rename column piece to chunk",
+    "alter table cdc_embed.documents_embedding alter column chunk drop default",
 )
-"""Undo the last migration."""
+"""Undo the last migration, and the number of a row beside that of its chunk."""
 
 COLUMNS = (
     "select table_name, column_name, data_type, is_nullable, column_default "
@@ -21,6 +25,11 @@ COLUMNS = (
 LETTER = (
     "insert into cdc_embed.dead_letter (table_name, key, fingerprint, space, class, error) "
     """select 'public.documents', '{"id": 7}', '', id, 'refused', 'made up' from cdc_embed.space"""
+)
+SECOND_CHUNK = (
+    "insert into cdc_embed.documents_embedding (id, chunk, embedding, start_offset, end_offset, "
+    "document_hash, chunk_hash, space) select id, 1, embedding, 9, 9, document_hash, '', space "
+    "from cdc_embed.documents_embedding"
 )
 
 
@@ -32,7 +41,7 @@ def previous(site: Site) -> Site:
         service.wait_for("reconciled")
         service.settle()
         assert service.stop() == 0
-    for statement in (*PREVIOUS, LETTER):
+    for statement in (*PREVIOUS, LETTER, SECOND_CHUNK):
         site.sql(statement)
     return site
 
@@ -48,6 +57,9 @@ def test_setup_migrates_a_schema_of_the_previous_version(previous: Site) -> None
     assert "compare every row" not in said
     assert "vectors of public.documents" not in said
     assert "nothing to do" in site.cli("setup").stderr
+    rows = "select chunk, piece from cdc_embed.documents_embedding order by 1"
+    assert site.sql(rows) == [(0, 0), (1, 1)]
+    site.sql("delete from cdc_embed.documents_embedding where chunk = 1")
     (letter,) = json.loads(site.cli("dlq", "list", "--json").stdout)
     assert (letter["key"], letter["reason"]) == ({"id": 7}, "refused")
     assert site.value("select state from cdc_embed.reconcile") == "done"
