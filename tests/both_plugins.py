@@ -63,7 +63,7 @@ class Log:
 
     def changes(self) -> list[dict[str, Any]]:
         """Every field of each change, the table by its name."""
-        fields = [name for name in Change.__slots__ if name not in {"table", "size"}]
+        fields = [name for name in Change.__slots__ if name not in {"table", "size", "leaves_out"}]
         return [
             {"table": event.table.full_name, **{name: getattr(event, name) for name in fields}}
             for event in self.events()

@@ -280,8 +280,8 @@ MUTATIONS = (
     Mutation(
         "unchanged texts not filled from the pending image",
         "cdc_embed/change/batch.py",
-        "texts, metadata = _fill(texts, before.texts), _fill(metadata, before.metadata)",
-        "pass",
+        "filled = _fill(texts, before.texts), _fill(metadata, before.metadata)",
+        "filled = texts, metadata",
         "tests/integration/test_unchanged_texts.py::"
         "test_another_later_change_never_hides_the_change_of_a_text[together]",
     ),
@@ -429,6 +429,14 @@ MUTATIONS = (
         "            if bytes(digest) not in self._vectors:",
         "            if bytes(digest) not in stored:",
         "tests/integration/test_store.py::test_vector_in_hand_replaces_the_stored_one",
+    ),
+    Mutation(
+        "a column that was dropped is unchanged",
+        "cdc_embed/change/batch.py",
+        "            if not change.leaves_out or filled == (texts, metadata):",
+        "            if change is not None:",
+        "tests/integration/test_row_ddl.py::"
+        "test_a_row_changed_again_without_its_column_is_not_stored[pgoutput-18]",
     ),
 )
 

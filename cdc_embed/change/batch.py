@@ -2,7 +2,8 @@
 
 Folding is exact: it keeps what the log said and no more. Where the log did not carry a value, the
 image names the row version before the batch that holds it (``origin``). ``plan`` decides what that
-version is in the target.
+version is in the target. A value of a pending version that a later change leaves out has no origin,
+because its column can be dropped: the row is read again.
 """
 
 from collections.abc import Iterable
@@ -91,8 +92,10 @@ class Batch:
         before = self.images.get((change.table, source)) if change.op is Op.UPDATE else None
         texts, metadata, origin = change.texts, change.metadata, None
         if before is not None and before.texts is not None:
-            texts, metadata = _fill(texts, before.texts), _fill(metadata, before.metadata)
-            origin = before.origin
+            filled = _fill(texts, before.texts), _fill(metadata, before.metadata)
+            if not change.leaves_out or filled == (texts, metadata):
+                texts, metadata = filled
+                origin = before.origin
         elif change.op is Op.UPDATE and before is None and change.table not in self.truncated:
             origin = source
         if change.old_key is not None:

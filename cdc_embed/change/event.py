@@ -40,6 +40,9 @@ class Change:
     """The text columns' values after this change; empty for a delete or truncate."""
     metadata: tuple[Value, ...] = ()
     """The metadata columns' values after this change."""
+    leaves_out: bool = False
+    """A column is missing: it is unchanged, or was dropped before this change. So the version
+    before it in the batch does not say its value."""
     size: int = 0
     """Bytes of the frame that carried it, for backpressure."""
 

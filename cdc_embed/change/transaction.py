@@ -15,6 +15,7 @@ from cdc_embed.change.event import OVERHEAD, Change, Event, Op, TransactionEnd
 from cdc_embed.errors import HistoryGapError, TableChangedError
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Position
 from cdc_embed.wire.messages import (
+    LEFT_OUT,
     UNCHANGED,
     WITHHELD,
     Begin,
@@ -27,6 +28,7 @@ from cdc_embed.wire.messages import (
     ReplicaIdentity,
     Truncate,
     TupleData,
+    Unwritten,
     Update,
     Value,
 )
@@ -236,6 +238,7 @@ class _Layout:
             old_key=old_key if old_key != key else None,
             texts=_values(texts),
             metadata=_values(metadata),
+            leaves_out=LEFT_OUT in texts or LEFT_OUT in metadata,
             size=size,
         )
 
@@ -248,7 +251,7 @@ class _Layout:
         values = []
         for place in self.key:
             value = row[place]
-            if value is UNCHANGED and old is not None:
+            if _is_unchanged(value) and old is not None:
                 value = old[place]
             if not isinstance(value, str):
                 return TableChangedError(
@@ -288,17 +291,21 @@ def _parts(
 
 
 def _values(picked: TupleData) -> tuple[Value, ...]:
-    return tuple([UNCHANGED if value is WITHHELD else value for value in picked])
+    return tuple([UNCHANGED if isinstance(value, Unwritten) else value for value in picked])
+
+
+def _is_unchanged(value: Value | Unwritten) -> bool:
+    return value is UNCHANGED or value is LEFT_OUT
 
 
 def _pick(places: Sequence[int | None], row: TupleData, old: TupleData | None) -> TupleData:
     """Return the values at some places; an unchanged one is taken from a complete old tuple."""
     return tuple(
         [
-            UNCHANGED
+            LEFT_OUT
             if place is None
             else old[place]
-            if old is not None and row[place] is UNCHANGED
+            if old is not None and _is_unchanged(row[place])
             else row[place]
             for place in places
         ]

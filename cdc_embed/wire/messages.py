@@ -29,18 +29,23 @@ Value = str | None | Unchanged
 """A column value: its text form, NULL, or unchanged."""
 
 
-class _Withheld(Enum):
+class Unwritten(Enum):
     WITHHELD = "value that the plugin does not write"
+    LEFT_OUT = "column that the message does not have"
 
     def __repr__(self) -> str:
         return self.name
 
 
-WITHHELD: Final = _Withheld.WITHHELD
+WITHHELD: Final = Unwritten.WITHHELD
 """A value that wal2json wrote as null. It writes NaN and the infinities so: the value can be any of
 them, or null."""
 
-TupleData = tuple[Value | Literal[_Withheld.WITHHELD], ...]
+LEFT_OUT: Final = Unwritten.LEFT_OUT
+"""A column that a row does not have. wal2json leaves out unchanged TOAST values so: the column has
+the value that it had, or it was dropped."""
+
+TupleData = tuple[Value | Unwritten, ...]
 """The values of one row version, in the order of its Relation's columns."""
 
 

@@ -2,7 +2,8 @@
 
 The messages have the same types as pgoutput's. wal2json sends no Relation, so this decoder derives
 it from the rows: it announces a Relation before the first row that does not fit the last one. A
-missing column is an unchanged TOAST value. ``json_line`` reads the fields and values of a line.
+missing column is ``LEFT_OUT``: an unchanged TOAST value, or a dropped column. ``json_line`` reads
+the fields and values of a line.
 
 Format: https://github.com/eulerto/wal2json
 """
@@ -14,7 +15,7 @@ from typing import Final
 
 from cdc_embed.wire.json_line import UTF8, Line, Names, Row
 from cdc_embed.wire.messages import (
-    UNCHANGED,
+    LEFT_OUT,
     Begin,
     Column,
     Commit,
@@ -218,11 +219,10 @@ class _Layout:
         )
 
     def tuple_of(self, row: Row) -> TupleData:
-        """Return the values of the columns; a missing one is an unchanged TOAST value or a dropped
-        column."""
-        return tuple([row.get(name, UNCHANGED) for name in self.columns])
+        """Return the values of the columns."""
+        return tuple([row.get(name, LEFT_OUT) for name in self.columns])
 
     def old_tuple_of(self, row: Row) -> TupleData:
         """Return an old tuple: of the replica identity's columns, or of all of them."""
-        missing = UNCHANGED if self.full else None
+        missing = LEFT_OUT if self.full else None
         return tuple([row.get(name, missing) for name in self.columns])

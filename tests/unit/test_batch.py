@@ -64,6 +64,15 @@ def test_unchanged_values_are_filled_from_the_pending_version() -> None:
     assert folded(*events) == {"1": (("c", "b"), None)}
 
 
+def test_a_value_left_out_may_be_of_a_dropped_column() -> None:
+    """So the pending version does not say it, and the row is read again."""
+    without = replace(update("1", "c", U), leaves_out=True)
+    assert folded(insert("1", "a", "b"), without) == {"1": (("c", U), None)}
+    assert folded(insert("1", "a", "b"), without, update("1", U, U)) == {"1": (("c", U), None)}
+    assert folded(update("1", "x", U), without) == {"1": (("c", U), "1")}, "of the stored one"
+    assert folded(insert("1", "a"), without, insert("1", "d", "e")) == {"1": (("d", "e"), None)}
+
+
 def test_values_that_stay_unchanged_keep_their_origin() -> None:
     assert folded(update("1", "x", U), update("1", U, U)) == {"1": (("x", U), "1")}
 

@@ -38,6 +38,7 @@ def schedule(
     random = Random(seed)
     setting = Setting(
         full=random.random() < 0.1,
+        leaves_out=seed % 4 == 3,
         least_texts=random.choice((1, 1, 2, 16)),
         take=random.choice((1, 1, 2, 3, 64)),
         memory=random.choice((3000, 8000, 1 << 20, 1 << 20)),

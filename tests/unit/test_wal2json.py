@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cdc_embed.lsn import LSN
 from cdc_embed.wire.messages import (
-    UNCHANGED,
+    LEFT_OUT,
     WITHHELD,
     Begin,
     Commit,
@@ -119,11 +119,11 @@ def test_a_relation_comes_before_the_first_row_that_needs_it() -> None:
     [
         ("update without an old tuple", None, ("1", "ONE")),
         ("update of the key", ("2", None), ("3", "two")),
-        ("unchanged out-of-line text", None, ("1", "FIRST", UNCHANGED)),
+        ("unchanged out-of-line text", None, ("1", "FIRST", LEFT_OUT)),
         (
             "key update with unchanged out-of-line text",
             ("1", None, None),
-            ("7", "FIRST", UNCHANGED),
+            ("7", "FIRST", LEFT_OUT),
         ),
         ("replica identity index: the code changes", (None, "x", None), ("2", "y", "body")),
         ("column list: only another column changes", None, ("1", "body")),
@@ -141,7 +141,7 @@ def test_old_and_new_tuples_are_those_of_the_sql(
 def test_an_unchanged_key_out_of_line_is_in_the_old_tuple() -> None:
     (update,) = step("key out of line: another column")
     assert isinstance(update, Update)
-    assert update.new[0] is UNCHANGED
+    assert update.new[0] is LEFT_OUT
     assert update.old is not None
     assert str(update.old[0]).startswith("key kkk")
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from cdc_embed.errors import DecodeError
-from cdc_embed.wire.messages import UNCHANGED, WITHHELD, Begin, Commit, Relation
+from cdc_embed.wire.messages import LEFT_OUT, WITHHELD, Begin, Commit, Relation
 from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 from tests.unit.json_lines import INT8, MOMENT, decoder, frame, golden, outcome, refusal, text
 
@@ -37,7 +37,7 @@ def check(payload: bytes, tables: Mapping[QualifiedName, Followed]) -> None:
             width = len(message.columns)
         for row in filter(None, (getattr(message, "new", None), getattr(message, "old", None))):
             assert len(row) == width
-            assert all(each in {None, UNCHANGED, WITHHELD} or type(each) is str for each in row)
+            assert all(each in {None, LEFT_OUT, WITHHELD} or type(each) is str for each in row)
         if isinstance(message, Begin | Commit):
             assert message.committed_at.tzinfo is not None
         if isinstance(message, Begin):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from cdc_embed.errors import DecodeError
 from cdc_embed.wire.messages import (
-    UNCHANGED,
+    LEFT_OUT,
     Delete,
     Insert,
     Message,
@@ -102,7 +102,7 @@ def test_full_identity_puts_unchanged_values_in_the_old_tuple() -> None:
     (relation, update) = feed(follow(), toasted)
     assert relations([relation]) == [("f", "id body", "id")]
     assert update == Update(
-        relation_oid=OID, old_kind=OldTuple.FULL, old=("1", "a"), new=("1", UNCHANGED)
+        relation_oid=OID, old_kind=OldTuple.FULL, old=("1", "a"), new=("1", LEFT_OUT)
     )
 
 
@@ -113,9 +113,9 @@ def test_under_full_identity_a_column_that_is_gone_is_no_null() -> None:
     row = {"id": ONE, "other": text("y")}
     (update, delete) = feed(decoder, frame("U", row, row), frame("D", identity=row))
     assert update == Update(
-        relation_oid=OID, old_kind=OldTuple.FULL, old=("1", UNCHANGED), new=("1", UNCHANGED)
+        relation_oid=OID, old_kind=OldTuple.FULL, old=("1", LEFT_OUT), new=("1", LEFT_OUT)
     )
-    assert delete == Delete(relation_oid=OID, old_kind=OldTuple.FULL, old=("1", UNCHANGED))
+    assert delete == Delete(relation_oid=OID, old_kind=OldTuple.FULL, old=("1", LEFT_OUT))
 
 
 def test_an_identity_with_more_than_the_key_is_not_a_full_one() -> None:
@@ -184,7 +184,7 @@ def test_a_new_column_is_announced_once_a_gone_one_is_unchanged() -> None:
     ]
     (update,) = feed(decoder, gone)
     assert isinstance(update, Update)
-    assert update.new == ("1", UNCHANGED, "E")
+    assert update.new == ("1", LEFT_OUT, "E")
 
 
 def test_a_text_out_of_line_at_first_is_announced_when_it_comes() -> None:

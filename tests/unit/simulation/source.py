@@ -10,6 +10,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import (
+    LEFT_OUT,
     UNCHANGED,
     Begin,
     Column,
@@ -23,7 +24,6 @@ from cdc_embed.wire.messages import (
     ReplicaIdentity,
     Truncate,
     Update,
-    Value,
 )
 from tests.builders import NOW
 from tests.unit.simulation.data import KEYS, LARGE, SPARE, TABLES, refused_by_database
@@ -76,7 +76,7 @@ class Unseen:
 class Source:
     """Rows as they are now and as they are seen, and the log of how they came to be."""
 
-    def __init__(self, *, full: bool) -> None:
+    def __init__(self, *, full: bool, leaves_out: bool = False) -> None:
         self.rows: Rows = {t: {} for t in TABLES}
         """With what is committed, be it seen or not."""
         self.seen: Rows = {t: {} for t in TABLES}
@@ -87,6 +87,7 @@ class Source:
         self.wal = LSN(1000)
         self.versions: list[Version] = []
         self._full = full
+        self._unchanged = LEFT_OUT if leaves_out else UNCHANGED
         self._next_xid = 700
         self._last_ended = 699
         self._open: list[int] = []
@@ -231,8 +232,8 @@ class Source:
         rows = self.rows[source]
         before = rows.pop(key)
         rows[new_key] = new
-        values: list[Value] = [
-            UNCHANGED if value == old and value in LARGE else value
+        values = [
+            self._unchanged if value == old and value in LARGE else value
             for value, old in zip(new, before, strict=True)
         ]
         old_kind, old = None, None

@@ -111,6 +111,8 @@ class Model:
 @dataclass(frozen=True, kw_only=True)
 class Setting:
     full: bool = False
+    leaves_out: bool = False
+    """Unchanged values are missing, as with wal2json."""
     least_texts: int = 16
     take: int = 64
     memory: int = 1 << 20
@@ -125,7 +127,7 @@ class World:
     """Source, target and the service between them."""
 
     def __init__(self, setting: Setting) -> None:
-        self.source = Source(full=setting.full)
+        self.source = Source(full=setting.full, leaves_out=setting.leaves_out)
         self.slot = Slot(self.source.wal)
         self.target = Target(self.source.wal)
         self.model = Model(setting.least_texts)
