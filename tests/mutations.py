@@ -438,6 +438,13 @@ MUTATIONS = (
         "tests/integration/test_row_ddl.py::"
         "test_a_row_changed_again_without_its_column_is_not_stored[pgoutput-18]",
     ),
+    Mutation(
+        "former spaces go in one transaction",
+        "cdc_embed/target/ledger.py",
+        "range(0, self._count_pages(table), PAGES)",
+        "range(0, self._count_pages(table), 10**9)",
+        "tests/integration/test_retired_spaces.py::test_vectors_of_former_spaces_go_in_parts",
+    ),
 )
 
 

@@ -4,7 +4,7 @@ The progress only saves work, because a comparison that begins again finds the f
 nothing. So it can lag behind the committed batches, but must never run ahead.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -22,6 +22,9 @@ WAITING: Final = "waiting"
 RUNNING: Final = "running"
 DONE: Final = "done"
 FAILED: Final = "failed"
+
+PAGES: Final = 1024
+"""Pages of a table of vectors, with four rows each, of which one transaction deletes vectors."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -168,10 +171,12 @@ class Ledger:
             found = [row[0] for row in cursor.fetchall()]
         return [tuple(str(key.get(column.name)) for column in table.key) for key in found]
 
-    def delete_other_spaces(self, table: Table, space: int, epoch: int) -> None:
+    def delete_other_spaces(self, table: Table, space: int, epoch: int) -> Iterator[int]:
         """Delete the vectors of former spaces, once every document has its vectors in the new one.
 
-        Nothing happens when another instance took over.
+        Deletes some pages' vectors in each transaction, so that a batch waits for none of them
+        long, and yields the number of vectors after each. Nothing happens when another instance
+        took over.
         """
         values = {
             "table_name": table.full_name,
@@ -179,9 +184,21 @@ class Ledger:
             "slot": self._slot,
             "epoch": epoch,
         }
-        with self._session.transaction(table.embedding_table) as cursor:
-            cursor.execute(self._sql("delete_other_spaces", table), values)
+        for page in range(0, self._count_pages(table), PAGES):
+            with self._session.transaction(table.embedding_table) as cursor:
+                part = {**values, "page": page, "pages": PAGES}
+                cursor.execute(self._sql("delete_other_spaces", table), part)
+                deleted: int = cursor.rowcount
+            yield deleted
+        with self._session.transaction("dead_letter") as cursor:
             cursor.execute(self._sql("delete_other_letters"), values)
+
+    def _count_pages(self, table: Table) -> int:
+        with self._session.transaction(table.embedding_table) as cursor:
+            name = sql.Identifier(self._schema, table.embedding_table).as_string(cursor)
+            cursor.execute(self._sql("count_pages"), {"table": name})
+            pages: int = cursor.fetchone()[0]
+        return pages
 
     def _keys(self, table: Table, name: str, values: dict[str, Any]) -> list[Key]:
         with self._session.transaction(table.embedding_table) as cursor:

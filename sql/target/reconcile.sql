@@ -83,9 +83,14 @@ select {key_texts} from {table} t where piece = 0 and space = %(space)s order by
 select key from {schema}.dead_letter where table_name = %(table_name)s
 
 -- name: delete_other_spaces
--- The vectors of former spaces, once every document has one in the new space.
+-- The vectors of former spaces in some pages, once every document has one in the new space.
 delete from {table} where space <> %(space)s
+  and ctid >= format('(%%s,0)', %(page)s)::tid and ctid < format('(%%s,0)', %(page)s + %(pages)s)::tid
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
+
+-- name: count_pages
+-- The pages of a table of vectors.
+select pg_relation_size(%(table)s::regclass) / current_setting('block_size')::int
 
 -- name: delete_other_letters
 -- The dead letters of former spaces.

@@ -176,7 +176,8 @@ class Notes:
         self._actor.rest()
         return [key for t, key in self._target.now.letters if t is source]
 
-    def delete_other_spaces(self, _source: Table, _space: int, _epoch: int) -> None: ...
+    def delete_other_spaces(self, _source: Table, _space: int, _epoch: int) -> tuple[int, ...]:
+        return ()
 
     def reply(
         self,
