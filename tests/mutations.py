@@ -412,8 +412,8 @@ MUTATIONS = (
     Mutation(
         "a row has no space beside it for its next version",
         "sql/target/schema.sql",
-        "  primary key ({key}, piece)\n) with (fillfactor = 50)",
-        "  primary key ({key}, piece)\n) with (fillfactor = 100)",
+        "  primary key ({key}, chunk_row)\n) with (fillfactor = 50)",
+        "  primary key ({key}, chunk_row)\n) with (fillfactor = 100)",
         "tests/integration/test_chunks.py::test_an_edit_writes_few_rows_and_index_entries[insert]",
     ),
     Mutation(

@@ -14,7 +14,7 @@ from cdc_embed.config.sections import Section
 OUR_COLUMNS: Final = frozenset(
     {"chunk", "embedding", "chunk_text", "start_offset", "end_offset", "document_hash"}
     | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
-    | {"text"}
+    | {"text", "chunk_row"}
 )
 """Columns of every embedding table and its view: no source column can have these names."""
 

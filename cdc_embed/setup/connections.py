@@ -168,7 +168,7 @@ def _expect_types(
     existing = columns_of(
         databases.target, databases.config.target.schema, registered.embedding_table
     )
-    wanted = {"piece": "integer", "embedding": vectors}
+    wanted = {"chunk_row": "integer", "embedding": vectors}
     wanted |= {column.name: column.type for column in table.metadata}
     for name, kind in wanted.items():
         stored = existing.get(name, "nothing")

@@ -22,7 +22,7 @@ from cdc_embed.target.schema import (
     create_ddl,
     drop_ddl,
     forget_comparison_ddl,
-    piece_ddl,
+    chunk_row_ddl,
     register_ddl,
     rename_ddl,
     retype_ddl,
@@ -127,11 +127,11 @@ class TablePlanner:
     def _number(
         self, table: Table, known: Registered | None, existing: Mapping[str, str]
     ) -> list[Ddl]:
-        if "piece" in existing:
+        if "chunk_row" in existing:
             return []
         self.alone = True
         view = self._drop_view(known.search_view) if known is not None else []
-        return [*view, *piece_ddl(self._schema, table)]
+        return [*view, *chunk_row_ddl(self._schema, table)]
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (

@@ -1,7 +1,7 @@
 """The rows of a document with several chunks: which of them stay when its text changes.
 
-A row has a number of its own, its piece, which no edit of other chunks changes. So a chunk that
-only moved is updated in place: an index has its key and its piece, not its place in the text.
+A row has a number of its own (``chunk_row``), which no edit of other chunks changes. So a chunk
+that only moved is updated in place: an index has its key and that number, not its place.
 """
 
 from collections.abc import Mapping, Sequence

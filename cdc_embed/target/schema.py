@@ -215,9 +215,9 @@ def retype_ddl(schema: str, table: Table, wanted: str) -> list[Ddl]:
     ]
 
 
-def piece_ddl(schema: str, table: Table) -> list[Ddl]:
-    """Give a table of vectors of an older version its column ``piece``."""
-    add = _compose("add_piece", table=sql.Identifier(schema, table.embedding_table))
+def chunk_row_ddl(schema: str, table: Table) -> list[Ddl]:
+    """Give a table of vectors of an older version its column ``chunk_row``."""
+    add = _compose("add_chunk_row", table=sql.Identifier(schema, table.embedding_table))
     why = f"number the rows of {schema}.{table.embedding_table} apart from their chunks"
     return [_drop_hnsw(schema, table), Ddl(why, add)]
 

@@ -76,7 +76,7 @@ select {key_texts} from {table} t group by {key} order by {key} limit %(limit)s
 
 -- name: sample_keys
 -- Random documents.
-select {key_texts} from {table} t where piece = 0 and space = %(space)s order by random() limit %(limit)s
+select {key_texts} from {table} t where chunk_row = 0 and space = %(space)s order by random() limit %(limit)s
 
 -- name: letter_keys
 -- Keys that have a dead letter.

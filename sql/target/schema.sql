@@ -21,12 +21,13 @@ select to_regclass(format('%%I.migration', %(schema)s)) is not null
 
 -- name: create_embedding_table
 -- The vectors of one source table: its key, the chunks of its documents, their origin.
--- A row keeps its piece while the chunk moves in the text, and no index has the chunk's place. So with
--- half of each page free, PostgreSQL can update a row in its page (HOT): no index gets an entry.
+-- A row keeps its number (chunk_row) while the chunk moves in the text, and no index has the chunk's
+-- place. So with half of each page free, PostgreSQL can update a row in its page (HOT): no index gets
+-- an entry.
 create table if not exists {table} (
   {key_definitions},
   chunk         integer not null,
-  piece         integer not null default 0,
+  chunk_row     integer not null default 0,
   embedding     {vector_type} not null,
   chunk_text    text,
   start_offset  integer not null,
@@ -38,7 +39,7 @@ create table if not exists {table} (
   committed_at  timestamptz,
   embedded_at   timestamptz not null default now(),
   metadata_hash bytea{metadata_definitions},
-  primary key ({key}, piece)
+  primary key ({key}, chunk_row)
 ) with (fillfactor = 50)
 
 -- name: create_hash_index
@@ -81,11 +82,11 @@ set embedding_table = excluded.embedding_table, space = excluded.space,
 
 -- name: stored_size
 -- Rows and characters stored for one source table.
-select count(*) filter (where piece = 0), coalesce(sum(end_offset - start_offset), 0) from {table}
+select count(*) filter (where chunk_row = 0), coalesce(sum(end_offset - start_offset), 0) from {table}
 
 -- name: count_documents
 -- Documents that have vectors.
-select count(*) from {table} where piece = 0
+select count(*) from {table} where chunk_row = 0
 
 -- name: column_types
 -- The columns of an existing table of vectors, in order.
@@ -98,12 +99,12 @@ order by a.attnum
 -- A column that this version needs; the service fills it without embedding anything.
 alter table {table} add column if not exists {column} {type}
 
--- name: add_piece
+-- name: add_chunk_row
 -- Number the rows of a document apart from its chunks, so that a chunk can move without index work.
 alter table {table} set (fillfactor = 50);
-alter table {table} rename column chunk to piece;
-alter table {table} alter column piece set default 0, add column chunk integer not null default 0;
-update {table} set chunk = piece where piece > 0;
+alter table {table} rename column chunk to chunk_row;
+alter table {table} alter column chunk_row set default 0, add column chunk integer not null default 0;
+update {table} set chunk = chunk_row where chunk_row > 0;
 alter table {table} alter column chunk drop default
 
 -- name: drop_column

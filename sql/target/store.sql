@@ -81,7 +81,7 @@ where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
        l.fingerprint, l.reason, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
-left join {table} t on {key_matches} and {key_texts_match} and t.piece = 0 and (t.space = %(space)s) is true
+left join {table} t on {key_matches} and {key_texts_match} and t.chunk_row = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
   on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
 
@@ -91,12 +91,12 @@ select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.r
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join lateral (
-  select (array_agg(t.document_hash order by t.piece))[1] as document_hash,
-         (array_agg(t.metadata_hash order by t.piece))[1] as metadata_hash,
+  select (array_agg(t.document_hash order by t.chunk_row))[1] as document_hash,
+         (array_agg(t.metadata_hash order by t.chunk_row))[1] as metadata_hash,
          bool_and(t.commit_lsn is not null) as from_log,
-         count(*) as chunks, max(t.piece) as last, max(t.end_offset) as end_offset,
+         count(*) as chunks, max(t.chunk_row) as last, max(t.end_offset) as end_offset,
          count(distinct (t.document_hash, t.metadata_hash)) = 1
-           and count(distinct t.chunk) = count(*) and max(t.chunk) = max(t.piece) as of_one_text
+           and count(distinct t.chunk) = count(*) and max(t.chunk) = max(t.chunk_row) as of_one_text
   from {table} t where {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 ) d on true
 left join {schema}.dead_letter l
@@ -114,7 +114,7 @@ select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and 
 
 -- name: stored_chunks
 -- The chunks of some documents, by the number of their row.
-select k.place, t.piece, t.chunk_hash
+select k.place, t.chunk_row, t.chunk_hash
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 join {table} t on {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 
@@ -123,7 +123,7 @@ join {table} t on {key_matches} and {key_texts_match} and (t.space = %(space)s) 
 -- that is kept is stored already, with its vector.
 create temporary table {stage} (
   {key_definitions},
-  chunk integer, piece integer, kept boolean, embedding {vector_type}, chunk_text text, start_offset integer,
+  chunk integer, chunk_row integer, kept boolean, embedding {vector_type}, chunk_text text, start_offset integer,
   end_offset integer, document_hash bytea, chunk_hash bytea, commit_lsn pg_lsn,
   committed_at timestamptz, metadata_hash bytea{stage_metadata_definitions}
 ) on commit delete rows
@@ -146,7 +146,7 @@ select count(*) from {stage} where embedding is null and not kept
 -- name: stage_moves
 -- Copy the chunks of rows whose key changed, as they were before this batch.
 insert into {stage}
-select {new_keys}, t.chunk, t.piece, false, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
+select {new_keys}, t.chunk, t.chunk_row, false, t.embedding, t.chunk_text, t.start_offset, t.end_offset,
        t.document_hash, t.chunk_hash, m.commit_lsn::pg_lsn, m.committed_at::timestamptz,
        m.metadata_hash{moved_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(fingerprints)s::bytea[], %(commit_lsns)s::text[],
@@ -159,14 +159,14 @@ join {table} t on {origin_matches} and (t.space = %(space)s) is true
 -- The number of documents that were copied under a new key.
 select count(*) from {stage} s
 join unnest({key_arrays}) as k ({key_names}) on {stage_matches}
-where s.piece = 0
+where s.chunk_row = 0
 
 -- name: keep_metadata
 -- Fill metadata values that the log did not carry from the stored ones, as before this batch.
 update {stage} s set metadata_hash = m.metadata_hash{kept_metadata}
 from unnest({origin_arrays}, {key_arrays}, %(metadata_hashes)s::bytea[]{metadata_arrays})
   as m ({origin_names}, {key_names}, metadata_hash{metadata_names})
-join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.piece = 0{kept_hashes_match}
+join {table} t on {origin_matches} and (t.space = %(space)s) is true and t.chunk_row = 0{kept_hashes_match}
 where {staged_matches}
 
 -- name: missing_metadata
@@ -185,14 +185,14 @@ where {annotated_matches} and (t.space = %(space)s) is true{kept_hashes_match}
 -- name: missing_annotations
 -- The number of rows that are not stored, or have other metadata than the plan relied on.
 select count(*) from unnest({key_arrays}, %(metadata_hashes)s::bytea[]) as m ({key_names}, metadata_hash)
-left join {table} t on {annotated_matches} and t.piece = 0 and (t.space = %(space)s) is true
+left join {table} t on {annotated_matches} and t.chunk_row = 0 and (t.space = %(space)s) is true
 where t.metadata_hash is distinct from m.metadata_hash
 
 -- name: delete_chunks
 -- Delete the chunks of the touched rows that are not kept.
 delete from {table} t using unnest({key_arrays}) as k ({key_names})
 where {key_matches} and not exists (
-  select from {stage} s where s.kept and {stored_matches} and s.piece = t.piece)
+  select from {stage} s where s.kept and {stored_matches} and s.chunk_row = t.chunk_row)
 
 -- name: delete_all_chunks
 -- Delete every chunk, because the source table was truncated.
@@ -207,14 +207,14 @@ update {table} t set chunk = s.chunk,
   commit_lsn = s.commit_lsn, committed_at = s.committed_at, embedded_at = now(),
   metadata_hash = s.metadata_hash{updated_metadata}
 from {stage} s
-where s.kept and {stored_matches} and t.piece = s.piece and t.chunk_hash = s.chunk_hash
+where s.kept and {stored_matches} and t.chunk_row = s.chunk_row and t.chunk_hash = s.chunk_hash
   and (t.space = %(space)s) is true
 
 -- name: insert_chunks
 -- The batch's new chunks, with their keys in the source's own types.
-insert into {table} ({key}, chunk, piece, embedding, chunk_text, start_offset, end_offset, document_hash,
+insert into {table} ({key}, chunk, chunk_row, embedding, chunk_text, start_offset, end_offset, document_hash,
   chunk_hash, space, commit_lsn, committed_at, metadata_hash{metadata})
-select {typed_keys}, chunk, piece, embedding, chunk_text, start_offset, end_offset, document_hash,
+select {typed_keys}, chunk, chunk_row, embedding, chunk_text, start_offset, end_offset, document_hash,
   chunk_hash, %(space)s, commit_lsn, committed_at, metadata_hash{typed_metadata}
 from {stage} where not kept
 

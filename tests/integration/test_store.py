@@ -203,7 +203,7 @@ def test_chunks_that_are_kept_follow_their_text(site: Site, store: Store) -> Non
     store.write(plan({"2": chunks("dc")}, at=4), {}, 4)
     assert chunks_of(site) == {1: "abx", 2: "dc"}
     assert not site.sql(
-        "select from cdc_embed.documents_embedding group by id having max(piece) >= count(*)"
+        "select from cdc_embed.documents_embedding group by id having max(chunk_row) >= count(*)"
     )
 
 

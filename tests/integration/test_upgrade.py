@@ -13,7 +13,7 @@ PREVIOUS = (
     "alter table cdc_embed.reconcile rename column table_name to source_table",
     "drop view cdc_embed.documents_search",
     "alter table cdc_embed.documents_embedding drop column chunk",
-    "alter table cdc_embed.documents_embedding rename column piece to chunk",
+    "alter table cdc_embed.documents_embedding rename column chunk_row to chunk",
     "alter table cdc_embed.documents_embedding alter column chunk drop default",
 )
 """Undo the last migration, and the number of a row beside that of its chunk."""
@@ -57,7 +57,7 @@ def test_setup_migrates_a_schema_of_the_previous_version(previous: Site) -> None
     assert "compare every row" not in said
     assert "vectors of public.documents" not in said
     assert "nothing to do" in site.cli("setup").stderr
-    rows = "select chunk, piece from cdc_embed.documents_embedding order by 1"
+    rows = "select chunk, chunk_row from cdc_embed.documents_embedding order by 1"
     assert site.sql(rows) == [(0, 0), (1, 1)]
     site.sql("delete from cdc_embed.documents_embedding where chunk = 1")
     (letter,) = json.loads(site.cli("dlq", "list", "--json").stdout)
