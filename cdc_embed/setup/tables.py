@@ -18,11 +18,11 @@ from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.ledger import compare_again_ddl
 from cdc_embed.target.registry import Registered, Space, columns_of, stored_size
 from cdc_embed.target.schema import (
+    chunk_row_ddl,
     column_ddl,
     create_ddl,
     drop_ddl,
     forget_comparison_ddl,
-    chunk_row_ddl,
     register_ddl,
     rename_ddl,
     retype_ddl,
