@@ -28,6 +28,22 @@ VALUE_BYTES: Final = 8
 each value, so that a value which the log did not carry keeps its part."""
 
 
+class KeyOrder(NamedTuple):
+    """The comparison of a key column in the source: the one that its own index makes, in SQL."""
+
+    type: str = ""
+    """The type whose values are compared, without a length; empty: the column's own."""
+    cast: str = ""
+    """The cast of the column to this type, where it has another one."""
+    less: str = "operator(pg_catalog.<)"
+    equal: str = "operator(pg_catalog.=)"
+    greater: str = "operator(pg_catalog.>)"
+    collation: str = ""
+    """The COLLATE clause, where the index has another collation than the column."""
+    loose: bool = False
+    """Texts that differ can be equal keys here, but are different keys in the table of vectors."""
+
+
 class TableColumn(NamedTuple):
     name: str
     type: str
@@ -35,6 +51,8 @@ class TableColumn(NamedTuple):
     varying(20)``."""
     source_type: str = ""
     """The type in the source, where it differs because another database can lack it."""
+    order: KeyOrder = KeyOrder()
+    """The comparison in the source, of a key column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -93,7 +93,10 @@ def _print_plan(plan: "SetupPlan") -> None:
 def _script(plan: "SetupPlan", one_database: bool) -> str:
     from cdc_embed.setup.plan import Where
 
-    lines = ["-- Run as a role that may create publications, slots and schemas."]
+    lines = [
+        "-- Run as a role that may create publications, slots and schemas.",
+        "set search_path = pg_catalog, pg_temp;  -- so that nothing of another role is run",
+    ]
     for where in (Where.TARGET, Where.SOURCE):
         steps = [step for step in plan.steps if step.where is where]
         if steps and not one_database:

@@ -33,10 +33,11 @@ VALUE_SETTINGS: Final = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
-    "search_path": "pg_catalog, public",
+    "search_path": "pg_catalog, pg_temp",
 }
 """Settings that fix the text form of values. ``row_security = off`` turns a filtered read into an
-error."""
+error. Without ``public`` in the ``search_path``, no function or operator that another role makes
+there is run as this role: whatever is not PostgreSQL's own is named with its schema."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})

@@ -105,7 +105,8 @@ def check_reader(slot: Slot | None) -> Finding:
         ok=False,
         severity=Severity.WARNING,
         message=f"PID {slot.active_pid} ({slot.owner}) reads the slot now; a service would wait",
-        fix=f"select pg_terminate_backend({slot.active_pid});  -- if it is not a cdc_embed service",
+        fix=f"select pg_catalog.pg_terminate_backend({slot.active_pid});"
+        "  -- if it is not a cdc_embed service",
     )
 
 

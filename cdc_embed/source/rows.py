@@ -21,16 +21,13 @@ from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import RowRefusedError
+from cdc_embed.source.comparison import comparison_parts, following, output_of
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
 """Seconds between two checks whether a transaction has become visible."""
 FIRST_FETCH: Final = 4
 """Rows of the first fetch, while their length is unknown."""
-
-_COMMA = sql.SQL(", ")
-_OUTPUT = sql.SQL("case when {0} is not null then format('%%s', {0}) end")
-"""A column in the form of its output function: a cast to text would trim ``character(n)``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,18 +198,44 @@ def _in_order(
     """Fetch a few rows first: their length decides the size of the next fetch."""
     found: dict[Key, Row] = {}
     spent = 0
-    with cursor.connection.cursor(name="scan") as named:
-        values = {f"k{place}": value for place, value in enumerate(after or ())}
-        named.execute(_compose("scan_rows" if after else "scan_first_rows", table), values)
-        size = FIRST_FETCH
-        while len(found) < most and spent < characters:
-            fetched = _rows(table, named.fetchmany(min(size, most - len(found))))
-            if not fetched:
-                return found, False
-            found |= fetched
-            spent += sum(len(text or "") for row in fetched.values() for text in row.texts)
-            size = max(1, (characters - spent) * len(found) // max(spent, 1))
+    scanned = _Scanned(cursor.connection, table, after)
+    size = FIRST_FETCH
+    while len(found) < most and spent < characters:
+        fetched = _rows(table, scanned.fetch(min(size, most - len(found))))
+        if not fetched:
+            return found, False
+        found |= fetched
+        spent += sum(len(text or "") for row in fetched.values() for text in row.texts)
+        size = max(1, (characters - spent) * len(found) // max(spent, 1))
     return found, True
+
+
+class _Scanned:
+    """The rows that follow a key, in its order, by cursors on the server that end with the
+    transaction."""
+
+    def __init__(self, connection: Any, table: Table, after: Key | None) -> None:
+        self._connection = connection
+        self._values = {f"k{place}": value for place, value in enumerate(after or ())}
+        self._statements = [
+            _compose("scan_rows", table, following=condition)
+            for condition in (following(table) if after else ())
+        ] or [_compose("scan_first_rows", table)]
+        self._cursors = 0
+        self._cursor: Any = None
+
+    def fetch(self, rows: int) -> list[tuple[str | None, ...]]:
+        """Return up to so many of the next rows; none at the end."""
+        while self._cursor is not None or self._statements:
+            if self._cursor is None:
+                self._cursors += 1
+                self._cursor = self._connection.cursor(name=f"scan_{self._cursors}")
+                self._cursor.execute(self._statements.pop(0), self._values)
+            fetched: list[tuple[str | None, ...]] = self._cursor.fetchmany(rows)
+            if fetched:
+                return fetched
+            self._cursor = None
+        return []
 
 
 def _rows(table: Table, fetched: Iterable[tuple[str | None, ...]]) -> dict[Key, Row]:
@@ -223,29 +246,14 @@ def _rows(table: Table, fetched: Iterable[tuple[str | None, ...]]) -> dict[Key, 
     }
 
 
-def _compose(query: str, table: Table) -> sql.Composed:
-    names = [sql.Identifier(f"k{place}") for place in range(len(table.key))]
-    columns = [sql.Identifier("t", column.name) for column in table.key]
-    types = [sql.SQL(column.source_type or column.type) for column in table.key]
-    values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
+def _compose(query: str, table: Table, **parts: sql.Composable) -> sql.Composed:
     return compose(
         "source/tables",
         query,
-        table=sql.Identifier(table.schema, table.name),
-        keys=_COMMA.join(_OUTPUT.format(column) for column in columns),
         values=sql.SQL("").join(
-            sql.SQL(", {}").format(_OUTPUT.format(sql.Identifier("t", name)))
+            sql.SQL(", {}").format(output_of(sql.Identifier("t", name)))
             for name in (*table.text_columns, *(column.name for column in table.metadata))
         ),
-        order=_COMMA.join(columns),
-        after=_COMMA.join(
-            sql.SQL("{}::{}").format(value, kind) for value, kind in zip(values, types, strict=True)
-        ),
-        key_names=_COMMA.join(names),
-        asked=_COMMA.join(sql.SQL("k.{}").format(name) for name in names),
-        key_arrays=_COMMA.join(sql.SQL("{}::text[]").format(value) for value in values),
-        key_matches=sql.SQL(" and ").join(
-            sql.SQL("{} = {}::{}").format(column, sql.SQL("k.{}").format(name), kind)
-            for column, name, kind in zip(columns, names, types, strict=True)
-        ),
+        **comparison_parts(table),
+        **parts,
     )

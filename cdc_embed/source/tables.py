@@ -5,12 +5,13 @@ from typing import Any
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.document import KeyOrder, Table, TableColumn
 from cdc_embed.config.load import Config
 from cdc_embed.config.table import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
+from cdc_embed.source.comparison import key_orders
 from cdc_embed.sql import queries
 
 
@@ -23,6 +24,7 @@ class _Column:
     in_key: int | None
     in_identity: int | None
     generated: bool
+    order: KeyOrder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,16 +170,19 @@ def _problems_of(partitions: list[tuple[str, str, bool]]) -> list[tuple[str, str
 
 def _columns(cursor: Any, oid: int) -> list[_Column]:
     cursor.execute(queries("source/tables")["columns"], {"oid": oid})
+    found = cursor.fetchall()
+    orders = key_orders(cursor, oid)
     return [
         _Column(
             name=name,
             type=kind,
-            own_type=own_type,
+            own_type=own_type or (name in orders and not orders[name][1]),
             in_key=in_key,
             in_identity=in_identity,
             generated=bool(generated),
+            order=orders[name][0] if name in orders else KeyOrder(),
         )
-        for name, kind, own_type, in_key, in_identity, generated in cursor.fetchall()
+        for name, kind, own_type, in_key, in_identity, generated in found
     ]
 
 
@@ -209,8 +214,9 @@ def _table_column(column: _Column) -> TableColumn:
     """Return the column in the form of the target, where a type that only the source has is
     text."""
     if column.own_type:
-        return TableColumn(column.name, "text", column.type)
-    return TableColumn(column.name, column.type)
+        order = column.order._replace(loose=True)
+        return TableColumn(column.name, "text", column.type, order)
+    return TableColumn(column.name, column.type, order=column.order)
 
 
 def _identity_problems(

@@ -70,8 +70,12 @@ def _columns(table: Table, text: sql.Composable) -> sql.Composed:
 def _join(table: Table) -> sql.Composed:
     """Join by the source's key in the source's types, so that its index is used."""
     matches = [
-        sql.SQL("s.{0} = e.{0}::{1}" if column.source_type else "s.{0} = e.{0}").format(
-            sql.Identifier(column.name), sql.SQL(column.source_type)
+        sql.SQL("s.{name}{cast}{collation} {equal} e.{name}::{type}").format(
+            name=sql.Identifier(column.name),
+            type=sql.SQL(column.order.type or column.source_type or column.type),
+            cast=sql.SQL(column.order.cast),
+            collation=sql.SQL(column.order.collation),
+            equal=sql.SQL(column.order.equal),
         )
         for column in table.key
     ]

@@ -18,6 +18,40 @@ left join pg_index r on r.indrelid = a.attrelid and r.indisreplident
 where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped
 order by a.attnum
 
+-- name: key_order
+-- The comparison that the key's own index makes of each key column, whatever schema its type is in:
+-- the type, its cast, the operators, the collation. Then whether equal keys can have texts that
+-- differ, and whether every server has a default order for the type.
+select a.attname::text, format_type(compared.type, -1),
+       case when compared.type <> a.atttypid then '::' || format_type(compared.type, -1) else '' end,
+       array(select format('operator(%%I.%%s)', n.nspname, o.oprname)
+             from pg_amop m join pg_operator o on o.oid = m.amopopr
+             join pg_namespace n on n.oid = o.oprnamespace
+             where m.amopfamily = c.opcfamily and m.amopstrategy in (1, 3, 5)
+               and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
+             order by m.amopstrategy),
+       case when k.sorting <> a.attcollation
+            then format(' collate %%I.%%I', s.nspname, l.collname) else '' end,
+       l.collisdeterministic is false,
+       exists (select from pg_opclass d where d.opcmethod = c.opcmethod and d.opcdefault
+               and d.opcintype = c.opcintype and d.oid < 16384)
+from pg_index i
+cross join unnest(i.indkey::smallint[], i.indclass::oid[], i.indcollation::oid[])
+  as k (attnum, class, sorting)
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+join pg_opclass c on c.oid = k.class
+join pg_type t on t.oid = c.opcintype
+cross join lateral (
+  with recursive base as (
+    select b.oid, b.typbasetype from pg_type b where b.oid = a.atttypid
+    union all
+    select b.oid, b.typbasetype from base join pg_type b on b.oid = base.typbasetype)
+  select case when t.typtype = 'p' then base.oid else t.oid end as type
+  from base where base.typbasetype = 0) as compared
+left join pg_collation l on l.oid = k.sorting
+left join pg_namespace s on s.oid = l.collnamespace
+where i.indrelid = %(oid)s and i.indisprimary
+
 -- name: partitions
 -- Its partitions that have rows: name, replica identity, and whether that contains the primary key.
 select c.oid::regclass::text, c.relreplident::text,
@@ -102,7 +136,7 @@ where exists (select from {table} t where {key_matches})
 
 -- name: scan_rows
 -- The rows that follow a key, in the same form.
-select {keys}{values} from {table} t where ({order}) > ({after}) order by {order}
+select {keys}{values} from {table} t where {following} order by {order}
 
 -- name: scan_first_rows
 -- The table's first rows, in the same form.

@@ -87,7 +87,7 @@ def test_partition_that_is_not_told_by_its_key_is_refused(published: Site) -> No
     site.sql("alter table february alter title set not null")
     site.sql("create unique index titles on february (id, title)")
     refused = site.cli("setup", expect=4).stderr
-    assert "the replica identity of its partition january is nothing" in refused
+    assert "the replica identity of its partition public.january is nothing" in refused
     site.sql("alter table january replica identity default")
     site.cli("setup")
     with site.service() as service:

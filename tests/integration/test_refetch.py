@@ -140,7 +140,7 @@ def test_key_that_is_no_value_of_its_type_any_more_has_no_row(
         assert service.stop() == 0
     site.sql("update documents set title = 'another'")
     site.sql("alter type mood rename value 'calm' to 'quiet'")
-    table = documents(site, TableColumn("id", "text", "mood"), "title")
+    table = documents(site, TableColumn("id", "text", "public.mood"), "title")
     session = Session(SOURCE, site.dsn, "the reader")
     rows = RowReader(session, threading.Event())
     assert rows.read(table, {("calm",): 3, ("glad",): 3}) == {("calm",): None, ("glad",): ANOTHER}

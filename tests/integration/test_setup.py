@@ -209,7 +209,7 @@ def test_teardown_of_the_target_is_done_wholly_or_not_at_all(site: Site) -> None
     """Half of it would leave a schema that no command understands."""
     site.sql("create view watched as select * from cdc_embed.checkpoint")
     refused = site.cli("teardown", "--yes", expect=4).stderr
-    assert "view watched depends on table cdc_embed.checkpoint" in refused
+    assert "view public.watched depends on table cdc_embed.checkpoint" in refused
     assert "drop the dependent objects" in refused
     site.sql("drop view watched")
     site.cli("teardown", "--yes")

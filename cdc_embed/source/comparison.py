@@ -1,0 +1,124 @@
+"""The comparison of keys in the source's SQL: the one that the key's own index makes.
+
+A type can be in any schema, with operators that an unqualified name does not find or finds wrongly:
+for a ``citext`` outside the search path ``=`` is that of ``text``, which is another order and
+another equality. So each operator is named with its schema, as the catalogue has it.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import KeyOrder, Table, TableColumn
+from cdc_embed.sql import queries
+
+_COMMA = sql.SQL(", ")
+_AND = sql.SQL(" and ")
+_EXACT: Final = sql.SQL(
+    "{compared} and pg_catalog.format('%%s', {column}) collate pg_catalog.\"C\" = {text}"
+)
+
+
+def key_orders(cursor: Any, oid: int) -> dict[str, tuple[KeyOrder, bool]]:
+    """Return the comparison of each key column, and whether every server can order its type."""
+    cursor.execute(queries("source/tables")["key_order"], {"oid": oid})
+    return {
+        name: (
+            KeyOrder(
+                type=kind,
+                cast=cast,
+                less=less,
+                equal=equal,
+                greater=greater,
+                collation=collation,
+                loose=loose,
+            ),
+            ordered,
+        )
+        for name, kind, cast, (less, equal, greater), collation, loose, ordered in cursor
+    }
+
+
+def output_of(column: sql.Composable) -> sql.Composed:
+    """Return a column in the form of its output function, because a cast to text would trim
+    ``character(n)``."""
+    return sql.SQL("case when {0} is not null then format('%%s', {0}) end").format(column)
+
+
+def comparison_parts(table: Table) -> dict[str, sql.Composable]:
+    """Return the parts of a statement that reads a table, ``t``, by key or in the order of the
+    key. The keys that are given are ``k``."""
+    names = [sql.Identifier(f"k{place}") for place in range(len(table.key))]
+    columns = [sql.Identifier("t", column.name) for column in table.key]
+    asked = [sql.SQL("k.{}").format(name) for name in names]
+    return {
+        "table": sql.Identifier(table.schema, table.name),
+        "keys": _COMMA.join(output_of(column) for column in columns),
+        "order": _COMMA.join(
+            sql.SQL("{} using {}").format(_compared(column), sql.SQL(column.order.less))
+            for column in table.key
+        ),
+        "key_names": _COMMA.join(names),
+        "asked": _COMMA.join(asked),
+        "key_arrays": _COMMA.join(
+            sql.SQL("{}::text[]").format(sql.Placeholder(f"k{place}"))
+            for place in range(len(table.key))
+        ),
+        "key_matches": _AND.join(
+            _matches(column, text) for column, text in zip(table.key, asked, strict=True)
+        ),
+    }
+
+
+def _matches(column: TableColumn, text: sql.Composable) -> sql.Composed:
+    """Find the row by the key's index. Where equal keys can have different texts, the text must be
+    the same too, because the table of vectors tells such keys apart."""
+    compared = _compare(column, column.order.equal, text)
+    if not column.order.loose:
+        return compared
+    return _EXACT.format(compared=compared, column=sql.Identifier("t", column.name), text=text)
+
+
+def following(table: Table) -> list[sql.Composed]:
+    """Return the conditions for the rows that follow a key; the rows of each come in this order.
+
+    A comparison of whole rows uses the index best, but has one operator for all columns. Where they
+    have several, a condition for each column takes its place: all columns before it are equal.
+    """
+    values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
+    operators = {column.order.greater for column in table.key}
+    if len(operators) == 1:
+        whole = sql.SQL("({}) {} ({})").format(
+            _COMMA.join(_compared(column) for column in table.key),
+            sql.SQL(operators.pop()),
+            _COMMA.join(_cast(c, value) for c, value in zip(table.key, values, strict=True)),
+        )
+        return [whole]
+    return [_branch(table.key, values, last) for last in reversed(range(len(table.key)))]
+
+
+def _branch(
+    columns: Sequence[TableColumn], values: Sequence[sql.Composable], last: int
+) -> sql.Composed:
+    pairs = list(zip(columns, values, strict=True))
+    column, value = pairs[last]
+    equal = [_compare(c, c.order.equal, v) for c, v in pairs[:last]]
+    return _AND.join([*equal, _compare(column, column.order.greater, value)])
+
+
+def _compare(column: TableColumn, operator: str, value: sql.Composable) -> sql.Composed:
+    return sql.SQL("{} {} {}").format(_compared(column), sql.SQL(operator), _cast(column, value))
+
+
+def _compared(column: TableColumn) -> sql.Composed:
+    return sql.SQL("{}{}{}").format(
+        sql.Identifier("t", column.name),
+        sql.SQL(column.order.cast),
+        sql.SQL(column.order.collation),
+    )
+
+
+def _cast(column: TableColumn, value: sql.Composable) -> sql.Composed:
+    kind = column.order.type or column.source_type or column.type
+    return sql.SQL("{}::{}").format(value, sql.SQL(kind))
