@@ -437,6 +437,8 @@ MUTATIONS = (
         "            if change is not None:",
         "tests/integration/test_row_ddl.py::"
         "test_a_row_changed_again_without_its_column_is_not_stored[pgoutput-18]",
+    ),
+    Mutation(
         "functions of another role are found by their name",
         "cdc_embed/postgres/side.py",
         '    "search_path": "pg_catalog, pg_temp",',

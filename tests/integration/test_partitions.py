@@ -95,7 +95,7 @@ def test_partition_that_is_not_told_by_its_key_is_refused(published: Site) -> No
         site.sql("alter table february replica identity using index titles")
         site.sql("update events set day = day + 2 where id = 0 and day = '2024-02-01'")
         assert service.wait() == 4
-        assert "alter table february replica identity default" in "".join(service.output)
+        assert "alter table public.february replica identity default" in "".join(service.output)
     site.sql("alter table february replica identity default")
     with site.service() as service:
         service.wait_for("reconciled")
