@@ -66,6 +66,7 @@ PACE: Final = {
     "reconcile.reconciler.TROUBLE_SECONDS": 0.5,
     "service.instance.STANDBY_POLL_SECONDS": 0.2,
     "service.watch.POLL_SECONDS": 0.25,
+    "service.watch.WORK_SECONDS": 0.1,
 }
 """Seconds between two looks: few, because a test waits for the next one. ``ASK_SECONDS`` are many,
 because the service that is asked shares this process."""

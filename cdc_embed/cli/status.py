@@ -66,6 +66,7 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
     from cdc_embed.serve.status import status as build_status
     from cdc_embed.setup.connections import connections
     from cdc_embed.source.tables import find_tables
+    from cdc_embed.target.overview import stored_tables
     from cdc_embed.target.registry import applied_migrations
 
     with connections(config) as databases:
@@ -76,7 +77,9 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
                 hint="run: cdc-embed setup",
             )
         tables, _ = find_tables(databases.source, config)
-        facts = gather(databases, tables, Counts(), databases.coverage.undelivered(tables))
+        names = [source.table.full_name for source in tables]
+        stored = stored_tables(databases.target, config.target.schema, names)
+        facts = gather(databases, Counts(), databases.coverage.observe(tables), stored)
     return build_status(facts, live=None)
 
 

@@ -1,11 +1,14 @@
-"""A PostgreSQL session: opened when needed, opened again when lost, used by one thread at a
-time."""
+"""A PostgreSQL session: opened when needed, opened again when lost.
+
+Threads can share it. One waits while another uses it, so only short statements belong into a
+session that is shared.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import CancelledError, Future
 from contextlib import contextmanager
-from threading import Thread, Timer
+from threading import RLock, Thread, Timer
 from typing import Any, Final
 
 import psycopg2
@@ -25,7 +28,7 @@ PULSE: Final = pulse.Pulse()
 
 
 class Session:
-    """A lazily opened connection. Not for two threads at once."""
+    """A lazily opened connection."""
 
     def __init__(self, side: Side, dsn: str, application_name: str) -> None:
         self.side = side
@@ -34,6 +37,8 @@ class Session:
         self._connection: Any = None
         self._opening: Future[Any] | None = None
         self._shut_down: Any = None
+        self._lock = RLock()
+        self._used_at = time.monotonic()
         self.waiting_since: float | None = None
         self.answer_limit = DEAD_PEER_SECONDS
         """Seconds of waiting after which the server is asked whether it still works on the
@@ -85,6 +90,18 @@ class Session:
                 self.close()
                 raise
 
+    def fetch(
+        self, table: str, statement: Any, values: Mapping[str, Any] | None = None
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of one statement that needs no transaction around it.
+
+        A poll costs the server this statement alone, without a BEGIN and a COMMIT.
+        """
+        with self.autocommit(table) as cursor:
+            cursor.execute(statement, values)
+            rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
+
     def encoding(self) -> str:
         """Return the database's encoding, by PostgreSQL's name."""
         with self.transaction("server_encoding") as cursor:
@@ -96,6 +113,16 @@ class Session:
         """End the connection; the next transaction opens another."""
         PULSE.unwatch(self)
         self._drop_connection()
+
+    def close_unused(self, seconds: float) -> None:
+        """End the connection if no thread has used it for so long."""
+        if not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._connection is not None and time.monotonic() - self._used_at > seconds:
+                self.close()
+        finally:
+            self._lock.release()
 
     def _drop_connection(self) -> None:
         connection, self._connection = self._connection, None
@@ -149,12 +176,14 @@ class Session:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        self.waiting_since = time.monotonic()
-        PULSE.watch(self)
-        try:
-            yield
-        finally:
-            self.waiting_since = None
+        with self._lock:
+            self.waiting_since = time.monotonic()
+            PULSE.watch(self)
+            try:
+                yield
+            finally:
+                self.waiting_since = None
+                self._used_at = time.monotonic()
 
     def _open(self) -> Any:
         if self._connection is not None and self._connection is self._shut_down:

@@ -27,7 +27,7 @@ from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 
 POLL_SECONDS: Final = 0.5
-"""The pause before the next search for something to do."""
+"""The pause before the next look at whether there is something to do."""
 CANCEL_SECONDS: Final = 0.5
 """The time that the thread has to end before its statement is cancelled, again and again."""
 TROUBLE_SECONDS: Final = 2.0
@@ -52,6 +52,10 @@ class Surroundings(Protocol):
 
     def reading(self) -> AbstractContextManager[None]:
         """Turn the loss of a table while it is read into an outage."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there may be something to compare or to answer; found without asking again."""
 
     def cancel(self) -> None:
         """Cancel the statement that is running; called from another thread."""
@@ -105,6 +109,7 @@ class Reconciler:
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 log.warning("reconcile waits", problem=str(exc))
                 self._ended.wait(TROUBLE_SECONDS)
+                continue
             except StoppedError:
                 return
             except CdcEmbedError as exc:
@@ -115,7 +120,11 @@ class Reconciler:
                 log.exception("reconcile failed")
                 self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
                 return
-            self._ended.wait(POLL_SECONDS)
+            while not self._ended.wait(POLL_SECONDS) and not self._has_work():
+                pass
+
+    def _has_work(self) -> bool:
+        return not self._opened or self._surroundings.has_work
 
     def _turn(self) -> None:
         """Do everything that is to be done now."""

@@ -4,7 +4,7 @@ The command line leaves a request in the target database; this room begins it an
 work with a paid embedder waits for a request if it would cost more than the configuration allows.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +26,9 @@ class Size:
     rows: int | None
     bytes: int
     """Bytes of text; 0 with an embedder that is not paid."""
-    shape: str
-    """A token that changes when the table was rewritten or altered, or was not delivered."""
+    shape: str | None
+    """A token that changes when the table was rewritten or altered, or was not delivered; None
+    while it is not."""
 
     @property
     def tokens(self) -> int:
@@ -44,7 +45,7 @@ class Requests:
         work: Work,
         backfill: BackfillConfig,
         paid: bool,
-        measure: Callable[[Table], Size],
+        measure: Callable[[Sequence[Table]], dict[Table, Size]],
     ) -> None:
         self._work = work
         self._ledger = work.ledger
@@ -63,7 +64,7 @@ class Requests:
         known = self._ledger.comparisons()
         names = known.keys() | self._work.undelivered.problems.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]
-        sizes = {scope.table: self._measure(scope.table) for scope in new}
+        sizes = self._measure([scope.table for scope in new]) if new else {}
         reason = self._reason_to_wait(sizes.values())
         for scope in new:
             first = Comparison(
@@ -115,7 +116,7 @@ class Requests:
 
     def _begin_backfill(self, request: Request) -> None:
         tables = self._tables(request)
-        sizes = {table: self._measure(table) for table in tables}
+        sizes = self._measure(tables)
         problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"

@@ -1,18 +1,17 @@
 """Facts of both databases at one moment, for ``status`` and the metrics."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.setup.connections import Connections
+from cdc_embed.source.observed import Observed
 from cdc_embed.source.slot import Slot
-from cdc_embed.source.tables import SourceTable, estimate_rows
-from cdc_embed.target.ledger import Comparison, Ledger
-from cdc_embed.target.letters import Letters
+from cdc_embed.target.overview import StoredTable
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.registry import count_documents, registered_tables
+from cdc_embed.target.registry import count_documents
 
 COUNT_SHARE: Final = 50
 """Counting the documents of a large table takes at most one part in so many of the time."""
@@ -46,65 +45,51 @@ class Facts:
 
 def gather(
     databases: Connections,
-    tables: Sequence[SourceTable],
     count: "Counts",
-    problems: Mapping[str, str],
+    observed: Observed,
+    stored: Mapping[str, StoredTable],
 ) -> Facts:
     """Ask both databases, the slot first, so that it never seems to be ahead of the record.
 
-    ``problems`` gives the reason why changes of a table are not delivered, by the table's name.
+    ``observed`` is what the source's catalogue shows of the tables, ``stored`` what the target has.
     """
     schema = databases.config.target.schema
     slot = databases.catalogue.slot()
     checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
-    letters = Letters(databases.target, schema).count()
-    compared = Ledger(databases.target, schema, databases.config.source.slot).comparisons()
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
-        space=_space(databases, tables),
+        space=next((found.model for found in stored.values()), None),
         oldest_transaction_seconds=databases.catalogue.oldest_transaction_seconds(),
         tables=tuple(
             TableFacts(
-                name=source.table.full_name,
-                rows_embedded=count(databases, source.table.embedding_table),
-                rows_source_estimate=estimate_rows(databases.source, source.table),
-                backfill_state=_state(compared.get(source.table.full_name)),
-                backfill_done=_done(compared.get(source.table.full_name)),
-                dead_letters=letters.get(source.table.full_name, 0),
-                problem=problems.get(source.table.full_name),
+                name=name,
+                rows_embedded=count(databases, stored[name]) if name in stored else 0,
+                rows_source_estimate=observed.estimates.get(name),
+                backfill_state=stored[name].state if name in stored else None,
+                backfill_done=stored[name].checked if name in stored else 0,
+                dead_letters=stored[name].dead_letters if name in stored else 0,
+                problem=observed.undelivered.get(name),
             )
-            for source in tables
+            for name in observed.estimates
         ),
     )
 
 
-def _state(comparison: Comparison | None) -> str | None:
-    return comparison.state if comparison is not None else None
-
-
-def _done(comparison: Comparison | None) -> int:
-    return comparison.checked if comparison is not None else 0
-
-
-def _space(databases: Connections, tables: Sequence[SourceTable]) -> str | None:
-    known = registered_tables(databases.target, databases.config.target.schema)
-    stored = (known.get(source.table.full_name) for source in tables)
-    return next((found.space.model for found in stored if found is not None), None)
-
-
 class Counts:
-    """Counts documents, again only after a time that is long beside the last count."""
+    """Counts the documents of a table that was written to since, after a time that is long beside
+    the last count."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[int, float]] = {}
+        self._known: dict[str, tuple[int, str, float]] = {}
 
-    def __call__(self, databases: Connections, embedding_table: str) -> int:
+    def __call__(self, databases: Connections, stored: StoredTable) -> int:
         began = time.monotonic()
-        documents, due = self._known.get(embedding_table, (0, 0.0))
-        if began >= due:
+        documents, written, due = self._known.get(stored.embedding_table, (0, "", 0.0))
+        if written != stored.written and began >= due:
             schema = databases.config.target.schema
-            documents = count_documents(databases.target, schema, embedding_table)
+            documents = count_documents(databases.target, schema, stored.embedding_table)
             ended = time.monotonic()
-            self._known[embedding_table] = (documents, ended + COUNT_SHARE * (ended - began))
+            due = ended + COUNT_SHARE * (ended - began)
+            self._known[stored.embedding_table] = (documents, stored.written, due)
         return documents

@@ -17,8 +17,8 @@ from cdc_embed.service.reading import ComparisonStarter, Refetcher
 from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
-from cdc_embed.service.watch import Watch
-from cdc_embed.setup.connections import Connections, cutter, expect_set_up, open_store
+from cdc_embed.service.watch import Watch, Watched
+from cdc_embed.setup.connections import cutter, expect_set_up, open_store
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.timing import longest_silence, report_interval, silence_limit
@@ -42,30 +42,31 @@ class Parts:
         self._patience = Patience(self._stop.abandon, self._count_error)
         self._undelivered = Undelivered()
         self._telemetry = Telemetry(kept.metrics, kept.listeners.tell)
-        self._refetcher = Refetcher(
-            self._config, checked.sources, self._undelivered, self._stop.abandon
-        )
-        stack.callback(self._refetcher.close)
+        self._refetcher = Refetcher(checked, self._undelivered, self._stop.abandon)
 
-    def make_instance(self) -> Instance:
-        """Make the instance; raise if ``setup`` must be run first."""
-        expect_keeper(self._checked.databases, self._checked.tables)
+    def make_instance(self) -> tuple[Instance, Watch]:
+        """Make the instance and its watch; raise if ``setup`` must be run first."""
+        checked = self._checked
+        expect_keeper(checked.databases, checked.tables)
         stages = self._make_stages()
         reconciling = Reconciling(
-            self._checked, self._model.card, stages.store, self._undelivered, self._metrics
+            checked, self._model.card, stages.store, self._undelivered, self._metrics
         )
         self._stack.callback(reconciling.close)
-        return Instance(
+        instance = Instance(
             source=self._make_source(),
             stages=stages,
             reconciling=reconciling.make,
             telemetry=self._telemetry,
             stop=self._stop,
         )
-
-    def make_watch(self, databases: Connections, instance: Instance) -> Watch:
-        """Make the watcher of an instance, in sessions of its own."""
-        return Watch(databases, self._checked.sources, self._undelivered, self._telemetry, instance)
+        watched = Watched(
+            instance=instance,
+            undelivered=self._undelivered,
+            telemetry=self._telemetry,
+            reconciling=reconciling,
+        )
+        return instance, Watch(checked.databases, checked.sources, watched)
 
     def make_health(self, instance: Instance) -> Health:
         """Make the answers about an instance that come from memory."""
@@ -81,8 +82,7 @@ class Parts:
 
     def _make_source(self) -> Source:
         checked = self._checked
-        starter = ComparisonStarter(self._config)
-        self._stack.callback(starter.close)
+        starter = ComparisonStarter(checked.databases)
         catalogue = checked.databases.catalogue
         timeout = catalogue.wal_sender_timeout()
         return Source(

@@ -138,9 +138,8 @@ class _Starter:
 
     def _build(self, checked: Checked, kept: Kept, stack: ExitStack) -> Started:
         parts = Parts(checked, kept, stack)
-        instance = parts.make_instance()
-        watching = stack.enter_context(connections(self._config))
-        watch = stack.enter_context(parts.make_watch(watching, instance))
+        instance, watch = parts.make_instance()
+        stack.enter_context(watch)
         return Started(
             instance=instance,
             health=parts.make_health(instance),

@@ -1,11 +1,18 @@
 """A thread that asks both databases every few seconds while an instance runs.
 
 ``/status`` and ``/metrics`` answer from its memory. It also finds changes that the log does not
-carry: a table that left the publication or was rewritten, a slot beyond the recorded position.
+carry: a table that left the publication or was rewritten, a slot beyond the recorded position. And
+it wakes what compares rows, when the command line asks for something or a table must be compared.
+
+Nobody else asks an idle database anything. Each question is one statement, without a transaction
+around it, for all tables together: an idle service costs the two databases less than three
+statements a second, whatever the number of its tables.
 """
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -19,41 +26,55 @@ from cdc_embed.errors import (
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.service.instance import Instance
+from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.ledger import Ledger
+from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
 
 CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
-"""The time between two rounds: a table that leaves the publication is named as soon."""
+"""The time between two looks at the catalogue: a table that leaves the publication is named as
+soon."""
+WORK_SECONDS: Final = 1.0
+"""The time between two looks for requests of the command line."""
+UNUSED_SECONDS: Final = 5.0
+"""The time after which a session is closed in which rows were read."""
 
 REPAIR: Final = "run: cdc-embed setup, and start the service again"
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """The parts of an instance that its watch tells what it saw."""
+
+    instance: Instance
+    undelivered: Undelivered
+    telemetry: Telemetry
+    reconciling: Reconciling
+
+
 class Watch:
-    """Watches both databases for one instance, in sessions of its own."""
+    """Watches both databases for one instance."""
 
     def __init__(
-        self,
-        databases: Connections,
-        tables: Sequence[SourceTable],
-        undelivered: Undelivered,
-        telemetry: Telemetry,
-        instance: Instance,
+        self, databases: Connections, tables: Sequence[SourceTable], watched: Watched
     ) -> None:
-        self._undelivered = undelivered
-        self._instance = instance
+        self._undelivered = watched.undelivered
+        self._instance = watched.instance
+        self._reconciling = watched.reconciling
         self._databases = databases
         self._ledger = Ledger(
             databases.target, databases.config.target.schema, databases.config.source.slot
         )
         self._tables = tables
-        self._telemetry = telemetry
+        self._names = [source.table.full_name for source in tables]
+        self._telemetry = watched.telemetry
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._count = Counts()
@@ -72,33 +93,48 @@ class Watch:
             self._thread.join(CANCEL_SECONDS)
 
     def _run(self) -> None:
+        due = 0.0
         while True:
             try:
-                self._watch()
+                self._look_for_work()
+                self._databases.rows.close_unused(UNUSED_SECONDS)
+                if time.monotonic() >= due:
+                    due = time.monotonic() + POLL_SECONDS
+                    self._watch()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 # the loop meets the same error and waits; here it only means old numbers
                 log.debug("watch", problem=str(exc))
             except CdcEmbedError as exc:
                 self._instance.fail(exc)
                 return
-            if self._stop.wait(POLL_SECONDS):
+            if self._stop.wait(min(WORK_SECONDS, POLL_SECONDS)):
                 return
 
-    def _watch(self) -> None:
-        expect_keeper(self._databases, [source.table for source in self._tables])
-        self._check_coverage()
-        if self._instance.leading:  # a standby of another version may see other shapes
-            self._check_shape()
-        self.facts = gather(self._databases, self._tables, self._count, self._undelivered.problems)
-        self._show_metrics(self.facts)
-        self._databases.catalogue.refuse_synchronous(
-            stream_name(self._databases.config.source.slot)
+    def _look_for_work(self) -> None:
+        """Wake what compares rows, if there is something to compare or to answer."""
+        if not self._instance.leading:
+            return
+        config = self._databases.config
+        delivered = [name for name in self._names if name not in self._undelivered.problems]
+        self._reconciling.has_work = something_to_do(
+            self._databases.target, config.target.schema, config.source.slot, delivered
         )
+
+    def _watch(self) -> None:
+        databases = self._databases
+        expect_keeper(databases, [source.table for source in self._tables], migrated=True)
+        observed = databases.coverage.observe(self._tables)
+        self._check_coverage(observed.undelivered)
+        stored = stored_tables(databases.target, databases.config.target.schema, self._names)
+        if self._instance.leading:  # a standby of another version may see other shapes
+            self._check_shapes(observed.shapes, stored)
+        self.facts = gather(databases, self._count, observed, stored)
+        self._show_metrics(self.facts)
+        databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
 
-    def _check_coverage(self) -> None:
+    def _check_coverage(self, undelivered: Mapping[str, str]) -> None:
         """Pause tables that are not delivered; have them compared when they are delivered again."""
-        undelivered = self._databases.coverage.undelivered(self._tables)
         self._undelivered.problems = undelivered  # first, so that no comparison of them begins
         gone = undelivered.keys() - self._undelivered_names
         if gone:
@@ -119,16 +155,11 @@ class Watch:
                 hint=REPAIR,
             )
 
-    def _check_shape(self) -> None:
+    def _check_shapes(self, shapes: Mapping[str, str], stored: Mapping[str, StoredTable]) -> None:
         """Have tables compared that were rewritten, altered, or not delivered for a while."""
-        compared = self._ledger.comparisons()
-        for source in self._tables:
-            name = source.table.full_name
-            known = compared.get(name)
-            if known is None or name in self._undelivered.problems:
-                continue
-            shape = self._databases.coverage.shape(source.table)
-            if known.shape != shape:
+        for name, shape in shapes.items():
+            known = stored.get(name)
+            if known is not None and known.state is not None and known.shape != shape:
                 self._ledger.compare_again([name], shape)
                 log.info("table or its publication was altered, every row is compared", table=name)
 

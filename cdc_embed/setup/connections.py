@@ -33,11 +33,13 @@ from cdc_embed.target.store import Store
 
 @dataclass(slots=True)
 class Connections:
-    """The sessions of both databases; each opens when it is first used."""
+    """The sessions of both databases; each opens when it is first used, and threads share them."""
 
     config: Config
     source: Session
     target: Session
+    rows: Session
+    """A session of the source in which rows are read: a long read delays no look at the rest."""
 
     def cancel(self) -> None:
         """Make the wait of another thread fail."""
@@ -59,11 +61,12 @@ def connections(config: Config) -> Iterator[Connections]:
     slot = config.source.slot
     source = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed {slot}")
     target = Session(TARGET, config.target_dsn(), f"cdc_embed {slot}")
+    rows = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed rows {slot}")
     try:
-        yield Connections(config, source, target)
+        yield Connections(config, source, target, rows)
     finally:
-        source.close()
-        target.close()
+        for session in (source, target, rows):
+            session.close()
 
 
 def space_of(card: ModelCard, table: Table) -> Space:

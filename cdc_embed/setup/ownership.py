@@ -39,9 +39,12 @@ def other_source(databases: Connections, slot: str | None) -> Identity | None:
     return checkpoint.source
 
 
-def expect_keeper(databases: Connections, tables: Iterable[Table]) -> None:
+def expect_keeper(
+    databases: Connections, tables: Iterable[Table], *, migrated: bool = False
+) -> None:
     """Raise when another slot keeps the vectors of one of the tables."""
-    registered = registered_tables(databases.target, databases.config.target.schema)
+    schema = databases.config.target.schema
+    registered = registered_tables(databases.target, schema, migrated=migrated)
     for table in tables:
         known = registered.get(table.full_name)
         if known is not None and not is_ours(databases, known):

@@ -177,7 +177,7 @@ def _target_steps(
         databases,
         card,
         known=known,
-        undelivered=names if new_slot or unasked else coverage.undelivered(survey.tables),
+        undelivered=names if new_slot or unasked else coverage.observe(survey.tables).undelivered,
         rebuild=rebuild,
     )
     found += planner.ddl(source.table for source in survey.tables)

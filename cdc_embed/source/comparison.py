@@ -11,7 +11,6 @@ from typing import Any, Final
 from psycopg2 import sql
 
 from cdc_embed.change.document import KeyOrder, Table, TableColumn
-from cdc_embed.sql import queries
 
 _COMMA = sql.SQL(", ")
 _AND = sql.SQL(" and ")
@@ -20,24 +19,19 @@ _EXACT: Final = sql.SQL(
 )
 
 
-def key_orders(cursor: Any, oid: int) -> dict[str, tuple[KeyOrder, bool]]:
-    """Return the comparison of each key column, and whether every server can order its type."""
-    cursor.execute(queries("source/tables")["key_order"], {"oid": oid})
-    return {
-        name: (
-            KeyOrder(
-                type=kind,
-                cast=cast,
-                less=less,
-                equal=equal,
-                greater=greater,
-                collation=collation,
-                loose=loose,
-            ),
-            ordered,
-        )
-        for name, kind, cast, (less, equal, greater), collation, loose, ordered in cursor
-    }
+def key_order(kind: str, cast: str, operators: Sequence[str], *rest: Any) -> KeyOrder:
+    """Return the comparison of a key column, from what the catalogue says of its index."""
+    less, equal, greater = operators
+    collation, loose = rest
+    return KeyOrder(
+        type=kind,
+        cast=cast,
+        less=less,
+        equal=equal,
+        greater=greater,
+        collation=collation,
+        loose=loose,
+    )
 
 
 def output_of(column: sql.Composable) -> sql.Composed:

@@ -18,9 +18,9 @@ from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import UNDEFINED
+from cdc_embed.source.observed import Observed, observed
 from cdc_embed.source.publication import PublicationCoverage
-from cdc_embed.source.tables import SourceTable, find_tables, shape_of
-from cdc_embed.sql import queries
+from cdc_embed.source.tables import SourceTable, table_states
 
 CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
 """Encodings that Python decodes exactly as PostgreSQL does."""
@@ -36,12 +36,11 @@ class Coverage(Protocol):
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         """Check that every change of the tables arrives."""
 
-    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        """Return the reason for each table whose changes do not arrive, by the table's name."""
+    def observe(self, tables: Sequence[SourceTable]) -> Observed:
+        """Look once which tables are undelivered, and at the shape of the others.
 
-    def shape(self, table: Table) -> str:
-        """Return a token that changes when the table was rewritten or altered, or was undelivered
-        for a while: events that the log need not contain."""
+        Few statements, whatever the number of tables; none waits for the lock of a table.
+        """
 
     def ddl(self, tables: Sequence[SourceTable], /) -> list[Ddl]:
         """Return the statements that must run before the slot is made."""
@@ -70,7 +69,7 @@ class Wal2jsonCoverage:
         ]
         undelivered = [
             _bad(f"{table} {problem}", "run: cdc-embed setup")
-            for table, problem in self.undelivered(tables).items()
+            for table, problem in self.observe(tables).undelivered.items()
         ]
         found = [*self._unread(), *partitioned, *undelivered]
         return found or [_finding(True, "wal2json can follow every table")]
@@ -82,24 +81,10 @@ class Wal2jsonCoverage:
         problem = f"wal2json does not convert {encoding}; Python decodes some of it differently"
         return [_bad(problem, 'set source.plugin = "pgoutput" and make a new slot')]
 
-    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        found, findings = find_tables(self._session, self._config)
-        oids = {source.table.full_name: source.table.oid for source in found}
-        problems = "; ".join(finding.message for finding in findings if finding.failed)
-        undelivered = {}
-        for source in tables:
-            name, oid = source.table.full_name, source.table.oid
-            if name not in oids:
-                undelivered[name] = f"cannot be followed ({problems})"
-            elif oids[name] != oid:
-                undelivered[name] = "is the name of another table now"
-        return undelivered
-
-    def shape(self, table: Table) -> str:
-        with self._session.transaction(table.full_name) as cursor:
-            cursor.execute(queries("source/tables")["version"], {"oid": table.oid})
-            row = cursor.fetchone()
-        return f"{shape_of(self._session, table)} {row and row[0]}"
+    def observe(self, tables: Sequence[SourceTable]) -> Observed:
+        states = table_states(self._session, self._config)
+        versions = {state.name: state.version for state in states}
+        return observed(states, tables, {}, lambda source: versions[source.table.full_name])
 
     def ddl(self, _: Sequence[SourceTable], /) -> list[Ddl]:
         return []
@@ -134,7 +119,7 @@ def undelivered_is_outage(coverage: Coverage, tables: Sequence[SourceTable]) -> 
         yield
     except PreflightError as exc:
         name = str(exc.fields.get("table"))
-        problem = coverage.undelivered(tables).get(name)
+        problem = coverage.observe(tables).undelivered.get(name)
         if problem is None and exc.fields.get("state") in UNDEFINED:
             problem = "was altered and restored while it was being read"
         if problem is None:

@@ -7,16 +7,16 @@ list, because with one the application's own UPDATE and DELETE would fail.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.source.tables import SourceTable, partition_problems, shape_of
+from cdc_embed.source.observed import Observed, observed
+from cdc_embed.source.tables import SourceTable, table_states
 from cdc_embed.sql import queries
 
 MARK: Final = "made by cdc_embed"
@@ -30,6 +30,8 @@ class PublishedTable:
     filtered: bool
     listed: bool
     """The table is published with a column list."""
+    version: str
+    """A token that changes when the table was undelivered for a while."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,25 +52,20 @@ class PublicationCoverage:
 
     def __init__(self, session: Session, config: Config) -> None:
         self._session = session
+        self._config = config
         self._name = config.source.publication
         self._lists = config.source.publish == "columns"
 
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         return publication_findings(self._read(), self._name, tables)
 
-    def undelivered(self, tables: Sequence[SourceTable]) -> dict[str, str]:
-        undelivered = undelivered_tables(self._read(), tables)
-        for table in [source.table for source in tables if source.table.partitioned]:
-            for problem, fix in partition_problems(self._session, table):
-                undelivered.setdefault(table.full_name, f"cannot be followed: {problem} ({fix})")
-        return undelivered
-
-    def shape(self, table: Table) -> str:
-        values = {"publication": self._name, "oid": table.oid}
-        with self._session.transaction("pg_publication") as cursor:
-            cursor.execute(queries("source/slot")["publication_versions"], values)
-            versions = cursor.fetchone()[0]
-        return f"{shape_of(self._session, table)} {versions}"
+    def observe(self, tables: Sequence[SourceTable]) -> Observed:
+        publication = self._read()
+        gaps = undelivered_tables(publication, tables)
+        carried = publication.tables if publication is not None else {}
+        versions = {oid: published.version for oid, published in carried.items()}
+        states = table_states(self._session, self._config)
+        return observed(states, tables, gaps, lambda source: versions.get(source.table.oid, ""))
 
     def ddl(self, tables: Sequence[SourceTable]) -> list[Ddl]:
         return publication_ddl(self._read(), self._name, tables, lists=self._lists)
@@ -95,28 +92,32 @@ class PublicationCoverage:
 
 
 def read_publication(session: Session, name: str) -> Publication | None:
-    with session.transaction("pg_publication") as cursor:
-        cursor.execute(queries("source/slot")["publication"], {"publication": name})
-        row = cursor.fetchone()
-        if row is None:
-            return None
-        cursor.execute(queries("source/slot")["publication_tables"], {"publication": name})
-        tables = {
-            oid: PublishedTable(
-                oid=oid,
-                name=f"{schema}.{table}",
-                columns=frozenset(columns or ()),
-                filtered=row_filter is not None,
-                listed=listed,
-            )
-            for oid, schema, table, columns, row_filter, listed in cursor.fetchall()
-        }
+    values = {"publication": name}
+    rows = session.fetch("pg_publication", queries("source/slot")["publication"], values)
+    if not rows:
+        return None
+    all_tables, all_operations, mark = rows[0][:3]
+    tables = [_published(*row[3:]) for row in rows if row[3] is not None]
     return Publication(
         name=name,
-        all_tables=row[1],
-        all_operations=row[2],
-        ours=row[4] == MARK,
-        tables=tables,
+        all_tables=all_tables,
+        all_operations=all_operations,
+        ours=mark == MARK,
+        tables={table.oid: table for table in tables},
+    )
+
+
+def _published(
+    oid: int, schema: str, table: str, columns: list[str] | None, *rest: Any
+) -> PublishedTable:
+    filtered, listed, version = rest
+    return PublishedTable(
+        oid=oid,
+        name=f"{schema}.{table}",
+        columns=frozenset(columns or ()),
+        filtered=filtered,
+        listed=listed,
+        version=version,
     )
 
 

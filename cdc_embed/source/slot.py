@@ -181,9 +181,8 @@ class SlotCatalogue:
 
     def transactions_waited_for(self) -> list[str]:
         """Describe the transactions that a slot waits for while it is being created."""
-        with self._session.transaction("catalogue") as cursor:
-            cursor.execute(queries("source/slot")["transactions_waited_for"])
-            return [row[0] for row in cursor.fetchall()]
+        statement = queries("source/slot")["transactions_waited_for"]
+        return [row[0] for row in self._session.fetch("catalogue", statement)]
 
     def anchor(self) -> None:
         """Write an empty logical message, so that the stream has a message with a position."""
@@ -203,9 +202,8 @@ class SlotCatalogue:
         return self._one(name, {})
 
     def _one(self, name: str, values: dict[str, object]) -> Any:
-        with self._session.transaction("catalogue") as cursor:
-            cursor.execute(queries("source/slot")[name], values)
-            return cursor.fetchone()
+        rows = self._session.fetch("catalogue", queries("source/slot")[name], values)
+        return rows[0] if rows else None
 
 
 def _lsn(text: str | None) -> LSN | None:

@@ -1,30 +1,16 @@
 """The configured tables as the source's catalogue shows them, and the problems found."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import KeyOrder, Table, TableColumn
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.config.load import Config
 from cdc_embed.config.table import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.source.comparison import key_orders
-from cdc_embed.sql import queries
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Column:
-    name: str
-    type: str
-    own_type: bool
-    """The type can be missing in another database."""
-    in_key: int | None
-    in_identity: int | None
-    generated: bool
-    order: KeyOrder
+from cdc_embed.source.found import FoundColumn, FoundTable, look_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,39 +30,42 @@ class SourceTable:
         return tuple(dict.fromkeys([*columns, *table.text_columns]))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableState:
+    """The present state of one configured table."""
+
+    name: str
+    """The table's full name, as in ``Table.full_name``."""
+    source: SourceTable | None
+    """None: it cannot be followed, for the reasons that the findings give."""
+    findings: list[Finding]
+    """At least one; a good one if there is no problem."""
+    shape: str = ""
+    """A token that changes with events that the log need not contain; see ``FoundTable.shape``."""
+    version: str = ""
+    estimate: int | None = None
+    """The estimated number of rows; None before the first ANALYZE."""
+
+    @property
+    def problem(self) -> str:
+        """The reasons why it cannot be followed; empty if it can."""
+        failed = [finding for finding in self.findings if finding.failed]
+        return "; ".join(f"{finding.message} ({finding.fix})" for finding in failed)
+
+
+def table_states(session: Session, config: Config) -> list[TableState]:
+    """Read the state of every configured table, in one statement."""
+    found = look_up(session, config.tables)
+    return [
+        _state(entry, found.get(entry.name), config.max_tokens(entry)) for entry in config.tables
+    ]
+
+
 def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
     """Return the usable tables, and at least one finding for each table."""
-    tables, findings = [], []
-    for entry in config.tables:
-        with session.transaction(entry.name) as cursor:
-            found, problems = _find(cursor, entry, config.max_tokens(entry))
-        if found is not None and not problems:
-            tables.append(found)
-            key = ", ".join(column.name for column in found.table.key)
-            findings.append(Finding(id="table", ok=True, message=f"{entry.name}: key ({key})"))
-        findings += problems
-    return tables, findings
-
-
-def estimate_rows(session: Session, table: Table) -> int | None:
-    """Return the estimated number of rows of the source table; None before its first ANALYZE."""
-    with session.transaction(table.full_name) as cursor:
-        cursor.execute(queries("source/tables")["estimate"], {"oid": table.oid})
-        rows: int | None = cursor.fetchone()[0]
-    return rows
-
-
-def shape_of(session: Session, table: Table) -> str:
-    """Return the files of a table and its partitions, and the numbers and labels of its columns.
-
-    The files change with a rewrite, a TRUNCATE or an ATTACH. A number changes when another column
-    takes the name, and a label when one of an enum is renamed. The log need not contain any of
-    these.
-    """
-    columns = [*(c.name for c in table.key), *table.text_columns, *(c.name for c in table.metadata)]
-    with session.transaction(table.full_name) as cursor:
-        cursor.execute(queries("source/tables")["shape"], {"oid": table.oid, "columns": columns})
-        return str(cursor.fetchone()[0])
+    states = table_states(session, config)
+    tables = [state.source for state in states if state.source is not None]
+    return tables, [finding for state in states for finding in state.findings]
 
 
 def text_bytes(session: Session, table: Table) -> tuple[int, int]:
@@ -96,104 +85,67 @@ def text_bytes(session: Session, table: Table) -> tuple[int, int]:
     return rows, size
 
 
-def _find(
-    cursor: Any, entry: TableConfig, max_tokens: int
-) -> tuple[SourceTable | None, list[Finding]]:
-    cursor.execute(queries("source/tables")["table"], {"schema": entry.schema, "name": entry.table})
-    row = cursor.fetchone()
-    if row is None:
-        return None, [_bad(entry, "there is no such table", "correct tables.name")]
-    oid, kind, identity, persistence, immediate_key, readable, role = row
-    if kind not in {"r", "p"}:
-        return None, [_bad(entry, "it is not a table", "name the table itself")]
-    if persistence != "p":
-        return None, [
-            _bad(
-                entry,
-                "an unlogged or temporary table has no change log",
-                f"alter table {entry.name} set logged;",
-            )
-        ]
-    columns = _columns(cursor, oid)
-    problems = [
-        *_identity_problems(entry, identity, immediate_key, columns),
-        *_column_problems(entry, columns),
-    ]
-    if not readable:
-        problems.append(
-            _bad(
-                entry,
-                f"role {role} has no right to read it",
-                f"grant select on {entry.name} to {role};",
-            )
-        )
-    partitions = _partitions(cursor, oid) if kind == "p" else []
-    problems += [_bad(entry, problem, fix) for problem, fix in _problems_of(partitions)]
-    return (
-        SourceTable(
-            table=_table(entry, oid, columns, max_tokens, partitioned=kind == "p"),
-            full_identity="f" in {identity, *(own for _, own, _ in partitions)},
-        ),
-        problems,
+def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> TableState:
+    full_name = f"{entry.schema}.{entry.table}"
+    problems = _problems(entry, found)
+    if problems or found is None:
+        estimate = found.estimate if found is not None else None
+        return TableState(name=full_name, source=None, findings=problems, estimate=estimate)
+    source = SourceTable(
+        table=_table(entry, found, max_tokens),
+        full_identity=found.identity == "f" or found.full_partition,
+    )
+    key = ", ".join(column.name for column in source.table.key)
+    return TableState(
+        name=full_name,
+        source=source,
+        findings=[Finding(id="table", ok=True, message=f"{entry.name}: key ({key})")],
+        shape=found.shape([*entry.text_columns, *entry.metadata]),
+        version=found.version,
+        estimate=found.estimate,
     )
 
 
-def partition_problems(session: Session, table: Table) -> list[tuple[str, str]]:
-    """Return (problem, statement that mends it) of each partition with an unusable replica
-    identity.
+def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
+    if found is None:
+        return [_bad(entry, "there is no such table", "correct tables.name")]
+    if found.kind not in {"r", "p"}:
+        return [_bad(entry, "it is not a table", "name the table itself")]
+    if found.persistence != "p":
+        problem = "an unlogged or temporary table has no change log"
+        return [_bad(entry, problem, f"alter table {entry.name} set logged;")]
+    problems = [*_identity_problems(entry, found), *_column_problems(entry, found)]
+    if not found.readable:
+        fix = f"grant select on {entry.name} to {found.role};"
+        problems.append(_bad(entry, f"role {found.role} has no right to read it", fix))
+    return problems + _partition_problems(entry, found)
+
+
+def _partition_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
+    """Name the partitions with an unusable replica identity, and the statement that mends it.
 
     A partition has a replica identity of its own: the default when it is made, whatever its table's
     is. Without the primary key in it, the log does not identify the partition's old rows.
     """
-    with session.transaction(table.full_name) as cursor:
-        return _problems_of(_partitions(cursor, table.oid))
-
-
-def _partitions(cursor: Any, oid: int) -> list[tuple[str, str, bool]]:
-    cursor.execute(queries("source/tables")["partitions"], {"oid": oid})
-    found: list[tuple[str, str, bool]] = cursor.fetchall()
-    return found
-
-
-def _problems_of(partitions: list[tuple[str, str, bool]]) -> list[tuple[str, str]]:
     return [
-        (
+        _bad(
+            entry,
             f"the replica identity of its partition {name} is "
             f"{'nothing' if identity == 'n' else 'an index'}, not the primary key: "
             f"key changes and deletes would be lost",
             f"alter table {name} replica identity default;",
         )
-        for name, identity, tells_key in partitions
-        if not tells_key
+        for name, identity in found.keyless_partitions
     ]
 
 
-def _columns(cursor: Any, oid: int) -> list[_Column]:
-    cursor.execute(queries("source/tables")["columns"], {"oid": oid})
-    found = cursor.fetchall()
-    orders = key_orders(cursor, oid)
-    return [
-        _Column(
-            name=name,
-            type=kind,
-            own_type=own_type or (name in orders and not orders[name][1]),
-            in_key=in_key,
-            in_identity=in_identity,
-            generated=bool(generated),
-            order=orders[name][0] if name in orders else KeyOrder(),
-        )
-        for name, kind, own_type, in_key, in_identity, generated in found
-    ]
-
-
-def _table(
-    entry: TableConfig, oid: int, columns: list[_Column], max_tokens: int, *, partitioned: bool
-) -> Table:
+def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
+    columns = found.columns
     key = sorted((c for c in columns if c.in_key is not None), key=lambda c: c.in_key or 0)
     return Table(
         schema=entry.schema,
         name=entry.table,
-        oid=oid,
+        oid=found.oid,
         key=tuple(_table_column(c) for c in key),
         text_columns=entry.text_columns,
         template=entry.template or None,
@@ -206,11 +158,11 @@ def _table(
         ),
         max_tokens=max_tokens,
         store_text=entry.store_text,
-        partitioned=partitioned,
+        partitioned=found.kind == "p",
     )
 
 
-def _table_column(column: _Column) -> TableColumn:
+def _table_column(column: FoundColumn) -> TableColumn:
     """Return the column in the form of the target, where a type that only the source has is
     text."""
     if column.own_type:
@@ -219,10 +171,8 @@ def _table_column(column: _Column) -> TableColumn:
     return TableColumn(column.name, column.type, order=column.order)
 
 
-def _identity_problems(
-    entry: TableConfig, identity: str, immediate_key: bool | None, columns: list[_Column]
-) -> list[Finding]:
-    if immediate_key is False:
+def _identity_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
+    if found.immediate_key is False:
         return [
             _bad(
                 entry,
@@ -230,7 +180,7 @@ def _identity_problems(
                 f"alter table {entry.name} drop constraint ..., add primary key (...);",
             )
         ]
-    if immediate_key is None:
+    if found.immediate_key is None:
         return [
             _bad(
                 entry,
@@ -238,8 +188,9 @@ def _identity_problems(
                 f"alter table {entry.name} add primary key (...);",
             )
         ]
-    key = {column.name for column in columns if column.in_key is not None}
-    index = {column.name for column in columns if column.in_identity is not None}
+    key = {column.name for column in found.columns if column.in_key is not None}
+    index = {column.name for column in found.columns if column.in_identity is not None}
+    identity = found.identity
     if identity in {"d", "f"} or (identity == "i" and index == key):
         return []
     what = "nothing" if identity == "n" else f"({', '.join(sorted(index))})"
@@ -253,14 +204,15 @@ def _identity_problems(
     ]
 
 
-def _column_problems(entry: TableConfig, columns: list[_Column]) -> list[Finding]:
+def _column_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
+    columns = found.columns
     names = {column.name: column for column in columns}
     problems = []
     wanted = [(name, "tables.text") for name in entry.text_columns]
     wanted += [(name, "tables.metadata") for name in entry.metadata]
     for name, setting in wanted:
         if name not in names:
-            known = ", ".join(sorted(names))
+            known = ", ".join(sorted(found.other_columns or names))
             problems.append(
                 _bad(entry, f"it has no column {name}", f"correct {setting}; it has: {known}")
             )

@@ -125,7 +125,7 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(_compare_again(self._schema, names, shape))
 
-    def start(self, table: Table, estimate: int | None, shape: str) -> None:
+    def start(self, table: Table, estimate: int | None, shape: str | None) -> None:
         """Compare a table from its beginning, unless its comparison is already running."""
         values = {"table_name": table.full_name, "estimate": estimate, "shape": shape}
         with self._session.transaction("reconcile") as cursor:

@@ -13,10 +13,8 @@ from cdc_embed.sql import queries
 
 def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | None:
     """Return the recorded position of a slot; None when ``setup`` did not run for it."""
-    with session.transaction("checkpoint") as cursor:
-        cursor.execute(_compose("read_checkpoint", schema), {"slot": slot})
-        row = cursor.fetchone()
-    return None if row is None else checkpoint_of(row)
+    rows = session.fetch("checkpoint", _compose("read_checkpoint", schema), {"slot": slot})
+    return checkpoint_of(rows[0]) if rows else None
 
 
 def create_checkpoint(session: Session, schema: str, first: Checkpoint) -> None:

@@ -60,12 +60,11 @@ class Registered:
 
 def applied_migrations(session: Session, schema: str) -> dict[int, str]:
     """Return the applied migrations, version to checksum; empty before the first setup."""
-    with session.transaction("migration") as cursor:
-        cursor.execute(queries("target/schema")["schema_exists"], {"schema": schema})
-        if not cursor.fetchone()[0]:
-            return {}
-        cursor.execute(_compose("applied_migrations", schema=sql.Identifier(schema)))
-        return dict(cursor.fetchall())
+    exists = queries("target/schema")["schema_exists"]
+    if not session.fetch("migration", exists, {"schema": schema})[0][0]:
+        return {}
+    statement = _compose("applied_migrations", schema=sql.Identifier(schema))
+    return {row[0]: row[1] for row in session.fetch("migration", statement)}
 
 
 def missing_migrations(applied: dict[int, str]) -> list[str]:
@@ -73,21 +72,22 @@ def missing_migrations(applied: dict[int, str]) -> list[str]:
     return [title for version, title, _ in migrations("target") if version not in applied]
 
 
-def registered_tables(session: Session, schema: str) -> dict[str, Registered]:
+def registered_tables(
+    session: Session, schema: str, *, migrated: bool = False
+) -> dict[str, Registered]:
     """Read every table of vectors, by its source table, from a schema of any version.
 
-    ``setup`` reads it before it migrates.
+    ``setup`` reads it before it migrates. ``migrated``: the schema is of the present version, as it
+    is while a service runs, so it is not asked for first.
     """
-    applied = applied_migrations(session, schema)
-    if REGISTRY_MIGRATION not in applied:
+    applied = {} if migrated else applied_migrations(session, schema)
+    if not migrated and REGISTRY_MIGRATION not in applied:
         return {}
-    name = "table_name" if NAMES_MIGRATION in applied else "source_table"
+    name = "table_name" if migrated or NAMES_MIGRATION in applied else "source_table"
     statement = _compose(
         "registered_tables", schema=sql.Identifier(schema), table_name=sql.Identifier(name)
     )
-    with session.transaction("embedding_table") as cursor:
-        cursor.execute(statement)
-        rows = cursor.fetchall()
+    rows = session.fetch("embedding_table", statement)
     return {
         row[0]: Registered(
             table_name=row[0],
@@ -120,9 +120,8 @@ def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[in
 
 def count_documents(session: Session, schema: str, embedding_table: str) -> int:
     """Return the number of documents that have vectors."""
-    with session.transaction(embedding_table) as cursor:
-        cursor.execute(_compose("count_documents", table=sql.Identifier(schema, embedding_table)))
-        documents: int = cursor.fetchone()[0]
+    statement = _compose("count_documents", table=sql.Identifier(schema, embedding_table))
+    documents: int = session.fetch(embedding_table, statement)[0][0]
     return documents
 
 

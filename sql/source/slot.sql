@@ -63,37 +63,39 @@ from (select xact_start from pg_stat_activity where backend_xid is not null
 select pg_logical_emit_message(false, 'cdc_embed', '')
 
 -- name: publication
--- The publication, the operations that it carries, and its mark if setup made it.
-select p.oid, p.puballtables, p.pubinsert and p.pubupdate and p.pubdelete and p.pubtruncate,
-       p.pubviaroot, obj_description(p.oid, 'pg_publication')
-from pg_publication p where p.pubname = %(publication)s
-
--- name: publication_tables
--- The publication's tables, their published columns and row filters.
-select c.oid::bigint, t.schemaname::text, t.tablename::text, t.attnames::text[], t.rowfilter,
-       r.prattrs is not null
-from pg_publication_tables t
-join pg_namespace n on n.nspname = t.schemaname
-join pg_class c on c.relnamespace = n.oid and c.relname = t.tablename
-join pg_publication p on p.pubname = t.pubname
-left join pg_publication_rel r on r.prpubid = p.oid and r.prrelid = c.oid
-where t.pubname = %(publication)s
-
--- name: publication_versions
--- Versions of what makes the publication carry a table: other ones after it was undelivered.
-with p as (select oid, xmin from pg_publication where pubname = %(publication)s)
-select array_agg(version order by version)::text
-from (select format('%%s:%%s', p.oid, p.xmin) from p
-      union all
-      select format('%%s:%%s', r.oid, r.xmin) from p join pg_publication_rel r on r.prpubid = p.oid
-      where r.prrelid = %(oid)s
-      union all
-      select format('%%s:%%s', s.oid, s.xmin) from p join pg_publication_namespace s on s.pnpubid = p.oid
-      join pg_class c on c.relnamespace = s.pnnspid where c.oid = %(oid)s
-      union all  -- carried with its schema, or as one of all: as long as it has its place
-      select format('%%s:%%s', c.oid, c.xmin) from p, pg_class c where c.oid = %(oid)s and not exists (
-        select from pg_publication_rel r where r.prpubid = p.oid and r.prrelid = c.oid)
-     ) as carrying (version)
+-- The publication: whether it carries all tables, every operation, the mark of setup, and a row for
+-- each of its tables: name, columns, row filter, and the versions of what makes it carry the table,
+-- which change while that is undelivered. The catalogue itself is read, because the view
+-- pg_publication_tables waits for the lock of every table.
+with p as (
+  select oid, xmin, puballtables, pubinsert and pubupdate and pubdelete and pubtruncate as whole,
+         obj_description(oid, 'pg_publication') as mark,
+         coalesce(to_jsonb(pg_publication) ->> 'pubgencols', 'n') = 's' as generated
+  from pg_publication where pubname = %(publication)s
+), carried as (
+  select r.prrelid as relid, r.prattrs::smallint[] as attnums, r.prqual is not null as filtered,
+         format('%%s:%%s', r.oid, r.xmin) as version, 1 as place
+  from p join pg_publication_rel r on r.prpubid = p.oid
+  union all  -- carried with its schema, or as one of all: as long as it has its place
+  select c.oid, null, false, format('%%s:%%s %%s:%%s', s.oid, s.xmin, c.oid, c.xmin), 2
+  from p join pg_publication_namespace s on s.pnpubid = p.oid
+  join pg_class c on c.relnamespace = s.pnnspid and c.relkind in ('r', 'p') and not c.relispartition
+  union all
+  select c.oid, null, false, format('%%s:%%s', c.oid, c.xmin), 3
+  from p join pg_class c on p.puballtables and c.oid >= 16384 and c.relkind in ('r', 'p')
+    and c.relpersistence = 'p' and not c.relispartition
+)
+select distinct on (c.oid) p.puballtables, p.whole, p.mark, c.oid::bigint, n.nspname::text, c.relname::text,
+       (select array_agg(a.attname::text) from pg_attribute a
+        where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+          and case when t.attnums is null then a.attgenerated = '' or p.generated and a.attgenerated = 's'
+                   else a.attnum = any (t.attnums) end),
+       t.filtered, t.attnums is not null, format('%%s:%%s %%s', p.oid, p.xmin, t.version)
+from p
+left join carried t on true
+left join pg_class c on c.oid = t.relid
+left join pg_namespace n on n.oid = c.relnamespace
+order by c.oid, t.place
 
 -- name: create_publication
 -- The publication for the slot: these tables, every operation.

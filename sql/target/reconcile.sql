@@ -45,6 +45,28 @@ select table_name, state, reason, stage, cursor, checked, fresh, missing, stale,
        orphan, dead_letter, estimate, shape
 from {schema}.reconcile
 
+-- name: stored_tables
+-- For each source table: its table of vectors and its model, dead letters, the progress of its
+-- comparison, and a token that changes when its vectors are written.
+select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape,
+       case when current_setting('track_counts') = 'on'
+            then format('%%s %%s %%s', t.oid, pg_stat_get_tuples_inserted(t.oid), pg_stat_get_tuples_deleted(t.oid))
+            else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end
+from {schema}.embedding_table e
+join {schema}.space s on s.id = e.space
+left join pg_class t on t.relnamespace = (select oid from pg_namespace where nspname = %(schema)s) and t.relname = e.embedding_table
+left join {schema}.reconcile r on r.table_name = e.table_name
+left join (select table_name, count(*) as letters from {schema}.dead_letter group by table_name) d
+  on d.table_name = e.table_name
+where e.table_name = any (%(table_names)s)
+
+-- name: something_to_do
+-- Whether the command line asks for something, or one of these tables is not compared.
+select exists (select from {schema}.request where slot = %(slot)s and state in ('waiting', 'running'))
+       or exists (select from unnest(%(table_names)s::text[]) as t (name)
+                  left join {schema}.reconcile r on r.table_name = t.name
+                  where r.table_name is null or r.state = 'running')
+
 -- name: start_reconcile
 -- Compare a table from its beginning, unless its comparison is running.
 update {schema}.reconcile

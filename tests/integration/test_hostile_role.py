@@ -40,6 +40,10 @@ def site(make_site: Callable[..., Site]) -> Iterator[Site]:
         'metadata = ["views", "born"]\nchunk = { max_tokens = 64 }\n',
     )
     yield site
+    made = "select proname::text, oid::regprocedure::text from pg_proc where proowner = %s::regrole"
+    for _, functions in itertools.groupby(sorted(site.sql(made, role)), key=lambda row: row[0]):
+        names = ", ".join(name for _, name in functions)  # all at once would be too many locks
+        site.sql(f"drop function {names} cascade")
     site.sql(f"drop owned by {role} cascade")
     site.sql(f"drop role {role}")
 

@@ -373,7 +373,10 @@ class World:
         )
         letters = cast(Letters, DeadLetters(self.target, self.actor))
         surroundings = SimpleNamespace(
-            table_compared=lambda _: None, reading=nullcontext, cancel=lambda: None
+            table_compared=lambda _: None,
+            reading=nullcontext,
+            has_work=True,
+            cancel=lambda: None,
         )
         reconciler = Reconciler(
             work=work,
