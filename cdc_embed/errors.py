@@ -43,6 +43,15 @@ class PreflightError(CdcEmbedError):
     default_hint = "check everything at once with: cdc-embed doctor"
 
 
+class PoolerError(PreflightError):
+    """{where}: a connection pooler (such as PgBouncer) answers, in whatever mode it is"""
+
+    default_hint = (
+        "give the address of the server itself in {setting}, not that of the pooler, because "
+        "settings of our sessions would stay on connections of the application"
+    )
+
+
 class AuthenticationError(CdcEmbedError):
     """{where}: the server refuses the login: {problem}"""
 

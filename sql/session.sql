@@ -1,6 +1,17 @@
 -- name: backend
--- The PID of this session's server process; behind a pooler it is not the PID of our connection.
-select pg_backend_pid()
+-- The server process of this session, its start, and the name that it has for us; nothing is set
+-- yet, so every name has its schema.
+select pg_catalog.pg_backend_pid(),
+       (select a.backend_start::pg_catalog.text from pg_catalog.pg_stat_activity a
+        where a.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()),
+       pg_catalog.current_setting('application_name')
+
+-- name: is_there
+-- Whether a server process is still there.
+select exists (
+  select from pg_catalog.pg_stat_activity a
+  where a.pid operator(pg_catalog.=) %(pid)s
+    and a.backend_start::pg_catalog.text operator(pg_catalog.=) %(started)s)
 
 -- name: served
 -- Whether a session works, or did so lately; one that waits for its client does not.

@@ -439,6 +439,14 @@ MUTATIONS = (
         "test_a_row_changed_again_without_its_column_is_not_stored[pgoutput-18]",
     ),
     Mutation(
+        "a pooler is not looked for",
+        "cdc_embed/postgres/pooler.py",
+        "        if backend[0] == connection.info.backend_pid and known_as == name[:63]:",
+        "        if backend[0]:",
+        "tests/integration/test_poolers.py::"
+        "test_any_pooler_is_refused_before_anything_is_set[target-transaction]",
+    ),
+    Mutation(
         "functions of another role are found by their name",
         "cdc_embed/postgres/side.py",
         '    "search_path": "pg_catalog, pg_temp",',

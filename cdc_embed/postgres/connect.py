@@ -12,8 +12,8 @@ from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
+from cdc_embed.postgres.pooler import without_pooler
 from cdc_embed.postgres.side import VALUE_SETTINGS, Side
-from cdc_embed.sql import queries
 
 SINCE_17: Final = {"transaction_timeout": "0"}
 
@@ -37,7 +37,7 @@ class Connection(psycopg2.extensions.connection):  # type: ignore[misc]
     """The driver's connection, with the PID of its server process."""
 
     backend = 0
-    """The PID of the server process; 0 where a pooler hides it."""
+    """The PID of the server process, also behind a proxy that gives another one."""
 
 
 def shut_down(connection: Any) -> None:
@@ -59,36 +59,49 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
         **DEAD_PEER_OPTIONS,
         "connect_timeout": str(CONNECT_TIMEOUT),
         **parameters_of(dsn),
+        "application_name": application_name,
+        "client_encoding": "UTF8",
     }
-    connection = psycopg2.connect(
-        connection_factory=Connection, **{**parameters, "application_name": application_name}
-    )
-    settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
-    limit = Timer(answer_limit(parameters), shut_down, [connection])
+    limits: list[Timer] = []
+
+    def open_one() -> Any:
+        opened = psycopg2.connect(connection_factory=Connection, **parameters)
+        limits.append(_limit(answer_limit(parameters), opened))
+        return opened
+
+    try:
+        connection = without_pooler(open_one, side.name, application_name)
+        try:
+            _set_up(connection, side)
+        except BaseException:
+            connection.close()
+            raise
+    finally:
+        for limit in limits:
+            limit.cancel()
+    return connection
+
+
+def _limit(seconds: float, connection: Any) -> Timer:
+    """Shut a connection down after so many seconds, unless the timer is cancelled."""
+    limit = Timer(seconds, shut_down, [connection])
     limit.daemon = True
     limit.start()
-    try:
-        connection.set_client_encoding("UTF8")
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            for name, value in settings.items():
-                cursor.execute(
-                    sql.SQL("set {} = {}").format(
-                        sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
-                    )
+    return limit
+
+
+def _set_up(connection: Any, side: Side) -> None:
+    settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
+    with connection.cursor() as cursor:
+        for name, value in settings.items():
+            cursor.execute(
+                sql.SQL("set {} = {}").format(
+                    sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
                 )
-            with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
-                cursor.execute(NOTICE_A_LOST_CLIENT)
-            cursor.execute(queries("session")["backend"])
-            pid = cursor.fetchone()[0]
-        connection.backend = pid if pid == connection.info.backend_pid else 0
-        connection.autocommit = False
-    except BaseException:
-        connection.close()
-        raise
-    finally:
-        limit.cancel()
-    return connection
+            )
+        with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
+            cursor.execute(NOTICE_A_LOST_CLIENT)
+    connection.autocommit = False
 
 
 def connect_for_replication(dsn: str, application_name: str) -> Any:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import psycopg2
 
+from cdc_embed.errors import PoolerError
 from cdc_embed.postgres import pulse
 from cdc_embed.postgres.connect import (
     DEAD_PEER_SECONDS,
@@ -153,6 +154,8 @@ class Session:
             other = connect(self.side, self._dsn, f"{self._application_name} pulse")
         except psycopg2.OperationalError as exc:
             return "FATAL" in str(exc)  # the server answers, but accepts no session
+        except PoolerError:  # the next session meets it, and says so
+            return True
         limit = Timer(self.answer_limit, shut_down, [other])
         limit.daemon = True
         limit.start()

@@ -21,6 +21,7 @@ from cdc_embed.errors import (
     TargetRefusedError,
     TargetUnavailableError,
 )
+from cdc_embed.postgres import pooler
 
 VALUE_SETTINGS: Final = {
     "datestyle": "ISO",
@@ -107,6 +108,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
     except psycopg2.Error as exc:
         state = exc.pgcode or ""
         problem = describe(exc)
+        if not state and any(words in str(exc) for words in pooler.WORDS):
+            raise pooler.refusal(side.name) from None
         if state.startswith(AUTHENTICATION) or _refuses_login(exc):
             raise AuthenticationError(where=side.name, problem=problem) from exc
         if rows and state[:2] in ROW_DATA:

@@ -142,10 +142,21 @@ def test_every_name_in_the_sql_has_a_schema_or_is_postgresqls(site: Site) -> Non
     texts = {path: path.read_text() for path in folder().rglob("*.sql")}
     statements = {path: re.sub(r"--.*|'[^']*'|\{\w+\}", "?", text) for path, text in texts.items()}
     functions = {n for text in statements.values() for n in re.findall(r"\b([a-z]\w*)\(", text)}
-    functions -= {"coalesce", "greatest", "nullif", "extract", "position", "array", "schema"}
+    functions -= {
+        "coalesce",
+        "greatest",
+        "nullif",
+        "extract",
+        "position",
+        "array",
+        "schema",
+        "operator",
+    }
     own = "select proname from pg_proc where pronamespace = 'pg_catalog'::regnamespace"
     assert functions - {name for (name,) in site.sql(own)} == set()
-    types = {name for text in statements.values() for name in re.findall(r"::([a-z]\w*)", text)}
+    types = {
+        name for text in statements.values() for name in re.findall(r"::([a-z]\w*)\b(?!\.)", text)
+    }
     known = "select format_type(oid, null), typname from pg_type where oid < 16384"
     assert types - {"int", "float"} - {name for names in site.sql(known) for name in names} == set()
     relation = r"\b(?:from|join|update|into|references)\s+(?!lateral\b)([a-z]\w*)\b(?![(.])"

@@ -51,14 +51,14 @@ def test_waiting_statement_can_be_given_up_and_leaves_nothing(
     lock.cursor().execute("lock table held")
     waiting = "select count(*) from pg_locks where not granted"
     with ThreadPoolExecutor(1) as executor:
-        statement = executor.submit(run, session, "select from held")
+        statement = executor.submit(run, session, "select from public.held")
         wait_until(lambda: database.value(waiting), "it waits for the lock")
         session.cancel()
         with pytest.raises(TargetUnavailableError):
             statement.result(10)
     wait_until(lambda: database.value(waiting) == 0, "the server gives it up")
     lock.close()
-    run(session, "select from held")
+    run(session, "select from public.held")
 
 
 def test_cancel_of_an_idle_session_spares_the_next_statement(session: Session) -> None:
