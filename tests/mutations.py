@@ -439,6 +439,13 @@ MUTATIONS = (
         "test_a_row_changed_again_without_its_column_is_not_stored[pgoutput-18]",
     ),
     Mutation(
+        "a service's own right to replicate does not count",
+        "sql/source/slot.sql",
+        "m.rolname = 'rds_replication'",
+        "m.rolname is null",
+        "tests/integration/test_hosted_servers.py::test_fixes_are_in_the_words_of_the_service[rds]",
+    ),
+    Mutation(
         "a pooler is not looked for",
         "cdc_embed/postgres/pooler.py",
         "        if backend[0] == connection.info.backend_pid and known_as == name[:63]:",

@@ -124,6 +124,16 @@ def connect_for_replication(dsn: str, application_name: str) -> Any:
     return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
 
 
+def accepts_replication(dsn: str, application_name: str) -> bool:
+    """Return whether the server accepts a replication connection with this connection string."""
+    try:
+        connection = connect_for_replication(dsn, application_name)
+    except psycopg2.Error:
+        return False
+    connection.close()
+    return True
+
+
 def answer_limit(parameters: Mapping[str, str]) -> float:
     """Return the seconds after which an answer is overdue: as long as TCP waits for a peer's."""
     try:

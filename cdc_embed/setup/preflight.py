@@ -9,6 +9,7 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding, judge
 from cdc_embed.lsn import ZERO, find_gap
+from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import TAKE_OVER, is_ours, kept_by
 from cdc_embed.source.checks import check_reader, check_server, check_slot
@@ -42,6 +43,9 @@ def survey_source(databases: Connections) -> Survey:
             problem="it is a standby",
             hint="name the primary in source.dsn",
         )
+    if not server.may_replicate:  # a service can have a right of its own for it
+        trial = accepts_replication(config.source.resolved_dsn(), f"cdc_embed {config.source.slot}")
+        server = replace(server, may_replicate=trial)
     survey = Survey(
         slot=catalogue.slot(), database=catalogue.identity().database, encoding=server.encoding
     )

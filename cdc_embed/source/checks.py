@@ -10,7 +10,8 @@ OLDEST_VERSION: Final = 150000
 
 def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> list[Finding]:
     """Check the source's server, for a slot that exists or is to be made."""
-    may = "may replicate" if server.may_replicate else "lacks REPLICATION"
+    may = "may replicate" if server.may_replicate else "may not replicate"
+    hosting = server.hosting
     return [
         judge(
             "server_version",
@@ -22,50 +23,51 @@ def check_server(server: Server, slot: Slot | None, slots: int, plugin: str) -> 
             "wal_level",
             server.wal_level == "logical",
             f"wal_level is {server.wal_level}",
-            "alter system set wal_level = 'logical';  -- then restart PostgreSQL",
+            hosting.set("wal_level", "logical", restart=True),
         ),
         judge(
             "replication_role",
             server.may_replicate,
             f"role {server.user} {may}",
-            f'alter role "{server.user}" replication;',
+            hosting.let_replicate(server.user),
         ),
         judge(
             "free_slot",
             slot is not None or slots < server.max_replication_slots,
             f"{slots} of {server.max_replication_slots} replication slots are used",
-            "alter system set max_replication_slots = ...;  -- then restart PostgreSQL",
+            hosting.set("max_replication_slots", str(max(2 * slots, 10)), restart=True),
         ),
-        _check_plugin(server.allowed_plugins, plugin),
+        _check_plugin(server, plugin),
         judge(
             "encoding",
             server.encoding != "SQL_ASCII",
             f"database encoding {server.encoding}",
             "use a database with another encoding than SQL_ASCII",
         ),
-        _check_limit(server.max_slot_wal_keep_size),
+        _check_limit(server),
     ]
 
 
-def _check_plugin(libraries: str | None, plugin: str) -> Finding:
+def _check_plugin(server: Server, plugin: str) -> Finding:
+    libraries = server.allowed_plugins
     allowed = _allows(libraries, plugin)
     return judge(
         "output_plugin",
         allowed,
         f"output plugin {plugin}" + ("" if allowed else f": the server allows {libraries} only"),
-        f"alter system set output_plugin_libraries = '{libraries}, {plugin}';"
-        "  -- then: select pg_reload_conf();",
+        server.hosting.set("output_plugin_libraries", f"{libraries}, {plugin}"),
     )
 
 
-def _check_limit(size: str) -> Finding:
+def _check_limit(server: Server) -> Finding:
+    size = server.max_slot_wal_keep_size
     limited = size != "-1"
     return judge(
         "max_slot_wal_keep_size",
         limited,
         f"max_slot_wal_keep_size is {size}"
         + ("" if limited else ": a stopped service could fill the disk"),
-        "alter system set max_slot_wal_keep_size = '50GB';",
+        server.hosting.set("max_slot_wal_keep_size", "50GB"),
         Severity.WARNING,
     )
 

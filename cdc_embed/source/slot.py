@@ -10,6 +10,7 @@ from cdc_embed.errors import PreflightError, SlotBusyError
 from cdc_embed.lsn import LSN, Identity
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
+from cdc_embed.source.hosting import HOSTINGS, OWN, Hosting, hosting_of
 from cdc_embed.sql import queries
 
 WAL_PAGE: Final = 8192
@@ -35,8 +36,10 @@ class Server:
     encoding: str
     max_slot_wal_keep_size: str
     user: str
+    """The role, quoted where SQL needs it."""
     allowed_plugins: str | None
     """``output_plugin_libraries``; None where the server lets every role load any plugin."""
+    hosting: Hosting = OWN
 
     @property
     def codec(self) -> str:
@@ -122,7 +125,8 @@ class SlotCatalogue:
         return Identity(system_identifier=system_identifier, database=database, timeline=timeline)
 
     def server(self) -> Server:
-        row = self._row("server")
+        marks = [mark for hosting in HOSTINGS for mark in hosting.marks]
+        row = self._one("server", {"marks": marks})
         return Server(
             version=row[0],
             version_text=row[1],
@@ -134,6 +138,7 @@ class SlotCatalogue:
             max_slot_wal_keep_size=row[7],
             user=row[8],
             allowed_plugins=row[9],
+            hosting=hosting_of(row[10]),
         )
 
     def slot(self) -> Slot | None:

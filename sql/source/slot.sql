@@ -9,10 +9,13 @@ from pg_control_system() s
 select current_setting('server_version_num')::int, current_setting('server_version'),
        current_setting('wal_level'), current_setting('max_replication_slots')::int,
        pg_is_in_recovery(),
-       (select rolreplication or rolsuper from pg_roles where rolname = current_user),
+       (select rolreplication or rolsuper or exists (
+          select from pg_roles m where m.rolname = 'rds_replication' and pg_has_role(m.oid, 'member'))
+        from pg_roles where rolname = current_user),
        current_setting('server_encoding'),
-       current_setting('max_slot_wal_keep_size'), current_user::text,
-       current_setting('output_plugin_libraries', true)
+       current_setting('max_slot_wal_keep_size'), quote_ident(current_user),
+       current_setting('output_plugin_libraries', true),
+       array(select rolname::text from pg_roles where rolname = any (%(marks)s))
 
 -- name: wal_sender_timeout
 -- Seconds of our silence after which the server ends the connection; 0: never.
