@@ -59,6 +59,8 @@ class Indexer:
                 # a person must act; the vectors do not depend on the index
                 name = table.full_name
                 log.error("no index", table=name, problem=str(exc), hint=exc.hint)
+            if self._filled.empty():
+                self._session.close()  # it is needed for this only
 
     def _make_index(self, table: Table) -> None:
         if self._patience.keep_trying("index", lambda: self._ensure(self._session, table)):

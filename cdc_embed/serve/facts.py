@@ -1,7 +1,7 @@
 """Facts of both databases at one moment, for ``status`` and the metrics."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -15,6 +15,8 @@ from cdc_embed.target.registry import count_documents
 
 COUNT_SHARE: Final = 50
 """Counting the documents of a large table takes at most one part in so many of the time."""
+MOST_TOGETHER: Final = 50
+"""Small tables that one statement counts: each is locked meanwhile, as by any query."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,7 @@ def gather(
     schema = databases.config.target.schema
     slot = databases.catalogue.slot()
     checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
+    documents = count(databases, stored)
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
@@ -64,7 +67,7 @@ def gather(
         tables=tuple(
             TableFacts(
                 name=name,
-                rows_embedded=count(databases, stored[name]) if name in stored else 0,
+                rows_embedded=documents.get(name, 0),
                 rows_source_estimate=observed.estimates.get(name),
                 backfill_state=stored[name].state if name in stored else None,
                 backfill_done=stored[name].checked if name in stored else 0,
@@ -77,19 +80,32 @@ def gather(
 
 
 class Counts:
-    """Counts the documents of a table that was written to since, after a time that is long beside
-    the last count."""
+    """Counts the documents of tables that were written to since the last count."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str, float]] = {}
 
-    def __call__(self, databases: Connections, stored: StoredTable) -> int:
+    def __call__(self, databases: Connections, stored: Mapping[str, StoredTable]) -> dict[str, int]:
+        """Return the documents of each table; small tables are counted together."""
+        due = [table for table in stored.values() if self._is_due(table)]
+        small = [table for table in due if not table.large]
+        groups = [
+            small[start : start + MOST_TOGETHER] for start in range(0, len(small), MOST_TOGETHER)
+        ]
+        for group in [*groups, *([table] for table in due if table.large)]:
+            self._count(databases, group)
+        return {name: self._known[table.embedding_table][0] for name, table in stored.items()}
+
+    def _is_due(self, table: StoredTable) -> bool:
+        _, written, due = self._known.get(table.embedding_table, (0, "", 0.0))
+        return written != table.written and time.monotonic() >= due
+
+    def _count(self, databases: Connections, group: Sequence[StoredTable]) -> None:
         began = time.monotonic()
-        documents, written, due = self._known.get(stored.embedding_table, (0, "", 0.0))
-        if written != stored.written and began >= due:
-            schema = databases.config.target.schema
-            documents = count_documents(databases.target, schema, stored.embedding_table)
-            ended = time.monotonic()
-            due = ended + COUNT_SHARE * (ended - began)
-            self._known[stored.embedding_table] = (documents, stored.written, due)
-        return documents
+        schema = databases.config.target.schema
+        counts = count_documents(databases.target, schema, [t.embedding_table for t in group])
+        ended = time.monotonic()
+        due = ended + COUNT_SHARE * (ended - began)
+        for table in group:
+            name = table.embedding_table
+            self._known[name] = (counts[name], table.written, due)

@@ -22,6 +22,8 @@ class StoredTable:
     checked: int
     shape: str | None
     """The token of the source table's shape when its comparison began."""
+    large: bool
+    """Counting its rows takes a while."""
     written: str
     """A token that changes when its rows are written."""
 
@@ -37,7 +39,8 @@ def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict
             state=row[4],
             checked=row[5],
             shape=row[6],
-            written=row[7],
+            large=bool(row[7]),
+            written=row[8],
         )
         for row in session.fetch("embedding_table", _compose("stored_tables", schema), values)
     }

@@ -118,11 +118,16 @@ def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[in
     return documents, characters
 
 
-def count_documents(session: Session, schema: str, embedding_table: str) -> int:
-    """Return the number of documents that have vectors."""
-    statement = _compose("count_documents", table=sql.Identifier(schema, embedding_table))
-    documents: int = session.fetch(embedding_table, statement)[0][0]
-    return documents
+def count_documents(
+    session: Session, schema: str, embedding_tables: Sequence[str]
+) -> dict[str, int]:
+    """Return the number of documents that have vectors, by table, in one statement."""
+    counts = [
+        _compose("count_documents", name=sql.Literal(name), table=sql.Identifier(schema, name))
+        for name in embedding_tables
+    ]
+    rows = session.fetch("embedding_table", sql.SQL(" union all ").join(counts))
+    return {row[0]: row[1] for row in rows}
 
 
 def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:

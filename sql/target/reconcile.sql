@@ -48,7 +48,7 @@ from {schema}.reconcile
 -- name: stored_tables
 -- For each source table: its table of vectors and its model, dead letters, the progress of its
 -- comparison, and a token that changes when its vectors are written.
-select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape,
+select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape, t.reltuples > 10000,
        case when current_setting('track_counts') = 'on'
             then format('%%s %%s %%s', t.oid, pg_stat_get_tuples_inserted(t.oid), pg_stat_get_tuples_deleted(t.oid))
             else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end

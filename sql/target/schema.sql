@@ -86,7 +86,7 @@ select count(*) filter (where chunk_row = 0), coalesce(sum(end_offset - start_of
 
 -- name: count_documents
 -- Documents that have vectors.
-select count(*) from {table} where chunk_row = 0
+select {name}, count(*) from {table} where chunk_row = 0
 
 -- name: column_types
 -- The columns of an existing table of vectors, in order.
