@@ -8,7 +8,6 @@ the slot, which no other session can move any more.
 import random
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Final
 
 import structlog
@@ -131,7 +130,7 @@ class Instance:
                 try:
                     self._lead()
                 except SlotIsActiveError:
-                    self._stand_by()
+                    self._stand_by(None)
                 except RECONNECT_ERRORS as exc:
                     self._wait_to_reconnect(exc)
                 except AbandonedError:
@@ -150,10 +149,8 @@ class Instance:
         self._stop.requested.wait(delay(self._attempt, random.random()))
         self._attempt += 1
 
-    def _stand_by(self) -> None:
-        slot = None
-        with suppress(SourceUnavailableError):  # the next attempt to lead meets it and waits
-            slot = self._source.catalogue.slot()
+    def _stand_by(self, slot: Slot | None) -> None:
+        """Wait a little; ``slot``, if it was looked at, says which session has it."""
         if slot is not None and slot.active_pid is not None:
             holder = f"PID {slot.active_pid} ({slot.owner})"
             if holder != self.holder:
@@ -165,6 +162,9 @@ class Instance:
     def _lead(self) -> None:
         """Take the slot and follow the log until stopped; raise when the connection is lost."""
         slot = self._usable_slot()
+        if slot.active_pid is not None:  # an attempt would cost both servers two sessions
+            self._stand_by(slot)
+            return
         stream = self._open_stream()
         try:
             source = stream.identify()

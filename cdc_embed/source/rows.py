@@ -155,7 +155,7 @@ class RowReader:
         table's files changed during the read."""
         files = self._files(table)
         with self._session.transaction(table.full_name, rows=True) as cursor:
-            cursor.execute("set transaction isolation level repeatable read, read only")
+            cursor.execute(queries("source/tables")["begin_read"])
             snapshot = _snapshot(cursor)
             self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)
             if self.waiting_for is not None:

@@ -95,6 +95,10 @@ select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) orde
 from (select %(oid)s::oid::regclass as relid
       union select relid from pg_partition_tree(%(oid)s)) as tree
 
+-- name: begin_read
+-- One snapshot for a read, which gives up soon when a table is locked: others wait for the session.
+set transaction isolation level repeatable read, read only; set local lock_timeout = '2s'
+
 -- name: snapshot
 -- The snapshot of this transaction; its xids have 64 bits.
 select pg_current_snapshot()::text
