@@ -88,6 +88,13 @@ class TableChangedError(CdcEmbedError):
     default_hint = "correct the table or its entry in the configuration, then run: cdc-embed setup"
 
 
+class TablesChangedError(CdcEmbedError):
+    """table {table}: its key, or its vectors, are not what they were when the service began"""
+
+    exit_code = 75
+    default_hint = "start the service again"
+
+
 class ReplicationError(CdcEmbedError):
     """the replication connection ended: {problem}"""
 

@@ -26,3 +26,12 @@ select exists (
 select pg_terminate_backend(pid)
 from pg_stat_activity
 where pid = %(pid)s and application_name = left(%(application_name)s, 63)
+
+-- name: holders
+-- Other sessions of this database that have held locks for a while, the longest first.
+select 'PID ' || a.pid || ' (' || coalesce(nullif(a.application_name, ''), a.usename, '?') || ', '
+       || a.state || ' for ' || date_trunc('second', now() - a.xact_start) || ')'
+from pg_stat_activity a
+where a.datname = current_database() and a.pid <> pg_backend_pid()
+  and a.xact_start < now() - interval '400 milliseconds'
+order by a.xact_start limit 5

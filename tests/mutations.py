@@ -388,11 +388,42 @@ MUTATIONS = (
     ),
     Mutation(
         "what the log has of a wrong identity is an error for ever",
-        "cdc_embed/change/transaction.py",
-        "            elif begin.final_lsn >= self._delivered_from:",
-        "            elif begin.final_lsn:",
+        "cdc_embed/service/parts.py",
+        "            on_undelivered=pause,",
+        "",
         "tests/integration/test_silent_losses.py::"
         "test_identity_other_than_the_key_stops_before_a_misreading[18]",
+    ),
+    Mutation(
+        "a column of another type is read on",
+        "cdc_embed/change/transaction.py",
+        "not in {None, 0, column.type_oid} and column.type_oid:",
+        "is False:",
+        "tests/unit/test_transaction.py::test_a_column_of_another_type_stops_the_table[23-True]",
+    ),
+    Mutation(
+        "a key is cut to a length",
+        "sql/source/tables.sql",
+        "format_type(a.atttypid, -1)",
+        "format_type(a.atttypid, a.atttypmod)",
+        "tests/integration/test_key_changes.py::"
+        "test_a_changed_key_pauses_its_table_and_keeps_its_vectors[a longer varchar]",
+    ),
+    Mutation(
+        "another key goes unnoticed",
+        "cdc_embed/service/watch.py",
+        "            found.update({**observed.undelivered, **observed.altered})",
+        "            found.update(observed.undelivered)",
+        "tests/integration/test_key_changes.py::"
+        "test_a_changed_key_pauses_its_table_and_keeps_its_vectors[a column more]",
+    ),
+    Mutation(
+        "a running service is not told of a swap",
+        "sql/target/shadow.sql",
+        "set epoch = epoch + 1 where",
+        "set epoch = epoch where",
+        "tests/integration/test_key_changes.py::"
+        "test_a_changed_key_pauses_its_table_and_keeps_its_vectors[a column more]",
     ),
     Mutation(
         "a key that is no value any more is an error",

@@ -47,12 +47,14 @@ class KeyOrder(NamedTuple):
 class TableColumn(NamedTuple):
     name: str
     type: str
-    """The type in the table of vectors, as ``format_type`` names it, e.g. ``character
-    varying(20)``."""
+    """The type in the table of vectors, as ``format_type`` names it, without a length: a value must
+    never be cut, and a longer type in the source needs no change here."""
     source_type: str = ""
     """The type in the source, where it differs because another database can lack it."""
     order: KeyOrder = KeyOrder()
     """The comparison in the source, of a key column."""
+    type_oid: int = 0
+    """The oid of a type that every database has, as a Relation tells it; else 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -79,10 +81,24 @@ class Table:
     """Each chunk's text is kept beside its vector."""
     partitioned: bool = False
     """Its rows are in partitions, each with a replica identity of its own."""
+    key_numbers: tuple[int, ...] = ()
+    """The numbers of the key's columns in the source, which stay when a column is renamed."""
+    row_security: bool = False
+    """It has row level security: not everyone who may read it sees every row."""
 
     @property
     def full_name(self) -> str:
         return f"{self.schema}.{self.name}"
+
+    @property
+    def stem(self) -> str:
+        """The beginning of the names of its objects in the target."""
+        return self.name if self.schema == "public" else f"{self.schema}_{self.name}"
+
+    @property
+    def stored_columns(self) -> tuple[TableColumn, ...]:
+        """The columns that are stored beside the vectors: the key's, then the metadata."""
+        return (*self.key, *self.metadata)
 
     @property
     def preparation(self) -> str:

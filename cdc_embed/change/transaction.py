@@ -13,7 +13,7 @@ from typing import Final
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import OVERHEAD, Change, Event, Op, TransactionEnd
 from cdc_embed.errors import HistoryGapError, TableChangedError
-from cdc_embed.lsn import LSN, ZERO, Checkpoint, Position
+from cdc_embed.lsn import LSN, Checkpoint, Position
 from cdc_embed.wire.messages import (
     LEFT_OUT,
     UNCHANGED,
@@ -34,15 +34,21 @@ from cdc_embed.wire.messages import (
 )
 
 
+def _raise(_: Table, error: TableChangedError) -> None:
+    raise error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Callbacks:
     """Functions that are called for a change that becomes no event."""
 
     on_covered: Callable[[Table], None] = lambda _: None
     """Called for each replayed change that the target has already."""
-    on_undelivered: Callable[[Table], None] = lambda _: None
-    """Called once for a table whose changes before ``delivered_from`` are of no use, before
-    anything behind them is an event: all its rows must be compared."""
+    is_paused: Callable[[Table], bool] = lambda _: False
+    """Returns whether the table's changes are of no use now, whatever they say."""
+    on_undelivered: Callable[[Table, TableChangedError], None] = _raise
+    """Called for a table whose changes are of no use from here on, before anything behind them is
+    an event: the table must be paused, and all its rows compared."""
 
 
 NO_CALLBACKS: Final = Callbacks()
@@ -54,8 +60,8 @@ class Assembler:
     ``tables`` are the configured ones; ``checkpoint`` is the target's position, ``replay_from`` the
     slot's when streaming began. A relation is found by its oid, because the log has the table names
     of its time. A relation that is not configured is ignored. A relation that cannot be used any
-    more is an error as soon as a change of it would count. Before ``delivered_from``, where every
-    table was found to be delivered, it counts as undelivered instead.
+    more makes its table undelivered as soon as a change of it would count, until a change of it can
+    be used again.
     """
 
     def __init__(
@@ -63,8 +69,6 @@ class Assembler:
         tables: Iterable[Table],
         checkpoint: Checkpoint,
         replay_from: LSN,
-        *,
-        delivered_from: LSN = ZERO,
         callbacks: Callbacks = NO_CALLBACKS,
     ) -> None:
         self._tables = {table.oid: table for table in tables}
@@ -73,7 +77,6 @@ class Assembler:
         self._begin: Begin | None = None
         self._ordinal = 0
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
-        self._delivered_from = delivered_from
         self._callbacks = callbacks
         self._undelivered: set[Table] = set()
 
@@ -156,21 +159,22 @@ class Assembler:
             if self._checkpoint.covers(position):
                 self._callbacks.on_covered(self._tables[oid])
                 continue
-            change = (
-                layout.change(message, position, begin, size + OVERHEAD)
-                if isinstance(layout, _Layout)
-                else layout
-            )
-            if isinstance(change, Change):
-                yield change
-            elif begin.final_lsn >= self._delivered_from:
-                raise change
+            change: Change | TableChangedError
+            if not isinstance(layout, _Layout):
+                change = layout
+            elif self._callbacks.is_paused(layout.table):
+                change = TableChangedError(table=layout.table.full_name, problem="is paused")
             else:
-                self._miss(self._tables[oid])
+                change = layout.change(message, position, begin, size + OVERHEAD)
+            if isinstance(change, Change):
+                self._undelivered.discard(change.table)
+                yield change
+            else:
+                self._miss(self._tables[oid], change)
 
-    def _miss(self, table: Table) -> None:
+    def _miss(self, table: Table, error: TableChangedError) -> None:
         if table not in self._undelivered:
-            self._callbacks.on_undelivered(table)
+            self._callbacks.on_undelivered(table, error)
             self._undelivered.add(table)
 
     def _layout(self, oid: int) -> "_Layout | TableChangedError | None":
@@ -264,6 +268,7 @@ class _Layout:
 def _problem(table: Table, relation: Relation) -> str | None:
     """Return why the rows of a relation cannot be used any more; None when they can."""
     names = {column.name for column in relation.columns}
+    types = {column.name: column.type_oid for column in relation.columns}
     key = tuple(column.name for column in table.key)
     for name in key:
         if name not in names:
@@ -274,6 +279,9 @@ def _problem(table: Table, relation: Relation) -> str | None:
             f"its replica identity ({', '.join(sorted(identity)) or 'nothing'}) "
             f"is not its primary key ({', '.join(key)}) any more"
         )
+    for column in (*table.key, *table.metadata):
+        if types.get(column.name) not in {None, 0, column.type_oid} and column.type_oid:
+            return f"column {column.name} is not of the type {column.type} any more"
     return None
 
 

@@ -14,7 +14,7 @@ from cdc_embed.setup.connections import Connections
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.tables import find_tables
 from cdc_embed.target.letters import Letter, Letters
-from cdc_embed.target.registry import columns_of, registered_tables
+from cdc_embed.target.registry import NOT_STORED, registered_tables, vector_tables
 
 REWRITTEN_SECONDS: Final = 0.05
 """The pause before a table that was just being rewritten is read again."""
@@ -29,8 +29,9 @@ class DeadLetters:
         schema = self._config.target.schema
         self._letters = Letters(databases.target, schema)
         self._tables = [f"{table.schema}.{table.table}" for table in self._config.tables]
+        stored = vector_tables(databases.target, schema)
         self._types = {
-            name: columns_of(databases.target, schema, registered.embedding_table)
+            name: stored.get(registered.embedding_table, NOT_STORED).columns
             for name, registered in registered_tables(databases.target, schema).items()
         }
 

@@ -1,5 +1,6 @@
 """Statements that one room composes and another one runs or prints."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -13,7 +14,9 @@ class Ddl:
     """A statement that makes, alters or removes something, with the reason for it."""
 
     why: str
-    statement: sql.Composed
+    statement: sql.Composable
+    work: Callable[[], None] | None = None
+    """The function that runs instead, if one statement cannot do it."""
 
     def text(self, session: Session) -> str:
         """Return the statement in the form that the session's server reads."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
-from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.tolerance import Tolerance
@@ -21,8 +20,6 @@ class Checked:
 
     databases: Connections
     sources: Sequence[SourceTable]
-    delivered_from: LSN
-    """The end of the log before the tables were checked."""
 
     @property
     def config(self) -> Config:

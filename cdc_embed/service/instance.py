@@ -12,7 +12,7 @@ from typing import Final
 
 import structlog
 
-from cdc_embed.change.transaction import Assembler, Callbacks
+from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import (
     CdcEmbedError,
     FencedError,
@@ -21,7 +21,6 @@ from cdc_embed.errors import (
     ReplicationError,
     SlotBusyError,
     SourceUnavailableError,
-    TableChangedError,
     TargetUnavailableError,
 )
 from cdc_embed.flow.batches import Workers
@@ -264,10 +263,6 @@ class Instance:
             self._set_phase(Phase.RECONNECTING)
             self._drain(pipeline, connected=False)
             raise
-        except TableChangedError:
-            # changes from before the table was altered are committed, and are not read again
-            self._drain(pipeline, connected=True)
-            raise
 
     def _drain(self, pipeline: Pipeline, *, connected: bool) -> None:
         """Let batches in flight be committed; give them up when the stop is overdue."""
@@ -290,16 +285,11 @@ class Instance:
     ) -> Pipeline:
         source, stages = self._source, self._stages
         store, patience = stages.store, stages.patience
-        skipped = self._telemetry.metrics.changes_skipped
         assembler = Assembler(
             source.tables,
             checkpoint,
             confirmed,
-            delivered_from=source.delivered_from,
-            callbacks=Callbacks(
-                on_covered=lambda table: skipped.labels(table.full_name, "filtered").inc(),
-                on_undelivered=source.on_undelivered,
-            ),
+            source.callbacks,
         )
         supply = VectorSupply(store, stages.runner, patience)
         return Pipeline(

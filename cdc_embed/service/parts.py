@@ -4,7 +4,9 @@ from contextlib import ExitStack
 
 import structlog
 
-from cdc_embed.errors import CdcEmbedError
+from cdc_embed.change.document import Table
+from cdc_embed.change.transaction import Callbacks
+from cdc_embed.errors import CdcEmbedError, TableChangedError, TablesChangedError
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
@@ -18,6 +20,7 @@ from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch, Watched
+from cdc_embed.setup.agreement import unfit_tables
 from cdc_embed.setup.connections import cutter, expect_set_up, open_store
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
@@ -40,7 +43,8 @@ class Parts:
         self._stack = stack
         self._stop = Stop(self._config.limits.drain_timeout)
         self._patience = Patience(self._stop.abandon, self._count_error)
-        self._undelivered = Undelivered()
+        unfit = unfit_tables(checked.databases, checked.tables)
+        self._undelivered = Undelivered(problems=unfit, until_setup=unfit)
         self._telemetry = Telemetry(kept.metrics, kept.listeners.tell)
         self._refetcher = Refetcher(checked, self._undelivered, self._stop.abandon)
 
@@ -82,7 +86,6 @@ class Parts:
 
     def _make_source(self) -> Source:
         checked = self._checked
-        starter = ComparisonStarter(checked.databases)
         catalogue = checked.databases.catalogue
         timeout = catalogue.wal_sender_timeout()
         return Source(
@@ -92,10 +95,25 @@ class Parts:
             catalogue=catalogue,
             read_rows=self._refetcher.read_rows,
             tables=checked.tables,
-            delivered_from=checked.delivered_from,
-            on_undelivered=starter.compare_again,
+            callbacks=self._make_callbacks(),
             silence_limit=silence_limit(timeout, self._tolerance.least_silence),
             longest_silence=longest_silence(timeout),
+        )
+
+    def _make_callbacks(self) -> Callbacks:
+        starter = ComparisonStarter(self._checked.databases)
+        skipped = self._metrics.changes_skipped
+
+        def pause(table: Table, error: TableChangedError) -> None:
+            # paused first, so that no comparison of it begins
+            problem = str(error.fields["problem"])
+            self._undelivered.meet(table, problem)
+            starter.compare_again(table, problem)
+
+        return Callbacks(
+            on_covered=lambda table: skipped.labels(table.full_name, "filtered").inc(),
+            is_paused=lambda table: table.full_name in self._undelivered.problems,
+            on_undelivered=pause,
         )
 
     def _make_stages(self) -> Stages:
@@ -127,9 +145,13 @@ class Parts:
         )
 
     def _recheck(self) -> None:
-        expect_keeper(self._checked.databases, self._checked.tables)
-        for table in self._checked.tables:
-            expect_set_up(self._checked.databases, table, self._model.card)
+        databases, tables = self._checked.databases, self._checked.tables
+        expect_keeper(databases, tables)
+        unfit = unfit_tables(databases, tables)
+        for name in unfit.keys() ^ self._undelivered.until_setup.keys():
+            raise TablesChangedError(table=name)
+        for table in tables:
+            expect_set_up(databases, table, self._model.card)
 
     def _count_error(self, stage: str, error: CdcEmbedError) -> None:
         self._metrics.errors.labels(stage, type(error).__name__).inc()

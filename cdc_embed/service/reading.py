@@ -56,7 +56,8 @@ class ComparisonStarter:
         config = databases.config
         self._ledger = Ledger(databases.target, config.target.schema, config.source.slot)
 
-    def compare_again(self, table: Table) -> None:
+    def compare_again(self, table: Table, problem: str) -> None:
         """Begin the comparison of the table anew."""
         self._ledger.compare_again([table.full_name], None)
-        log.warning("table was not delivered, every row is compared", table=table.full_name)
+        event = "table was not delivered, every row is compared"
+        log.warning(event, table=table.full_name, problem=problem)

@@ -1,5 +1,6 @@
 """A service as its owner sees it: run it in one thread, stop it and ask it from any other."""
 
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,13 @@ from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 
-from cdc_embed.errors import HistoryGapError
+from cdc_embed.errors import (
+    HistoryGapError,
+    SourceUnavailableError,
+    TablesChangedError,
+    TargetUnavailableError,
+)
+from cdc_embed.flow.patience import delay
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.metrics import Metrics
 from cdc_embed.serve.status import status
@@ -148,11 +155,11 @@ class Service:
         try:
             self._current.instance.run()
             return True
-        except HistoryGapError as gap:
+        except (HistoryGapError, TablesChangedError) as exc:
             self._repairing = True
             try:
                 self._current.close()
-                self._current = self._repair(gap)
+                self._current = self._replacement(exc)
             except StartStoppedError:
                 return True
             finally:
@@ -162,6 +169,21 @@ class Service:
         elif self._stopping.is_set():
             self._current.instance.stop()
         return False
+
+    def _replacement(self, exc: HistoryGapError | TablesChangedError) -> Started:
+        """Start another instance, once both databases are there."""
+        if isinstance(exc, HistoryGapError):
+            return self._repair(exc)
+        attempt = 0
+        while True:
+            try:
+                return self._start(None, self._stopping)
+            except HistoryGapError as gap:
+                return self._repair(gap)
+            except (SourceUnavailableError, TargetUnavailableError):
+                if self._stopping.wait(delay(attempt, random.random())):
+                    raise StartStoppedError from None
+                attempt += 1
 
     def _repair(self, gap: HistoryGapError) -> Started:
         """Start an instance with a new slot; raise the gap where that is not allowed or no use."""

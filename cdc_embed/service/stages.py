@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
+from cdc_embed.change.transaction import Callbacks
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import ReadRows
-from cdc_embed.lsn import LSN
 from cdc_embed.service.plugin import Plugin
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.store import Store
@@ -25,10 +25,8 @@ class Source:
     catalogue: SlotCatalogue
     read_rows: ReadRows
     tables: Iterable[Table]
-    delivered_from: LSN
-    """The end of the log when the tables were found to be delivered."""
-    on_undelivered: Callable[[Table], None]
-    """Has a table compared whose changes from before ``delivered_from`` are of no use."""
+    callbacks: Callbacks
+    """Functions that are called for changes that become no event."""
     silence_limit: float
     """Seconds without an answer after which a connection is given up."""
     longest_silence: float

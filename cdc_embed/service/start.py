@@ -21,6 +21,7 @@ from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.parts import Parts
 from cdc_embed.service.service import Service, Started, StartStoppedError
 from cdc_embed.service.tolerance import USUAL, Tolerance
+from cdc_embed.setup.agreement import check_keys
 from cdc_embed.setup.connections import Connections, connections, expect_set_up, stored_dimensions
 from cdc_embed.setup.ownership import expect_own_gap
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
@@ -96,7 +97,6 @@ class _Starter:
         """Check the preconditions, make a new slot if there is a gap, and start an instance."""
         with ExitStack() as stack:
             databases = stack.enter_context(connections(self._config))
-            delivered_from = databases.catalogue.wal_end()
             survey = survey_all(databases)
             if gap is None:
                 _expect_history(databases, survey)
@@ -108,9 +108,7 @@ class _Starter:
                 _expect_usable(databases, survey, kept.model.card)
             else:
                 _make_new_slot(databases, kept.model.card, gap, stopping)
-            checked = Checked(
-                databases=databases, sources=survey.tables, delivered_from=delivered_from
-            )
+            checked = Checked(databases=databases, sources=survey.tables)
             return self._build(checked, kept, stack)
 
     def _keep(self, databases: Connections, survey: Survey) -> Kept:
@@ -158,9 +156,13 @@ def _expect_history(databases: Connections, survey: Survey) -> None:
 
 
 def _expect_usable(databases: Connections, survey: Survey, card: ModelCard) -> None:
-    for source in survey.tables:  # another space says more than a column that is not published
-        expect_set_up(databases, source.table, card)
+    tables = [source.table for source in survey.tables]
+    for table in tables:  # another space says more than a column that is not published
+        expect_set_up(databases, table, card)
     expect(survey.findings)
+    keys = check_keys(databases, tables)
+    if all(finding.failed for finding in keys):  # else the others go on
+        expect(keys)
 
 
 def _make_new_slot(

@@ -44,7 +44,7 @@ WORK_SECONDS: Final = 1.0
 UNUSED_SECONDS: Final = 5.0
 """The time after which a session is closed in which rows were read."""
 
-REPAIR: Final = "run: cdc-embed setup, and start the service again"
+REPAIR: Final = "run: cdc-embed setup"
 
 log = structlog.get_logger()
 
@@ -123,7 +123,9 @@ class Watch:
     def _watch(self) -> None:
         databases = self._databases
         expect_keeper(databases, [source.table for source in self._tables], migrated=True)
-        observed = databases.coverage.observe(self._tables)
+        with self._undelivered.looking() as found:
+            observed = databases.coverage.observe(self._tables)
+            found.update({**observed.undelivered, **observed.altered})
         self._check_coverage(observed.undelivered)
         stored = stored_tables(databases.target, databases.config.target.schema, self._names)
         if self._instance.leading:  # a standby of another version may see other shapes
@@ -133,13 +135,14 @@ class Watch:
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
 
-    def _check_coverage(self, undelivered: Mapping[str, str]) -> None:
-        """Pause tables that are not delivered; have them compared when they are delivered again."""
-        self._undelivered.problems = undelivered  # first, so that no comparison of them begins
-        gone = undelivered.keys() - self._undelivered_names
-        if gone:
-            self._ledger.compare_again(gone, None)
-        for table in sorted(gone):
+    def _check_coverage(self, gone: Mapping[str, str]) -> None:
+        """Have undelivered tables compared when they are delivered again; they are paused already,
+        so that no comparison of them begins before."""
+        undelivered = self._undelivered.problems
+        new = undelivered.keys() - self._undelivered_names
+        if new:
+            self._ledger.compare_again(new, None)
+        for table in sorted(new):
             log.error("table is paused", table=table, problem=undelivered[table], hint=REPAIR)
         for table in sorted(self._undelivered_names - undelivered.keys()):
             log.info("table is delivered again, every row is compared", table=table)
@@ -147,10 +150,10 @@ class Watch:
         for source in self._tables:
             name = source.table.full_name
             self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
-        if len(undelivered) == len(self._tables):
+        if len(gone) == len(self._tables):
             raise PreflightError(
                 where="source tables",
-                problem="; ".join(f"{table} {problem}" for table, problem in undelivered.items())
+                problem="; ".join(f"{table} {problem}" for table, problem in gone.items())
                 + "; changes since then are not in the log, every row is compared afterwards",
                 hint=REPAIR,
             )

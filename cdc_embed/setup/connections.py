@@ -19,12 +19,13 @@ from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.source.coverage import COVERAGES, Coverage
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.target.registry import (
+    NOT_STORED,
     Registered,
     Space,
-    columns_of,
     comparable_spaces,
     registered_tables,
     stored_size,
+    vector_tables,
 )
 from cdc_embed.target.schema import vector_type
 from cdc_embed.target.statements import Statements
@@ -167,17 +168,17 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
 def _expect_types(
     databases: Connections, table: Table, registered: Registered, vectors: str
 ) -> None:
-    """Raise when a column of the embedding table has another type than the one to be written."""
-    existing = columns_of(
-        databases.target, databases.config.target.schema, registered.embedding_table
-    )
-    wanted = {"chunk_row": "integer", "embedding": vectors}
-    wanted |= {column.name: column.type for column in table.metadata}
-    for name, kind in wanted.items():
-        stored = existing.get(name, "nothing")
-        if stored != kind and stored.rpartition(".")[2] != kind:
+    """Raise when a column of ours has another type than the one to be written.
+
+    A key or metadata of another type pauses the table alone.
+    """
+    schema = databases.config.target.schema
+    stored = vector_tables(databases.target, schema).get(registered.embedding_table, NOT_STORED)
+    for name, wanted in {"chunk_row": "integer", "embedding": vectors}.items():
+        kind = stored.columns.get(name, "nothing")
+        if kind.rpartition(".")[2] != wanted:
             raise PreflightError(
                 where=f"table {table.full_name}",
-                problem=f"{name} has the type {stored} in the embedding table, expected {kind}",
+                problem=f"{name} has the type {kind} in the embedding table, expected {wanted}",
                 hint="run: cdc-embed setup",
             )

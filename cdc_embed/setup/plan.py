@@ -18,6 +18,7 @@ from cdc_embed.finding import expect
 from cdc_embed.lsn import START, ZERO, Checkpoint
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
@@ -45,6 +46,8 @@ class Step:
     waits: bool = False
     """The statement waits for every transaction that is running, and so can take as long as they
     do."""
+    work: Callable[[], None] | None = None
+    """The function that runs instead, if one statement cannot do it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ def _forget_position(databases: Connections) -> list[Step]:
 def steps_of(databases: Connections, where: Where, listed: Iterable[Ddl]) -> list[Step]:
     """Return the statements as steps, in the form that their side reads."""
     session = databases.source if where is Where.SOURCE else databases.target
-    return [Step(where, ddl.why, ddl.text(session)) for ddl in listed]
+    return [Step(where, ddl.why, ddl.text(session), work=ddl.work) for ddl in listed]
 
 
 def run_setup(
@@ -126,20 +129,23 @@ def run_setup(
 ) -> None:
     """Run the steps, each in its own transaction.
 
-    ``on_wait`` is called with the transactions that a new slot waits for.
+    ``on_wait`` is called with what is waited for: the transactions that a new slot waits for, the
+    sessions that hold a lock.
     """
     for step in plan.steps:
         on_step(step)
         if step.waits:
             _run_watched(databases, step, on_wait)
+        elif step.work is not None:
+            step.work()
         else:
-            _run(databases, step)
+            session = databases.source if step.where is Where.SOURCE else databases.target
+            run_without_queueing(session, step.why, [step.statement], on_wait)
     _create_checkpoint(databases)
 
 
 def _run(databases: Connections, step: Step) -> None:
-    session = databases.source if step.where is Where.SOURCE else databases.target
-    with session.transaction(step.why) as cursor:
+    with databases.source.transaction(step.why) as cursor:
         cursor.execute(step.statement)
 
 

@@ -10,6 +10,7 @@ from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
+from cdc_embed.setup.agreement import check_keys
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import TAKE_OVER, is_ours, kept_by
 from cdc_embed.source.checks import check_reader, check_server, check_slot
@@ -121,7 +122,7 @@ def check_model(
         message = f"{source.table.full_name} has its vectors in {place}"
         fix = "put the old setting back, or: cdc-embed setup --rebuild"
         findings.append(judge("space", not difference, message, fix))
-    return findings
+    return [*findings, *check_keys(databases, [source.table for source in tables])]
 
 
 def unreachable(error: CdcEmbedError) -> Finding:

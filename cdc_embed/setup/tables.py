@@ -1,12 +1,13 @@
-"""The part of ``setup`` for tables of vectors: create, rename, add columns, rebuild.
+"""The part of ``setup`` for tables of vectors: create, rename, change columns and keys, rebuild.
 
-Vectors are kept as long as they are right: after a rename of the source, with other metadata, with
-another text or chunk size (vectors of the same model stay comparable, and are replaced row by row).
-Only another model or prompt empties a table, because its vectors must never be compared with the
-new ones.
+Vectors are kept as long as they are right: after a rename of the source, with another key or other
+metadata, with another text or chunk size (vectors of the same model stay comparable, and are
+replaced row by row). Only another model or prompt empties a table, because its vectors must never
+be compared with the new ones.
 """
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
@@ -14,22 +15,43 @@ from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
+from cdc_embed.setup.shadow import all_rows
 from cdc_embed.target.checks import vector_extension
+from cdc_embed.target.index import has_index
 from cdc_embed.target.ledger import compare_again_ddl
-from cdc_embed.target.registry import Registered, Space, columns_of, stored_size
+from cdc_embed.target.registry import (
+    NOT_STORED,
+    Registered,
+    Space,
+    VectorTable,
+    stored_size,
+    vector_tables,
+)
 from cdc_embed.target.schema import (
-    chunk_row_ddl,
-    column_ddl,
-    create_ddl,
     drop_ddl,
     forget_comparison_ddl,
     register_ddl,
-    rename_ddl,
-    retype_ddl,
+    register_view,
     space_ddl,
     vector_type,
 )
-from cdc_embed.target.view import drop_view_ddl, view_ddl
+from cdc_embed.target.shadow import Shadow
+from cdc_embed.target.vectors import (
+    Change,
+    alter_columns,
+    chunk_row_ddl,
+    create_ddl,
+    fence_ddl,
+    hnsw_ddl,
+    is_of_form,
+    joined,
+    rename_ddl,
+    rename_key_ddl,
+    retype_ddl,
+    shadow_name,
+    swap_ddl,
+)
+from cdc_embed.target.view import SearchView, change_relations, dependents, drop_view
 
 
 class TablePlanner:
@@ -51,11 +73,12 @@ class TablePlanner:
         self._rebuild = rebuild
         self._schema = databases.config.target.schema
         self._slot = databases.config.source.slot
+        self._stored = vector_tables(databases.target, self._schema)
         installed = vector_extension(databases.target)
+        self._extension_schema = installed[1] if installed else "public"
         self._vector_type = vector_type(
-            databases.config.index, card.dimensions, installed[1] if installed else "public"
+            databases.config.index, card.dimensions, self._extension_schema
         )
-        self._without_view = False
         self.alone = False
         """Vectors are dropped or made again, so no service may write the old ones meanwhile."""
 
@@ -71,67 +94,164 @@ class TablePlanner:
             expect_free(self._databases, table, known, takes_over=self._rebuild)
         self._expect_own(table, known)
         space = space_of(self._card, table)
-        self._without_view = False
-        found = self._vectors(table, known, space)
+        change = Change()
+        self._change_vectors(table, known, space, change)
         if known is not None and (known.source_oid != table.oid or self._is_elsewhere(known)):
-            found.append(forget_comparison_ddl(self._schema, table))
+            change.together.append(forget_comparison_ddl(self._schema, table))
         elif known is not None and self._has_missed(table, known):
-            found.append(compare_again_ddl(self._schema, table))
+            change.together.append(compare_again_ddl(self._schema, table))
         if not self._is_registered(table, known, space):
-            found.append(space_ddl(self._schema, space))
-            found.append(register_ddl(self._schema, table, space, self._slot))
-        return found + view_ddl(
+            change.together.append(space_ddl(self._schema, space))
+            change.together.append(register_ddl(self._schema, table, space, self._slot))
+        return self._in_order(table, known, change)
+
+    # -- the view, and what must happen together with it -------------------------------------------
+
+    def _in_order(self, table: Table, known: Registered | None, change: Change) -> list[Ddl]:
+        """Return all statements of a table: first those beside it, then the others at once."""
+        view = SearchView(
             self._databases.target,
             self._schema,
             table,
+            known=known,
             one_database=self._databases.config.target_is_source,
-            again=self._without_view,
+        )
+        again = view.exists and (change.view_goes or not view.replaceable)
+        if not again and not change.together and view.is_right():
+            return change.before
+        whys = [ddl.why for ddl in change.together]
+        statements = [ddl.statement for ddl in change.together]
+        if again:
+            self._expect_no_dependents(table, known, anew=change.makes_anew)
+            statements.insert(0, drop_view(self._schema, table.search_view))
+        if again or not view.is_right():
+            whys.append(f"create the search view of {table.full_name}")
+            statements += view.statements(again=again)
+            statements.append(register_view(self._schema, table, view.definition(again=again)))
+        if not again:
+            return [*change.before, joined(", ".join(whys), statements)]
+        anew = [table.search_view, *([table.embedding_table] if change.makes_anew else [])]
+        whole = change_relations(self._schema, anew, statements)
+        return [*change.before, Ddl(", ".join(whys), whole)]
+
+    def _expect_no_dependents(self, table: Table, known: Registered | None, *, anew: bool) -> None:
+        """Raise when views of the application would be dropped."""
+        names = [table.search_view, table.embedding_table]
+        if known is not None:
+            names = [known.search_view or table.search_view, known.embedding_table]
+        found = dependents(self._databases.target, self._schema, names if anew else names[:1])
+        if found:
+            listed = ", ".join(found)
+            raise PreflightError(
+                where=f"table {table.full_name}",
+                problem=f"its search view must be made anew, and {listed} reads it",
+                hint=f"drop {listed}, run: cdc-embed setup, and create it again",
+            )
+
+    # -- the table of vectors ----------------------------------------------------------------------
+
+    def _change_vectors(
+        self, table: Table, known: Registered | None, space: Space, change: Change
+    ) -> None:
+        """Add the statements that create the table of vectors, or change it to the configured
+        one."""
+        name = table.embedding_table if known is None else known.embedding_table
+        stored = self._stored.get(name, NOT_STORED)
+        if known is not None:
+            self._rename(table, known, change)
+            self._change_space(table, known, space, change)
+            if self._is_emptied(known, space):
+                create = create_ddl(self._schema, table, self._vector_type)
+                if stored.columns:
+                    why = f"drop the vectors of {known.space.model}"
+                    drop = drop_ddl(self._schema, table.embedding_table, why)
+                    change.together_without_view([drop, *create])
+                    change.makes_anew = True
+                else:
+                    change.before += create
+                return
+        if not stored.columns:
+            change.before += create_ddl(self._schema, table, self._vector_type)
+        elif self._fits(table, stored):
+            self._alter(table, known, stored, change)
+        else:
+            self._replace(table, known, stored, change)
+
+    def _fits(self, table: Table, stored: VectorTable) -> bool:
+        """Return whether names and lengths are all that differs, in the key and in the metadata.
+
+        The caller has found out whether other names are a renaming.
+        """
+        wanted = {column.name: column.type for column in table.stored_columns}
+        same = all(is_of_form(stored.columns.get(n, kind), kind) for n, kind in wanted.items())
+        return same and list(stored.key) == [column.name for column in table.key]
+
+    def _alter(
+        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+    ) -> None:
+        if "chunk_row" not in stored.columns:
+            self.alone = True
+            change.together_without_view(chunk_row_ddl(self._schema, table))
+        former = known.metadata if known is not None else ()
+        kept = {column.name for column in table.stored_columns} & stored.columns.keys()
+        types = {column.name: column.type for column in table.stored_columns}
+        if alter_columns(self._schema, table, stored.columns, former, change):
+            change.together.append(forget_comparison_ddl(self._schema, table))
+        if any(stored.columns[name] != types[name] for name in kept):
+            change.together.append(fence_ddl(self._schema, self._slot))
+        wanted = self._vector_type
+        if stored.columns["embedding"].rpartition(".")[2] != wanted.rpartition(".")[2]:
+            self.alone = True
+            change.together_without_view(retype_ddl(self._schema, table, wanted))
+
+    def _replace(
+        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+    ) -> None:
+        """Change the key, or the types of metadata: rename the key, or make a shadow."""
+        renamed = self._after_renaming(table, known, stored)
+        if renamed is not None and self._fits(table, renamed):
+            change.together += rename_key_ddl(self._schema, table, stored)
+            self._alter(table, known, renamed, change)
+        else:
+            self._make_shadow(table, known, stored, change)
+        change.together.append(compare_again_ddl(self._schema, table))
+        change.together.append(fence_ddl(self._schema, self._slot))
+
+    def _after_renaming(
+        self, table: Table, known: Registered | None, stored: VectorTable
+    ) -> VectorTable | None:
+        """Return the stored columns with their new names; None when the key is another one."""
+        if known is None or known.source_oid != table.oid or known.key_columns != table.key_numbers:
+            return None
+        names = dict(zip(stored.key, (column.name for column in table.key), strict=True))
+        return VectorTable(
+            columns={names.get(name, name): kind for name, kind in stored.columns.items()},
+            key={names[name]: kind for name, kind in stored.key.items()},
         )
 
-    def _vectors(self, table: Table, known: Registered | None, space: Space) -> list[Ddl]:
-        """Return the statements that create the table of vectors, or change it to the configured
-        one."""
-        found: list[Ddl] = []
-        if known is None:
-            existing = columns_of(self._databases.target, self._schema, table.embedding_table)
-        else:
-            found += self._rename(table, known)
-            existing = columns_of(self._databases.target, self._schema, known.embedding_table)
-            if existing:
-                self._check_key(table, existing)
-            found += self._change_space(table, known, space)
-            if self._is_emptied(known, space):
-                existing = {}
-        if not existing:
-            return found + create_ddl(self._schema, table, self._vector_type)
-        found += self._number(table, known, existing)
-        found += self._change_columns(table, known, existing)
-        return found + self._retype(table, existing)
+    def _make_shadow(
+        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+    ) -> None:
+        databases, index = self._databases, self._databases.config.index
+        shadow = Shadow(
+            schema=self._schema,
+            table=table,
+            stored=stored,
+            space=known.space_id if known is not None else 0,
+            vector_type=self._vector_type,
+        )
 
-    def _drop_view(self, name: str | None) -> list[Ddl]:
-        if not name:
-            return []
-        self._without_view = True
-        return [drop_view_ddl(self._schema, name)]
+        def fill() -> None:
+            shadow.fill(databases.target, all_rows(databases.source, table))
 
-    def _change_columns(
-        self, table: Table, known: Registered | None, existing: Mapping[str, str]
-    ) -> list[Ddl]:
-        former = known.metadata if known is not None else ()
-        changes = column_ddl(self._schema, table, existing, former)
-        if not changes:
-            return []
-        view = known.search_view if known is not None else None
-        return [*self._drop_view(view), *changes, forget_comparison_ddl(self._schema, table)]
-
-    def _number(
-        self, table: Table, known: Registered | None, existing: Mapping[str, str]
-    ) -> list[Ddl]:
-        if "chunk_row" in existing:
-            return []
-        self.alone = True
-        view = self._drop_view(known.search_view) if known is not None else []
-        return [*view, *chunk_row_ddl(self._schema, table)]
+        change.before += [shadow.create_ddl(), replace(shadow.fill_ddl(), work=fill)]
+        name = known.embedding_table if known is not None else table.embedding_table
+        if index.kind != "none" and has_index(databases.target, self._schema, name):
+            change.before.append(
+                hnsw_ddl(self._schema, table, index, self._extension_schema, shadow_name(table))
+            )
+        change.together_without_view(swap_ddl(self._schema, table))
+        change.makes_anew = True
 
     def _is_registered(self, table: Table, registered: Registered | None, space: Space) -> bool:
         return registered is not None and (
@@ -141,6 +261,7 @@ class TablePlanner:
             set(registered.metadata),
             registered.search_view,
             registered.slot,
+            registered.key_columns,
             registered.space,
         ) == (
             table.full_name,
@@ -149,6 +270,7 @@ class TablePlanner:
             {column.name for column in table.metadata},
             table.search_view,
             self._slot,
+            table.key_numbers,
             space,
         )
 
@@ -162,11 +284,10 @@ class TablePlanner:
         databases = self._databases
         return not is_ours(databases, known) and other_source(databases, known.slot) is not None
 
-    def _rename(self, table: Table, known: Registered) -> list[Ddl]:
+    def _rename(self, table: Table, known: Registered, change: Change) -> None:
         names = (known.table_name, known.embedding_table, known.search_view)
-        if names == (table.full_name, table.embedding_table, table.search_view):
-            return []
-        return [*self._drop_view(known.search_view), *rename_ddl(self._schema, table, known)]
+        if names != (table.full_name, table.embedding_table, table.search_view):
+            change.before.append(rename_ddl(self._schema, table, known))
 
     def _has_missed(self, table: Table, known: Registered) -> bool:
         """Return whether changes of the table can have been missed.
@@ -178,10 +299,12 @@ class TablePlanner:
     def _is_emptied(self, registered: Registered, space: Space) -> bool:
         return registered.space != space and not space.is_comparable(registered.space)
 
-    def _change_space(self, table: Table, registered: Registered, space: Space) -> list[Ddl]:
+    def _change_space(
+        self, table: Table, registered: Registered, space: Space, change: Change
+    ) -> None:
         difference = space.difference(registered.space)
         if not difference:
-            return []
+            return
         if not self._rebuild:
             rows, characters = stored_size(
                 self._databases.target, self._schema, registered.embedding_table
@@ -193,22 +316,7 @@ class TablePlanner:
                 tokens=characters // CHARACTERS_PER_TOKEN,
             )
         self.alone = True
-        found = [forget_comparison_ddl(self._schema, table)]
-        if self._is_emptied(registered, space):
-            found += self._drop_view(table.search_view)
-            why = f"drop the vectors of {registered.space.model}"
-            found.append(drop_ddl(self._schema, table.embedding_table, why))
-        return found
-
-    def _retype(self, table: Table, existing: Mapping[str, str]) -> list[Ddl]:
-        """Return the statements between vector and halfvec: the vectors stay, their index is made
-        again."""
-        stored, wanted = existing["embedding"], self._vector_type
-        if stored.rpartition(".")[2] == wanted.rpartition(".")[2]:
-            return []
-        self.alone = True
-        view = self._drop_view(table.search_view)
-        return [*view, *retype_ddl(self._schema, table, wanted)]
+        change.together.append(forget_comparison_ddl(self._schema, table))
 
     def _expect_own(self, table: Table, known: Registered | None) -> None:
         """Raise when another source table has this table of vectors."""
@@ -220,14 +328,3 @@ class TablePlanner:
                     f"used by {other.table_name}",
                     hint="set another embedding_table",
                 )
-
-    def _check_key(self, table: Table, existing: Mapping[str, str]) -> None:
-        stored = list(existing.items())[: len(table.key)]
-        if stored != [(column.name, column.type) for column in table.key]:
-            was = ", ".join(f"{column} {kind}" for column, kind in stored)
-            now = ", ".join(f"{column.name} {column.type}" for column in table.key)
-            raise PreflightError(
-                where=f"table {table.full_name}",
-                problem=f"its primary key is ({now}), its vectors are stored by ({was})",
-                hint="put the key back, or start over: cdc-embed teardown && cdc-embed setup",
-            )

@@ -5,6 +5,7 @@ publication with our mark and the tables that setup registered are dropped.
 """
 
 from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import drop_publication_ddl, read_publication
 from cdc_embed.source.slot import drop_slot_ddl, expect_idle
@@ -16,7 +17,7 @@ from cdc_embed.target.registry import (
     registered_tables,
 )
 from cdc_embed.target.schema import SERVICE_TABLES, drop_ddl, drop_schema_ddl
-from cdc_embed.target.view import drop_view_ddl
+from cdc_embed.target.view import drop_function_ddl, drop_view_ddl, function_names
 
 
 def plan_teardown(databases: Connections) -> SetupPlan:
@@ -35,10 +36,8 @@ def run_teardown(databases: Connections, plan: SetupPlan) -> None:
         if step.where is Where.SOURCE:
             with databases.source.transaction(step.why) as cursor:
                 cursor.execute(step.statement)
-    with databases.target.transaction("schema") as cursor:
-        for step in plan.steps:
-            if step.where is Where.TARGET:
-                cursor.execute(step.statement)
+    statements = [step.statement for step in plan.steps if step.where is Where.TARGET]
+    run_without_queueing(databases.target, "schema", statements)
 
 
 def _plan_slot(databases: Connections, steps: list[Step], notes: list[str]) -> None:
@@ -80,9 +79,11 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     known = registered_tables(session, schema).values()
     tables = [*(registered.embedding_table for registered in known), *SERVICE_TABLES]
     views = [registered.search_view for registered in known if registered.search_view]
+    functions = [name for registered in known for name in function_names(registered.stem)]
     found = [drop_view_ddl(schema, view) for view in views]
     found += [drop_ddl(schema, table) for table in tables]
-    foreign = foreign_objects(session, schema, [*tables, *views])
+    found += [drop_function_ddl(schema, name) for name in sorted(functions)]
+    foreign = foreign_objects(session, schema, [*tables, *views], functions)
     if foreign:
         notes.append(f"schema {schema} stays, it has other objects: {', '.join(foreign)}")
     elif schema != "public":

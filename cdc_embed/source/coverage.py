@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Final, Protocol
 
 from cdc_embed.change.document import Table
@@ -95,10 +96,38 @@ class Wal2jsonCoverage:
 
 @dataclass(slots=True)
 class Undelivered:
-    """The undelivered tables. One thread looks for them and replaces the whole mapping."""
+    """The undelivered tables: those that the watcher found, and those that the loop met meanwhile.
+
+    Safe from any thread: the whole mapping is replaced at once.
+    """
 
     problems: Mapping[str, str] = field(default_factory=dict)
     """The reasons, by the table's full name."""
+    until_setup: Mapping[str, str] = field(default_factory=dict)
+    """Those of them whose vectors only ``setup`` can make fit again."""
+    _met: dict[str, str] = field(default_factory=dict)
+    _lock: Lock = field(default_factory=Lock)
+
+    def meet(self, table: Table, problem: str) -> None:
+        """Pause a table because of a change that cannot be used, until the watcher has looked."""
+        with self._lock:
+            self._met.setdefault(table.full_name, problem)
+            self.problems = {**self._met, **self.problems}
+
+    @contextmanager
+    def looking(self) -> Iterator[dict[str, str]]:
+        """Give a mapping for the undelivered tables that are found now; it is valid at the end.
+
+        A table that the loop meets meanwhile stays paused until the next look.
+        """
+        found: dict[str, str] = {}
+        with self._lock:
+            before = set(self._met)
+        yield found
+        with self._lock:
+            for name in before:
+                del self._met[name]
+            self.problems = {**self._met, **found, **self.until_setup}
 
     def problem_of(self, tables: Iterable[Table]) -> str:
         """Return why one of some tables is undelivered; empty when none is."""
@@ -119,7 +148,8 @@ def undelivered_is_outage(coverage: Coverage, tables: Sequence[SourceTable]) -> 
         yield
     except PreflightError as exc:
         name = str(exc.fields.get("table"))
-        problem = coverage.observe(tables).undelivered.get(name)
+        seen = coverage.observe(tables)
+        problem = seen.altered.get(name) or seen.undelivered.get(name)
         if problem is None and exc.fields.get("state") in UNDEFINED:
             problem = "was altered and restored while it was being read"
         if problem is None:

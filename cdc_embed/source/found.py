@@ -24,6 +24,8 @@ class FoundColumn:
     name: str
     number: int
     type: str
+    """Without a length."""
+    type_oid: int
     own_type: bool
     """The type can be missing in another database, or have no order there."""
     in_key: int | None
@@ -61,6 +63,10 @@ class FoundTable:
     attachments that lead to them, and their unique indexes."""
     version: str
     """The versions of its catalogue rows; they change with its name, its identity, its key."""
+    row_security: bool
+    """Not everyone who may read it sees every row."""
+    filtered: bool
+    """This session's role would see some rows only."""
 
     def shape(self, names: Iterable[str]) -> str:
         """Return a token that changes with events that the log need not contain.
@@ -107,6 +113,8 @@ def _found(row: tuple[Any, ...]) -> FoundTable:
         estimate=row[12],
         files=row[13] or "",
         version=row[14],
+        row_security=row[15],
+        filtered=row[16],
     )
 
 
@@ -118,6 +126,7 @@ def _columns(columns: Sequence[list[Any]], orders: Sequence[list[Any]]) -> tuple
             name=name,
             number=number,
             type=kind,
+            type_oid=oid,
             own_type=own_type or name in unordered,
             in_key=in_key,
             in_identity=in_identity,
@@ -125,5 +134,5 @@ def _columns(columns: Sequence[list[Any]], orders: Sequence[list[Any]]) -> tuple
             labels=tuple(labels or ()),
             order=known.get(name, KeyOrder()),
         )
-        for name, number, kind, own_type, in_key, in_identity, generated, labels in columns
+        for name, number, kind, oid, own_type, in_key, in_identity, generated, labels in columns
     )

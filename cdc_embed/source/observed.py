@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.errors import TablesChangedError
 from cdc_embed.source.tables import SourceTable, TableState
 
 
@@ -12,6 +14,9 @@ class Observed:
 
     undelivered: Mapping[str, str]
     """The reason for each table whose changes do not arrive."""
+    altered: Mapping[str, str]
+    """The difference of each other table whose key or metadata have other columns or types than
+    its vectors are stored with: a key of another type can be cut, and can be two rows'."""
     shapes: Mapping[str, str]
     """A token of each delivered table, which changes when the table was rewritten or altered, or
     was undelivered for a while: events that the log need not contain."""
@@ -25,19 +30,52 @@ def observed(
     gaps: Mapping[str, str],
     version: Callable[[SourceTable], str],
 ) -> Observed:
-    """Put together what a coverage found: ``gaps`` are its own reasons, which come first."""
+    """Put together what a coverage found: ``gaps`` are its own reasons, which come first.
+
+    Raises ``TablesChangedError`` if the vectors of a table fit it, but its keys are compared in
+    another way.
+    """
     known = {state.name: state for state in states}
-    undelivered, shapes, estimates = {}, {}, {}
+    undelivered, altered, shapes, estimates = {}, {}, {}, {}
     for source in tables:
         name = source.table.full_name
         state = known[name]
+        difference = _difference(source, state)
         problem = gaps.get(name) or _problem(source, state)
-        if problem:
+        if difference:
+            altered[name] = difference
+        elif problem:
             undelivered[name] = problem
         else:
             shapes[name] = f"{state.shape} {version(source)}"
         estimates[name] = state.estimate
-    return Observed(undelivered=undelivered, shapes=shapes, estimates=estimates)
+    return Observed(undelivered=undelivered, altered=altered, shapes=shapes, estimates=estimates)
+
+
+def _difference(source: SourceTable, state: TableState) -> str:
+    was, now = source.table, state.source.table if state.source is not None else None
+    if now is None or now.oid != was.oid:
+        return ""
+    if stored_as(was.stored_columns) != stored_as(now.stored_columns):
+        return differs(stored_as(was.stored_columns), now)
+    if was.key != now.key:
+        raise TablesChangedError(table=was.full_name)
+    return ""
+
+
+def stored_as(columns: Iterable[TableColumn]) -> list[tuple[str, str]]:
+    """Return the names and the types that columns have in the table of vectors."""
+    return [(column.name, column.type) for column in columns]
+
+
+def differs(stored: Iterable[tuple[str, str]], now: Table) -> str:
+    """Describe the difference between stored columns and those of the source."""
+    was = ", ".join(f"{name} {kind}" for name, kind in stored)
+    columns = ", ".join(f"{name} {kind}" for name, kind in stored_as(now.stored_columns))
+    return (
+        f"has ({columns}) as key and metadata, its vectors are stored with ({was}); "
+        "run: cdc-embed setup"
+    )
 
 
 def _problem(source: SourceTable, state: TableState) -> str:

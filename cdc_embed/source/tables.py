@@ -118,7 +118,18 @@ def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
     if not found.readable:
         fix = f"grant select on {entry.name} to {found.role};"
         problems.append(_bad(entry, f"role {found.role} has no right to read it", fix))
+    if found.filtered:
+        problems.append(_filtered(entry, found.role))
     return problems + _partition_problems(entry, found)
+
+
+def _filtered(entry: TableConfig, role: str) -> Finding:
+    return _bad(
+        entry,
+        f"row-level security applies to role {role}, which would see a part of the rows only",
+        f"alter role {role} bypassrls;  -- or, if {role} is its owner: "
+        f"alter table {entry.name} no force row level security;",
+    )
 
 
 def _partition_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
@@ -147,6 +158,7 @@ def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
         name=entry.table,
         oid=found.oid,
         key=tuple(_table_column(c) for c in key),
+        key_numbers=tuple(c.number for c in key),
         text_columns=entry.text_columns,
         template=entry.template or None,
         embedding_table=entry.embedding_table_name,
@@ -159,6 +171,7 @@ def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
         max_tokens=max_tokens,
         store_text=entry.store_text,
         partitioned=found.kind == "p",
+        row_security=found.row_security,
     )
 
 
@@ -168,7 +181,7 @@ def _table_column(column: FoundColumn) -> TableColumn:
     if column.own_type:
         order = column.order._replace(loose=True)
         return TableColumn(column.name, "text", column.type, order)
-    return TableColumn(column.name, column.type, order=column.order)
+    return TableColumn(column.name, column.type, order=column.order, type_oid=column.type_oid)
 
 
 def _identity_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:

@@ -12,6 +12,7 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import OPERATORS, index_name
+from cdc_embed.target.vectors import create_hnsw
 
 
 def ensure_index(
@@ -26,7 +27,7 @@ def ensure_index(
         f"{index.type}_{OPERATORS[index.distance]}",
         {f"m={index.m}", f"ef_construction={index.ef_construction}"},
     )
-    found = _find(session, schema, table)
+    found = _find(session, schema, table.embedding_table)
     if index.kind != "none" and [(True, *wanted)] == [each[1:] for each in found]:
         return False
     for name, *_ in found:
@@ -34,25 +35,24 @@ def ensure_index(
         _run(session, table, drop)
     if index.kind == "none":
         return False
-    create = compose(
-        "target/schema",
-        "create_hnsw_index",
-        index=sql.Identifier(index_name(table.embedding_table, "hnsw")),
-        table=sql.Identifier(schema, table.embedding_table),
-        operators=sql.SQL(f"{extension_schema}.{wanted[0]}"),
-        m=sql.Literal(index.m),
-        ef_construction=sql.Literal(index.ef_construction),
-    )
+    create = create_hnsw(schema, table.embedding_table, index, extension_schema, concurrently=True)
     _run(session, table, create)
     return True
 
 
-def _find(session: Session, schema: str, table: Table) -> list[tuple[str, bool, str, set[str]]]:
-    name = sql.Identifier(schema, table.embedding_table)
-    with session.transaction(table.embedding_table) as cursor:
+def has_index(session: Session, schema: str, embedding_table: str) -> bool:
+    """Return whether a table of vectors has its search index."""
+    return any(valid for _, valid, *_ in _find(session, schema, embedding_table))
+
+
+def _find(
+    session: Session, schema: str, embedding_table: str
+) -> list[tuple[str, bool, str, set[str]]]:
+    name = sql.Identifier(schema, embedding_table)
+    with session.transaction(embedding_table) as cursor:
         quoted = name.as_string(cursor)
         cursor.execute(queries("target/reconcile")["find_index"], {"table": quoted})
-        ours = index_name(table.embedding_table, "hnsw")
+        ours = index_name(embedding_table, "hnsw")
         found = cursor.fetchall()
     return [(row[0], row[1], row[2], set(row[3])) for row in found if row[0] == ours]
 

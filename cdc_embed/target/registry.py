@@ -54,8 +54,18 @@ class Registered:
     metadata: tuple[str, ...]
     search_view: str | None
     slot: str | None
+    key_columns: tuple[int, ...]
+    """The numbers of the key's columns in the source; empty: unknown."""
+    definition: str | None
+    """The checksum of its search view."""
     space_id: int
     space: Space
+
+    @property
+    def stem(self) -> str:
+        """The beginning of the names of its objects; see ``Table.stem``."""
+        schema, _, name = self.table_name.partition(".")
+        return name if schema == "public" else f"{schema}_{name}"
 
 
 def applied_migrations(session: Session, schema: str) -> dict[int, str]:
@@ -96,8 +106,10 @@ def registered_tables(
             metadata=tuple(row[3]),
             search_view=row[4],
             slot=row[5],
-            space_id=row[6],
-            space=_space(row[7:]),
+            key_columns=tuple(row[6]),
+            definition=row[7],
+            space_id=row[8],
+            space=_space(row[9:]),
         )
         for row in rows
     }
@@ -130,12 +142,37 @@ def count_documents(
     return {row[0]: row[1] for row in rows}
 
 
-def columns_of(session: Session, schema: str, relation: str) -> dict[str, str]:
-    """Return the columns of a table, name to type, in order; empty when there is no table."""
-    with session.transaction(relation) as cursor:
-        quoted = sql.Identifier(schema, relation).as_string(cursor)
-        cursor.execute(queries("target/schema")["column_types"], {"table": quoted})
-        return dict(cursor.fetchall())
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VectorTable:
+    """The columns of a table of vectors, name to type, in order."""
+
+    columns: dict[str, str]
+    key: dict[str, str]
+    """Those of its primary key, without the chunk."""
+
+
+CHUNK_COLUMNS: Final = ("chunk_row", "chunk")
+"""The last column of the primary key, in this version and in older ones."""
+NOT_STORED: Final = VectorTable(columns={}, key={})
+
+
+def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
+    """Read the columns and the key of every table of vectors, by its name, in one statement."""
+    with session.transaction("embedding_table") as cursor:
+        cursor.execute(queries("target/schema")["stored_columns"], {"schema": schema})
+        rows = cursor.fetchall()
+    tables: dict[str, list[tuple[str, str, int | None]]] = {}
+    for table, *column in rows:
+        tables.setdefault(table, []).append(tuple(column))
+    return {table: _vector_table(columns) for table, columns in tables.items()}
+
+
+def _vector_table(columns: list[tuple[str, str, int | None]]) -> VectorTable:
+    in_key = sorted((place, name, kind) for name, kind, place in columns if place is not None)
+    return VectorTable(
+        columns={name: kind for name, kind, _ in columns},
+        key={name: kind for _, name, kind in in_key if name not in CHUNK_COLUMNS},
+    )
 
 
 def other_slots(session: Session, schema: str, slot: str) -> int:
@@ -147,10 +184,12 @@ def other_slots(session: Session, schema: str, slot: str) -> int:
     return others
 
 
-def foreign_objects(session: Session, schema: str, ours: list[str]) -> list[str]:
-    """Describe the objects of the schema beside ``ours``."""
+def foreign_objects(
+    session: Session, schema: str, ours: list[str], functions: list[str]
+) -> list[str]:
+    """Describe the objects of the schema beside our relations and functions."""
     with session.transaction("schema") as cursor:
-        values = {"schema": schema, "ours": ours}
+        values = {"schema": schema, "ours": ours, "functions": functions}
         cursor.execute(queries("target/schema")["foreign_objects"], values)
         return [row[0] for row in cursor.fetchall()]
 

@@ -1,9 +1,13 @@
-"""The search view for applications: ``<table>_search``, one row for each chunk.
+"""The search view for applications: ``<table>_search``, one row for each chunk, and who sees what.
 
-If the vectors are in the source's own database, the view joins the source table. So a user finds
-only rows that this user can read there, and the text need not be stored twice.
+Neither the view nor a policy depends on the source table, or PostgreSQL would refuse the
+application's own ALTER TABLE. They read it through functions whose bodies are strings. If the
+source has row level security, the table of vectors has it, too: a reader sees the vectors of those
+rows that this reader can read in the source.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from psycopg2 import sql
@@ -12,76 +16,283 @@ from cdc_embed.change.document import Table, template_parts
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
+from cdc_embed.target.registry import Registered
 from cdc_embed.target.schema import checksum
 
 BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 """The white space of ``str.isspace``; ``[:space:]`` is another set in every locale."""
+POLICIES: Final = ("cdc_embed_readers", "cdc_embed_service")
 
-_COMMA = sql.SQL(",\n       ")
+_COMMA = sql.SQL(", ")
 
 
-def view_ddl(
-    session: Session, schema: str, table: Table, *, one_database: bool, again: bool
-) -> list[Ddl]:
-    """Return the statements that make the search view, if it is not the right one or was
-    dropped."""
-    view = sql.Identifier(schema, table.search_view)
-    text: sql.Composable = sql.SQL("e.chunk_text")
-    if one_database and not table.store_text:
-        text = sql.SQL("substr({}, e.start_offset + 1, e.end_offset - e.start_offset)").format(
-            _text(table, _blank(session))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewState:
+    """The search view of a table, and the row security of its vectors, as they are now."""
+
+    columns: Sequence[str] | None
+    """None: there is no view."""
+    row_security: bool
+    policies: frozenset[str]
+
+
+def function_names(stem: str) -> set[str]:
+    """Return the names of the functions that ask a source table."""
+    return {_visible(stem), _text_of(stem)}
+
+
+def _visible(stem: str) -> str:
+    return _within_63(f"visible_{stem}")
+
+
+def _text_of(stem: str) -> str:
+    return _within_63(f"text_{stem}")
+
+
+class SearchView:
+    """Composes the search view of one table, its functions and its policies."""
+
+    def __init__(
+        self,
+        session: Session,
+        schema: str,
+        table: Table,
+        *,
+        known: Registered | None,
+        one_database: bool,
+    ) -> None:
+        self._session = session
+        self._known = known
+        self._schema = schema
+        self._table = table
+        self._one_database = one_database
+        self._name = sql.Identifier(schema, table.search_view)
+        self._vectors = sql.Identifier(schema, table.embedding_table)
+        self.state = self._read_state()
+
+    def _read_state(self) -> ViewState:
+        known = self._known
+        view, table = self._name, self._vectors
+        if known is not None:  # both can have other names still
+            view = sql.Identifier(self._schema, known.search_view or self._table.search_view)
+            table = sql.Identifier(self._schema, known.embedding_table)
+        with self._session.transaction(self._table.search_view) as cursor:
+            values = {"view": view.as_string(cursor), "table": table.as_string(cursor)}
+            cursor.execute(queries("target/view")["view_state"], values)
+            columns, row_security, policies = cursor.fetchone()
+        return ViewState(columns=columns, row_security=row_security, policies=frozenset(policies))
+
+    def statements(self, *, again: bool) -> list[sql.Composed]:
+        """Return the statements that make all of it. ``again``: the view is dropped before."""
+        names = function_names(self._table.stem)
+        if self._known is not None:
+            names |= function_names(self._known.stem)
+        used = {name for name, _ in self._functions()}
+        functions = [drop_function(self._schema, name) for name in sorted(names)] if again else []
+        unused = [] if again else [drop_function(self._schema, n) for n in sorted(names - used)]
+        return [
+            *self._drop_policies(again),
+            *functions,
+            *(create for _, create in self._functions()),
+            *self._security(),
+            self._view(again),
+            *unused,
+        ]
+
+    def _view(self, again: bool) -> sql.Composed:
+        """Return the statement that makes the view; a replaced one keeps its columns' order."""
+        wanted = self._columns()
+        former = () if again else self.state.columns or ()
+        order = dict.fromkeys([*(name for name in former if name in wanted), *wanted])
+        return _compose(
+            "create_search_view",
+            view=self._name,
+            columns=sql.SQL(",\n       ").join(wanted[name] for name in order),
+            table=self._vectors,
+            where=self._visible_rows(),
         )
-    create = compose(
-        "target/schema",
-        "create_search_view",
-        view=view,
-        columns=_columns(table, text),
-        table=sql.Identifier(schema, table.embedding_table),
-        join=_join(table) if one_database else sql.SQL(""),
+
+    def _visible_rows(self) -> sql.Composed:
+        """Return the condition that leaves out rows that the source has not, or not for this
+        reader."""
+        if not self._one_database:
+            return sql.SQL("").format()
+        visible = sql.Identifier(self._schema, _visible(self._table.stem))
+        return sql.SQL("\nwhere {} ({})").format(visible, self._key("e"))
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether the view, if it exists, has no column that it must not have any more."""
+        return set(self.state.columns or ()) <= self._columns().keys()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is such a view now."""
+        return self.state.columns is not None
+
+    def is_right(self) -> bool:
+        """Return whether everything is there as it must be."""
+        secured = self._table.row_security
+        policies = set(POLICIES if self._one_database else POLICIES[1:]) if secured else set()
+        return (
+            self._known is not None
+            and self.exists
+            and self.state.row_security >= secured
+            and self.state.policies == policies
+            and self._known.definition == self.definition(again=False)
+        )
+
+    def definition(self, *, again: bool) -> str:
+        """Return the checksum of the view, its functions and its policies."""
+        functions = [create for _, create in self._functions()]
+        made = [*functions, *self._security(), self._view(again)]
+        with self._session.transaction(self._table.search_view) as cursor:
+            return checksum(";".join(statement.as_string(cursor) for statement in made))
+
+    def _columns(self) -> dict[str, sql.Composable]:
+        table = self._table
+        text: sql.Composable = sql.SQL("e.chunk_text")
+        if self._reads_text:
+            text = sql.SQL(
+                "substr({} ({}), e.start_offset + 1, e.end_offset - e.start_offset)"
+            ).format(sql.Identifier(self._schema, _text_of(table.stem)), self._key("e"))
+        names = [*(c.name for c in table.key), "chunk", "embedding", "text"]
+        names += [*(c.name for c in table.metadata), "embedded_at"]
+        return {
+            name: sql.SQL("{} as text").format(text)
+            if name == "text"
+            else sql.Identifier("e", name)
+            for name in names
+        }
+
+    @property
+    def _reads_text(self) -> bool:
+        return self._one_database and not self._table.store_text
+
+    def _key(self, alias: str) -> sql.Composed:
+        return _COMMA.join(sql.Identifier(alias, column.name) for column in self._table.key)
+
+    def _functions(self) -> list[tuple[str, sql.Composed]]:
+        """Return the functions that ask the source: the name, and the statement that makes it."""
+        table = self._table
+        places = [sql.SQL(f"${place}") for place in range(1, len(table.key) + 1)]
+        parts: dict[str, sql.Composable] = {
+            "source": sql.Identifier(table.schema, table.name),
+            "matches": _matches(table, "s"),
+            "loose_matches": _matches(table, ""),
+            "parameters": _COMMA.join(
+                sql.SQL("{} as {}").format(place, sql.Identifier(column.name))
+                for place, column in zip(places, table.key, strict=True)
+            ),
+        }
+        found = []
+        if self._one_database:
+            body = "visible_body" if table.row_security else "visible_body_without_security"
+            name = _visible(table.stem)
+            found.append((name, self._function("create_visible", name, body, parts)))
+        if self._reads_text:
+            parts["text"] = _text(table, _blank(self._session))
+            name = _text_of(table.stem)
+            found.append((name, self._function("create_text", name, "text_body", parts)))
+        return found
+
+    def _function(
+        self, create: str, name: str, body: str, parts: dict[str, sql.Composable]
+    ) -> sql.Composed:
+        with self._session.transaction(name) as cursor:
+            text = _compose(body, **parts).as_string(cursor)
+        return _compose(
+            create,
+            function=sql.Identifier(self._schema, name),
+            types=_COMMA.join(sql.SQL(column.type) for column in self._table.key),
+            body=sql.Literal(text),
+        )
+
+    def _drop_policies(self, again: bool) -> list[sql.Composed]:
+        """Return the statements that take our policies away, and with them row level security."""
+        drops = [
+            _compose("drop_policy", policy=sql.Identifier(policy), table=self._vectors)
+            for policy in sorted(self.state.policies)
+        ]
+        if self.state.policies and not self._table.row_security and not again:
+            drops.append(_compose("disable_row_security", table=self._vectors))
+        return drops
+
+    def _security(self) -> list[sql.Composed]:
+        """Return the statements for row level security, if the source has it."""
+        if not self._table.row_security:
+            return []
+        role = sql.SQL("current_user")
+        found = [_compose("enable_row_security", table=self._vectors)]
+        found.append(_compose("create_service_policy", table=self._vectors, role=role))
+        if self._one_database:
+            visible = sql.Identifier(self._schema, _visible(self._table.stem))
+            key = _COMMA.join(sql.Identifier(column.name) for column in self._table.key)
+            parts = {"table": self._vectors, "visible": visible, "key": key}
+            found.append(_compose("create_reader_policy", **parts))
+        return found
+
+
+def change_relations(
+    schema: str, names: Sequence[str], change: Sequence[sql.Composable]
+) -> sql.Composed:
+    """Return one statement that does all of ``change``, and keeps the relations' grants."""
+    return _compose(
+        "change_relations",
+        relations=sql.SQL("array[{}]").format(
+            _COMMA.join(_literal(schema, name) for name in names)
+        ),
+        change=sql.SQL(";\n  ").join(change),
     )
-    with session.transaction(table.search_view) as cursor:
-        mark = f"made by cdc_embed {checksum(create.as_string(cursor))}"
-        values = {"view": view.as_string(cursor)}
-        cursor.execute(queries("target/schema")["view_definition"], values)
-        exists, found = cursor.fetchone()
-    if found == mark and not again:
-        return []
-    remember = compose("target/schema", "mark_view", view=view, mark=sql.Literal(mark))
-    drop = [drop_view_ddl(schema, table.search_view)] if exists and not again else []
-    return [
-        *drop,
-        Ddl(f"create the search view of {table.full_name}", create),
-        Ddl(f"mark view {table.search_view} as made by setup", remember),
-    ]
+
+
+def dependents(session: Session, schema: str, ours: Sequence[str]) -> list[str]:
+    """Return the application's views over some relations of ours."""
+    with session.transaction("pg_depend") as cursor:
+        names = [sql.Identifier(schema, name).as_string(cursor) for name in ours]
+        cursor.execute(queries("target/view")["dependents"], {"relations": names})
+        return [row[0] for row in cursor.fetchall()]
 
 
 def drop_view_ddl(schema: str, name: str) -> Ddl:
-    drop = compose("target/schema", "drop_view", view=sql.Identifier(schema, name))
-    return Ddl(f"drop view {schema}.{name}", drop)
+    return Ddl(f"drop view {schema}.{name}", drop_view(schema, name))
 
 
-def _columns(table: Table, text: sql.Composable) -> sql.Composed:
-    key = [sql.Identifier("e", column.name) for column in table.key]
-    metadata = [sql.Identifier("e", column.name) for column in table.metadata]
-    ours = [sql.SQL("e.chunk"), sql.SQL("e.embedding"), sql.SQL("{} as text").format(text)]
-    return _COMMA.join([*key, *ours, *metadata, sql.SQL("e.embedded_at")])
+def drop_view(schema: str, name: str) -> sql.Composed:
+    return _compose("drop_view", view=sql.Identifier(schema, name))
 
 
-def _join(table: Table) -> sql.Composed:
-    """Join by the source's key in the source's types, so that its index is used."""
-    matches = [
-        sql.SQL("s.{name}{cast}{collation} {equal} e.{name}::{type}").format(
-            name=sql.Identifier(column.name),
-            type=sql.SQL(column.order.type or column.source_type or column.type),
+def drop_function_ddl(schema: str, name: str) -> Ddl:
+    return Ddl(f"drop function {schema}.{name}", drop_function(schema, name))
+
+
+def drop_function(schema: str, name: str) -> sql.Composed:
+    return _compose("drop_function", function=sql.Identifier(schema, name))
+
+
+def _literal(*names: str) -> sql.Literal:
+    """Return a relation's name, quoted as in SQL, as a text."""
+    return sql.Literal(".".join('"{}"'.format(name.replace('"', '""')) for name in names))
+
+
+def _matches(table: Table, alias: str) -> sql.Composed:
+    """Return the condition for the row whose key is given as parameters, as the source compares
+    keys, so that its index is used."""
+    return sql.SQL(" and ").join(
+        sql.SQL("{name}{cast}{collation} {equal} ${place}::{type}").format(
+            name=sql.Identifier(alias, column.name) if alias else sql.Identifier(column.name),
             cast=sql.SQL(column.order.cast),
             collation=sql.SQL(column.order.collation),
             equal=sql.SQL(column.order.equal),
+            place=sql.SQL(str(place)),
+            type=sql.SQL(column.order.type or column.source_type or column.type),
         )
-        for column in table.key
-    ]
-    return sql.SQL("\njoin {} s on {}").format(
-        sql.Identifier(table.schema, table.name), sql.SQL(" and ").join(matches)
+        for place, column in enumerate(table.key, start=1)
     )
+
+
+def _within_63(name: str) -> str:
+    return name.encode()[:63].decode(errors="ignore")
 
 
 def _blank(session: Session) -> str:
@@ -105,3 +316,7 @@ def _text(table: Table, blank: str) -> sql.Composable:
         else sql.Literal(part)
         for part, is_column in template_parts(table.template)
     )
+
+
+def _compose(query: str, **parts: sql.Composable) -> sql.Composed:
+    return compose("target/view", query, **parts)

@@ -3,7 +3,7 @@
 -- for all, and none of what it asks waits for a lock: a table that is being altered hides no other.
 with recursive found as (
   select w.place, w.columns as wanted, c.oid, c.relkind, c.relreplident, c.relpersistence, c.reltuples,
-         format('%%s:%%s', c.xmin, n.xmin) as version
+         c.relrowsecurity, format('%%s:%%s', c.xmin, n.xmin) as version
   from jsonb_to_recordset(%(tables)s::jsonb) as w (place int, schema text, name text, columns text[])
   join pg_namespace n on n.nspname = w.schema
   join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -38,7 +38,8 @@ select f.place, f.oid::bigint, f.relkind::text, f.relreplident::text, f.relpersi
        case when f.relkind = 'p' then l.estimate else nullif(f.reltuples, -1)::bigint end,
        case when f.relkind = 'p' then l.digest else pg_relation_filenode(f.oid)::text end,
        format('%%s:%%s', f.version, (select array_agg(indexrelid order by indexrelid) from pg_index
-                                   where indrelid = f.oid and (indisprimary or indisreplident)))
+                                   where indrelid = f.oid and (indisprimary or indisreplident))),
+       f.relrowsecurity, row_security_active(f.oid)
 from found f
 left join pg_index p on p.indrelid = f.oid and p.indisprimary
 left join pg_index r on r.indrelid = f.oid and r.indisreplident
@@ -77,7 +78,7 @@ cross join lateral (
 ) k
 cross join lateral (
   select coalesce(jsonb_agg(jsonb_build_array(
-           a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.atttypid >= 16384,
+           a.attname, a.attnum, format_type(a.atttypid, -1), a.atttypid::bigint, a.atttypid >= 16384,
            array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum),
            array_position(r.indkey[0:r.indnkeyatts - 1]::smallint[], a.attnum), a.attgenerated,
            (select array_agg(e.enumlabel order by e.oid) from pg_enum e where e.enumtypid = a.atttypid))

@@ -48,12 +48,13 @@ create index if not exists {index} on {table} (chunk_hash, space)
 
 -- name: create_hnsw_index
 -- The index for nearest-neighbour search.
-create index concurrently if not exists {index} on {table} using hnsw (embedding {operators}) with (m = {m}, ef_construction = {ef_construction})
+create index{concurrently} if not exists {index} on {table} using hnsw (embedding {operators}) with (m = {m}, ef_construction = {ef_construction})
 
 -- name: registered_tables
--- The table of vectors of each source table, and its space.
-select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot, s.id, s.model, s.dimensions,
-       s.document_prompt, s.query_prompt, s.preparation
+-- The table of vectors of each source table, and its space. Older versions lack the last columns.
+select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot,
+       array(select jsonb_array_elements_text(nullif(to_jsonb(e) -> 'key_columns', 'null'))::int),
+       to_jsonb(e) ->> 'definition', s.id, s.model, s.dimensions, s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 order by e.{table_name}
 
@@ -72,13 +73,19 @@ values ({space}) on conflict do nothing
 
 -- name: register_table
 -- Register a table of vectors, with its space and its metadata columns.
-insert into {schema}.embedding_table (table_name, embedding_table, space, source_oid, metadata, search_view, slot)
-select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot} from {schema}.space
+insert into {schema}.embedding_table (table_name, embedding_table, space, source_oid, metadata, search_view, slot,
+  key_columns)
+select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot}, {key_columns}
+from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
 on conflict (table_name) do update
 set embedding_table = excluded.embedding_table, space = excluded.space,
     source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view,
-    slot = excluded.slot
+    slot = excluded.slot, key_columns = excluded.key_columns
+
+-- name: register_view
+-- Record what the search view is made of.
+update {schema}.embedding_table set definition = {definition} where table_name = {table_name}
 
 -- name: stored_size
 -- Rows and characters stored for one source table.
@@ -88,12 +95,16 @@ select count(*) filter (where chunk_row = 0), coalesce(sum(end_offset - start_of
 -- Documents that have vectors.
 select {name}, count(*) from {table} where chunk_row = 0
 
--- name: column_types
--- The columns of an existing table of vectors, in order.
-select a.attname::text, format_type(a.atttypid, a.atttypmod)
-from pg_attribute a
-where a.attrelid = to_regclass(%(table)s) and a.attnum > 0 and not a.attisdropped
-order by a.attnum
+-- name: stored_columns
+-- The columns of every table in our schema, in order, with their places in its primary key.
+select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
+       array_position(p.indkey::smallint[], a.attnum)
+from pg_namespace n
+join pg_class c on c.relnamespace = n.oid and c.relkind = 'r'
+join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_index p on p.indrelid = c.oid and p.indisprimary
+where n.nspname = %(schema)s
+order by c.relname, a.attnum
 
 -- name: add_column
 -- A column that this version needs; the service fills it without embedding anything.
@@ -133,30 +144,12 @@ update {schema}.dead_letter set table_name = {table_name} where table_name = {fo
 alter index if exists {index} rename to {name}
 
 -- name: retype_column
--- Give a metadata column the type that it has in the source now.
-alter table {table} alter column {column} type {type} using {column}::text::{type}
+-- Take the length off a column's type, or name a type of the same form: nothing is rewritten.
+alter table {table} alter column {column} type {type}
 
--- name: rename_table
--- Rename a table of vectors.
-alter table if exists {table} rename to {name}
-
--- name: drop_view
--- Drop the search view.
-drop view if exists {view}
-
--- name: create_search_view
--- The view that applications select from: one row for each chunk.
-create view {view} with (security_invoker = true) as
-select {columns}
-from {table} e{join}
-
--- name: view_definition
--- Whether the search view exists, and the mark of its definition.
-select to_regclass(%(view)s) is not null, obj_description(to_regclass(%(view)s), 'pg_class')
-
--- name: mark_view
--- Mark the view with the checksum of its definition.
-comment on view {view} is {mark}
+-- name: rename_column
+-- Give a key column the name that it has in the source now.
+alter table {table} rename column {column} to {name}
 
 -- name: forget_comparison
 -- Forget the comparison of a table, so that it begins as for a new table.
@@ -195,6 +188,8 @@ select pg_describe_object(d.classid, d.objid, 0)
 from pg_depend d join pg_namespace n on n.oid = d.refobjid
 where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.deptype = 'n'
   and not (d.classid = 'pg_class'::regclass and d.objid in (select oid from ours))
+  and not (d.classid = 'pg_proc'::regclass and d.objid in (
+    select p.oid from pg_proc p where p.pronamespace = n.oid and p.proname = any (%(functions)s)))
   and not exists (
     select from pg_depend part
     where (part.classid, part.objid) = (d.classid, d.objid)

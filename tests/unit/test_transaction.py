@@ -285,15 +285,14 @@ def test_a_row_without_its_key_stops_the_table(message: Message) -> None:
         streaming(relation(), begin()).feed(message, 1)
 
 
-def test_changes_before_the_table_is_in_order_raise_no_error() -> None:
-    """The log will say it so for ever, whatever is mended: the table is compared instead."""
+def test_a_table_that_cannot_be_read_pauses_alone_until_it_can() -> None:
+    """Changes of that time are of no use for ever: the table is compared instead."""
     undelivered: list[Table] = []
     assembler = Assembler(
         [FIRST, SECOND],
         checkpoint(),
         ZERO,
-        delivered_from=LSN(0x200),
-        callbacks=Callbacks(on_undelivered=undelivered.append),
+        Callbacks(on_undelivered=lambda table, _: undelivered.append(table)),
     )
     found = events(
         assembler,
@@ -306,21 +305,33 @@ def test_changes_before_the_table_is_in_order_raise_no_error() -> None:
     assert undelivered == [FIRST, SECOND]
     assert events(assembler, relation(), begin(0x180), insert("4", "g", "h")) != []
     assert undelivered == [FIRST, SECOND]
+    assert events(assembler, relation(key=()), insert("5", "i", "j")) == []
+    assert undelivered == [FIRST, SECOND, FIRST], "this time is another one"
 
 
-def test_what_comes_after_the_table_was_in_order_is_an_error() -> None:
+def test_no_change_of_a_paused_table_is_an_event() -> None:
     undelivered: list[Table] = []
-    assembler = Assembler(
-        [FIRST],
-        checkpoint(),
-        ZERO,
-        delivered_from=LSN(0x100),
-        callbacks=Callbacks(on_undelivered=undelivered.append),
+    callbacks = Callbacks(
+        is_paused=lambda table: table is FIRST,
+        on_undelivered=lambda table, _: undelivered.append(table),
     )
-    events(assembler, relation(key=()), begin(0x100))
-    with pytest.raises(TableChangedError):
-        assembler.feed(insert("1", "a", "b"), 1)
-    assert undelivered == []
+    assembler = Assembler([FIRST, SECOND], checkpoint(), ZERO, callbacks)
+    assert events(assembler, relation(), begin(0x100), insert("1", "a", "b")) == []
+    assert undelivered == [FIRST]
+
+
+@pytest.mark.parametrize(("oid", "other"), [(23, True), (20, False), (0, False)])
+def test_a_column_of_another_type_stops_the_table(oid: int, other: bool) -> None:
+    typed = replace(FIRST, key=(TableColumn("id", "bigint", type_oid=20),))
+    announced = relation()
+    columns = [replace(announced.columns[0], type_oid=oid), *announced.columns[1:]]
+    assembler = Assembler([typed], checkpoint(), ZERO)
+    changed = replace(announced, columns=tuple(columns))
+    if other:
+        with pytest.raises(TableChangedError, match="column id is not of the type bigint"):
+            events(assembler, changed, begin(), insert("1", "a", "b"))
+    else:
+        assert events(assembler, changed, begin(), insert("1", "a", "b")) != []
 
 
 # -- tuples -----------------------------------------------------------------------------------

@@ -1,0 +1,257 @@
+"""The key of a followed table changes: noticed, the table paused alone, its vectors kept."""
+
+import json
+import threading
+import urllib.error
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import psycopg2
+import pytest
+
+from tests.oracle import Documents
+from tests.site import RunningService, Site, wait_until
+
+NOTES = "create table notes (id bigint primary key, title text, body text)"
+CONFIG = """
+[[tables]]
+name = "letters"
+text = ["body"]
+[[tables]]
+name = "notes"
+text = ["title", "body"]
+"""
+
+
+def follow(site: Site, *statements: str, tables: str = CONFIG) -> None:
+    for statement in (*statements, NOTES):
+        site.sql(statement)
+    site.sql("insert into notes values (1, 'first', 'note')")
+    site.configure(tables=tables, source='publish = "rows"')
+    site.cli("setup")
+
+
+def ready(service: RunningService) -> str:
+    try:
+        return service.get("/readyz")
+    except urllib.error.HTTPError as refused:
+        return refused.read().decode()
+
+
+def done(service: RunningService) -> bool:
+    tables = service.status()["tables"]
+    states = [(entry["backfill_state"], entry["problem"]) for entry in tables]
+    return bool(states) and all(state == ("done", None) for state in states)
+
+
+def texts(service: RunningService) -> float:
+    return service.metric("cdc_embed_embed_texts_total", source="model")
+
+
+@contextmanager
+def working(site: Site, *statements: str) -> Iterator[list[Exception]]:
+    """The application, which goes on all the time; what it was refused."""
+    errors: list[Exception] = []
+    ended = threading.Event()
+
+    def work() -> None:
+        connection = site.connect()
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            while not ended.wait(0.05):
+                for statement in statements:
+                    try:
+                        cursor.execute(statement)
+                    except psycopg2.Error as exc:
+                        errors.append(exc)
+        connection.close()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield errors
+    finally:
+        ended.set()
+        thread.join()
+
+
+class Migration:
+    """A migration of the key, and what the application does before, meanwhile and after."""
+
+    def __init__(
+        self, table: str, rows: str, change: Sequence[str], work: Sequence[str], key: Sequence[str]
+    ) -> None:
+        self.table = table
+        self.rows = rows
+        self.change = change
+        self.work = work
+        self.key = key
+
+
+ROWS = (
+    "insert into letters (tenant, id, body) "
+    "select i % 3, i, 'letter ' || i from generate_series(1, 20) i"
+)
+WORK = (
+    "update letters set body = body where id = 2",
+    "insert into notes select max(id) + 1, 'n', 'note ' || max(id) from notes",
+    "delete from letters where id = 1000000",
+)
+
+MIGRATIONS = {
+    "a column more": Migration(
+        "create table letters (tenant int, id int, rev int not null default 1, body text, "
+        "primary key (tenant, id))",
+        ROWS,
+        [
+            "alter table letters drop constraint letters_pkey, add primary key (tenant, id, rev)",
+            "insert into letters select tenant, id, 2, 'second ' || id from letters where id < 4",
+        ],
+        WORK,
+        ("tenant", "id", "rev"),
+    ),
+    "another column": Migration(
+        "create table letters (tenant int, id int primary key, code text not null unique "
+        "default gen_random_uuid()::text, body text)",
+        ROWS,
+        ["alter table letters drop constraint letters_pkey, add primary key (code)"],
+        WORK,
+        ("code",),
+    ),
+    "the former one dropped": Migration(
+        "create table letters (tenant int, id int primary key, "
+        "code bigint generated always as identity, body text)",
+        ROWS,
+        [
+            "alter table letters drop constraint letters_pkey, add primary key (code)",
+            "alter table letters drop column id",
+        ],
+        ("update letters set body = body where tenant = 2", WORK[1]),
+        ("code",),
+    ),
+    "int to bigint by a swap": Migration(
+        "create table letters (tenant int, id int primary key, body text)",
+        ROWS,
+        [
+            "alter table letters add column new_id bigint",
+            "create function fill() returns trigger language plpgsql as "
+            "$$ begin new.new_id := new.id; return new; end $$",
+            "create trigger fill before insert or update on letters "
+            "for each row execute function fill()",
+            "update letters set new_id = id",
+            "alter table letters alter new_id set not null",
+            "create unique index letters_new on letters (new_id)",
+            """
+            begin;
+            drop trigger fill on letters;
+            alter table letters drop constraint letters_pkey;
+            alter table letters rename id to old_id;
+            alter table letters alter old_id drop not null;
+            alter table letters rename new_id to id;
+            alter table letters add constraint letters_pkey primary key using index letters_new;
+            commit
+            """,
+            "insert into letters (id, body) values (5000000000, 'beyond')",
+        ],
+        WORK,
+        ("id",),
+    ),
+    "another name": Migration(
+        "create table letters (tenant int, id int primary key, body text)",
+        ROWS,
+        ["alter table letters rename id to letter_id"],
+        ("update letters set body = body where tenant = 2", WORK[1]),
+        ("letter_id",),
+    ),
+    "a longer varchar": Migration(
+        "create table letters (tenant int, id varchar(4) primary key, body text)",
+        ROWS,
+        [
+            "alter table letters alter id type varchar(20)",
+            "insert into letters values (1, '12345678', 'one'), (1, '12345679', 'two')",
+            "insert into letters values (1, '1234', 'three')",
+        ],
+        ("update letters set body = body where id = '2'", WORK[1]),
+        ("id",),
+    ),
+    "varchar to text": Migration(
+        "create table letters (tenant int, id varchar(4) primary key, body text)",
+        ROWS,
+        [
+            "alter table letters alter id type text",
+            "insert into letters values (1, '12345678', 'one'), (1, '1234', 'three')",
+        ],
+        ("update letters set body = body where id = '2'", WORK[1]),
+        ("id",),
+    ),
+    "int to bigint": Migration(
+        "create table letters (tenant int, id int primary key, body text)",
+        ROWS,
+        [
+            "alter table letters alter id type bigint",
+            "insert into letters values (1, 5000000000, 'beyond')",
+        ],
+        WORK,
+        ("id",),
+    ),
+    "int to uuid": Migration(
+        "create table letters (tenant int, id int primary key, body text)",
+        ROWS,
+        [
+            "alter table letters alter id type uuid using (lpad(to_hex(id), 32, '0'))::uuid",
+        ],
+        ("update letters set body = body where tenant = 2", WORK[1]),
+        ("id",),
+    ),
+    "partitioned": Migration(
+        "create table letters (tenant int, id int, rev int not null default 1, body text, "
+        "primary key (tenant, id)) partition by hash (tenant); "
+        "create table letters_0 partition of letters for values with (modulus 2, remainder 0); "
+        "create table letters_1 partition of letters for values with (modulus 2, remainder 1)",
+        ROWS,
+        [
+            "alter table letters drop constraint letters_pkey, add primary key (tenant, id, rev)",
+            "insert into letters select tenant, id, 2, 'second ' || id from letters where id < 4",
+        ],
+        WORK,
+        ("tenant", "id", "rev"),
+    ),
+}
+NEEDS_NO_SETUP = {"a longer varchar"}
+
+
+@pytest.mark.parametrize("name", MIGRATIONS)
+def test_a_changed_key_pauses_its_table_and_keeps_its_vectors(
+    make_site: Callable[..., Site], name: str
+) -> None:
+    site, migration = make_site(18), MIGRATIONS[name]
+    follow(site, migration.table)
+    site.sql(migration.rows)
+    letters = Documents(name="letters", key=migration.key, text=("body",))
+    with site.service() as service, working(site, *migration.work[1:]) as errors:
+        wait_until(lambda: done(service), "backfill")
+        service.settle()
+        for statement in migration.change:
+            site.sql(statement)
+        before = len(errors)
+        if name not in NEEDS_NO_SETUP:
+            wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+            assert "public.letters" in ready(service)
+            doctor = json.loads(site.cli("doctor", "--json", expect=4).stdout)["checks"]
+            assert [c["id"] for c in doctor if not c["ok"] and c["severity"] == "error"] == [
+                "stored_key"
+            ]
+            site.cli("verify", expect=4)
+            site.cli("setup")
+        wait_until(lambda: done(service) and not letters.drift(site), "taken up again", 30)
+        for statement in migration.work[:1]:
+            site.sql(statement)
+        service.settle()
+        assert letters.drift(site) == []
+        assert site.value("select count(*) from cdc_embed.dead_letter") == 0
+        embedded = texts(service)
+        assert site.verify()["drift"] == 0
+        assert service.alive
+        assert errors[:before] == errors
+        assert service.stop() == 0
+    assert embedded <= 20 + 3 + site.value("select count(*) from notes")
