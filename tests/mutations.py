@@ -264,9 +264,9 @@ MUTATIONS = (
     ),
     Mutation(
         "any index as identity at setup",
-        "cdc_embed/source/tables.py",
-        'or (identity == "i" and index == key):',
-        'or identity == "i":',
+        "cdc_embed/source/leaves.py",
+        "(leaf.identity and set(leaf.identity) == set(leaf.key)):",
+        "leaf.identity:",
         "tests/integration/test_refusals.py::test_unusable_table_is_named_with_what_mends_it",
     ),
     Mutation(
@@ -324,7 +324,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a table that left and came back is the same",
-        "cdc_embed/source/publication.py",
+        "cdc_embed/source/publishing.py",
         'lambda source: versions.get(source.table.oid, "")',
         'lambda source: ""',
         "tests/integration/test_undelivered.py::"
@@ -355,10 +355,10 @@ MUTATIONS = (
     Mutation(
         "the position goes before the new slot is there",
         "cdc_embed/setup/plan.py",
-        "        *_source_steps(databases, survey, new_slot=bool(gap)),\n"
+        "        *_source_steps(databases, survey, prepared, new_slot=bool(gap)),\n"
         "        *(_forget_position(databases) if gap else []),",
         "        *(_forget_position(databases) if gap else []),\n"
-        "        *_source_steps(databases, survey, new_slot=bool(gap)),",
+        "        *_source_steps(databases, survey, prepared, new_slot=bool(gap)),",
         "tests/integration/test_spaces.py::"
         "test_the_service_repeats_a_rebuild_that_was_interrupted"
         "[make the replication slot]",
@@ -514,6 +514,94 @@ MUTATIONS = (
         "range(0, self._count_pages(table), PAGES)",
         "range(0, self._count_pages(table), 10**9)",
         "tests/integration/test_retired_spaces.py::test_vectors_of_former_spaces_go_in_parts",
+    ),
+    Mutation(
+        "stored generated columns are not published",
+        "cdc_embed/source/statements.py",
+        "*([GENERATED] if generated else [])",
+        "*([GENERATED] if not generated else [])",
+        "tests/integration/test_harm.py::"
+        "test_stored_generated_column_with_full_identity_is_harmless[18]",
+    ),
+    Mutation(
+        "a virtual generated column with FULL is published",
+        "cdc_embed/source/harm.py",
+        "    if leaf.full and leaf.virtual:\n        columns",
+        "    if leaf.full and leaf.oid == 0:\n        columns",
+        "tests/integration/test_harm.py::test_virtual_column_with_full_identity_is_refused_by_name",
+    ),
+    Mutation(
+        "a service leaves its publication as it is",
+        "cdc_embed/service/watch.py",
+        "for done in self._databases.coverage.protect():",
+        "for done in []:",
+        "tests/integration/test_harm.py::"
+        "test_identity_beyond_the_column_list_is_published_whole[18-full-service]",
+    ),
+    Mutation(
+        "setup refuses before it ends a harm",
+        "cdc_embed/cli/setup.py",
+        "        if not (dry_run or as_sql):",
+        "        if not plan_setup:",
+        "tests/integration/test_harm.py::test_harm_is_ended_before_anything_else_is_said[setup]",
+    ),
+    Mutation(
+        "run refuses before it ends a harm",
+        "cdc_embed/service/start.py",
+        "for done in databases.coverage.protect():",
+        "for done in []:",
+        "tests/integration/test_harm.py::test_harm_is_ended_before_anything_else_is_said[run]",
+    ),
+    Mutation(
+        "a table without an identity stays published",
+        "cdc_embed/source/harm.py",
+        "    if not leaf.full and not leaf.identity:",
+        "    if leaf.oid == 0:",
+        "tests/integration/test_harm.py::"
+        "test_table_that_cannot_be_published_leaves_and_comes_back[no key-rows]",
+    ),
+    Mutation(
+        "a table with children is followed",
+        "cdc_embed/source/leaves.py",
+        "for leaf in leaves if not leaf.own and not leaf.partition]",
+        "for leaf in leaves if leaf.own and leaf.partition]",
+        "tests/integration/test_harm.py::test_child_that_comes_while_it_runs_pauses_its_table",
+    ),
+    Mutation(
+        "an unlogged partition is followed",
+        "cdc_embed/source/leaves.py",
+        "    if not leaf.logged:",
+        "    if not leaf:",
+        "tests/integration/test_harm.py::test_partition_without_a_change_log_is_named",
+    ),
+    Mutation(
+        "partitions published by themselves are left so",
+        "cdc_embed/source/harm.py",
+        "options = [] if publication.via_root else [VIA_ROOT]",
+        "options: list[str] = []",
+        "tests/integration/test_harm.py::test_publication_of_partitions_is_mended",
+    ),
+    Mutation(
+        "a publication of others is added to unasked",
+        "cdc_embed/source/publishing.py",
+        "            elif problem is not None and not adopt:",
+        "            elif problem is not None and adopt:",
+        "tests/integration/test_adoption.py::test_publication_of_others_is_not_changed_unasked",
+    ),
+    Mutation(
+        "another slot's publication is ours",
+        "cdc_embed/source/publication.py",
+        "return keeper == slot or keeper not in slots",
+        "return keeper != ''",
+        "tests/integration/test_adoption.py::"
+        "test_two_slots_do_not_take_one_publication_from_each_other",
+    ),
+    Mutation(
+        "what was added to a publication of others stays in it",
+        "cdc_embed/setup/teardown.py",
+        "    steps += steps_of(databases, Where.SOURCE, added)",
+        "    del added",
+        "tests/integration/test_adoption.py::test_adopted_publication_loses_what_was_added_alone",
     ),
 )
 

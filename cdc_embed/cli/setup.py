@@ -23,6 +23,14 @@ def setup(
     as_sql: Annotated[
         bool, typer.Option("--sql", help="Print the statements for a DBA, and do nothing.")
     ] = False,
+    adopt: Annotated[
+        bool,
+        typer.Option(
+            "--adopt-publication",
+            help="Add missing tables to a publication that setup did not make. Its other readers "
+            "get their changes too; teardown takes them out.",
+        ),
+    ] = False,
     rebuild: Annotated[
         bool,
         typer.Option(
@@ -45,7 +53,10 @@ def setup(
     finally:
         embedder.close()
     with connections(config) as databases:
-        plan = plan_setup(databases, card, rebuild=rebuild)
+        if not (dry_run or as_sql):  # first of all, whatever keeps setup from the rest
+            for done in databases.coverage.protect():
+                say(f"source: {done}")
+        plan = plan_setup(databases, card, rebuild=rebuild, adopt=adopt)
         if as_sql:
             typer.echo(_script(plan, config.target_is_source))
         elif dry_run:

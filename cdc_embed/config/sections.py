@@ -53,8 +53,10 @@ class SourceConfig(Section):
     """Publication that setup makes, for the configured tables only."""
     plugin: Literal["pgoutput", "wal2json"] = "pgoutput"
     """Output plugin of the slot. pgoutput is part of PostgreSQL, wal2json an extension."""
-    publish: Literal["columns", "rows"] = "columns"
-    """columns: only key, text and metadata columns leave the server; rows: whole rows do."""
+    publish: Literal["rows", "columns"] = "rows"
+    """rows: whole rows leave the server, so no column is bound. columns: only key, text and
+    metadata columns do; PostgreSQL then refuses to drop or retype them, and UPDATE and DELETE fail
+    while the replica identity has another column."""
     on_history_gap: Literal["stop", "rebuild"] = "stop"
     """If the slot's log is lost: stop (exit 5), or rebuild (make a slot and reconcile every
     table)."""

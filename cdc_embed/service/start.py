@@ -97,6 +97,8 @@ class _Starter:
         """Check the preconditions, make a new slot if there is a gap, and start an instance."""
         with ExitStack() as stack:
             databases = stack.enter_context(connections(self._config))
+            for done in databases.coverage.protect():  # whatever else is found
+                log.warning("publication is mended", done=done)
             survey = survey_all(databases)
             if gap is None:
                 _expect_history(databases, survey)

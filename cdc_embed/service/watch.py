@@ -125,8 +125,11 @@ class Watch:
         expect_keeper(databases, [source.table for source in self._tables], migrated=True)
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)
+            if observed.mendable:
+                self._protect()
+                observed = databases.coverage.observe(self._tables)
             found.update({**observed.undelivered, **observed.altered})
-        self._check_coverage(observed.undelivered)
+        self._check_coverage()
         stored = stored_tables(databases.target, databases.config.target.schema, self._names)
         if self._instance.leading:  # a standby of another version may see other shapes
             self._check_shapes(observed.shapes, stored)
@@ -135,7 +138,7 @@ class Watch:
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
 
-    def _check_coverage(self, gone: Mapping[str, str]) -> None:
+    def _check_coverage(self) -> None:
         """Have undelivered tables compared when they are delivered again; they are paused already,
         so that no comparison of them begins before."""
         undelivered = self._undelivered.problems
@@ -150,13 +153,14 @@ class Watch:
         for source in self._tables:
             name = source.table.full_name
             self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
-        if len(gone) == len(self._tables):
-            raise PreflightError(
-                where="source tables",
-                problem="; ".join(f"{table} {problem}" for table, problem in gone.items())
-                + "; changes since then are not in the log, every row is compared afterwards",
-                hint=REPAIR,
-            )
+
+    def _protect(self) -> None:
+        """Alter our publication where statements of the application fail because of it."""
+        try:
+            for done in self._databases.coverage.protect():
+                log.warning("publication is mended", done=done)
+        except (PreflightError, SourceUnavailableError) as exc:  # the next look tries again
+            log.warning("publication is not mended", problem=str(exc))
 
     def _check_shapes(self, shapes: Mapping[str, str], stored: Mapping[str, StoredTable]) -> None:
         """Have tables compared that were rewritten, altered, or not delivered for a while."""

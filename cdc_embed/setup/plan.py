@@ -17,11 +17,13 @@ from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import expect
 from cdc_embed.lsn import START, ZERO, Checkpoint
 from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
+from cdc_embed.source.publishing import Preparation
 from cdc_embed.source.slot import create_slot_ddl, drop_slot_ddl, expect_idle
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
 from cdc_embed.target.position import create_checkpoint, forget_position_ddl, server_identity
@@ -60,19 +62,25 @@ class SetupPlan:
 
 
 def plan_setup(
-    databases: Connections, card: ModelCard, *, rebuild: bool = False, gap: str | None = None
+    databases: Connections,
+    card: ModelCard,
+    *,
+    rebuild: bool = False,
+    adopt: bool = False,
+    gap: str | None = None,
 ) -> SetupPlan:
     """Return the missing steps; raise ``PreflightError`` with every obstacle.
 
     With ``rebuild`` a slot whose log is lost is made again, and the configured space replaces the
-    stored one. Afterwards ``run`` compares every row and embeds the differences. ``gap`` is the
-    reason why the log is lost, if it is known already.
+    stored one. Afterwards ``run`` compares every row and embeds the differences. With ``adopt`` a
+    publication that setup did not make is added to. ``gap`` is the reason why the log is lost, if
+    it is known already.
     """
     config = databases.config
     survey = survey_source(databases)
     findings = [*survey.findings, *check_model(databases, card, [])]
-    if databases.coverage.by_name:  # setup has no statement that could mend it
-        findings += databases.coverage.findings(survey.tables)
+    prepared = databases.coverage.prepare(survey.tables, adopt)
+    findings += prepared.obstacles
     extension = check_vector_extension(databases.target)
     if extension.id == "pgvector_available" and not extension.ok:
         findings.append(extension)
@@ -88,11 +96,12 @@ def plan_setup(
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
         *_target_steps(databases, card, survey, rebuild=rebuild, gap=gap),
+        *_adopted_steps(databases, survey, prepared),
         *(_drop_slot(databases, survey) if gap else []),
-        *_source_steps(databases, survey, new_slot=bool(gap)),
+        *_source_steps(databases, survey, prepared, new_slot=bool(gap)),
         *(_forget_position(databases) if gap else []),
     ]
-    return SetupPlan(steps, databases.coverage.notes(survey.tables))
+    return SetupPlan(steps, prepared.notes)
 
 
 def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
@@ -192,9 +201,25 @@ def _target_steps(
     return steps_of(databases, Where.TARGET, found)
 
 
-def _source_steps(databases: Connections, survey: Survey, *, new_slot: bool) -> list[Step]:
+def _adopted_steps(databases: Connections, survey: Survey, prepared: Preparation) -> list[Step]:
+    """Remember the tables that are added to somebody else's publication.
+
+    A table that is not configured any more is taken out of it.
+    """
+    configured = {source.table.oid for source in survey.tables}
+    left = [table for table in adopted_tables(databases) if table.source_oid not in configured]
+    return [
+        *steps_of(databases, Where.TARGET, adopt_ddl(databases, prepared.adds)),
+        *steps_of(databases, Where.SOURCE, withdraw_ddl(databases, left)),
+        *steps_of(databases, Where.TARGET, forget_ddl(databases, left)),
+    ]
+
+
+def _source_steps(
+    databases: Connections, survey: Survey, prepared: Preparation, *, new_slot: bool
+) -> list[Step]:
     source = databases.config.source
-    steps = steps_of(databases, Where.SOURCE, databases.coverage.ddl(survey.tables))
+    steps = steps_of(databases, Where.SOURCE, prepared.ddl)
     if survey.slot is None or new_slot:
         create = create_slot_ddl(source.slot, source.plugin)
         (step,) = steps_of(databases, Where.SOURCE, [create])

@@ -1,14 +1,18 @@
 """``teardown``: drops the objects that ``setup`` made, found by their marks, in a safe order.
 
 The slot goes first, because it fills the disk. Only a slot of our name, plugin and database, a
-publication with our mark and the tables that setup registered are dropped.
+publication with our mark and the tables that setup registered are dropped. Of somebody else's
+publication only the tables that setup added are taken out.
 """
 
+from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.setup.adoption import adopted_tables, withdraw_ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
-from cdc_embed.source.publication import drop_publication_ddl, read_publication
+from cdc_embed.source.publication import look
 from cdc_embed.source.slot import drop_slot_ddl, expect_idle
+from cdc_embed.source.statements import drop_publication
 from cdc_embed.target.position import forget_position_ddl
 from cdc_embed.target.registry import (
     applied_migrations,
@@ -56,14 +60,19 @@ def _plan_slot(databases: Connections, steps: list[Step], notes: list[str]) -> N
 
 
 def _plan_publication(databases: Connections, steps: list[Step], notes: list[str]) -> None:
-    name = databases.config.source.publication
-    publication = read_publication(databases.source, name)
+    source = databases.config.source
+    added = withdraw_ddl(databases, adopted_tables(databases))
+    steps += steps_of(databases, Where.SOURCE, added)
+    publication = look(databases.source, source.publication, source.slot).publication
     if publication is None:
         return
     if not publication.ours:
-        notes.append(f"publication {name} was not made by setup and stays")
+        notes.append(
+            f"publication {publication.name} was not made by setup for this slot and stays"
+        )
         return
-    steps += steps_of(databases, Where.SOURCE, [drop_publication_ddl(name)])
+    drop = Ddl(f"drop publication {publication.name}", drop_publication(publication.name))
+    steps += steps_of(databases, Where.SOURCE, [drop])
 
 
 def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) -> None:

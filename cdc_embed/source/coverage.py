@@ -16,11 +16,10 @@ from cdc_embed.change.document import Table
 from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.finding import Finding
-from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import UNDEFINED
 from cdc_embed.source.observed import Observed, observed
-from cdc_embed.source.publication import PublicationCoverage
+from cdc_embed.source.publishing import Preparation, PublicationCoverage
 from cdc_embed.source.tables import SourceTable, table_states
 
 CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
@@ -43,11 +42,15 @@ class Coverage(Protocol):
         Few statements, whatever the number of tables; none waits for the lock of a table.
         """
 
-    def ddl(self, tables: Sequence[SourceTable], /) -> list[Ddl]:
-        """Return the statements that must run before the slot is made."""
+    def prepare(self, tables: Sequence[SourceTable], adopt: bool, /) -> Preparation:
+        """Return what setup has to do before the slot is made.
 
-    def notes(self, tables: Sequence[SourceTable], /) -> list[str]:
-        """Return facts that the owner of the tables should know."""
+        With ``adopt`` it adds tables to a publication that it did not make.
+        """
+
+    def protect(self) -> list[str]:
+        """Alter what is ours, so that no statement of the application fails; return what was
+        done."""
 
 
 class Wal2jsonCoverage:
@@ -87,10 +90,10 @@ class Wal2jsonCoverage:
         versions = {state.name: state.version for state in states}
         return observed(states, tables, {}, lambda source: versions[source.table.full_name])
 
-    def ddl(self, _: Sequence[SourceTable], /) -> list[Ddl]:
-        return []
+    def prepare(self, tables: Sequence[SourceTable], _: bool, /) -> Preparation:
+        return Preparation(obstacles=self.findings(tables))
 
-    def notes(self, _: Sequence[SourceTable], /) -> list[str]:
+    def protect(self) -> list[str]:
         return []
 
 

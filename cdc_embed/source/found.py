@@ -1,6 +1,6 @@
-"""The configured tables as the source's catalogue shows them, all read in one statement.
+"""The configured tables as the source's catalogue shows them, all read in two statements.
 
-The statement waits for no lock, so a table that is being altered hides no other. ``tables`` says
+Neither waits for a lock, so a table that is being altered hides no other. ``tables`` says
 what is wrong with what was found.
 """
 
@@ -14,6 +14,7 @@ from cdc_embed.change.document import KeyOrder
 from cdc_embed.config.table import TableConfig
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.comparison import key_order
+from cdc_embed.source.leaves import Leaf, read_leaves
 from cdc_embed.sql import queries
 
 
@@ -29,7 +30,6 @@ class FoundColumn:
     own_type: bool
     """The type can be missing in another database, or have no order there."""
     in_key: int | None
-    in_identity: int | None
     generated: bool
     labels: tuple[str, ...]
     """The labels of an enum, in order."""
@@ -43,19 +43,13 @@ class FoundTable:
 
     oid: int
     kind: str
-    identity: str
-    persistence: str
-    immediate_key: bool | None
-    """None: it has no primary key."""
     readable: bool
     role: str
     columns: tuple[FoundColumn, ...]
     other_columns: tuple[str, ...] | None
     """Every column's name, when a configured one is missing."""
-    keyless_partitions: tuple[tuple[str, str], ...]
-    """The partitions whose replica identity lacks the primary key, each with that identity."""
-    full_partition: bool
-    """A partition has REPLICA IDENTITY FULL."""
+    leaves: Sequence[Leaf]
+    """The tables that hold its rows."""
     estimate: int | None
     """The estimated number of rows; None before the first ANALYZE."""
     files: str
@@ -94,27 +88,24 @@ def look_up(session: Session, entries: Iterable[TableConfig]) -> dict[str, Found
     ]
     values = {"tables": orjson.dumps(wanted).decode()}
     rows = session.fetch("source tables", queries("source/tables")["tables"], values)
-    return {listed[row[0]].name: _found(row[1:]) for row in rows}
+    leaves = read_leaves(session, [row[1] for row in rows])
+    return {listed[row[0]].name: _found(row[1:], leaves.get(row[1], ())) for row in rows}
 
 
-def _found(row: tuple[Any, ...]) -> FoundTable:
+def _found(row: tuple[Any, ...], leaves: Sequence[Leaf]) -> FoundTable:
     return FoundTable(
         oid=row[0],
         kind=row[1],
-        identity=row[2],
-        persistence=row[3],
-        immediate_key=row[4],
-        readable=row[5],
-        role=row[6],
-        columns=_columns(row[7], row[8]),
-        other_columns=None if row[9] is None else tuple(row[9]),
-        keyless_partitions=tuple((name, identity) for name, identity in row[10]),
-        full_partition=row[11],
-        estimate=row[12],
-        files=row[13] or "",
-        version=row[14],
-        row_security=row[15],
-        filtered=row[16],
+        readable=row[2],
+        role=row[3],
+        columns=_columns(row[4], row[5]),
+        other_columns=None if row[6] is None else tuple(row[6]),
+        leaves=leaves,
+        estimate=row[7],
+        files=row[8] or "",
+        version=row[9],
+        row_security=row[10],
+        filtered=row[11],
     )
 
 
@@ -129,10 +120,9 @@ def _columns(columns: Sequence[list[Any]], orders: Sequence[list[Any]]) -> tuple
             type_oid=oid,
             own_type=own_type or name in unordered,
             in_key=in_key,
-            in_identity=in_identity,
             generated=bool(generated),
             labels=tuple(labels or ()),
             order=known.get(name, KeyOrder()),
         )
-        for name, number, kind, oid, own_type, in_key, in_identity, generated, labels in columns
+        for name, number, kind, oid, own_type, in_key, generated, labels in columns
     )

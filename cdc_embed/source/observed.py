@@ -22,6 +22,8 @@ class Observed:
     was undelivered for a while: events that the log need not contain."""
     estimates: Mapping[str, int | None]
     """The estimated number of rows; None before the first ANALYZE."""
+    mendable: bool = False
+    """Something of ours harms the application, and can be altered."""
 
 
 def observed(

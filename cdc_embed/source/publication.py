@@ -1,37 +1,50 @@
-"""The publication: its required tables, its actual tables, and the statements between the two.
+"""The publication as the catalogue shows it, and the tables whose changes it leaves out.
 
-It is made before the slot, because a slot that decodes without its publication loses the changes
-(18) or cannot pass them (15). A table with REPLICA IDENTITY FULL is published without a column
-list, because with one the application's own UPDATE and DELETE would fail.
+Setup knows its own publication by a mark in its comment, with the slot that it was made for. Any
+other one is somebody else's: it is read, and changed only if a person asks for it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from psycopg2 import sql
 
-from cdc_embed.config.load import Config
-from cdc_embed.finding import Finding
-from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
-from cdc_embed.source.observed import Observed, observed
-from cdc_embed.source.tables import SourceTable, table_states
+from cdc_embed.source.leaves import Leaf, read_leaves
+from cdc_embed.source.tables import SourceTable
 from cdc_embed.sql import queries
 
 MARK: Final = "made by cdc_embed"
+FOR_SLOT: Final = f"{MARK} for slot "
+LEFT_OUT: Final = "; left out for now: "
+PARTITION: Final = "is published as a partition"
+ABSENT: Final = "is not in the publication"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedTable:
+    """A table that a publication carries, with the form in which it does."""
+
     oid: int
-    name: str
+    schema: str
+    table: str
     columns: frozenset[str]
     filtered: bool
     listed: bool
     """The table is published with a column list."""
+    direct: bool
+    """The publication names the table itself, not its schema or every table."""
     version: str
     """A token that changes when the table was undelivered for a while."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.schema}.{self.table}"
+
+    @property
+    def identifier(self) -> sql.Identifier:
+        return sql.Identifier(self.schema, self.table)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,186 +54,123 @@ class Publication:
     name: str
     all_tables: bool
     all_operations: bool
+    via_root: bool
+    """Changes of partitions are published as changes of their table."""
+    generated_withheld: bool
+    """Stored generated columns are not published, though the server could (from 18 on)."""
+    alterable: bool
+    """This role can alter it."""
+    mark: str | None
     ours: bool
-    tables: dict[int, PublishedTable]
+    """Setup made it for this slot, or for one that does not exist any more."""
+    left_out: frozenset[int]
+    """Tables of ours that were taken out because the application's statements failed."""
+    tables: Mapping[int, PublishedTable]
 
 
-class PublicationCoverage:
-    """The coverage of pgoutput: the tables of a publication."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """One look at the catalogue: the publication, and the leaves of the tables that matter."""
 
-    by_name = False
-
-    def __init__(self, session: Session, config: Config) -> None:
-        self._session = session
-        self._config = config
-        self._name = config.source.publication
-        self._lists = config.source.publish == "columns"
-
-    def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
-        return publication_findings(self._read(), self._name, tables)
-
-    def observe(self, tables: Sequence[SourceTable]) -> Observed:
-        publication = self._read()
-        gaps = undelivered_tables(publication, tables)
-        carried = publication.tables if publication is not None else {}
-        versions = {oid: published.version for oid, published in carried.items()}
-        states = table_states(self._session, self._config)
-        return observed(states, tables, gaps, lambda source: versions.get(source.table.oid, ""))
-
-    def ddl(self, tables: Sequence[SourceTable]) -> list[Ddl]:
-        return publication_ddl(self._read(), self._name, tables, lists=self._lists)
-
-    def notes(self, tables: Sequence[SourceTable]) -> list[str]:
-        if not self._lists:
-            return []
-        listed = [source for source in tables if not source.full_identity]
-        full = [source for source in tables if source.full_identity]
-        return [
-            *(
-                f"{source.table.full_name}: PostgreSQL will refuse to drop or retype "
-                f"{', '.join(source.published_columns)} while they are published"
-                for source in listed
-            ),
-            *(
-                f"{source.table.full_name}: REPLICA IDENTITY FULL, so every column is published"
-                for source in full
-            ),
-        ]
-
-    def _read(self) -> Publication | None:
-        return read_publication(self._session, self._name)
+    publication: Publication | None
+    leaves: Mapping[int, Sequence[Leaf]]
+    """By the oid of the table: of those asked for, and of those in a publication of ours."""
+    generated: bool
+    """This server can publish stored generated columns."""
 
 
-def read_publication(session: Session, name: str) -> Publication | None:
-    values = {"publication": name}
-    rows = session.fetch("pg_publication", queries("source/slot")["publication"], values)
-    if not rows:
-        return None
-    all_tables, all_operations, mark = rows[0][:3]
-    tables = [_published(*row[3:]) for row in rows if row[3] is not None]
+def look(
+    session: Session, name: str, slot: str, known: Mapping[int, Sequence[Leaf]] | None = None
+) -> Sight:
+    """Read the publication, and the leaves of its tables; ``known`` are read already.
+
+    None of the statements waits for the lock of a table.
+    """
+    values = {"publication": name, "for_slot": FOR_SLOT}
+    rows = session.fetch("pg_publication", queries("source/publication")["publication"], values)
+    found, mark, kept, generated, *options = rows[0][:9]
+    leaves = dict(known or {})
+    if not found:
+        return Sight(publication=None, leaves=leaves, generated=generated)
+    tables = {row[9]: _table(*row[9:]) for row in rows if row[9] is not None}
+    publication = _publication(name, options, mark, _is_ours(mark, slot, kept), tables)
+    if publication.ours:
+        members = {*tables, *publication.left_out} - leaves.keys()
+        leaves |= read_leaves(session, members) if members else {}
+    return Sight(publication=publication, leaves=leaves, generated=generated)
+
+
+def mark_of(slot: str, left_out: frozenset[int] = frozenset()) -> str:
+    """Return the comment of a publication that setup made for a slot."""
+    oids = " ".join(str(oid) for oid in sorted(left_out))
+    return f"{FOR_SLOT}{slot}" + (f"{LEFT_OUT}{oids}" if oids else "")
+
+
+def _is_ours(mark: str | None, slot: str, kept: bool) -> bool:
+    """Return whether setup made it for this slot; ``kept``: the slot of its mark exists."""
+    if mark is None or not mark.startswith(FOR_SLOT):
+        return mark == MARK  # of a version that did not tell the slot
+    return not kept or mark.removeprefix(FOR_SLOT).partition(LEFT_OUT)[0] == slot
+
+
+def _publication(
+    name: str,
+    options: Sequence[bool],
+    mark: str | None,
+    ours: bool,
+    tables: Mapping[int, PublishedTable],
+) -> Publication:
+    all_tables, all_operations, via_root, generated_withheld, alterable = options
+    left_out = (mark or "").partition(LEFT_OUT)[2].split() if ours else ()
     return Publication(
         name=name,
         all_tables=all_tables,
         all_operations=all_operations,
-        ours=mark == MARK,
-        tables={table.oid: table for table in tables},
+        via_root=via_root,
+        generated_withheld=bool(generated_withheld),
+        alterable=alterable,
+        mark=mark,
+        ours=ours,
+        left_out=frozenset(int(oid) for oid in left_out if oid.isdecimal()),
+        tables=tables,
     )
 
 
-def _published(
+def _table(
     oid: int, schema: str, table: str, columns: list[str] | None, *rest: Any
 ) -> PublishedTable:
-    filtered, listed, version = rest
+    filtered, listed, direct, version = rest
     return PublishedTable(
         oid=oid,
-        name=f"{schema}.{table}",
+        schema=schema,
+        table=table,
         columns=frozenset(columns or ()),
         filtered=filtered,
         listed=listed,
+        direct=direct,
         version=version,
     )
 
 
-def publication_findings(
-    publication: Publication | None, name: str, tables: Sequence[SourceTable]
-) -> list[Finding]:
-    """Check that every change of the tables arrives."""
-    setup = "run: cdc-embed setup"
-    if publication is None:
-        return [_bad(f"publication {name} does not exist", setup)]
-    findings = []
+def gap(sight: Sight, publication: Publication, source: SourceTable) -> str | None:
+    """Return what the publication leaves out of a table's changes; None if it carries them all."""
+    published = publication.tables.get(source.table.oid)
+    own = [leaf for leaf in sight.leaves.get(source.table.oid, ()) if leaf.own]
+    ancestors = [oid for leaf in own for oid in leaf.ancestors]
+    above = next((publication.tables[oid] for oid in ancestors if oid in publication.tables), None)
     if not publication.all_operations:
-        findings.append(
-            _bad(
-                f"publication {name} leaves operations out",
-                f"alter publication {name} set (publish = 'insert, update, delete, truncate');",
-            )
-        )
-    else:
-        findings += [
-            _bad(f"publication {name}: {table} {problem}", setup)
-            for table, problem in undelivered_tables(publication, tables).items()
-        ]
-    return findings or [
-        Finding(id="publication", ok=True, message=f"publication {name} carries every table")
-    ]
-
-
-def undelivered_tables(
-    publication: Publication | None, tables: Sequence[SourceTable]
-) -> dict[str, str]:
-    """Return the reason for each table whose changes do not arrive, by the table's name."""
-    if publication is None or not publication.all_operations:
-        problem = "has no publication" if publication is None else "is published in part only"
-        return {table.table.full_name: problem for table in tables}
-    gaps = {t.table.full_name: _gap(publication.tables.get(t.table.oid), t) for t in tables}
-    return {name: problem for name, problem in gaps.items() if problem is not None}
-
-
-def _gap(published: PublishedTable | None, table: SourceTable) -> str | None:
+        return "is published in part only"
+    if source.table.partitioned and not publication.via_root:
+        return "is published as its partitions (publish_via_partition_root is false)"
+    if above is not None and publication.via_root:
+        return f"{PARTITION} of {above.name}"
     if published is None:
-        return "is not in the publication"
-    if published.name != table.table.full_name:
+        return ABSENT
+    if published.name != source.table.full_name:
         return f"is now named {published.name}"
     if published.filtered:
         return "has a row filter"
-    missing = set(table.published_columns) - published.columns
+    missing = set(source.published_columns) - published.columns
     if missing:
         return f"lacks column {', '.join(sorted(missing))}"
     return None
-
-
-def publication_ddl(
-    publication: Publication | None, name: str, tables: Sequence[SourceTable], *, lists: bool
-) -> list[Ddl]:
-    """Return the statements that make the publication carry exactly these tables."""
-    identifier = sql.Identifier(name)
-    listed = sql.SQL(", ").join(_entry(table, lists) for table in tables)
-    named = ", ".join(table.table.full_name for table in tables)
-    if publication is None:
-        create = _compose("create_publication", publication=identifier, tables=listed)
-        mark = _compose("mark_publication", publication=identifier, mark=sql.Literal(MARK))
-        return [Ddl(f"publish {named}", create), Ddl("mark the publication as made by setup", mark)]
-    if publication.all_tables or _carries_exactly(publication, tables, lists):
-        return []
-    alter = _compose("alter_publication", publication=identifier, tables=listed)
-    return [Ddl(f"publish {named}", alter)]
-
-
-def drop_publication_ddl(name: str) -> Ddl:
-    drop = _compose("drop_publication", publication=sql.Identifier(name))
-    return Ddl(f"drop publication {name}", drop)
-
-
-def _carries_exactly(publication: Publication, tables: Sequence[SourceTable], lists: bool) -> bool:
-    if not publication.ours:
-        return all(_gap(publication.tables.get(t.table.oid), t) is None for t in tables)
-    if set(publication.tables) != {table.table.oid for table in tables}:
-        return False
-    return all(
-        _gap(published, table) is None
-        and published.listed == _has_list(table, lists)
-        and (not published.listed or published.columns == set(table.published_columns))
-        for table in tables
-        for published in [publication.tables[table.table.oid]]
-    )
-
-
-def _has_list(table: SourceTable, lists: bool) -> bool:
-    return lists and not table.full_identity
-
-
-def _entry(table: SourceTable, lists: bool) -> sql.Composed:
-    name = sql.Identifier(table.table.schema, table.table.name)
-    if not _has_list(table, lists):
-        return sql.SQL("{}").format(name)
-    columns = sql.SQL(", ").join(sql.Identifier(column) for column in table.published_columns)
-    return sql.SQL("{} ({})").format(name, columns)
-
-
-def _compose(query: str, **parts: sql.Composable) -> sql.Composed:
-    return compose("source/slot", query, **parts)
-
-
-def _bad(message: str, fix: str) -> Finding:
-    return Finding(id="publication", ok=False, message=message, fix=fix)

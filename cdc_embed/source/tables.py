@@ -1,5 +1,6 @@
 """The configured tables as the source's catalogue shows them, and the problems found."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg2 import sql
@@ -11,6 +12,7 @@ from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.found import FoundColumn, FoundTable, look_up
+from cdc_embed.source.leaves import Leaf, leaf_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class TableState:
     """None: it cannot be followed, for the reasons that the findings give."""
     findings: list[Finding]
     """At least one; a good one if there is no problem."""
+    leaves: Sequence[Leaf] = ()
     shape: str = ""
     """A token that changes with events that the log need not contain; see ``FoundTable.shape``."""
     version: str = ""
@@ -54,7 +57,7 @@ class TableState:
 
 
 def table_states(session: Session, config: Config) -> list[TableState]:
-    """Read the state of every configured table, in one statement."""
+    """Read the state of every configured table."""
     found = look_up(session, config.tables)
     return [
         _state(entry, found.get(entry.name), config.max_tokens(entry)) for entry in config.tables
@@ -88,18 +91,26 @@ def text_bytes(session: Session, table: Table) -> tuple[int, int]:
 def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> TableState:
     full_name = f"{entry.schema}.{entry.table}"
     problems = _problems(entry, found)
-    if problems or found is None:
-        estimate = found.estimate if found is not None else None
-        return TableState(name=full_name, source=None, findings=problems, estimate=estimate)
+    if found is None:
+        return TableState(name=full_name, source=None, findings=problems)
+    if problems:
+        return TableState(
+            name=full_name,
+            source=None,
+            findings=problems,
+            leaves=found.leaves,
+            estimate=found.estimate,
+        )
     source = SourceTable(
         table=_table(entry, found, max_tokens),
-        full_identity=found.identity == "f" or found.full_partition,
+        full_identity=any(leaf.full for leaf in found.leaves),
     )
     key = ", ".join(column.name for column in source.table.key)
     return TableState(
         name=full_name,
         source=source,
         findings=[Finding(id="table", ok=True, message=f"{entry.name}: key ({key})")],
+        leaves=found.leaves,
         shape=found.shape([*entry.text_columns, *entry.metadata]),
         version=found.version,
         estimate=found.estimate,
@@ -111,16 +122,14 @@ def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
         return [_bad(entry, "there is no such table", "correct tables.name")]
     if found.kind not in {"r", "p"}:
         return [_bad(entry, "it is not a table", "name the table itself")]
-    if found.persistence != "p":
-        problem = "an unlogged or temporary table has no change log"
-        return [_bad(entry, problem, f"alter table {entry.name} set logged;")]
-    problems = [*_identity_problems(entry, found), *_column_problems(entry, found)]
+    problems = [_bad(entry, problem, fix) for problem, fix in leaf_problems(found.leaves)]
+    problems += _column_problems(entry, found)
     if not found.readable:
         fix = f"grant select on {entry.name} to {found.role};"
         problems.append(_bad(entry, f"role {found.role} has no right to read it", fix))
     if found.filtered:
         problems.append(_filtered(entry, found.role))
-    return problems + _partition_problems(entry, found)
+    return problems
 
 
 def _filtered(entry: TableConfig, role: str) -> Finding:
@@ -130,24 +139,6 @@ def _filtered(entry: TableConfig, role: str) -> Finding:
         f"alter role {role} bypassrls;  -- or, if {role} is its owner: "
         f"alter table {entry.name} no force row level security;",
     )
-
-
-def _partition_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
-    """Name the partitions with an unusable replica identity, and the statement that mends it.
-
-    A partition has a replica identity of its own: the default when it is made, whatever its table's
-    is. Without the primary key in it, the log does not identify the partition's old rows.
-    """
-    return [
-        _bad(
-            entry,
-            f"the replica identity of its partition {name} is "
-            f"{'nothing' if identity == 'n' else 'an index'}, not the primary key: "
-            f"key changes and deletes would be lost",
-            f"alter table {name} replica identity default;",
-        )
-        for name, identity in found.keyless_partitions
-    ]
 
 
 def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
@@ -182,39 +173,6 @@ def _table_column(column: FoundColumn) -> TableColumn:
         order = column.order._replace(loose=True)
         return TableColumn(column.name, "text", column.type, order)
     return TableColumn(column.name, column.type, order=column.order, type_oid=column.type_oid)
-
-
-def _identity_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
-    if found.immediate_key is False:
-        return [
-            _bad(
-                entry,
-                "its primary key is deferrable, so two rows can have one key for a while",
-                f"alter table {entry.name} drop constraint ..., add primary key (...);",
-            )
-        ]
-    if found.immediate_key is None:
-        return [
-            _bad(
-                entry,
-                "it has no primary key, so its rows cannot be told apart",
-                f"alter table {entry.name} add primary key (...);",
-            )
-        ]
-    key = {column.name for column in found.columns if column.in_key is not None}
-    index = {column.name for column in found.columns if column.in_identity is not None}
-    identity = found.identity
-    if identity in {"d", "f"} or (identity == "i" and index == key):
-        return []
-    what = "nothing" if identity == "n" else f"({', '.join(sorted(index))})"
-    return [
-        _bad(
-            entry,
-            f"its replica identity is {what}, not the primary key: "
-            f"key changes and deletes would be lost",
-            f"alter table {entry.name} replica identity default;",
-        )
-    ]
 
 
 def _column_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:

@@ -58,6 +58,8 @@ class Registered:
     """The numbers of the key's columns in the source; empty: unknown."""
     definition: str | None
     """The checksum of its search view."""
+    adopted_publication: str | None
+    """The publication of somebody else to which setup added the source table."""
     space_id: int
     space: Space
 
@@ -108,8 +110,9 @@ def registered_tables(
             slot=row[5],
             key_columns=tuple(row[6]),
             definition=row[7],
-            space_id=row[8],
-            space=_space(row[9:]),
+            adopted_publication=row[8],
+            space_id=row[9],
+            space=_space(row[10:]),
         )
         for row in rows
     }

@@ -132,6 +132,18 @@ def register_view(schema: str, table: Table, definition: str) -> sql.Composed:
     )
 
 
+def remember_adoption_ddl(schema: str, table_name: str, publication: str | None) -> Ddl:
+    """Remember that setup adds a source table to somebody else's publication, or took it out."""
+    statement = _compose(
+        "remember_adoption",
+        schema=sql.Identifier(schema),
+        table_name=sql.Literal(table_name),
+        publication=sql.Literal(publication),
+    )
+    how = f"was added to publication {publication}" if publication else "is not published any more"
+    return Ddl(f"remember that {table_name} {how}", statement)
+
+
 def forget_comparison_ddl(schema: str, table: Table) -> Ddl:
     """Forget the comparison of a table, so that it begins as for a new table.
 

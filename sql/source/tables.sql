@@ -1,9 +1,9 @@
 -- name: tables
--- The configured tables, each with its identity, the columns of interest, its leaves. One statement
--- for all, and none of what it asks waits for a lock: a table that is being altered hides no other.
+-- The configured tables, each with the columns of interest and what its leaves are. One statement for
+-- all, and none of what it asks waits for a lock: a table that is being altered hides no other.
 with recursive found as (
-  select w.place, w.columns as wanted, c.oid, c.relkind, c.relreplident, c.relpersistence, c.reltuples,
-         c.relrowsecurity, format('%%s:%%s', c.xmin, n.xmin) as version
+  select w.place, w.columns as wanted, c.oid, c.relkind, c.reltuples, c.relrowsecurity,
+         format('%%s:%%s', c.xmin, n.xmin) as version
   from jsonb_to_recordset(%(tables)s::jsonb) as w (place int, schema text, name text, columns text[])
   join pg_namespace n on n.nspname = w.schema
   join pg_class c on c.relnamespace = n.oid and c.relname = w.name
@@ -13,28 +13,18 @@ with recursive found as (
   select t.root, i.inhrelid, format('%%s %%s', t.attached, i.xmin)
   from tree t join pg_inherits i on i.inhparent = t.relid and not i.inhdetachpending
 ), leaf as (
-  select t.root, t.relid, c.relreplident, c.reltuples,
+  select t.root, t.relid, c.reltuples,
          format('%%s:%%s:%%s', pg_relation_filenode(t.relid), t.attached,
                 (select string_agg(format('%%s %%s', indexrelid, xmin), ',' order by indexrelid)
-                 from pg_index where indrelid = t.relid and indisunique)) as token,
-         c.relreplident in ('d', 'f')
-         or coalesce(r.key @> p.key and r.key <@ p.key, false) as tells_key
-  from tree t
-  join pg_class c on c.oid = t.relid and c.relkind <> 'p'
-  left join lateral (select indkey[0:indnkeyatts - 1]::smallint[] as key
-                     from pg_index where indrelid = c.oid and indisprimary) p on true
-  left join lateral (select indkey[0:indnkeyatts - 1]::smallint[] as key
-                     from pg_index where indrelid = c.oid and indisreplident) r on true
+                 from pg_index where indrelid = t.relid and indisunique)) as token
+  from tree t join pg_class c on c.oid = t.relid and c.relkind <> 'p'
 ), leaves as (
-  select root, sum(nullif(reltuples, -1))::bigint as estimate, bool_or(relreplident = 'f') as any_full,
-         md5(string_agg(format('%%s=%%s', relid, token), ' ' order by relid)) as digest,
-         jsonb_agg(jsonb_build_array(relid::regclass::text, relreplident) order by relid::regclass::text)
-           filter (where not tells_key) as telling_no_key
+  select root, sum(nullif(reltuples, -1))::bigint as estimate,
+         md5(string_agg(format('%%s=%%s', relid, token), ' ' order by relid)) as digest
   from leaf group by root
 )
-select f.place, f.oid::bigint, f.relkind::text, f.relreplident::text, f.relpersistence::text,
-       p.indimmediate, has_table_privilege(f.oid, 'select'), quote_ident(current_user),
-       a.columns, coalesce(k.orders, '[]'), a.missing, coalesce(l.telling_no_key, '[]'), coalesce(l.any_full, false),
+select f.place, f.oid::bigint, f.relkind::text, has_table_privilege(f.oid, 'select'),
+       quote_ident(current_user), a.columns, coalesce(k.orders, '[]'), a.missing,
        case when f.relkind = 'p' then l.estimate else nullif(f.reltuples, -1)::bigint end,
        case when f.relkind = 'p' then l.digest else pg_relation_filenode(f.oid)::text end,
        format('%%s:%%s', f.version, (select array_agg(indexrelid order by indexrelid) from pg_index
@@ -42,7 +32,6 @@ select f.place, f.oid::bigint, f.relkind::text, f.relreplident::text, f.relpersi
        f.relrowsecurity, row_security_active(f.oid)
 from found f
 left join pg_index p on p.indrelid = f.oid and p.indisprimary
-left join pg_index r on r.indrelid = f.oid and r.indisreplident
 left join leaves l on l.root = f.oid
 -- the comparison that the key's own index makes of each key column, whatever schema its type is in:
 -- the type, its cast, the operators, the collation; whether equal keys can have texts that differ,
@@ -80,15 +69,49 @@ cross join lateral (
   select coalesce(jsonb_agg(jsonb_build_array(
            a.attname, a.attnum, format_type(a.atttypid, -1), a.atttypid::bigint, a.atttypid >= 16384,
            array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum),
-           array_position(r.indkey[0:r.indnkeyatts - 1]::smallint[], a.attnum), a.attgenerated,
+           a.attgenerated,
            (select array_agg(e.enumlabel order by e.oid) from pg_enum e where e.enumtypid = a.atttypid))
            order by a.attnum)
-         filter (where a.attname = any (f.wanted) or a.attgenerated <> '' or a.attnum = any (p.indkey)
-                 or a.attnum = any (r.indkey)), '[]') as columns,
+         filter (where a.attname = any (f.wanted) or a.attgenerated <> '' or a.attnum = any (p.indkey)), '[]') as columns,
          case when not f.wanted <@ array_agg(a.attname::text) then array_agg(a.attname::text) end as missing
   from pg_attribute a where a.attrelid = f.oid and a.attnum > 0 and not a.attisdropped
 ) a
 order by f.place
+
+-- name: leaves
+-- The tables that hold the rows of some tables: these, their partitions, their children; no lock is
+-- taken. With each: its primary key, its replica identity, its generated columns, its ancestors.
+with recursive tree (root, relid) as (
+  select oid, oid from unnest(%(oids)s::oid[]) as t (oid)
+  union all
+  select tree.root, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.relid
+  where not i.inhdetachpending)
+select tree.root::bigint, c.oid::bigint, format('%%I.%%I', n.nspname, c.relname), c.relispartition,
+       c.relkind::text, pg_has_role(c.relowner, 'usage'), c.relpersistence = 'p', c.relreplident = 'f',
+       index.key, index.immediate, index.identity, coalesce(index.generated, false),
+       coalesce(made.stored, false), coalesce(made.virtual, '{}'),
+       array(select relid::oid::bigint from pg_partition_ancestors(c.oid) as a (relid)
+             where c.relispartition and a.relid <> c.oid)
+from tree
+join pg_class c on c.oid = tree.relid and (tree.relid = tree.root or c.relkind <> 'p')
+join pg_namespace n on n.oid = c.relnamespace
+cross join lateral (
+  select array_agg(a.attname::text order by k.place) filter (where i.indisprimary),
+         bool_and(i.indimmediate) filter (where i.indisprimary),
+         array_agg(a.attname::text order by k.place) filter (where i.identifies),
+         bool_or(a.attgenerated <> '') filter (where i.identifies)
+  from (select *, case c.relreplident when 'd' then indisprimary when 'i' then indisreplident end
+                  and (indisvalid or c.relkind = 'p') and indimmediate as identifies
+        from pg_index where indrelid = c.oid and (indisprimary or indisreplident)) as i
+  cross join unnest(i.indkey::smallint[]) with ordinality as k (attnum, place)
+  join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+  where k.place <= i.indnkeyatts) as index (key, immediate, identity, generated)
+cross join lateral (
+  select bool_or(a.attgenerated = 's'),
+         array_agg(a.attname::text order by a.attnum) filter (where a.attgenerated = 'v')
+  from pg_attribute a
+  where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as made (stored, virtual)
+order by 1, 3
 
 -- name: file_nodes
 -- The files of a table and its partitions; they change with a rewrite or TRUNCATE.

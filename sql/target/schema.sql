@@ -54,7 +54,8 @@ create index{concurrently} if not exists {index} on {table} using hnsw (embeddin
 -- The table of vectors of each source table, and its space. Older versions lack the last columns.
 select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_view, e.slot,
        array(select jsonb_array_elements_text(nullif(to_jsonb(e) -> 'key_columns', 'null'))::int),
-       to_jsonb(e) ->> 'definition', s.id, s.model, s.dimensions, s.document_prompt, s.query_prompt, s.preparation
+       to_jsonb(e) ->> 'definition', to_jsonb(e) ->> 'adopted_publication', s.id,
+       s.model, s.dimensions, s.document_prompt, s.query_prompt, s.preparation
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 order by e.{table_name}
 
@@ -86,6 +87,10 @@ set embedding_table = excluded.embedding_table, space = excluded.space,
 -- name: register_view
 -- Record what the search view is made of.
 update {schema}.embedding_table set definition = {definition} where table_name = {table_name}
+
+-- name: remember_adoption
+-- Remember the publication of somebody else to which a source table is added, or that it is not.
+update {schema}.embedding_table set adopted_publication = {publication} where table_name = {table_name}
 
 -- name: stored_size
 -- Rows and characters stored for one source table.

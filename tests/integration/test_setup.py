@@ -69,10 +69,13 @@ def test_dry_run_and_sql_change_nothing_and_the_script_sets_up(
 ) -> None:
     site = make_site(18)
     site.sql(DOCUMENTS)
-    site.configure()
+    site.configure(source='publish = "columns"')
     shown = site.cli("setup", "--dry-run").stdout
     assert "create publication" in shown
     assert "will refuse to drop or retype" in shown
+    assert "UPDATE and DELETE will fail while" in shown
+    site.configure()
+    assert "note:" not in site.cli("setup", "--dry-run").stdout
     script = site.cli("setup", "--sql").stdout
     assert site.value("select to_regnamespace('cdc_embed') is null")
     assert site.value("select count(*) from pg_publication") == 0
@@ -165,7 +168,7 @@ def test_teardown_drops_what_setup_made_and_nothing_else(site: Site) -> None:
     site.sql("drop publication cdc_embed")
     site.sql("create publication cdc_embed for table documents")
     done = site.cli("teardown", "--yes")
-    assert "publication cdc_embed was not made by setup" in done.stderr
+    assert "publication cdc_embed was not made by setup for this slot" in done.stderr
     assert "mine" in done.stderr
     assert site.value("select count(*) from pg_publication") == 1
     left = site.sql("select relname from pg_class where relnamespace = 'cdc_embed'::regnamespace")

@@ -7,7 +7,7 @@ import pytest
 from tests.site import Site
 
 PREVIOUS = (
-    "delete from cdc_embed.migration where version = 4",
+    "delete from cdc_embed.migration where version >= 4",
     "alter table cdc_embed.dead_letter rename column reason to class",
     "alter table cdc_embed.embedding_table rename column table_name to source_table",
     "alter table cdc_embed.reconcile rename column table_name to source_table",
@@ -15,6 +15,7 @@ PREVIOUS = (
     "alter table cdc_embed.documents_embedding drop column chunk",
     "alter table cdc_embed.documents_embedding rename column chunk_row to chunk",
     "alter table cdc_embed.documents_embedding alter column chunk drop default",
+    "alter table cdc_embed.embedding_table drop column adopted_publication",
 )
 """Undo the last migration, and the number of a row beside that of its chunk."""
 

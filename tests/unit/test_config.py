@@ -34,7 +34,7 @@ dsn_file = ""
 slot = "cdc_embed"
 publication = "cdc_embed"
 plugin = "pgoutput"
-publish = "columns"
+publish = "rows"
 on_history_gap = "stop"
 
 [target]
