@@ -299,6 +299,7 @@ def test_status_finds_the_service_on_any_address_it_listens_on(site: Site, host:
     listening = text.replace("[serve]", f'[serve]\nhost = "{host}"')
     site.config_path.write_text(listening)
     with site.service() as service:
+        wait_until(lambda: service.status()["tables"], "the first look at both databases")
         site.config_path.write_text(listening.replace("port = 0", f"port = {service.port}"))
         assert json.loads(site.cli("status", "--json").stdout)["state"] == "streaming"
 
