@@ -591,8 +591,8 @@ MUTATIONS = (
     Mutation(
         "another slot's publication is ours",
         "cdc_embed/source/publication.py",
-        "return keeper == slot or keeper not in slots",
-        "return keeper != ''",
+        "    return not kept or ",
+        "    return kept or ",
         "tests/integration/test_adoption.py::"
         "test_two_slots_do_not_take_one_publication_from_each_other",
     ),
