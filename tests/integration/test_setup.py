@@ -299,9 +299,13 @@ def test_status_finds_the_service_on_any_address_it_listens_on(site: Site, host:
     listening = text.replace("[serve]", f'[serve]\nhost = "{host}"')
     site.config_path.write_text(listening)
     with site.service() as service:
-        wait_until(lambda: service.status()["tables"], "the first look at both databases")
         site.config_path.write_text(listening.replace("port = 0", f"port = {service.port}"))
-        assert json.loads(site.cli("status", "--json").stdout)["state"] == "streaming"
+
+        def state() -> str:
+            found: str = json.loads(site.cli("status", "--json").stdout)["state"]
+            return found
+
+        wait_until(lambda: state() == "streaming", "its first look at both databases")
 
 
 def test_health_and_metrics_answer(site: Site) -> None:

@@ -16,6 +16,7 @@ PREVIOUS = (
     "alter table cdc_embed.documents_embedding rename column chunk_row to chunk",
     "alter table cdc_embed.documents_embedding alter column chunk drop default",
     "alter table cdc_embed.embedding_table drop column adopted_publication",
+    "alter table cdc_embed.embedding_table drop column key_columns, drop column definition",
 )
 """Undo the last migration, and the number of a row beside that of its chunk."""
 
