@@ -603,6 +603,48 @@ MUTATIONS = (
         "    del added",
         "tests/integration/test_adoption.py::test_adopted_publication_loses_what_was_added_alone",
     ),
+    Mutation(
+        "parallel workers again, without shared memory for them",
+        "cdc_embed/target/index.py",
+        '            self._serial |= str(exc.fields.get("state")).startswith(RESOURCES)',
+        "            self._serial |= False",
+        "tests/integration/test_index.py::test_no_shared_memory_means_a_build_without_workers",
+    ),
+    Mutation(
+        "a stop ends a build of hours",
+        "sql/target/reconcile.sql",
+        "set client_connection_check_interval = 0",
+        "set client_connection_check_interval = '100ms'",
+        "tests/integration/test_index.py::test_stop_leaves_a_long_build_to_the_server",
+    ),
+    Mutation(
+        "an unfinished index counts",
+        "cdc_embed/target/index.py",
+        "        return self.valid and (self",
+        "        return (self",
+        "tests/integration/test_index.py::test_broken_build_is_dropped_and_made_again",
+    ),
+    Mutation(
+        "the reason of a missing index is forgotten",
+        "cdc_embed/reconcile/indexing.py",
+        "            problem = str(exc)",
+        "            problem = ''",
+        "tests/integration/test_index.py::test_missing_index_is_named_with_its_reason",
+    ),
+    Mutation(
+        "the former index goes before the new one is there",
+        "cdc_embed/target/index.py",
+        "            self._drop(session, table, found, old, *(() if built else (new,)))",
+        "            self._drop(session, table, found, one, old, *(() if built else (new,)))",
+        "tests/integration/test_index.py::test_searches_keep_their_index_until_the_new_one_is_ready",
+    ),
+    Mutation(
+        "two builds at once",
+        "cdc_embed/target/index.py",
+        "        if not locked:",
+        "        if locked is None:",
+        "tests/integration/test_index.py::test_stop_leaves_a_long_build_to_the_server",
+    ),
 )
 
 

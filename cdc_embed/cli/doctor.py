@@ -1,5 +1,6 @@
 """``cdc-embed doctor``: every precondition, with the SQL that makes it true."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,7 +41,31 @@ def check_everything(databases: "Connections") -> list[Finding]:
         survey = survey_all(databases)
     except CdcEmbedError as exc:
         return [unreachable(exc)]
-    return [*survey.findings, *_check_model(databases, survey.tables)]
+    indexes = _check_indexes(databases, survey.tables)
+    return [*survey.findings, *_check_model(databases, survey.tables), *indexes]
+
+
+def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:
+    """Check each table's index; why it is missing, the running service knows best."""
+    from cdc_embed.cli.status import ask_service
+    from cdc_embed.serve.facts import index_facts
+    from cdc_embed.target.checks import check_index
+    from cdc_embed.target.overview import stored_tables
+    from cdc_embed.target.registry import applied_migrations, missing_migrations
+
+    config = databases.config
+    schema = config.target.schema
+    if missing_migrations(applied_migrations(databases.target, schema)):
+        return []
+    names = [source.table.full_name for source in tables]
+    found = index_facts(databases, stored_tables(databases.target, schema, names))
+    live = ask_service(config) if any(facts.problem for facts in found.values()) else None
+    listed = live["tables"] if live is not None else []
+    reasons = {table["name"]: table["index"]["problem"] for table in listed}
+    return [
+        check_index(name, replace(facts, problem=reasons.get(name) or facts.problem))
+        for name, facts in found.items()
+    ]
 
 
 def _check_model(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:

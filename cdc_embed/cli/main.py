@@ -14,6 +14,7 @@ from rich.console import Console
 from cdc_embed import __version__
 from cdc_embed.cli import backfill, demo, dlq, doctor, run, search, setup, status, teardown, verify
 from cdc_embed.cli import config as config_command
+from cdc_embed.cli import index as index_command
 from cdc_embed.cli.context import Context
 from cdc_embed.errors import CdcEmbedError
 
@@ -34,6 +35,7 @@ app.command()(verify.verify)
 app.command()(search.search)
 app.command()(teardown.teardown)
 app.add_typer(dlq.app, name="dlq")
+app.add_typer(index_command.app, name="index")
 app.add_typer(config_command.app, name="config")
 
 INTERRUPTED = 130

@@ -40,10 +40,11 @@ def status(
 
 def read_status(config: "Config") -> dict[str, Any]:
     """Ask the running service for its status; if none answers, read it from the databases."""
-    return _ask_service(config) or _ask_databases(config)
+    return ask_service(config) or _ask_databases(config)
 
 
-def _ask_service(config: "Config") -> dict[str, Any] | None:
+def ask_service(config: "Config") -> dict[str, Any] | None:
+    """Return the status of the running service; None if none answers."""
     import httpx2
 
     from cdc_embed.serve.app import host_in_url
@@ -101,6 +102,12 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}"
         if table["backfill_state"] not in {None, "done"}:
             embedded += f", backfill {table['backfill_state']} at {table['backfill_done']} rows"
+        index = table["index"]
+        if index["state"] not in {"ready", "off"}:
+            embedded += f"; index {index['state']}"
+            embedded += f": {index['problem']}" if index["problem"] else ""
+        elif index["rewritten_ratio"]:
+            embedded += f"; {index['rewritten_ratio']:.0%} rewritten since the index was built"
         if table["problem"]:
             embedded += f"; paused: {table['problem']}"
         pairs.append((table["name"], embedded))

@@ -103,6 +103,11 @@ class Session:
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection that was not found to be lost."""
+        return self._connection is not None and not self._connection.closed
+
     def encoding(self) -> str:
         """Return the database's encoding, by PostgreSQL's name."""
         with self.transaction("server_encoding") as cursor:

@@ -117,7 +117,7 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         if (state[:2] in PASSING and state != MISSING_FILE) or (
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
-            raise side.unavailable(problem=problem) from exc
+            raise side.unavailable(problem=problem, state=state) from exc
         hint = HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
 

@@ -1,7 +1,7 @@
 """Search indexes over filled tables, made in a thread of their own.
 
-An index takes minutes to hours and locks nothing out. A stop gives it up, and the next start makes
-it again. Without it searches are exact and slower.
+An index takes minutes to hours and locks nothing out. A stop leaves the build to the server, and
+the next start takes what it made. Without an index searches are exact and slower.
 """
 
 from collections.abc import Callable
@@ -32,6 +32,8 @@ class Indexer:
         self._ensure = ensure
         self._filled: Queue[Table | None] = Queue()
         self._closed = Event()
+        self.problems: dict[str, str] = {}
+        """The reasons why tables have no index yet, by the table's name; replaced whole."""
         self._patience = Patience(self._closed, self._on_error, delay=delay)
         self._thread = Thread(target=self._run, name="index", daemon=True)
         self._thread.start()
@@ -41,7 +43,7 @@ class Indexer:
         self._filled.put(table)
 
     def close(self) -> None:
-        """End the thread, and give up the index that is being made."""
+        """End the thread, and leave an index that is being made to the server."""
         self._closed.set()
         self._filled.put(None)
         while self._thread.is_alive():
@@ -63,8 +65,19 @@ class Indexer:
                 self._session.close()  # it is needed for this only
 
     def _make_index(self, table: Table) -> None:
-        if self._patience.keep_trying("index", lambda: self._ensure(self._session, table)):
+        if self._patience.keep_trying("index", lambda: self._attempt(table)):
             log.info("indexed", table=table.full_name)
+
+    def _attempt(self, table: Table) -> bool:
+        problem = ""
+        try:
+            return self._ensure(self._session, table)
+        except CdcEmbedError as exc:
+            problem = str(exc)
+            raise
+        finally:
+            others = {k: why for k, why in self.problems.items() if k != table.full_name}
+            self.problems = others | ({table.full_name: problem} if problem else {})
 
     def _on_error(self, stage: str, error: CdcEmbedError) -> None:
         if not self._closed.is_set():

@@ -9,6 +9,8 @@ from cdc_embed.lsn import Checkpoint
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.slot import Slot
+from cdc_embed.target.index import Indexes, IndexFacts, describe, read_indexes
+from cdc_embed.target.ledger import DONE
 from cdc_embed.target.overview import StoredTable
 from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.registry import count_documents
@@ -17,6 +19,8 @@ COUNT_SHARE: Final = 50
 """Counting the documents of a large table takes at most one part in so many of the time."""
 MOST_TOGETHER: Final = 50
 """Small tables that one statement counts: each is locked meanwhile, as by any query."""
+
+NO_INDEX: Final = IndexFacts(state="missing", problem="setup has not made its table", due=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class TableFacts:
     dead_letters: int
     problem: str | None = None
     """The reason why its changes are not delivered; None if they are."""
+    index: IndexFacts
+    """Its search index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +65,7 @@ def gather(
     slot = databases.catalogue.slot()
     checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
     documents = count(databases, stored)
+    indexes = index_facts(databases, stored)
     return Facts(
         slot=slot,
         checkpoint=checkpoint,
@@ -73,10 +80,24 @@ def gather(
                 backfill_done=stored[name].checked if name in stored else 0,
                 dead_letters=stored[name].dead_letters if name in stored else 0,
                 problem=observed.undelivered.get(name),
+                index=indexes.get(name, NO_INDEX),
             )
             for name in observed.estimates
         ),
     )
+
+
+def index_facts(databases: Connections, stored: Mapping[str, StoredTable]) -> dict[str, IndexFacts]:
+    """Return the state of each table's index, by the table's name."""
+    config = databases.config
+    names = {found.embedding_table: name for name, found in stored.items()}
+    found = read_indexes(databases.target, config.target.schema, list(names))
+    return {
+        name: describe(
+            found.get(table, Indexes(table)), config.index, compared=stored[name].state == DONE
+        )
+        for table, name in names.items()
+    }
 
 
 class Counts:

@@ -3,6 +3,7 @@
 LSNs are strings, unknown is null.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,8 @@ class Live:
     oldest_pending_age_seconds: float
     waiting: dict[str, str]
     """Stage to problem: the things that the service waits for now."""
+    index_problems: Mapping[str, str]
+    """The errors that kept a table's index from being made, by the table's name."""
 
 
 def status(facts: Facts, live: Live | None) -> dict[str, Any]:
@@ -60,6 +63,12 @@ def status(facts: Facts, live: Live | None) -> dict[str, Any]:
                 "backfill_done": table.backfill_done,
                 "dead_letters": table.dead_letters,
                 "problem": table.problem,
+                "index": {
+                    "state": table.index.state,
+                    "rewritten_ratio": table.index.rewritten_ratio,
+                    "problem": (live and live.index_problems.get(table.name))
+                    or table.index.problem,
+                },
             }
             for table in facts.tables
         ],

@@ -1,7 +1,7 @@
 """The answers of a running service about itself: alive, ready, live. From memory alone."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from cdc_embed.flow.patience import Patience
@@ -26,6 +26,7 @@ class Health:
     refetcher: Refetcher
     listeners: Listeners
     tolerance: Tolerance
+    index_problems: Callable[[], Mapping[str, str]]
     clock: Callable[[], float] = time.monotonic
 
     @property
@@ -61,6 +62,7 @@ class Health:
             positions=self.telemetry.positions,
             oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
             waiting=self._waiting(),
+            index_problems=self.index_problems(),
         )
 
     def _waiting(self) -> dict[str, str]:

@@ -57,6 +57,7 @@ class Parts:
             checked, self._model.card, stages.store, self._undelivered, self._metrics
         )
         self._stack.callback(reconciling.close)
+        self._index_problems = lambda: reconciling.index_problems
         instance = Instance(
             source=self._make_source(),
             stages=stages,
@@ -82,6 +83,7 @@ class Parts:
             refetcher=self._refetcher,
             listeners=self._listeners,
             tolerance=self._tolerance,
+            index_problems=self._index_problems,
         )
 
     def _make_source(self) -> Source:

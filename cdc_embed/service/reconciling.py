@@ -20,7 +20,7 @@ from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader
 from cdc_embed.source.tables import text_bytes
-from cdc_embed.target.index import ensure_index
+from cdc_embed.target.index import IndexBuilder
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
 from cdc_embed.target.store import Store
@@ -48,14 +48,16 @@ class Reconciling:
         self._undelivered = undelivered
         self._metrics = metrics
         self._scopes = [Scope(table=t, space=store.space(t)) for t in checked.tables]
-        self._extension_schema = checked.find_extension_schema()
+        self._builder = IndexBuilder(
+            self._config.target.schema, self._config.index, checked.find_extension_schema()
+        )
         index = Session(TARGET, config.target_dsn(), f"cdc_embed index {config.source.slot}")
         self._indexer = Indexer(index, self._ensure_index)
         self.has_work = True
         """There may be something to compare or to answer; the watch finds out."""
 
     def close(self) -> None:
-        """Give up an index that is being made."""
+        """Leave an index that is being made to the server."""
         self._indexer.close()
 
     def make(self, term: Term, on_failure: Callable[[CdcEmbedError], None]) -> Reconciler:
@@ -109,6 +111,11 @@ class Reconciling:
         self._databases.rows.cancel()
         self._databases.cancel()
 
+    @property
+    def index_problems(self) -> dict[str, str]:
+        """The reasons why a table has no index, or not the configured one, by the table's name."""
+        return self._indexer.problems
+
     # -- for requests and the indexer --------------------------------------------------------------
 
     def _measure(self, tables: Sequence[Table]) -> dict[Table, Size]:
@@ -124,7 +131,4 @@ class Reconciling:
         return Size(rows=rows, bytes=size, shape=observed.shapes.get(name))
 
     def _ensure_index(self, session: Session, table: Table) -> bool:
-        config = self._config
-        return ensure_index(
-            session, config.target.schema, table, config.index, self._extension_schema
-        )
+        return self._builder.ensure(session, table.embedding_table)

@@ -17,7 +17,7 @@ from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.shadow import all_rows
 from cdc_embed.target.checks import vector_extension
-from cdc_embed.target.index import has_index
+from cdc_embed.target.index import builds_of, has_index
 from cdc_embed.target.ledger import compare_again_ddl
 from cdc_embed.target.registry import (
     NOT_STORED,
@@ -96,6 +96,9 @@ class TablePlanner:
         space = space_of(self._card, table)
         change = Change()
         self._change_vectors(table, known, space, change)
+        if known is not None and (change.before or change.together):
+            builds = builds_of(self._databases.target, self._schema, [known.embedding_table])
+            change.before[:0] = builds.values()
         if known is not None and (known.source_oid != table.oid or self._is_elsewhere(known)):
             change.together.append(forget_comparison_ddl(self._schema, table))
         elif known is not None and self._has_missed(table, known):

@@ -13,6 +13,7 @@ from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import look
 from cdc_embed.source.slot import drop_slot_ddl, expect_idle
 from cdc_embed.source.statements import drop_publication
+from cdc_embed.target.index import builds_of
 from cdc_embed.target.position import forget_position_ddl
 from cdc_embed.target.registry import (
     applied_migrations,
@@ -89,7 +90,8 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     tables = [*(registered.embedding_table for registered in known), *SERVICE_TABLES]
     views = [registered.search_view for registered in known if registered.search_view]
     functions = [name for registered in known for name in function_names(registered.stem)]
-    found = [drop_view_ddl(schema, view) for view in views]
+    found = list(builds_of(session, schema, tables).values())
+    found += [drop_view_ddl(schema, view) for view in views]
     found += [drop_ddl(schema, table) for table in tables]
     found += [drop_function_ddl(schema, name) for name in sorted(functions)]
     foreign = foreign_objects(session, schema, [*tables, *views], functions)

@@ -7,6 +7,7 @@ from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
+from cdc_embed.target.index import IndexFacts
 from cdc_embed.target.registry import applied_migrations, missing_migrations
 
 SOUND_PGVECTOR: Final = (0, 8, 4)
@@ -74,6 +75,20 @@ def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Fi
 
 def _is_text(column: TableColumn) -> bool:
     return column.type.startswith(("text", "character"))
+
+
+def check_index(table_name: str, found: IndexFacts) -> Finding:
+    """Check that searches of a table have the configured index, as far as it is due."""
+    state = {"off": "index.kind is none", "ready": "has its index"}.get(
+        found.state, f"index {found.state}: {found.problem}"
+    )
+    return judge(
+        "index",
+        found.state in {"off", "ready", "building"} or not found.due,
+        f"{table_name}: {state}",
+        f"run the service, or: cdc-embed index rebuild --table {table_name}",
+        Severity.WARNING,
+    )
 
 
 def check_migrations(session: Session, schema: str) -> Finding:

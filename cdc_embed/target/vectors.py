@@ -18,7 +18,9 @@ from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.target.registry import Registered, VectorTable
 from cdc_embed.target.schema import OPERATORS, index_name
 
-INDEXES: Final = ("hash", "hnsw", "pkey")
+HNSW: Final = ("hnsw", "hnsw_new", "hnsw_old")
+"""The search index; one that is being built, and a former one, while it is made anew."""
+INDEXES: Final = ("hash", "pkey", *HNSW)
 """The indexes of a table of vectors, by the ends of their names."""
 
 _LENGTH: Final = re.compile(r"\(\d+(,-?\d+)?\)")
@@ -84,20 +86,26 @@ def hnsw_ddl(
     schema: str, table: Table, index: IndexConfig, extension_schema: str, name: str
 ) -> Ddl:
     """Make the search index of a table that nobody uses yet."""
-    create = create_hnsw(schema, name, index, extension_schema, concurrently=False)
+    names = sql.Identifier(schema, name), index_name(name, "hnsw")
+    create = create_hnsw(*names, index, extension_schema, concurrently=False)
     return Ddl(f"index the vectors of {table.full_name}", create)
 
 
 def create_hnsw(
-    schema: str, name: str, index: IndexConfig, extension_schema: str, *, concurrently: bool
+    table: sql.Identifier,
+    name: str,
+    index: IndexConfig,
+    extension_schema: str,
+    *,
+    concurrently: bool,
 ) -> sql.Composed:
     """Return the statement that makes the configured search index of a table of vectors."""
     operators = f"{extension_schema}.{index.type}_{OPERATORS[index.distance]}"
     return _compose(
         "create_hnsw_index",
         concurrently=sql.SQL(" concurrently" if concurrently else ""),
-        index=sql.Identifier(index_name(name, "hnsw")),
-        table=sql.Identifier(schema, name),
+        index=sql.Identifier(name),
+        table=table,
         operators=sql.SQL(operators),
         m=sql.Literal(index.m),
         ef_construction=sql.Literal(index.ef_construction),
@@ -235,9 +243,9 @@ def chunk_row_ddl(schema: str, table: Table) -> list[Ddl]:
 
 
 def _drop_hnsw(schema: str, table: Table) -> Ddl:
-    index = sql.Identifier(schema, index_name(table.embedding_table, "hnsw"))
+    names = (sql.Identifier(schema, index_name(table.embedding_table, kind)) for kind in HNSW)
     why = f"drop the index of {table.embedding_table}, which is made again"
-    return Ddl(why, _compose("drop_index", index=index))
+    return Ddl(why, _compose("drop_index", index=_COMMA.join(names)))
 
 
 # --- the shadow --------------------------------------------------------------------------------

@@ -144,15 +144,50 @@ where id = %(id)s and state in ('waiting', 'running')
 -- Requests that ended a week ago.
 delete from {schema}.request where updated_at < now() - interval '7 days'
 
--- name: find_index
--- The HNSW index of a table: its name, whether it is complete, its operators and options.
-select c.relname, i.indisvalid, o.opcname, coalesce(c.reloptions, array[]::text[])
-from pg_index i
-join pg_class c on c.oid = i.indexrelid
-join pg_am a on a.oid = c.relam and a.amname = 'hnsw'
-join pg_opclass o on o.oid = i.indclass[0]
-where i.indrelid = to_regclass(%(table)s)
+-- name: find_indexes
+-- The HNSW indexes of some tables, the build that runs, and the rows rewritten so far.
+select t.relname::text, coalesce(s.n_tup_del + s.n_tup_upd - s.n_tup_hot_upd, 0),
+       coalesce(s.n_live_tup, 0), x.name, x.indisvalid, x.operators, x.options, x.mark, p.phase, p.pid
+from pg_class t
+join pg_namespace n on n.oid = t.relnamespace and n.nspname = %(schema)s
+left join pg_stat_user_tables s on s.relid = t.oid
+left join lateral (
+  select c.oid, c.relname::text as name, i.indisvalid, o.opcname::text as operators,
+         coalesce(c.reloptions, array[]::text[]) as options, obj_description(c.oid, 'pg_class') as mark
+  from pg_index i
+  join pg_class c on c.oid = i.indexrelid
+  join pg_am a on a.oid = c.relam and a.amname = 'hnsw'
+  join pg_opclass o on o.oid = i.indclass[0]
+  where i.indrelid = t.oid
+) x on true
+left join pg_stat_progress_create_index p on p.index_relid = x.oid and p.datname = current_database()
+where t.relname = any (%(tables)s) and t.relkind = 'r'
+
+-- name: lock_index
+-- Whether this session may build the index of a table; the lock lasts as long as the session.
+select pg_try_advisory_lock(hashtext('cdc_embed index'), %(table)s::regclass::oid::integer)
+
+-- name: unlock_index
+-- Let other sessions build the index.
+select pg_advisory_unlock(hashtext('cdc_embed index'), %(table)s::regclass::oid::integer)
+
+-- name: outlive_client
+-- Let the server go on with a build whose client is gone, because it can have taken hours.
+set client_connection_check_interval = 0
+
+-- name: build_serially
+-- Build without parallel workers, for whom there was no shared memory.
+set max_parallel_maintenance_workers = 0
+
+-- name: end_builds
+-- End the builds of a table's index, whose locks would be waited for.
+select pg_terminate_backend(pid) from pg_stat_progress_create_index
+where relid = to_regclass({table}) and datname = current_database()
+
+-- name: mark_index
+-- The rows that had been rewritten when the index was built.
+comment on index {index} is {mark}
 
 -- name: drop_index
--- An index that is unfinished, or of another kind than configured.
+-- An index that is unfinished, or not wanted any more.
 drop index concurrently if exists {index}

@@ -275,7 +275,7 @@ def test_status_keeps_its_contract_with_the_service_up_and_down(site: Site) -> N
     assert set(running["lsn"]) == {"current", "received", "durable", "confirmed"}
     assert set(running["tables"][0]) == {
         *("name", "rows_embedded", "rows_source_estimate", "backfill_state", "backfill_done"),
-        *("dead_letters", "problem"),
+        *("dead_letters", "problem", "index"),
     }
     stopped = json.loads(site.cli("status", "--json").stdout)
     assert stopped["tables"][0]["rows_embedded"] == 9
