@@ -79,7 +79,7 @@ def gather(
                 backfill_state=stored[name].state if name in stored else None,
                 backfill_done=stored[name].checked if name in stored else 0,
                 dead_letters=stored[name].dead_letters if name in stored else 0,
-                problem=observed.undelivered.get(name),
+                problem=observed.undelivered.get(name) or observed.altered.get(name),
                 index=indexes.get(name, NO_INDEX),
             )
             for name in observed.estimates

@@ -352,6 +352,51 @@ def test_who_may_not_alter_the_publication_is_told_the_sql(
     site.config_path.write_text(plain)
 
 
+@pytest.mark.parametrize(
+    ("refuses", "back"),
+    [
+        ("set unlogged", "set logged"),
+        ("alter column v set expression as (lower(title))", "alter column v drop not null"),
+    ],
+)
+def test_ddl_that_publishing_refuses_has_a_recipe(
+    make_site: Callable[..., Site], refuses: str, back: str
+) -> None:
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.sql("alter table documents add v text generated always as (title) virtual")
+    site.sql("insert into documents values (1, 'First', 'text')")
+    site.configure()
+    site.cli("setup")
+    with followed(site) as service:
+        assert refused(site, f"alter table documents {refuses}") != []
+        site.sql("alter publication cdc_embed drop table documents")
+        site.sql(f"alter table documents {refuses}")
+        site.sql("update documents set body = 'not in the log'")
+        site.sql(f"alter table documents {back}")
+        service.logged("table is paused")
+        site.cli("setup")
+        wait_until(lambda: site.drift() == [], "compared")
+        wait_until(lambda: ready(service) == "ok\n", "ready")
+        site.sql("update documents set body = 'followed'")
+        service.settle()
+        assert site.drift() == []
+
+
+def test_primary_key_that_is_replaced_at_once_fails_nothing(
+    make_site: Callable[..., Site],
+) -> None:
+    site = one(make_site(18))
+    with followed(site) as service:
+        site.sql("alter table documents drop constraint documents_pkey, add primary key (id)")
+        assert refused(site, *changes()) == []
+        site.sql("update documents set body = 'followed'")
+        service.settle()
+        assert site.drift() == []
+        assert service.stop() == 0
+        assert not any(entry["event"] == "publication is mended" for entry in service.log)
+
+
 def test_key_with_a_generated_column_is_published(make_site: Callable[..., Site]) -> None:
     ddl = (
         "create table posts (title text, body text, "
