@@ -5,7 +5,13 @@ step, a command where there is one. ``exit_code`` is the exit code of the comman
 errors are translated where they appear; none leaves its room.
 """
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+UNAVAILABLE: Final = 75
+"""The exit code for what can pass by itself."""
+SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
+"""The system is short of descriptors or memory for the moment."""
 
 
 class CdcEmbedError(Exception):
@@ -98,13 +104,13 @@ class TablesChangedError(CdcEmbedError):
 class ReplicationError(CdcEmbedError):
     """the replication connection ended: {problem}"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
 
 
 class SlotBusyError(CdcEmbedError):
     """replication slot {slot} is active for PID {pid} ({owner})"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
     default_hint = "stop that reader, or give this service a slot of its own (source.slot)"
 
 
@@ -136,14 +142,14 @@ class RequestFailedError(CdcEmbedError):
 class SourceUnavailableError(CdcEmbedError):
     """source database: {problem}"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
     default_hint = "check that the server runs and source.dsn is right, then: cdc-embed doctor"
 
 
 class TargetUnavailableError(CdcEmbedError):
     """target database: {problem}"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
     default_hint = "check that the server runs and target.dsn is right, then: cdc-embed doctor"
 
 
@@ -157,14 +163,14 @@ class TargetRefusedError(CdcEmbedError):
 class FencedError(CdcEmbedError):
     """another instance took over slot {slot} (epoch {epoch} has ended)"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
     default_hint = "run one service for each slot; a second one waits as standby"
 
 
 class EmbedderUnavailableError(CdcEmbedError):
     """embedder: {problem}"""
 
-    exit_code = 75
+    exit_code = UNAVAILABLE
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(
@@ -183,3 +189,10 @@ class EmbedderError(CdcEmbedError):
 
     exit_code = 4
     default_hint = "correct the [embedder] section, then run: cdc-embed doctor"
+
+
+def is_passing(error: Exception) -> bool:
+    """Return whether a later attempt can succeed without a person's help."""
+    if isinstance(error, CdcEmbedError):
+        return error.exit_code == UNAVAILABLE
+    return isinstance(error, OSError) and error.errno in SCARCE

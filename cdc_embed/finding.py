@@ -22,6 +22,8 @@ class Finding:
     message: str
     fix: str = ""
     severity: Severity = Severity.ERROR
+    table: str = ""
+    """The full name of the source table that alone is concerned; empty if all are."""
 
     @property
     def failed(self) -> bool:

@@ -38,10 +38,11 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """The metrics of one service; ``/metrics`` shows its ``registry``."""
 
-    def __init__(self, *, slot: str, tables: Iterable[str], model: str) -> None:
+    def __init__(self, *, slot: str, tables: Iterable[str], model: str = "") -> None:
         self.registry = CollectorRegistry()
         self._slot = slot
-        self._declare_process(model)
+        self._declare_process()
+        self.set_model(model)
         self._declare_stream()
         self._declare_slot()
         self._declare_pipeline()
@@ -63,9 +64,13 @@ class Metrics:
         """Call ``age`` at each scrape, because a stalled loop must not freeze the number."""
         self.oldest_pending_age.set_function(age)
 
-    def _declare_process(self, model: str) -> None:
-        build_info = self._gauge("build_info", "Version and model.", "version", "model")
-        build_info.labels(__version__, model).set(1)
+    def set_model(self, model: str) -> None:
+        """Name the model, which is known only once it is loaded."""
+        self.build_info.clear()
+        self.build_info.labels(__version__, model).set(1)
+
+    def _declare_process(self) -> None:
+        self.build_info = self._gauge("build_info", "Version and model.", "version", "model")
         self.phase = self._gauge("phase", "1 for the current phase, 0 for the others.", "phase")
         self.leader = self._gauge("leader", "1 while this instance is the writer.", "slot")
 

@@ -161,7 +161,9 @@ class ServiceThread:
         _output.set(self._output)
         set_up_logs(self._config.log.model_copy(update={"format": "json"}))
         try:
-            with running(self._config, serve=True, tolerance=self._tolerance) as self._service:
+            with running(
+                self._config, serve=True, wait=True, tolerance=self._tolerance
+            ) as self._service:
                 if self._stopped:
                     self._service.stop()
                 self._service.run()

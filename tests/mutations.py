@@ -40,6 +40,59 @@ MUTATIONS = (
         "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
+        "a broken table stops the start of all",
+        "cdc_embed/setup/preflight.py",
+        "        together = [finding for finding in self.findings if not finding.table]",
+        "        together = self.findings",
+        "tests/integration/test_broken_table.py::"
+        "test_a_mended_table_is_followed_again_without_a_restart",
+    ),
+    Mutation(
+        "an error of one table ends the service",
+        "cdc_embed/service/service.py",
+        "            self._pause_table(exc)",
+        "            raise",
+        "tests/integration/test_broken_table.py::"
+        "test_a_broken_table_takes_no_other_with_it[dropped vectors]",
+    ),
+    Mutation(
+        "a mended table stays paused",
+        "cdc_embed/service/watch.py",
+        "            self._instance.restart()",
+        "            pass",
+        "tests/integration/test_broken_table.py::"
+        "test_a_mended_table_is_followed_again_without_a_restart",
+    ),
+    Mutation(
+        "verify is content with what it could compare",
+        "cdc_embed/cli/verify.py",
+        '    if found["remaining"] or found["paused"]:',
+        '    if found["remaining"]:',
+        "tests/integration/test_broken_table.py::"
+        "test_a_broken_table_takes_no_other_with_it[a dropped metadata column]",
+    ),
+    Mutation(
+        "a database that is away ends the start",
+        "cdc_embed/service/service.py",
+        "                if not is_passing(exc):",
+        "                if exc:",
+        "tests/integration/test_start.py::test_a_database_that_is_away_at_the_start_is_waited_for",
+    ),
+    Mutation(
+        "a parameter that is wrong for good is waited for",
+        "cdc_embed/postgres/side.py",
+        "        if not state and WRONG_PARAMETER.search(str(exc))",
+        "        if state and WRONG_PARAMETER.search(str(exc))",
+        "tests/integration/test_refusals.py::test_libpq_refuses_a_dsn_with_a_unit_it_does_not_take",
+    ),
+    Mutation(
+        "doctor knows of no gap",
+        "cdc_embed/setup/preflight.py",
+        "        if self.gap is not None:\n            return HistoryGapError.exit_code",
+        "        if self.gap is not None:\n            return 0",
+        "tests/integration/test_start.py::test_doctor_and_run_agree[a slot that is gone]",
+    ),
+    Mutation(
         "position in a transaction of its own",
         "cdc_embed/target/store.py",
         "            self._record_batch(cursor, plan.batch, batch_seq)",
@@ -166,7 +219,7 @@ MUTATIONS = (
     ),
     Mutation(
         "no wait after a data_start of 0",
-        "cdc_embed/source/stream.py",
+        "cdc_embed/source/guard.py",
         "        return progress.is_recorded(progress.open_commit)",
         "        return True",
         "tests/integration/test_gate.py::"
@@ -644,6 +697,50 @@ MUTATIONS = (
         "        if not locked:",
         "        if locked is None:",
         "tests/integration/test_index.py::test_stop_leaves_a_long_build_to_the_server",
+    ),
+    Mutation(
+        "every connection counts as progress",
+        "cdc_embed/service/instance.py",
+        "        return pipeline.moved or (lasts and pipeline.has_received(began[1]))",
+        "        return lasts or True",
+        "tests/integration/test_reconnects.py::test_a_proxy_that_cuts_at_once_is_not_hammered",
+    ),
+    Mutation(
+        "the way out of a row that cannot be decoded",
+        "cdc_embed/service/health.py",
+        "            return str(stuck)",
+        "            pass",
+        "tests/integration/test_reconnects.py::"
+        "test_a_row_that_cannot_be_decoded_is_named_with_the_way_out",
+    ),
+    Mutation(
+        "the age of what waits by the source's clock alone",
+        "cdc_embed/flow/telemetry.py",
+        "        return max(time.monotonic() - oldest.received_at, committed)",
+        "        return max(0.0, committed)",
+        "tests/unit/test_ages.py::test_what_waits_is_at_least_as_old_as_its_receipt",
+    ),
+    Mutation(
+        "a source's clock that is not asked",
+        "cdc_embed/flow/telemetry.py",
+        "        committed = time.time() + self.clock_ahead - oldest.committed_at",
+        "        committed = time.time() - oldest.committed_at",
+        "tests/unit/test_ages.py::test_what_waits_is_at_least_as_old_as_its_receipt",
+    ),
+    Mutation(
+        "rows of a truncated table stay hot",
+        "cdc_embed/flow/batches.py",
+        "            del self.since[row]",
+        "            del row",
+        "tests/unit/test_ages.py::test_a_truncate_forgets_the_rows_that_were_left_out",
+    ),
+    Mutation(
+        "requests of an unknown kind stay open",
+        "cdc_embed/reconcile/reconciler.py",
+        "        self._requests.refuse_unknown({BACKFILL, *self._answers})",
+        "        return",
+        "tests/integration/test_reconnects.py::"
+        "test_a_request_of_an_unknown_kind_is_refused_with_a_hint",
     ),
 )
 

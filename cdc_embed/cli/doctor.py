@@ -7,11 +7,12 @@ import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_findings, print_json
-from cdc_embed.errors import CdcEmbedError, PreflightError
+from cdc_embed.errors import CdcEmbedError
 from cdc_embed.finding import Finding
 
 if TYPE_CHECKING:
     from cdc_embed.setup.connections import Connections
+    from cdc_embed.setup.preflight import Survey
     from cdc_embed.source.tables import SourceTable
 
 
@@ -19,30 +20,31 @@ def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check every precondition; exit 4 when one fails."""
+    """Check every precondition; exit as ``run`` would: 4 when one fails, 5 for a gap."""
     from cdc_embed.setup.connections import connections
 
     context: Context = ctx.obj
     with connections(context.load()) as databases:
-        findings = check_everything(databases)
+        survey = check_everything(databases)
     if as_json:
-        print_json({"checks": [_row(finding) for finding in findings]})
+        print_json({"checks": [_row(finding) for finding in survey.findings]})
     else:
-        print_findings(findings)
-    if any(finding.failed for finding in findings):
-        raise typer.Exit(PreflightError.exit_code)
+        print_findings(survey.findings)
+    if survey.exit_code:
+        raise typer.Exit(survey.exit_code)
 
 
-def check_everything(databases: "Connections") -> list[Finding]:
-    """List all findings; a database that cannot be asked is one of them."""
-    from cdc_embed.setup.preflight import survey_all, unreachable
+def check_everything(databases: "Connections") -> "Survey":
+    """Make all findings; a database that cannot be asked is one of them."""
+    from cdc_embed.setup.preflight import Survey, survey_all, unreachable
 
     try:
         survey = survey_all(databases)
     except CdcEmbedError as exc:
-        return [unreachable(exc)]
-    indexes = _check_indexes(databases, survey.tables)
-    return [*survey.findings, *_check_model(databases, survey.tables), *indexes]
+        return Survey(findings=[unreachable(exc)])
+    _check_model(databases, survey)
+    survey.findings += _check_indexes(databases, survey.tables)
+    return survey
 
 
 def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:
@@ -68,16 +70,17 @@ def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> lis
     ]
 
 
-def _check_model(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:
+def _check_model(databases: "Connections", survey: "Survey") -> None:
     from cdc_embed.embed.make import make_embedder
-    from cdc_embed.setup.preflight import check_model
+    from cdc_embed.setup.preflight import survey_model
 
     try:
         embedder = make_embedder(databases.config.embedder)
     except CdcEmbedError as exc:
-        return [Finding(id="model", ok=False, message=str(exc), fix=exc.hint)]
+        survey.findings.append(Finding(id="model", ok=False, message=str(exc), fix=exc.hint))
+        return
     try:
-        return check_model(databases, embedder.describe(), tables)
+        survey_model(databases, survey, embedder.describe())
     finally:
         embedder.close()
 

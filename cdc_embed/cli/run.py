@@ -1,11 +1,18 @@
 """``cdc-embed run``: the service, until a signal ends it."""
 
+from typing import Annotated
+
 import typer
 
 from cdc_embed.cli.context import Context
 
 
-def run(ctx: typer.Context) -> None:
+def run(
+    ctx: typer.Context,
+    wait: Annotated[
+        bool, typer.Option(help="Wait for a database that is away at the start, or exit 75.")
+    ] = True,
+) -> None:
     """Follow the slot and keep the vectors fresh, until SIGTERM or SIGINT."""
     from cdc_embed.cli.stopping import signals
     from cdc_embed.service import running
@@ -15,7 +22,7 @@ def run(ctx: typer.Context) -> None:
     context.set_up_logs(config)
     with (
         signals(config.limits.drain_timeout) as stopping,
-        running(config, serve=True) as service,
+        running(config, serve=True, wait=wait) as service,
         stopping.drains(service),
     ):
         service.run()

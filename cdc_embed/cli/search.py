@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from cdc_embed.cli.context import Context, table_name_of
-from cdc_embed.cli.output import print_json
+from cdc_embed.cli.output import print_json, say
 
 if TYPE_CHECKING:
     from cdc_embed.change.document import Table
@@ -39,7 +39,7 @@ def search(
     with connections(config) as databases:
         tables = _find_searched(databases, table)
         _check_columns(tables, filters)
-        vector = _embed_query(databases, tables, text)
+        tables, vector = _embed_query(databases, tables, text)
         hits = _search_tables(databases, tables, vector, k, filters)
     if as_json:
         print_json([_contract(hit) for hit in hits])
@@ -64,6 +64,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
     """Find the configured tables, or the one that is named; raise if ``setup`` did not run."""
     from cdc_embed.errors import PreflightError
     from cdc_embed.finding import expect
+    from cdc_embed.setup.agreement import check_keys
     from cdc_embed.source.tables import find_tables
     from cdc_embed.target.checks import check_migrations
 
@@ -72,13 +73,20 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
             where="target database", problem="setup did not run", hint="run: cdc-embed setup"
         )
     found, findings = find_tables(databases.source, databases.config)
-    expect(findings)
-    tables = [source.table for source in found]
+    stored = check_keys(databases, [source.table for source in found])
+    broken = {f.table: f for f in [*findings, *stored] if f.failed}
+    tables = [source.table for source in found if source.table.full_name not in broken]
     if not name:
+        if not tables:
+            expect(list(broken.values()))
+        for table, finding in broken.items():
+            say(f"{table} is not searched: {finding.message}")
         return tables
-    chosen = [table for table in tables if table.full_name == table_name_of(name)]
+    full_name = table_name_of(name)
+    expect([broken[full_name]] if full_name in broken else [])
+    chosen = [table for table in tables if table.full_name == full_name]
     if not chosen:
-        known = ", ".join(table.full_name for table in tables)
+        known = ", ".join(entry.full_name for entry in databases.config.tables)
         raise typer.BadParameter(f"--table {name}: the configuration has {known}")
     return chosen
 
@@ -94,18 +102,31 @@ def _check_columns(tables: "list[Table]", filters: dict[str, str]) -> None:
                 )
 
 
-def _embed_query(databases: "Connections", tables: "list[Table]", text: str) -> "Vectors":
-    """Embed the text with the model of the stored vectors; raise if they are another model's."""
+def _embed_query(
+    databases: "Connections", tables: "list[Table]", text: str
+) -> "tuple[list[Table], Vectors]":
+    """Embed the text with the model of the stored vectors; leave out tables with others.
+
+    Raises if every table has the vectors of another model, or none.
+    """
     from cdc_embed.embed.make import make_embedder
+    from cdc_embed.errors import CdcEmbedError
     from cdc_embed.setup.connections import expect_set_up, stored_dimensions
 
     dimensions = stored_dimensions(databases, tables)
     embedder = make_embedder(databases.config.embedder, stored_dimensions=dimensions)
+    searched = []
     try:
         card = embedder.describe()
         for table in tables:
-            expect_set_up(databases, table, card)
-        return embedder.embed_query(text)
+            try:
+                expect_set_up(databases, table, card)
+                searched.append(table)
+            except CdcEmbedError as exc:
+                if table is tables[-1] and not searched:
+                    raise
+                say(f"{table.full_name} is not searched: {exc}")
+        return searched, embedder.embed_query(text)
     finally:
         embedder.close()
 

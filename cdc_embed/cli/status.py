@@ -66,7 +66,7 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
     from cdc_embed.serve.facts import Counts, gather
     from cdc_embed.serve.status import status as build_status
     from cdc_embed.setup.connections import connections
-    from cdc_embed.source.tables import find_tables
+    from cdc_embed.setup.preflight import find_followed
     from cdc_embed.target.overview import stored_tables
     from cdc_embed.target.registry import applied_migrations
 
@@ -77,11 +77,12 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
                 problem=f"it has no schema {config.target.schema} that setup made",
                 hint="run: cdc-embed setup",
             )
-        tables, _ = find_tables(databases.source, config)
-        names = [source.table.full_name for source in tables]
+        tables, paused = find_followed(databases)
+        names = [*(source.table.full_name for source in tables), *paused]
         stored = stored_tables(databases.target, config.target.schema, names)
-        facts = gather(databases, Counts(), databases.coverage.observe(tables), stored)
-    return build_status(facts, live=None)
+        observed = databases.coverage.observe(tables)
+        facts = gather(databases, Counts(), observed, stored, paused)
+    return build_status(facts, None, config.source.slot)
 
 
 def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:

@@ -47,7 +47,7 @@ class Stopping:
     def on_signal(self) -> None:
         """Stop the service: gently at the first signal, at once at the second."""
         self._received += 1
-        if self._service is None:
+        if self._service is None or not self._service.begun:
             os._exit(0)
         if self._received == 1:
             self._service.stop()

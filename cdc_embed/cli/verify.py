@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from cdc_embed.cli.context import Context
-from cdc_embed.cli.output import TableProgress, print_json, print_pairs
+from cdc_embed.cli.output import TableProgress, print_json, print_pairs, say
 
 COUNTS = (
     *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),
@@ -21,7 +21,7 @@ def verify(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare every row with what is stored. Exit 1 when something drifts."""
+    """Compare every row with what is stored. Exit 1 when something drifts or is paused."""
     from cdc_embed.cli.asking import ask
 
     context: Context = ctx.obj
@@ -35,7 +35,9 @@ def verify(
     else:
         print_pairs([(table["name"], _counts(table)) for table in found["tables"]])
         typer.echo(f"drift: {found['drift']}")
-    if found["remaining"]:
+    for name, problem in found["paused"].items():
+        say(f"not verified, it is paused: {name} {problem}")
+    if found["remaining"] or found["paused"]:
         raise typer.Exit(1)
 
 

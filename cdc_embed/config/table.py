@@ -89,6 +89,11 @@ class TableConfig(Section):
         return TableName.parse(self.name).table
 
     @property
+    def full_name(self) -> str:
+        """The table's name with its schema."""
+        return f"{self.schema}.{self.table}"
+
+    @property
     def text_columns(self) -> tuple[str, ...]:
         """The columns that make the text, each once, in the order of text or template."""
         return self.text or template_columns(self.template)

@@ -45,7 +45,6 @@ a delay, begins from there."""
 LEFT_OUT_SECONDS: Final = 2.0
 """For how long a hot row's newer version may keep its older ones from being embedded."""
 
-
 log = structlog.get_logger()
 
 
@@ -105,6 +104,8 @@ class _HotRows:
         return {row for row in rows & self.since.keys() if now - self.since[row] > LEFT_OUT_SECONDS}
 
     def mark(self, plan: Plan, now: float) -> None:
+        for row in [row for row in self.since if row[0] in plan.batch.truncated]:
+            del self.since[row]
         for row, action in plan.actions.items():
             if isinstance(action, Supersede):
                 self.since.setdefault(row, now)

@@ -19,13 +19,14 @@ from typing import Any, Final, Protocol
 from cdc_embed.change.event import Change, Event, TransactionEnd
 from cdc_embed.change.transaction import Assembler
 from cdc_embed.flow.batches import Batches, Workers
-from cdc_embed.flow.confirm import REPORT_SECONDS, Confirmation, Wire
+from cdc_embed.flow.confirm import RECORD_STEP, REPORT_SECONDS, Confirmation, Wire
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
-from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.receipts import Receipts
+from cdc_embed.flow.telemetry import Oldest, Telemetry
 from cdc_embed.flow.waking import Waker
 from cdc_embed.lsn import LSN, Progress
-from cdc_embed.wire.messages import Decoder
+from cdc_embed.wire.messages import Begin, Decoder
 
 READ_FRAMES: Final = 500
 """Frames read before the loop looks after the rest."""
@@ -63,10 +64,16 @@ class Pipeline:
         self._decode = log.decode
         self._assembler = log.assembler
         self._progress = log.progress
+        self._began_at = log.progress.recorded
         self._lane = lane
         self._telemetry = telemetry
         self._limits = limits
         self._buffered = True
+        self._receipts = Receipts()
+        self._opened: tuple[Begin, float] | None = None
+        """The transaction that is being delivered, and when its Begin was received."""
+        self.moved = False
+        """A batch, or a step of the log without one, was committed on this connection."""
         self._waker = Waker()
         lane.wake = self.wake
         self._batches = Batches(workers=workers, lane=lane, limits=limits, wake=self.wake)
@@ -120,6 +127,10 @@ class Pipeline:
         self._batches.close()
         self._waker.close()
 
+    def has_received(self, lsn: LSN) -> bool:
+        """Return whether the server has sent everything below ``lsn``."""
+        return self._progress.received >= lsn
+
     def wake(self) -> None:
         """End the loop's wait; safe from any thread and from a signal handler."""
         self._waker.wake()
@@ -128,6 +139,8 @@ class Pipeline:
         now = self._limits.clock()
         self._collect()
         self._confirmation.mark_recorded()
+        # less can be the message that each connection writes itself
+        self.moved = self.moved or self._progress.recorded - self._began_at >= RECORD_STEP
         if reading:
             self._read()
         urgent = self._confirmation.urgent
@@ -150,6 +163,7 @@ class Pipeline:
                 self._telemetry.examined(table, done.prepared, done.written)
                 done.offer.answer.set_result(done.prepared.examined)
                 continue
+            self.moved = self.moved or batch.writes
             self._confirmation.mark_committed(batch.batch.end_lsn, recorded=batch.writes)
             self._telemetry.written(done.prepared, done.written)
 
@@ -157,12 +171,19 @@ class Pipeline:
         if self._batches.idle:
             self._confirmation.mark_idle()
 
-    def _oldest(self) -> float | None:
-        """Return the Unix time of the oldest commit that is not reflected, or None."""
-        begin = self._assembler.open_transaction
-        if self._batches.idle and begin is not None:  # reading on can have to wait for the target
-            return begin.committed_at.timestamp()
-        return self._batches.oldest()
+    def _oldest(self) -> Oldest | None:
+        """Return the oldest commit that is not reflected; None when there is none."""
+        idle = self._batches.idle
+        received_at = self._receipts.oldest(self._progress.durable, idle=idle)
+        if idle:
+            if self._opened is None:
+                return None
+            begin, received_at = self._opened  # reading on can have to wait for the target
+            return Oldest(begin.committed_at.timestamp(), received_at)
+        committed_at, now = self._batches.oldest(), self._limits.clock()
+        if committed_at is None:
+            return None
+        return Oldest(committed_at, now if received_at is None else received_at)
 
     # -- read ----------------------------------------------------------------------------------
 
@@ -184,15 +205,24 @@ class Pipeline:
                 for message in self._decode(frame.payload):
                     for event in self._assembler.feed(message, len(frame.payload)):
                         self._take_in(event)
+                self._note_begin()
             self._confirmation.mark_read(self._stream.heard)
             if frame is None:
                 return
+
+    def _note_begin(self) -> None:
+        begin = self._assembler.open_transaction
+        if begin is None:
+            self._opened = None
+        elif self._opened is None or self._opened[0] is not begin:
+            self._opened = begin, self._limits.clock()
 
     def _take_in(self, event: Event) -> None:
         if isinstance(event, TransactionEnd) and self._batches.idle and self._assembler.verified:
             self._confirmation.mark_empty(event.end_lsn)  # wal2json tells of every transaction
             return
         self._batches.pending.add(event)
+        self._receipts.mark(event, self._limits.clock())
         if isinstance(event, Change):
             self._lane.mark_touched(event)
             self._telemetry.change(event)

@@ -67,6 +67,16 @@ class Positions:
     confirmed: LSN = ZERO
 
 
+@dataclass(frozen=True, slots=True)
+class Oldest:
+    """The oldest commit that is not reflected in the target."""
+
+    committed_at: float
+    """Unix time, by the source's clock."""
+    received_at: float
+    """Monotonic seconds, by ours."""
+
+
 class Telemetry:
     """Everything that the loop shows to the outside."""
 
@@ -76,24 +86,33 @@ class Telemetry:
         self._lock = Lock()
         self.positions = Positions()
         self.ticked_at = time.monotonic()
-        self._oldest_commit: float | None = None
+        self._oldest: Oldest | None = None
+        self.clock_ahead = 0.0
+        """Seconds that the source's clock is ahead of ours."""
         self._full_since: float | None = None
         metrics.watch_oldest_pending(self.oldest_pending_age)
 
     def oldest_pending_age(self) -> float:
-        """Return the seconds since the oldest commit that is not reflected; 0 when idle."""
-        oldest = self._oldest_commit
-        return 0.0 if oldest is None else max(0.0, time.time() - oldest)
+        """Return the seconds since the oldest commit that is not reflected; 0 when idle.
+
+        At least the time since it was received. The commit's time is corrected by the difference
+        of the clocks, as it was when the connection was made.
+        """
+        oldest = self._oldest
+        if oldest is None:
+            return 0.0
+        committed = time.time() + self.clock_ahead - oldest.committed_at
+        return max(time.monotonic() - oldest.received_at, committed)
 
     def turned(self) -> None:
         """Note that the loop has come round, or has tried once more to begin."""
         self.ticked_at = time.monotonic()
 
-    def tick(self, pending: Pending, progress: Progress, oldest: float | None, full: bool) -> None:
+    def tick(self, pending: Pending, progress: Progress, oldest: Oldest | None, full: bool) -> None:
         """Note a turn of the loop, with its positions and what is pending."""
         now = time.monotonic()
         self.ticked_at = now
-        self._oldest_commit = oldest
+        self._oldest = oldest
         self.positions = Positions(progress.received, progress.durable, progress.confirmable())
         self.metrics.heartbeat.labels("loop").set_to_current_time()
         self.metrics.pending_documents.set(pending.changes)
@@ -146,7 +165,7 @@ class Telemetry:
         for table in plan.batch.truncated:
             self.metrics.rows_written.labels(table.full_name, "truncate").inc()
         self._count_written(plan)
-        now = written.committed_at
+        now = written.committed_at + self.clock_ahead
         for (table, key), action in plan.actions.items():
             if type(action) in _OPS:
                 change = plan.batch.images[table, key].change
@@ -201,5 +220,5 @@ def _truncated(change: Change, now: float) -> Committed:
 
 
 def _age(change: Change, now: float) -> float:
-    """Seconds from the commit in the source until ``now``, Unix time."""
+    """Seconds from the commit in the source until ``now``, Unix time by the source's clock."""
     return max(0.0, now - change.committed_at.timestamp())

@@ -1,10 +1,11 @@
 """A sleep that a socket, another thread or a signal handler ends."""
 
-import select
 import socket
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, Final
+
+from cdc_embed.postgres.connect import readable
 
 MOST_WAKES: Final = 4096
 """Taken in at once."""
@@ -24,7 +25,7 @@ class Waker:
 
     def sleep(self, readers: Iterable[Any], seconds: float) -> list[Any]:
         """Wait for one of ``readers``, for ``wake`` or for the time; return the readable ones."""
-        ready, _, _ = select.select([self._heard, *readers], [], [], seconds)
+        ready = readable([self._heard, *readers], seconds)
         if self._heard in ready:
             ready.remove(self._heard)
             while self._hears():

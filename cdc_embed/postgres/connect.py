@@ -1,8 +1,10 @@
 """The driver's connection, with the settings that notice a lost peer."""
 
+import math
 import os
+import select
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from threading import Timer
 from typing import Any, Final
@@ -44,6 +46,19 @@ def shut_down(connection: Any) -> None:
     """End a connection that another thread waits on; do nothing when it is closed already."""
     with suppress(psycopg2.Error, OSError), _socket_of(connection) as peer:
         peer.shutdown(socket.SHUT_RDWR)
+
+
+def readable(peers: Iterable[Any], seconds: float) -> list[Any]:
+    """Wait for one of some sockets, at most so long; return those with something to read.
+
+    This is not ``select``, because its descriptors end at 1,023.
+    """
+    waiting = select.poll()
+    by_number = {}
+    for peer in peers:
+        by_number[peer.fileno()] = peer
+        waiting.register(peer, select.POLLIN)
+    return [by_number[number] for number, _ in waiting.poll(math.ceil(seconds * 1000))]
 
 
 def _socket_of(connection: Any) -> socket.socket:

@@ -6,6 +6,7 @@ pass by themselves and which need a person
 (https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import psycopg2
 from cdc_embed.errors import (
     AuthenticationError,
     CdcEmbedError,
+    ConfigError,
     PreflightError,
     SourceUnavailableError,
     TargetRefusedError,
@@ -49,6 +51,8 @@ ROW_DATA: Final = frozenset({"22", "23", "54"})
 READ_ONLY: Final = "25006"
 """A session keeps the server that it began with, which can have been demoted: a new session can
 find the new primary."""
+WRONG_PARAMETER: Final = re.compile(r"\binvalid [\w ]*(value|number|option)\b")
+"""libpq's words, which has no SQLSTATE, for a parameter that no later attempt can use."""
 UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 """No such column, table or schema. For a followed table this can pass, until its state is known."""
 
@@ -112,6 +116,9 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             raise pooler.refusal(side.name) from None
         if state.startswith(AUTHENTICATION) or _refuses_login(exc):
             raise AuthenticationError(where=side.name, problem=problem) from exc
+        if not state and WRONG_PARAMETER.search(str(exc)) and "FATAL" not in str(exc):
+            where = f"{side.name.partition(' ')[0]}.dsn"
+            raise ConfigError(where=where, problem=problem) from exc
         if rows and state[:2] in ROW_DATA:
             raise RowRefusedError(problem) from exc
         if (state[:2] in PASSING and state != MISSING_FILE) or (

@@ -21,7 +21,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     UnexpectedError,
 )
-from cdc_embed.reconcile.requests import Requests
+from cdc_embed.reconcile.requests import BACKFILL, Requests
 from cdc_embed.reconcile.slices import Scope, StoppedError, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
@@ -130,7 +130,7 @@ class Reconciler:
         """Do everything that is to be done now."""
         if not self._opened:
             self._open()
-        self._requests.take_in_requests()
+        self._take_in_requests()
         known = self._ledger.comparisons()
         delivered = self._delivered()
         # setup can delete a comparison meanwhile, and so can a table that is not delivered
@@ -153,6 +153,10 @@ class Reconciler:
             self._answer(*self._answers)
         finally:
             self._slices.end()
+
+    def _take_in_requests(self) -> None:
+        self._requests.take_in_requests()
+        self._requests.refuse_unknown({BACKFILL, *self._answers})
 
     def _open(self) -> None:
         """Make sure that each table has a comparison, and trust the rows of those that are done."""
@@ -213,7 +217,7 @@ class Reconciler:
             comparison.cursor = after
             if time.monotonic() - saved > self._work.pace.save:
                 self._save(comparison)
-                self._requests.take_in_requests()
+                self._take_in_requests()
                 self._answer(*QUICK_KINDS)
                 saved = time.monotonic()
 

@@ -4,9 +4,9 @@ The command line leaves a request in the target database; this room begins it an
 work with a paid embedder waits for a request if it would cost more than the configuration allows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -15,6 +15,12 @@ from cdc_embed.config.sections import BackfillConfig
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
 from cdc_embed.reconcile.slices import Work
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Comparison, Request
+
+BACKFILL: Final = "backfill"
+UNKNOWN_KIND: Final = (
+    "the service does not know this kind of request; it is of another version than this command, "
+    "so start it again with the same version"
+)
 
 log = structlog.get_logger()
 
@@ -58,7 +64,9 @@ class Requests:
 
     def open_comparisons(self) -> None:
         """Make sure that every table has a comparison; begin a new one unless it must wait."""
-        self._ledger.forget_unconfigured(self._work.tables)
+        paused = self._work.undelivered.problems.keys()
+        followed = [table.full_name for table in self._work.tables]
+        self._ledger.forget_unconfigured({*followed, *paused})
         for scope in self._scopes:
             self._ledger.drop_outdated(scope.table, scope.space)
         known = self._ledger.comparisons()
@@ -96,11 +104,17 @@ class Requests:
     def take_in_requests(self) -> None:
         """Begin the backfills that are requested, and report the progress of running ones."""
         self._open = self._ledger.requests()
-        for request in self.asked("backfill"):
+        for request in self.asked(BACKFILL):
             if request.state == WAITING:
                 self._begin_backfill(request)
             else:
                 self._report_backfill(request)
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """Reply to requests of a kind that this version does not know, because nobody else will."""
+        for request in self._open:
+            if request.kind not in known:
+                self._ledger.reply(request.id, FAILED, error=UNKNOWN_KIND)
 
     def say_waiting(self, holders: str) -> None:
         """Report that rows can be compared only after these transactions have ended."""
@@ -120,7 +134,7 @@ class Requests:
         problem = "" if request.arguments.get("yes") else self._too_expensive(sizes.values())
         if not tables:
             problem = f"there is no table {request.arguments.get('table')} in the configuration"
-        problem = self._work.problem_of(tables) or problem
+        problem = self._problem_of(request) or problem
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
@@ -134,7 +148,7 @@ class Requests:
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
         waiting = [f"{c.table_name} waits: {c.reason}" for c in found if c.state == WAITING]
-        problem = self._work.problem_of(tables) or "; ".join(waiting)
+        problem = self._problem_of(request) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
         else:
@@ -143,7 +157,7 @@ class Requests:
     def close_backfills(self) -> None:
         """Reply to the backfills whose tables are all compared."""
         self._open = self._ledger.requests()
-        for request in self.asked("backfill"):
+        for request in self.asked(BACKFILL):
             standing = self._standing(request)
             states = {table["state"] for table in standing["tables"]}
             if request.state == RUNNING and states == {DONE}:
@@ -154,8 +168,22 @@ class Requests:
         return [request for request in self._open if request.kind in kinds]
 
     def _tables(self, request: Request) -> list[Table]:
+        """List the table that is named, else all that are followed."""
         name = request.arguments.get("table")
-        return [table for table in self._work.tables if name in {None, table.full_name}]
+        if name is not None:
+            return [table for table in self._work.tables if table.full_name == name]
+        paused = self._work.undelivered.problems
+        return [table for table in self._work.tables if table.full_name not in paused]
+
+    def _problem_of(self, request: Request) -> str:
+        """Return why the named table, or every table, is paused; empty if there is work to do."""
+        paused = self._work.undelivered.problems
+        name = request.arguments.get("table")
+        if name is None:
+            names = [] if self._tables(request) else list(paused)
+        else:
+            names = [name] if name in paused else []
+        return "; ".join(f"{name} {paused[name]}" for name in names)
 
     def _standing(self, request: Request) -> dict[str, Any]:
         known = self._ledger.comparisons()

@@ -76,14 +76,16 @@ class Verifier:
 
     def answer(self, request: Request) -> None:
         """Verify every table, and store the result beside the request."""
-        problem = self._work.problem_of(self._work.tables)
-        if problem:
-            self._ledger.reply(request.id, FAILED, error=problem)
+        paused = dict(self._work.undelivered.problems)
+        scopes = [scope for scope in self._work.scopes if scope.table.full_name not in paused]
+        if paused and not scopes:
+            error = "; ".join(f"{name} {problem}" for name, problem in paused.items())
+            self._ledger.reply(request.id, FAILED, error=error)
             return
         if request.arguments.get("repair") and self._paid and self._refuse_repair(request):
             return
         done: list[Tally] = []
-        for scope in self._work.scopes:
+        for scope in scopes:
             tally = Tally(name=scope.table.full_name)
             done.append(tally)
 
@@ -101,6 +103,7 @@ class Verifier:
             "tables": [tally.contract() for tally in done],
             "drift": sum(tally.drift for tally in done),
             "remaining": sum(tally.remaining for tally in done),
+            "paused": paused,
         }
         self._show_metrics(done)
         self._ledger.reply(request.id, DONE, progress=result, result=result)
@@ -120,7 +123,7 @@ class Verifier:
             for kind in DRIFT_KINDS:
                 found = 0 if tally.repaired and not tally.remaining else getattr(tally, kind)
                 self._work.metrics.drift_rows.labels(tally.name, kind).set(found)
-        if not any(tally.remaining for tally in done):
+        if not any(tally.remaining for tally in done) and not self._work.undelivered.problems:
             self._work.metrics.verify_last_success.set_to_current_time()
 
     def _verify(

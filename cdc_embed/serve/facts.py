@@ -2,9 +2,11 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdc_embed.errors import TargetRefusedError
 from cdc_embed.lsn import Checkpoint
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.observed import Observed
@@ -28,7 +30,7 @@ class TableFacts:
     """Facts of one source table and its documents."""
 
     name: str
-    rows_embedded: int
+    rows_embedded: int | None
     rows_source_estimate: int | None
     backfill_state: str | None
     backfill_done: int
@@ -56,15 +58,19 @@ def gather(
     count: "Counts",
     observed: Observed,
     stored: Mapping[str, StoredTable],
+    paused: Mapping[str, str],
 ) -> Facts:
     """Ask both databases, the slot first, so that it never seems to be ahead of the record.
 
-    ``observed`` is what the source's catalogue shows of the tables, ``stored`` what the target has.
+    ``observed`` is what the source's catalogue shows of the tables, ``stored`` what the target has,
+    ``paused`` why tables are not followed, by name.
     """
     schema = databases.config.target.schema
     slot = databases.catalogue.slot()
     checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
-    documents = count(databases, stored)
+    documents: dict[str, int] = {}
+    with suppress(TargetRefusedError):  # a table of vectors that is gone: others report it
+        documents = count(databases, stored)
     indexes = index_facts(databases, stored)
     return Facts(
         slot=slot,
@@ -74,15 +80,15 @@ def gather(
         tables=tuple(
             TableFacts(
                 name=name,
-                rows_embedded=documents.get(name, 0),
+                rows_embedded=documents.get(name) if name in stored else 0,
                 rows_source_estimate=observed.estimates.get(name),
                 backfill_state=stored[name].state if name in stored else None,
                 backfill_done=stored[name].checked if name in stored else 0,
                 dead_letters=stored[name].dead_letters if name in stored else 0,
-                problem=observed.undelivered.get(name) or observed.altered.get(name),
+                problem=paused.get(name),
                 index=indexes.get(name, NO_INDEX),
             )
-            for name in observed.estimates
+            for name in dict.fromkeys([*observed.estimates, *paused])
         ),
     )
 

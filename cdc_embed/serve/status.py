@@ -4,7 +4,7 @@ LSNs are strings, unknown is null.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cdc_embed.flow.telemetry import Positions
@@ -19,14 +19,14 @@ class Live:
     state: str
     role: str
     positions: Positions
-    oldest_pending_age_seconds: float
-    waiting: dict[str, str]
+    oldest_pending_age_seconds: float = 0.0
+    waiting: dict[str, str] = field(default_factory=dict)
     """Stage to problem: the things that the service waits for now."""
-    index_problems: Mapping[str, str]
+    index_problems: Mapping[str, str] = field(default_factory=dict)
     """The errors that kept a table's index from being made, by the table's name."""
 
 
-def status(facts: Facts, live: Live | None) -> dict[str, Any]:
+def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
     """Compose the status of a service; without ``live`` it is stopped."""
     slot, checkpoint = facts.slot, facts.checkpoint
     recorded = checkpoint.recorded if checkpoint else None
@@ -38,7 +38,7 @@ def status(facts: Facts, live: Live | None) -> dict[str, Any]:
         "epoch": checkpoint.epoch if checkpoint else None,
         "space": facts.space,
         "slot": {
-            "name": slot.name if slot else None,
+            "name": slot_name,
             "active": slot.active if slot else False,
             "wal_status": slot.wal_status if slot else None,
             "retained_bytes": slot.retained_bytes if slot else None,

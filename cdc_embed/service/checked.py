@@ -1,6 +1,6 @@
 """Both databases after their preconditions were checked: the ground that a service is built on."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cdc_embed.change.document import Table
@@ -15,16 +15,33 @@ from cdc_embed.target.checks import vector_extension
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """The embedder of a service, and its card."""
+
+    embedder: Embedder
+    card: ModelCard
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """Both databases, and the tables that were found to be delivered."""
 
     databases: Connections
+    model: Model
     sources: Sequence[SourceTable]
+    paused: Mapping[str, str]
+    """The reasons of the tables whose changes are not followed, by name."""
 
     @property
     def config(self) -> Config:
         """The configuration of both databases."""
         return self.databases.config
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """The paused tables that are not even known: they have no usable form, or no vectors."""
+        known = {source.table.full_name for source in self.sources}
+        return {name: why for name, why in self.paused.items() if name not in known}
 
     @property
     def tables(self) -> list[Table]:
@@ -39,18 +56,9 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """The embedder of a service, and its card."""
-
-    embedder: Embedder
-    card: ModelCard
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """The parts that outlive an instance: they stay when a gap in the history is repaired."""
+    """The parts that are there before the first instance, and outlive each."""
 
-    model: Model
     metrics: Metrics
     listeners: Listeners
     tolerance: Tolerance

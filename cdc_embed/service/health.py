@@ -44,6 +44,9 @@ class Health:
     def problem_ready(self) -> str | None:
         """Return why the service does no useful work now; None while it does."""
         phase = self.instance.phase
+        stuck = self.instance.stuck
+        if stuck is not None:
+            return str(stuck)
         if not phase.useful:
             return phase.value
         for table, problem in self.undelivered.problems.items():
@@ -76,6 +79,9 @@ class Health:
             waiting["slot"] = instance.holder
         if instance.phase is Phase.RECONNECTING and instance.lost:
             waiting["stream"] = instance.lost
+        stuck = instance.stuck
+        if stuck is not None:
+            waiting["stream"] = f"{stuck}; it said: {stuck.problem}"
         if instance.reconcile_waits_for:
             waiting["reconcile"] = f"the end of {instance.reconcile_waits_for}"
         if self.listeners.problem:

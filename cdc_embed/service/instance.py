@@ -7,12 +7,12 @@ the slot, which no other session can move any more.
 
 import random
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 import structlog
 
-from cdc_embed.change.transaction import Assembler
 from cdc_embed.errors import (
     CdcEmbedError,
     FencedError,
@@ -23,22 +23,21 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TargetUnavailableError,
 )
-from cdc_embed.flow.batches import Workers
-from cdc_embed.flow.examine import Examiner
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, delay
-from cdc_embed.flow.pipeline import ChangeLog, Pipeline
-from cdc_embed.flow.prepare import Preparer, VectorSupply
+from cdc_embed.flow.pipeline import Pipeline
 from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.flow.writing import Writer
-from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
+from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, find_gap
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.slices import Term
+from cdc_embed.service.failures import LASTING_SECONDS, Failures, Stuck
 from cdc_embed.service.phase import Phase
-from cdc_embed.service.stages import Source, Stages
+from cdc_embed.service.stages import Connected, Source, Stages, make_pipeline
 from cdc_embed.service.stop import Stop
+from cdc_embed.service.undecodable import way_out
 from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import SlotIsActiveError, Stream
+from cdc_embed.source.timing import ServerTimes, longest_silence, silence_limit
 
 STANDBY_POLL_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 0.5
@@ -77,9 +76,14 @@ class Instance:
         self._pipeline: Pipeline | None = None
         self._telemetry = telemetry
         self._stop = stop
-        self._attempt = 0
-        self._silence_limit = source.silence_limit
+        self._failures = Failures()
+        self._began: tuple[float, LSN] | None = None
+        """The time at which the present stream began, and the end of the log then."""
+        self._unanswered = 1
+        """The factor for the silence limit of a server that did not answer."""
         self._failure: CdcEmbedError | None = None
+        self.restarts = False
+        """Another instance is to take this one's place once it has stopped."""
         self.holder = ""
         """The session that has the slot while this instance waits."""
         self.lost = ""
@@ -97,6 +101,11 @@ class Instance:
         """Return from ``run`` without waiting: nothing is lost, some changes are replayed."""
         self._stop.request_now()
         self._wake()
+
+    def restart(self) -> None:
+        """Stop, so that another instance begins with the tables as they are now."""
+        self.restarts = True
+        self.stop()
 
     def fail(self, error: CdcEmbedError) -> None:
         """Stop, and raise the error from ``run``: a watcher found it."""
@@ -118,6 +127,11 @@ class Instance:
     def leading(self) -> bool:
         """Whether this instance has the slot, and writes."""
         return self.phase is Phase.STREAMING
+
+    @property
+    def stuck(self) -> Stuck | None:
+        """The position at which one connection after the other ends; None while work gets done."""
+        return None if self._is_well() else self._failures.stuck(time.monotonic())
 
     # -- the life of an instance -------------------------------------------------------------------
 
@@ -144,9 +158,9 @@ class Instance:
         self.lost = str(exc)
         self._set_phase(Phase.RECONNECTING)
         self._telemetry.metrics.reconnects.labels(reason).inc()
-        log.warning("connection lost", reason=reason, problem=self.lost, attempt=self._attempt)
-        self._stop.requested.wait(delay(self._attempt, random.random()))
-        self._attempt += 1
+        attempt, self._failures.attempt = self._failures.attempt, self._failures.attempt + 1
+        log.warning("connection lost", reason=reason, problem=self.lost, attempt=attempt)
+        self._stop.requested.wait(delay(attempt, random.random()))
 
     def _stand_by(self, slot: Slot | None) -> None:
         """Wait a little; ``slot``, if it was looked at, says which session has it."""
@@ -164,8 +178,9 @@ class Instance:
         if slot.active_pid is not None:  # an attempt would cost both servers two sessions
             self._stand_by(slot)
             return
-        stream = self._open_stream()
+        stream = Stream(self._source.dsn, self._source.slot)
         try:
+            times = self._adapt(stream)
             source = stream.identify()
             history = stream.timeline_history(source.timeline)
             # before the slot is taken: afterwards our own writes would wait for ourselves
@@ -187,16 +202,21 @@ class Instance:
                 raise HistoryGapError(slot=slot.name, problem=gap)
             self._adopt_servers(checkpoint, source)
             self._source.catalogue.anchor()
-            self._follow(stream, checkpoint, confirmed)
+            self._began = time.monotonic(), slot.wal_end
+            self._follow(Connected(stream, checkpoint, confirmed, times.wal_sender_timeout))
         finally:
             if stream.unanswered:  # it may decode changes of other tables: wait longer next time
-                longer = self._source.silence_limit if stream.frames else 2 * self._silence_limit
-                self._silence_limit = longer
+                self._unanswered = 1 if stream.frames else 2 * self._unanswered
             stream.close()
 
-    def _open_stream(self) -> Stream:
-        source = self._source
-        return Stream(source.dsn, source.slot, self._silence_limit, source.longest_silence)
+    def _adapt(self, stream: Stream) -> ServerTimes:
+        """Ask the server's timeout and clock, which can be others than those before."""
+        times = stream.read_times()
+        timeout = times.wal_sender_timeout
+        limit = silence_limit(timeout, self._source.least_silence)
+        stream.limit_silence(self._unanswered * limit, longest_silence(timeout))
+        self._telemetry.clock_ahead = times.clock_ahead
+        return times
 
     def _usable_slot(self) -> Slot:
         slot = self._source.catalogue.slot()
@@ -225,14 +245,16 @@ class Instance:
         log.warning("servers changed", source=str(source), target=str(target))
         self._stages.store.adopt(source, target)
 
-    def _follow(self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN) -> None:
+    def _follow(self, connected: Connected) -> None:
         """Run the pipeline of one connection, and the reconciler beside it, to their end."""
+        checkpoint = connected.checkpoint
         term = Term(lane=Lane(), epoch=checkpoint.epoch, ended=threading.Event())
-        pipeline = self._make_pipeline(stream, checkpoint, confirmed, term.lane)
+        pipeline = make_pipeline(
+            self._source, self._stages, connected, lane=term.lane, telemetry=self._telemetry
+        )
         reconciler = self._reconciling(term, self.fail)
         self._pipeline, self._reconciler = pipeline, reconciler
         self._set_phase(Phase.STREAMING)
-        self._attempt = 0
         log.info(
             "streaming",
             slot=self._source.slot,
@@ -241,7 +263,10 @@ class Instance:
         )
         try:
             reconciler.start()
-            self._run_pipeline(pipeline, stream)
+            self._run_pipeline(pipeline, connected.stream)
+        except RECONNECT_ERRORS as exc:
+            self._note_failure(exc)
+            raise
         finally:
             self._pipeline = self._reconciler = None
             term.ended.set()
@@ -249,6 +274,22 @@ class Instance:
             self._bring_to_rest(pipeline)
             reconciler.join()
             self._stop.allow_waiting()
+
+    def _note_failure(self, exc: CdcEmbedError) -> None:
+        """Note the end of a stream, which is the first one if something became durable before."""
+        if self._is_well():
+            self._failures.forget()
+        at = getattr(exc, "lsn", None) or self._telemetry.positions.durable
+        cure = way_out(str(exc), self._source.slot, self._source.find_wide)
+        self._failures.streaming_failed(at, str(exc), cure, time.monotonic())
+
+    def _is_well(self) -> bool:
+        """Return whether the present stream has made something durable, or is idle and lasts."""
+        pipeline, began = self._pipeline, self._began
+        if pipeline is None or began is None:
+            return False
+        lasts = time.monotonic() - began[0] > LASTING_SECONDS
+        return pipeline.moved or (lasts and pipeline.has_received(began[1]))
 
     def _run_pipeline(self, pipeline: Pipeline, stream: Stream) -> None:
         try:
@@ -279,41 +320,6 @@ class Instance:
                 self._stages.store.cancel()
                 self._stages.runner.give_up()
         pipeline.close()
-
-    def _make_pipeline(
-        self, stream: Stream, checkpoint: Checkpoint, confirmed: LSN, lane: Lane
-    ) -> Pipeline:
-        source, stages = self._source, self._stages
-        store, patience = stages.store, stages.patience
-        assembler = Assembler(
-            source.tables,
-            checkpoint,
-            confirmed,
-            source.callbacks,
-        )
-        supply = VectorSupply(store, stages.runner, patience)
-        return Pipeline(
-            log=ChangeLog(
-                stream=stream,
-                decode=source.plugin.make_decoder(),
-                assembler=assembler,
-                progress=Progress(checkpoint.recorded),
-            ),
-            workers=Workers(
-                preparer=Preparer(
-                    store=store,
-                    read_rows=source.read_rows,
-                    cut=stages.cut,
-                    supply=supply,
-                    patience=patience,
-                ),
-                examiner=Examiner(store=store, cut=stages.cut, supply=supply, patience=patience),
-                writer=Writer(store, patience, checkpoint.batch_seq),
-            ),
-            lane=lane,
-            telemetry=self._telemetry,
-            limits=stages.limits,
-        )
 
     def _set_phase(self, phase: Phase) -> None:
         self.phase = phase

@@ -24,7 +24,8 @@ from cdc_embed.setup.agreement import unfit_tables
 from cdc_embed.setup.connections import cutter, expect_set_up, open_store
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
-from cdc_embed.source.timing import longest_silence, report_interval, silence_limit
+from cdc_embed.source.tables import wide_columns
+from cdc_embed.source.timing import report_interval
 from cdc_embed.target.store import Store
 
 log = structlog.get_logger()
@@ -36,7 +37,7 @@ class Parts:
     def __init__(self, checked: Checked, kept: Kept, stack: ExitStack) -> None:
         self._checked = checked
         self._config = checked.config
-        self._model = kept.model
+        self._model = checked.model
         self._metrics = kept.metrics
         self._listeners = kept.listeners
         self._tolerance = kept.tolerance
@@ -44,7 +45,9 @@ class Parts:
         self._stop = Stop(self._config.limits.drain_timeout)
         self._patience = Patience(self._stop.abandon, self._count_error)
         unfit = unfit_tables(checked.databases, checked.tables)
-        self._undelivered = Undelivered(problems=unfit, until_setup=unfit)
+        until_setup = {**checked.left_out, **unfit}
+        problems = {**checked.paused, **until_setup}
+        self._undelivered = Undelivered(problems=problems, until_setup=until_setup)
         self._telemetry = Telemetry(kept.metrics, kept.listeners.tell)
         self._refetcher = Refetcher(checked, self._undelivered, self._stop.abandon)
 
@@ -71,7 +74,7 @@ class Parts:
             telemetry=self._telemetry,
             reconciling=reconciling,
         )
-        return instance, Watch(checked.databases, checked.sources, watched)
+        return instance, Watch(checked.databases, checked, watched)
 
     def make_health(self, instance: Instance) -> Health:
         """Make the answers about an instance that come from memory."""
@@ -89,7 +92,6 @@ class Parts:
     def _make_source(self) -> Source:
         checked = self._checked
         catalogue = checked.databases.catalogue
-        timeout = catalogue.wal_sender_timeout()
         return Source(
             dsn=self._config.source.resolved_dsn(),
             slot=self._config.source.slot,
@@ -98,8 +100,8 @@ class Parts:
             read_rows=self._refetcher.read_rows,
             tables=checked.tables,
             callbacks=self._make_callbacks(),
-            silence_limit=silence_limit(timeout, self._tolerance.least_silence),
-            longest_silence=longest_silence(timeout),
+            find_wide=lambda: wide_columns(checked.databases.source, checked.sources),
+            least_silence=self._tolerance.least_silence,
         )
 
     def _make_callbacks(self) -> Callbacks:
@@ -127,7 +129,7 @@ class Parts:
             cut=cutter(card, checked.tables),
             runner=runner,
             patience=self._patience,
-            limits=self._make_limits(),
+            limits=self._make_limits,
             recheck=self._recheck,
         )
 
@@ -138,8 +140,7 @@ class Parts:
         self._stack.callback(store.close)
         return store
 
-    def _make_limits(self) -> Limits:
-        timeout = self._checked.databases.catalogue.wal_sender_timeout()
+    def _make_limits(self, timeout: float) -> Limits:
         return Limits(
             memory=self._config.limits.memory,
             report_interval=report_interval(timeout),
@@ -150,7 +151,8 @@ class Parts:
         databases, tables = self._checked.databases, self._checked.tables
         expect_keeper(databases, tables)
         unfit = unfit_tables(databases, tables)
-        for name in unfit.keys() ^ self._undelivered.until_setup.keys():
+        known = self._undelivered.until_setup.keys() - self._checked.left_out.keys()
+        for name in unfit.keys() ^ known:
             raise TablesChangedError(table=name)
         for table in tables:
             expect_set_up(databases, table, self._model.card)

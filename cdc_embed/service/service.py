@@ -8,18 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+import structlog
 from prometheus_client import CollectorRegistry
 
 from cdc_embed.errors import (
+    CdcEmbedError,
     HistoryGapError,
-    SourceUnavailableError,
+    PreflightError,
     TablesChangedError,
-    TargetUnavailableError,
+    is_passing,
 )
 from cdc_embed.flow.patience import delay
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.metrics import Metrics
-from cdc_embed.serve.status import status
+from cdc_embed.serve.facts import Facts
+from cdc_embed.serve.status import Live, status
 from cdc_embed.service.health import Health
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
@@ -30,6 +33,8 @@ REBUILD_SECONDS: Final = 60.0
 """A new slot that lasted less long was of no use, and another one would not be either."""
 LISTENERS_POLL_SECONDS: Final = 0.1
 """Between two looks at whether a stop is to be at once."""
+
+log = structlog.get_logger()
 
 
 class StartStoppedError(Exception):
@@ -43,8 +48,6 @@ class Started:
     instance: Instance
     health: Health
     watch: Watch
-    metrics: Metrics
-    listeners: Listeners
     drain_timeout: float
     close: Callable[[], None]
     """Closes the instance and its watcher; harmless when repeated."""
@@ -63,19 +66,33 @@ class Service:
     The errors are those of ``cdc_embed.errors``: no error of the driver gets out.
     """
 
-    def __init__(self, start: Start, *, rebuilds: bool) -> None:
+    def __init__(
+        self, start: Start, *, name: str, metrics: Metrics, listeners: Listeners, rebuilds: bool
+    ) -> None:
+        """``name`` is the slot's; with ``rebuilds`` a gap in the history is repaired."""
         self._start = start
+        self._name = name
+        self._metrics = metrics
+        self._listeners = listeners
         self._rebuilds = rebuilds
+        self._current: Started | None = None
+        self._starting = True
+        self._away = ""
+        """The problem that a start waits for."""
         self._rebuilt_at: float | None = None
-        self._repairing = False
+        self._mended: tuple[str, float] = "", 0.0
         self._stopping = threading.Event()
         self._stopping_now = False
         self._stopped_at: float | None = None
         self._ended = threading.Event()
+
+    def begin(self) -> None:
+        """Start the first instance; raise if a precondition fails or a database is away."""
         try:
-            self._current = start(None, self._stopping)
+            self._become(self._start(None, self._stopping))
         except HistoryGapError as gap:
-            self._current = self._repair(gap)
+            self._allow_repair(gap)
+            self._become(self._start(gap, self._stopping))
 
     # -- running -----------------------------------------------------------------------------------
 
@@ -83,23 +100,99 @@ class Service:
         """Keep the target fresh until ``stop``; raise an error that only a person can mend.
 
         Lost connections and outages of a database or the embedder are waited for. A gap in the
-        history is repaired if ``source.on_history_gap`` is "rebuild", else it is raised. Returns
-        when batches in flight are committed and the listeners have been told of them.
+        history is repaired if ``source.on_history_gap`` is "rebuild", else it is raised. What
+        concerns one table alone pauses that table. Returns when batches in flight are committed
+        and the listeners have been told of them.
         """
         try:
-            while not self._run_instance():
+            if self._current is None:
+                self._begin_again(None)
+            while self._current is not None and not self._run_instance(self._current):
                 pass
         finally:
             self._wait_for_listeners()
             self._ended.set()
 
+    def _run_instance(self, current: Started) -> bool:
+        """Run an instance; return false if another one takes its place."""
+        try:
+            current.instance.run()
+            if not current.instance.restarts or self._stopping.is_set():
+                return True
+            self._begin_again(None)
+        except HistoryGapError as gap:
+            self._begin_again(gap)
+        except TablesChangedError:
+            self._begin_again(None)
+        except CdcEmbedError as exc:
+            self._pause_table(exc)
+        return self._stopping.is_set() and self._starting
+
+    def _pause_table(self, error: CdcEmbedError) -> None:
+        """Begin again without the table that an error names; raise it if that is of no use."""
+        said, at = self._mended
+        in_vain = said == str(error) and time.monotonic() - at < REBUILD_SECONDS
+        if error.exit_code != PreflightError.exit_code or not error.fields.get("table") or in_vain:
+            raise error
+        self._mended = str(error), time.monotonic()
+        try:
+            self._begin_again(None)
+        except CdcEmbedError as exc:
+            if exc.exit_code == error.exit_code:
+                raise error from exc
+            raise
+        log.error("a table stopped the others no longer", problem=str(error), hint=error.hint)
+
+    def _begin_again(self, gap: HistoryGapError | None) -> None:
+        """Start an instance, and wait for what is away; none is there if a stop comes first."""
+        self._starting = True
+        if self._current is not None:
+            self._current.close()
+        if gap is not None:
+            self._allow_repair(gap)
+        attempt = 0
+        while not self._stopping.is_set():
+            try:
+                return self._become(self._start(gap, self._stopping))
+            except HistoryGapError as found:
+                if gap is not None:
+                    raise
+                self._allow_repair(found)
+                gap = found
+            except StartStoppedError:
+                return None
+            except (CdcEmbedError, OSError) as exc:
+                if not is_passing(exc):
+                    raise
+                self._away = str(exc)
+                log.warning("waiting", stage="start", problem=self._away, attempt=attempt)
+                self._stopping.wait(delay(attempt, random.random()))
+                attempt += 1
+        return None
+
+    def _become(self, started: Started) -> None:
+        self._current, self._starting, self._away = started, False, ""
+        if self._stopping_now:
+            started.instance.stop_now()
+        elif self._stopping.is_set():
+            started.instance.stop()
+
+    def _allow_repair(self, gap: HistoryGapError) -> None:
+        """Raise the gap where a new slot is not allowed or would be of no use."""
+        now = time.monotonic()
+        in_vain = self._rebuilt_at is not None and now - self._rebuilt_at < REBUILD_SECONDS
+        if not self._rebuilds or in_vain:
+            raise gap
+        self._rebuilt_at = now
+
     def _wait_for_listeners(self) -> None:
         """Wait until the listeners are told, for as long as a stop, or an error, leaves time."""
-        current = self._current
+        if self._current is None:
+            return
         began = self._stopped_at if self._stopped_at is not None else time.monotonic()
-        deadline = began + current.drain_timeout
+        deadline = began + self._current.drain_timeout
         while not self._stopping_now and time.monotonic() < deadline:
-            if current.listeners.wait(LISTENERS_POLL_SECONDS):
+            if self._listeners.wait(LISTENERS_POLL_SECONDS):
                 return
 
     @contextmanager
@@ -129,13 +222,15 @@ class Service:
         Batches that are not finished within ``limits.drain_timeout`` are left to the next start.
         """
         self._mark_stopping()
-        self._current.instance.stop()
+        if self._current is not None:
+            self._current.instance.stop()
 
     def stop_now(self) -> None:
         """Have ``run`` return at once: nothing is lost, some changes are replayed."""
         self._stopping_now = True
         self._mark_stopping()
-        self._current.instance.stop_now()
+        if self._current is not None:
+            self._current.instance.stop_now()
 
     def _mark_stopping(self) -> None:
         if self._stopped_at is None:
@@ -148,83 +243,62 @@ class Service:
 
     def close(self) -> None:
         """Close every connection; for ``running``, after ``run`` has ended."""
-        self._current.close()
-
-    def _run_instance(self) -> bool:
-        """Run the present instance; False if it met a gap and another one takes its place."""
-        try:
-            self._current.instance.run()
-            return True
-        except (HistoryGapError, TablesChangedError) as exc:
-            self._repairing = True
-            try:
-                self._current.close()
-                self._current = self._replacement(exc)
-            except StartStoppedError:
-                return True
-            finally:
-                self._repairing = False
-        if self._stopping_now:
-            self._current.instance.stop_now()
-        elif self._stopping.is_set():
-            self._current.instance.stop()
-        return False
-
-    def _replacement(self, exc: HistoryGapError | TablesChangedError) -> Started:
-        """Start another instance, once both databases are there."""
-        if isinstance(exc, HistoryGapError):
-            return self._repair(exc)
-        attempt = 0
-        while True:
-            try:
-                return self._start(None, self._stopping)
-            except HistoryGapError as gap:
-                return self._repair(gap)
-            except (SourceUnavailableError, TargetUnavailableError):
-                if self._stopping.wait(delay(attempt, random.random())):
-                    raise StartStoppedError from None
-                attempt += 1
-
-    def _repair(self, gap: HistoryGapError) -> Started:
-        """Start an instance with a new slot; raise the gap where that is not allowed or no use."""
-        now = time.monotonic()
-        in_vain = self._rebuilt_at is not None and now - self._rebuilt_at < REBUILD_SECONDS
-        if not self._rebuilds or in_vain:
-            raise gap
-        self._rebuilt_at = now
-        return self._start(gap, self._stopping)
+        if self._current is not None:
+            self._current.close()
 
     # -- answers from memory -----------------------------------------------------------------------
 
     @property
+    def begun(self) -> bool:
+        """Whether the first instance was started, so that a stop has something to finish."""
+        return self._current is not None
+
+    @property
     def phase(self) -> Phase:
         """The present phase."""
-        return Phase.STARTING if self._repairing else self._current.instance.phase
+        current = self._current
+        return Phase.STARTING if self._starting or current is None else current.instance.phase
 
     @property
     def positions(self) -> Positions:
         """The positions that are received, durable and confirmed; LSNs."""
-        return self._current.health.positions
+        return self._current.health.positions if self._current is not None else Positions()
 
     @property
     def told(self) -> bool:
         """Whether the listeners have been called for every commit up to ``positions.durable``."""
-        return self._current.listeners.told
+        return self._listeners.told
 
     @property
     def registry(self) -> CollectorRegistry:
         """The Prometheus metrics of this service, in a registry of its own."""
-        return self._current.metrics.registry
+        return self._metrics.registry
 
     def status(self) -> dict[str, Any]:
         """Return the object that ``cdc-embed status --json`` prints; from memory, no database."""
-        live = replace(self._current.health.live(), state=self.phase.value)
-        return status(self._current.watch.facts, live)
+        current = self._current
+        if current is None:
+            live, facts = Live(state="", role="standby", positions=Positions()), Facts()
+        else:
+            live, facts = current.health.live(), current.watch.facts
+        waiting = {**live.waiting, **({"start": self._away} if self._away else {})}
+        live = replace(live, state=self.phase.value, waiting=waiting)
+        return status(facts, live, self._name)
 
     def problem_alive(self) -> str | None:
         """Return the reason to restart the process; None while the loop turns."""
-        return None if self._repairing else self._current.health.problem_alive()
+        current = self._current
+        return None if self._starting or current is None else current.health.problem_alive()
 
     def problem_ready(self) -> str | None:
         """Return why the service does no useful work now; None while it does."""
-        return self.phase.value if self._repairing else self._current.health.problem_ready()
+        current = self._current
+        if self._starting or current is None:
+            away = f", waits for: {_named(self._away)}" if self._away else ""
+            return f"{self.phase.value}{away}"
+        return current.health.problem_ready()
+
+
+def _named(problem: str) -> str:
+    """Name what is away, without its own words, which are not for everybody."""
+    return problem.partition(":")[0]

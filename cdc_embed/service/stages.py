@@ -1,17 +1,26 @@
-"""The parts that every connection of an instance uses again: its source, and its stages."""
+"""The parts that every connection of an instance uses again, and the pipeline made of them."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
-from cdc_embed.change.transaction import Callbacks
+from cdc_embed.change.transaction import Assembler, Callbacks
+from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.examine import Examiner
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.prepare import ReadRows
+from cdc_embed.flow.pipeline import ChangeLog, Pipeline
+from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
+from cdc_embed.flow.telemetry import Telemetry
+from cdc_embed.flow.writing import Writer
+from cdc_embed.lsn import LSN, Checkpoint, Progress
 from cdc_embed.service.plugin import Plugin
+from cdc_embed.service.undecodable import FindWide
 from cdc_embed.source.slot import SlotCatalogue
+from cdc_embed.source.stream import Stream
 from cdc_embed.target.store import Store
 
 
@@ -27,10 +36,9 @@ class Source:
     tables: Iterable[Table]
     callbacks: Callbacks
     """Functions that are called for changes that become no event."""
-    silence_limit: float
-    """Seconds without an answer after which a connection is given up."""
-    longest_silence: float
-    """Seconds that this side may stay silent before the server requests an answer."""
+    find_wide: FindWide
+    least_silence: float
+    """The shortest time without an answer after which a server is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +49,49 @@ class Stages:
     cut: Cut
     runner: EmbeddingRunner
     patience: Patience
-    limits: Limits
+    limits: Callable[[float], Limits]
+    """Gives the limits for a server's ``wal_sender_timeout``."""
     recheck: Callable[[], None]
     """Raises if ``setup`` changed meanwhile, so that the tables of vectors do not fit any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """One connection: its stream, and the positions and the timeout that were found with it."""
+
+    stream: Stream
+    checkpoint: Checkpoint
+    confirmed: LSN
+    """The slot's position when streaming began."""
+    wal_sender_timeout: float
+
+
+def make_pipeline(
+    source: Source, stages: Stages, connected: Connected, *, lane: Lane, telemetry: Telemetry
+) -> Pipeline:
+    """Make the pipeline of one connection."""
+    store, patience, checkpoint = stages.store, stages.patience, connected.checkpoint
+    assembler = Assembler(source.tables, checkpoint, connected.confirmed, source.callbacks)
+    supply = VectorSupply(store, stages.runner, patience)
+    return Pipeline(
+        log=ChangeLog(
+            stream=connected.stream,
+            decode=source.plugin.make_decoder(),
+            assembler=assembler,
+            progress=Progress(checkpoint.recorded),
+        ),
+        workers=Workers(
+            preparer=Preparer(
+                store=store,
+                read_rows=source.read_rows,
+                cut=stages.cut,
+                supply=supply,
+                patience=patience,
+            ),
+            examiner=Examiner(store=store, cut=stages.cut, supply=supply, patience=patience),
+            writer=Writer(store, patience, checkpoint.batch_seq),
+        ),
+        lane=lane,
+        telemetry=telemetry,
+        limits=stages.limits(connected.wal_sender_timeout),
+    )

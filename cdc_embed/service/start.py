@@ -13,7 +13,6 @@ from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import HistoryGapError
-from cdc_embed.finding import expect
 from cdc_embed.flow.telemetry import Listener
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.checked import Checked, Kept, Model
@@ -21,11 +20,10 @@ from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.parts import Parts
 from cdc_embed.service.service import Service, Started, StartStoppedError
 from cdc_embed.service.tolerance import USUAL, Tolerance
-from cdc_embed.setup.agreement import check_keys
-from cdc_embed.setup.connections import Connections, connections, expect_set_up, stored_dimensions
+from cdc_embed.setup.connections import Connections, connections, stored_dimensions
 from cdc_embed.setup.ownership import expect_own_gap
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
-from cdc_embed.setup.preflight import Survey, history_gap, survey_all
+from cdc_embed.setup.preflight import Survey, survey_all, survey_model
 
 log = structlog.get_logger()
 
@@ -36,23 +34,37 @@ def running(
     *,
     listeners: Sequence[Listener] = (),
     serve: bool = False,
+    wait: bool = False,
     embedder: Embedder | None = None,
     tolerance: Tolerance = USUAL,
 ) -> Iterator[Service]:
     """Give a service that is ready to run; close all that it opened at the end.
 
-    Checks every precondition first, and raises the error of one that failed. ``listeners`` are
-    called after each commit, in order, from one thread. With ``serve`` the service answers over
-    HTTP as ``[serve]`` says. ``embedder`` replaces the configured one; it is left open,
+    Checks every precondition first, and raises the error of one that failed. With ``wait`` it does
+    so in ``Service.run``, where it waits for what is away. ``listeners`` are called after each
+    commit, in order, from one thread. With ``serve`` the service answers over HTTP as ``[serve]``
+    says, before it asks a database. ``embedder`` replaces the configured one; it is left open,
     unless it does not answer when a stop is overdue. ``tolerance`` has the limits that the
     configuration does not name.
     """
     with ExitStack() as stack:
-        starter = _Starter(config, listeners, embedder, tolerance, stack)
-        service = Service(starter.start, rebuilds=config.source.on_history_gap == "rebuild")
+        metrics = Metrics(slot=config.source.slot, tables=[t.full_name for t in config.tables])
+        told = Listeners(listeners, metrics, tolerance)
+        stack.callback(told.close)
+        kept = Kept(metrics=metrics, listeners=told, tolerance=tolerance)
+        starter = _Starter(config, embedder, kept, stack)
+        service = Service(
+            starter.start,
+            name=config.source.slot,
+            metrics=metrics,
+            listeners=told,
+            rebuilds=config.source.on_history_gap == "rebuild",
+        )
         stack.callback(service.close)
         if serve:
             stack.enter_context(_serving(config, service))
+        if not wait:
+            service.begin()
         yield service
 
 
@@ -79,19 +91,13 @@ class _Starter:
     """Starts the instances of one service, one after the other."""
 
     def __init__(
-        self,
-        config: Config,
-        listeners: Sequence[Listener],
-        embedder: Embedder | None,
-        tolerance: Tolerance,
-        stack: ExitStack,
+        self, config: Config, embedder: Embedder | None, kept: Kept, stack: ExitStack
     ) -> None:
         self._config = config
-        self._listeners = listeners
         self._embedder = embedder
-        self._tolerance = tolerance
+        self._kept = kept
         self._stack = stack
-        self._kept: Kept | None = None
+        self._model: Model | None = None
 
     def start(self, gap: HistoryGapError | None, stopping: Event) -> Started:
         """Check the preconditions, make a new slot if there is a gap, and start an instance."""
@@ -101,32 +107,29 @@ class _Starter:
                 log.warning("publication is mended", done=done)
             survey = survey_all(databases)
             if gap is None:
-                _expect_history(databases, survey)
-                expect([finding for finding in survey.findings if finding.id != "publication"])
+                survey.expect_usable()
             else:
                 expect_own_gap(databases, [source.table for source in survey.tables], gap)
-            kept = self._keep(databases, survey)
-            if gap is None:
-                _expect_usable(databases, survey, kept.model.card)
-            else:
-                _make_new_slot(databases, kept.model.card, gap, stopping)
-            checked = Checked(databases=databases, sources=survey.tables)
-            return self._build(checked, kept, stack)
+            model = self._keep_model(databases, survey)
+            if gap is not None:
+                _make_new_slot(databases, model.card, gap, stopping)
+                survey = survey_all(databases)
+            survey_model(databases, survey, model.card)
+            survey.expect_usable()
+            checked = Checked(
+                databases=databases,
+                model=model,
+                sources=survey.tables,
+                paused=survey.paused,
+            )
+            return self._build(checked, stack)
 
-    def _keep(self, databases: Connections, survey: Survey) -> Kept:
-        """Make the parts that outlive an instance, when the first one is started."""
-        if self._kept is None:
-            model = self._make_model(databases, survey)
-            tables = [source.table.full_name for source in survey.tables]
-            metrics = Metrics(
-                slot=self._config.source.slot, tables=tables, model=model.card.identity
-            )
-            listeners = Listeners(self._listeners, metrics, self._tolerance)
-            self._stack.callback(listeners.close)
-            self._kept = Kept(
-                model=model, metrics=metrics, listeners=listeners, tolerance=self._tolerance
-            )
-        return self._kept
+    def _keep_model(self, databases: Connections, survey: Survey) -> Model:
+        """Make the model for the first instance; it outlives each."""
+        if self._model is None:
+            self._model = self._make_model(databases, survey)
+            self._kept.metrics.set_model(self._model.card.identity)
+        return self._model
 
     def _make_model(self, databases: Connections, survey: Survey) -> Model:
         if self._embedder is not None:
@@ -136,35 +139,17 @@ class _Starter:
         self._stack.callback(embedder.close)
         return Model(embedder=embedder, card=embedder.describe())
 
-    def _build(self, checked: Checked, kept: Kept, stack: ExitStack) -> Started:
-        parts = Parts(checked, kept, stack)
+    def _build(self, checked: Checked, stack: ExitStack) -> Started:
+        parts = Parts(checked, self._kept, stack)
         instance, watch = parts.make_instance()
         stack.enter_context(watch)
         return Started(
             instance=instance,
             health=parts.make_health(instance),
             watch=watch,
-            metrics=kept.metrics,
-            listeners=kept.listeners,
             drain_timeout=self._config.limits.drain_timeout,
             close=stack.pop_all().close,
         )
-
-
-def _expect_history(databases: Connections, survey: Survey) -> None:
-    problem = history_gap(databases, survey)
-    if problem is not None:
-        raise HistoryGapError(slot=databases.config.source.slot, problem=problem)
-
-
-def _expect_usable(databases: Connections, survey: Survey, card: ModelCard) -> None:
-    tables = [source.table for source in survey.tables]
-    for table in tables:  # another space says more than a column that is not published
-        expect_set_up(databases, table, card)
-    expect(survey.findings)
-    keys = check_keys(databases, tables)
-    if all(finding.failed for finding in keys):  # else the others go on
-        expect(keys)
 
 
 def _make_new_slot(

@@ -11,7 +11,7 @@ statements a second, whatever the number of its tables.
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,13 +25,14 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
+from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
+from cdc_embed.setup.preflight import find_paused
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
 
@@ -62,9 +63,7 @@ class Watched:
 class Watch:
     """Watches both databases for one instance."""
 
-    def __init__(
-        self, databases: Connections, tables: Sequence[SourceTable], watched: Watched
-    ) -> None:
+    def __init__(self, databases: Connections, checked: Checked, watched: Watched) -> None:
         self._undelivered = watched.undelivered
         self._instance = watched.instance
         self._reconciling = watched.reconciling
@@ -72,8 +71,10 @@ class Watch:
         self._ledger = Ledger(
             databases.target, databases.config.target.schema, databases.config.source.slot
         )
-        self._tables = tables
-        self._names = [source.table.full_name for source in tables]
+        self._tables = checked.sources
+        self._names = [source.table.full_name for source in checked.sources]
+        self._card = checked.model.card
+        self._left_out = checked.left_out
         self._telemetry = watched.telemetry
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -130,10 +131,12 @@ class Watch:
                 observed = databases.coverage.observe(self._tables)
             found.update({**observed.undelivered, **observed.altered})
         self._check_coverage()
-        stored = stored_tables(databases.target, databases.config.target.schema, self._names)
+        self._look_at_left_out()
+        names = [*self._names, *self._left_out]
+        stored = stored_tables(databases.target, databases.config.target.schema, names)
         if self._instance.leading:  # a standby of another version may see other shapes
             self._check_shapes(observed.shapes, stored)
-        self.facts = gather(databases, self._count, observed, stored)
+        self.facts = gather(databases, self._count, observed, stored, self._undelivered.problems)
         self._show_metrics(self.facts)
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
@@ -150,8 +153,7 @@ class Watch:
         for table in sorted(self._undelivered_names - undelivered.keys()):
             log.info("table is delivered again, every row is compared", table=table)
         self._undelivered_names = set(undelivered)
-        for source in self._tables:
-            name = source.table.full_name
+        for name in (*(source.table.full_name for source in self._tables), *self._left_out):
             self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
 
     def _protect(self) -> None:
@@ -161,6 +163,16 @@ class Watch:
                 log.warning("publication is mended", done=done)
         except (PreflightError, SourceUnavailableError) as exc:  # the next look tries again
             log.warning("publication is not mended", problem=str(exc))
+
+    def _look_at_left_out(self) -> None:
+        """Begin anew when a table can be followed that could not be at the start."""
+        if not self._left_out:
+            return
+        paused = find_paused(self._databases, self._left_out, self._card)
+        mended = sorted(self._left_out.keys() - paused.keys())
+        if mended:
+            log.info("tables can be followed again", tables=mended)
+            self._instance.restart()
 
     def _check_shapes(self, shapes: Mapping[str, str], stored: Mapping[str, StoredTable]) -> None:
         """Have tables compared that were rewritten, altered, or not delivered for a while."""

@@ -5,6 +5,7 @@ can be cut, and a key of fewer columns can be two rows'.
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from cdc_embed.change.document import Table
 from cdc_embed.finding import Finding, judge
@@ -37,11 +38,14 @@ def check_keys(databases: Connections, tables: Iterable[Table]) -> list[Finding]
     listed = list(tables)
     unfit = unfit_tables(databases, listed)
     return [
-        judge(
-            "stored_key",
-            table.full_name not in unfit,
-            f"{table.full_name} {unfit.get(table.full_name, 'has its vectors stored by its key')}",
-            "run: cdc-embed setup",
+        replace(
+            judge(
+                "stored_key",
+                table.full_name not in unfit,
+                f"{table.full_name} {unfit.get(table.full_name, 'has vectors stored by its key')}",
+                "run: cdc-embed setup",
+            ),
+            table=table.full_name,
         )
         for table in listed
     ]

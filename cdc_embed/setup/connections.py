@@ -7,6 +7,7 @@ read the same catalogue in the same way.
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker
 from cdc_embed.change.document import Document, Table, fingerprint
@@ -30,6 +31,8 @@ from cdc_embed.target.registry import (
 from cdc_embed.target.schema import vector_type
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
+
+RUN_SETUP: Final = "run: cdc-embed setup"
 
 
 @dataclass(slots=True)
@@ -143,7 +146,7 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
         raise PreflightError(
             where=f"table {table.full_name}",
             problem="it has no embedding table yet",
-            hint="run: cdc-embed setup",
+            hint=RUN_SETUP,
         )
     difference = space_of(card, table).difference(registered.space)
     if difference:
@@ -159,7 +162,7 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
             where=f"table {table.full_name}",
             problem=f"its embedding table has the metadata ({', '.join(registered.metadata)}), "
             f"the configuration has ({', '.join(column.name for column in table.metadata)})",
-            hint="run: cdc-embed setup",
+            hint=RUN_SETUP,
         )
     _expect_types(databases, table, registered, f"{databases.config.index.type}({card.dimensions})")
     return registered
@@ -180,5 +183,6 @@ def _expect_types(
             raise PreflightError(
                 where=f"table {table.full_name}",
                 problem=f"{name} has the type {kind} in the embedding table, expected {wanted}",
-                hint="run: cdc-embed setup",
+                hint=RUN_SETUP,
+                table=table.full_name,
             )

@@ -49,7 +49,9 @@ def expect_keeper(
         known = registered.get(table.full_name)
         if known is not None and not is_ours(databases, known):
             raise PreflightError(
-                where=f"table {table.full_name}", problem=kept_by(databases, known), hint=TAKE_OVER
+                where=f"table {table.full_name}",
+                problem=kept_by(databases, known),
+                hint=TAKE_OVER,
             )
 
 

@@ -78,7 +78,7 @@ def plan_setup(
     """
     config = databases.config
     survey = survey_source(databases)
-    findings = [*survey.findings, *check_model(databases, card, [])]
+    findings = [*survey.findings, *check_model(databases, card)]
     prepared = databases.coverage.prepare(survey.tables, adopt)
     findings += prepared.obstacles
     extension = check_vector_extension(databases.target)

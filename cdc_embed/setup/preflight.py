@@ -3,22 +3,30 @@
 Checks give findings, good and bad, in the order in which a person would mend them. They only read.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 
+from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
-from cdc_embed.errors import CdcEmbedError, PreflightError
-from cdc_embed.finding import Finding, judge
+from cdc_embed.errors import (
+    CdcEmbedError,
+    HistoryGapError,
+    PreflightError,
+    SpaceMismatchError,
+)
+from cdc_embed.finding import Finding, expect, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.agreement import check_keys
-from cdc_embed.setup.connections import Connections, space_of
-from cdc_embed.setup.ownership import TAKE_OVER, is_ours, kept_by
+from cdc_embed.setup.connections import RUN_SETUP, Connections, expect_set_up
+from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.slot import Slot
-from cdc_embed.source.tables import SourceTable, find_tables
+from cdc_embed.source.stream import stream_name
+from cdc_embed.source.tables import SourceTable, find_tables, why_paused
 from cdc_embed.target.checks import check_encoding, check_migrations, check_vector_extension
-from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.registry import applied_migrations, registered_tables
+from cdc_embed.target.position import read_checkpoint, server_identity
+from cdc_embed.target.registry import applied_migrations
 from cdc_embed.target.schema import refuse_unindexable
 
 
@@ -28,9 +36,37 @@ class Survey:
 
     findings: list[Finding] = field(default_factory=list)
     tables: list[SourceTable] = field(default_factory=list)
+    """The tables that can be followed."""
     slot: Slot | None = None
     database: str = ""
     encoding: str = ""
+    slot_name: str = ""
+    gap: str | None = None
+    """The reason why the slot cannot continue the recorded position."""
+    paused: dict[str, str] = field(default_factory=dict)
+    """The reasons of the tables that cannot be followed, by name; one never stops the others."""
+
+    def pause(self, finding: Finding) -> None:
+        """Leave a table out, which alone is concerned by a finding."""
+        self.findings.append(finding)
+        self.paused.setdefault(finding.table, why_paused(finding))
+        self.tables = [s for s in self.tables if s.table.full_name != finding.table]
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of ``doctor``; that of ``run`` too, unless other tables can be followed."""
+        if self.gap is not None:
+            return HistoryGapError.exit_code
+        failed = any(finding.failed for finding in self.findings)
+        return PreflightError.exit_code if failed else 0
+
+    def expect_usable(self) -> None:
+        """Raise the error of a service that can do nothing at all; name every obstacle."""
+        if self.gap is not None:
+            raise HistoryGapError(slot=self.slot_name, problem=self.gap)
+        together = [finding for finding in self.findings if not finding.table]
+        usable = any(source.table.full_name not in self.paused for source in self.tables)
+        expect(together if usable else self.findings)
 
 
 def survey_source(databases: Connections) -> Survey:
@@ -53,25 +89,101 @@ def survey_source(databases: Connections) -> Survey:
     survey.findings += check_server(
         server, survey.slot, catalogue.slot_count(), config.source.plugin
     )
-    survey.tables, problems = find_tables(databases.source, config)
-    survey.findings += problems
+    _find_tables(databases, survey)
     return survey
+
+
+def _find_tables(databases: Connections, survey: Survey) -> None:
+    """Find the configured tables; pause those that cannot be followed."""
+    survey.tables, findings = find_tables(databases.source, databases.config)
+    survey.findings += findings
+    for finding in findings:
+        if finding.failed:
+            survey.paused.setdefault(finding.table, why_paused(finding))
+
+
+def find_followed(databases: Connections) -> tuple[list[SourceTable], dict[str, str]]:
+    """Return the tables whose form is usable, and why tables are paused, by name."""
+    survey = Survey()
+    _find_tables(databases, survey)
+    _check_delivery(databases, survey)
+    return survey.tables, survey.paused
+
+
+def find_paused(
+    databases: Connections, names: Collection[str], card: ModelCard
+) -> Mapping[str, str]:
+    """Return why some of the configured tables cannot be followed now, by name."""
+    survey = Survey()
+    _find_tables(databases, survey)
+    survey.tables = [source for source in survey.tables if source.table.full_name in names]
+    _check_delivery(databases, survey)
+    survey_model(databases, survey, card)
+    return survey.paused
 
 
 def survey_all(databases: Connections) -> Survey:
-    """Check both databases with the objects that ``setup`` made, on which ``run`` depends."""
+    """Check both databases with the objects that ``setup`` made, on which ``run`` depends.
+
+    ``doctor`` and ``run`` decide by this, so that they agree.
+    """
     config = databases.config
     survey = survey_source(databases)
-    survey.findings += databases.coverage.findings(survey.tables)
-    survey.findings.append(
-        check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
-    )
+    survey.slot_name = config.source.slot
+    followed = [source.table for source in survey.tables]
+    _check_history(databases, survey)
+    _check_delivery(databases, survey)
     survey.findings.append(check_reader(survey.slot))
+    survey.findings.append(_check_standby(databases))
     survey.findings.append(check_vector_extension(databases.target))
-    tables = [source.table for source in survey.tables]
-    survey.findings.append(check_encoding(databases.target, survey.encoding, tables))
+    survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     survey.findings.append(check_migrations(databases.target, config.target.schema))
     return survey
+
+
+def _check_history(databases: Connections, survey: Survey) -> None:
+    """Check that the slot continues the recorded position."""
+    config = databases.config.source
+    slot = check_slot(survey.slot, config.slot, config.plugin, survey.database)
+    survey.gap = history_gap(databases, survey)
+    if survey.gap is None:
+        survey.findings += [slot, *_check_position(databases, survey)]
+        return
+    fix = HistoryGapError.default_hint
+    survey.findings.append(Finding(id="history", ok=False, message=survey.gap, fix=fix))
+
+
+def _check_position(databases: Connections, survey: Survey) -> list[Finding]:
+    """Check that a position is recorded for the slot."""
+    schema, slot = databases.config.target.schema, survey.slot_name
+    if survey.slot is None or not applied_migrations(databases.target, schema):
+        return []  # setup did not run, and another check says so
+    recorded = read_checkpoint(databases.target, schema, slot) is not None
+    said = f"a position is recorded for slot {slot}"
+    return [judge("position", recorded, said if recorded else f"no {said[2:]}", RUN_SETUP)]
+
+
+def _check_delivery(databases: Connections, survey: Survey) -> None:
+    """Check that the changes of the tables arrive; pause those whose changes do not."""
+    tables = list(survey.tables)
+    undelivered = databases.coverage.observe(tables).undelivered if tables else {}
+    survey.paused |= undelivered
+    for finding in databases.coverage.findings(tables):
+        named = [name for name in undelivered if name in finding.message]
+        found = replace(finding, table=finding.table or max(named, key=len, default=""))
+        if found.table and found.failed and found.table not in survey.paused:
+            survey.pause(found)
+        else:
+            survey.findings.append(found)
+
+
+def _check_standby(databases: Connections) -> Finding:
+    """Check that no commit of the application waits for our stream."""
+    try:
+        databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
+    except PreflightError as exc:
+        return Finding(id="synchronous", ok=False, message=str(exc), fix=exc.hint)
+    return Finding(id="synchronous", ok=True, message="no commit waits for this service")
 
 
 def history_gap(databases: Connections, survey: Survey) -> str | None:
@@ -90,39 +202,62 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
         return "a position is recorded for it, but the slot does not exist any more"
     if slot is not None and slot.lost:
         return "the server removed its log"
-    return find_gap(
+    gap = find_gap(
         checkpoint,
         source=replace(source, timeline=checkpoint.source.timeline),  # the stream checks timelines
         slot_confirmed=(slot and slot.confirmed_lsn) or ZERO,
         wal_end=databases.catalogue.wal_end(),  # read after the checkpoint
         history=[],
     )
+    before = checkpoint.target.system_identifier
+    if gap is None and server_identity(databases.target).system_identifier != before:
+        return "the target is another cluster than it was"
+    return gap
 
 
-def check_model(
-    databases: Connections, card: ModelCard, tables: list[SourceTable]
-) -> list[Finding]:
-    """Check that the model fits the index and the stored space."""
-    config = databases.config
+def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> None:
+    """Check that the model fits the index, and each table the vectors that are stored for it."""
+    survey.findings += check_model(databases, card)
+    if not applied_migrations(databases.target, databases.config.target.schema):
+        return
+    for source in list(survey.tables):
+        _check_stored(databases, survey, source.table, card)
+    for finding in check_keys(databases, [source.table for source in survey.tables]):
+        survey.findings.append(finding)
+        if finding.failed:
+            survey.paused.setdefault(finding.table, why_paused(finding))
+
+
+def _check_stored(databases: Connections, survey: Survey, table: Table, card: ModelCard) -> None:
+    """Check that a table's vectors are ours, and of this form.
+
+    What ``setup`` was not run for after another configuration stops all tables: it is not of the
+    table's own making.
+    """
+    try:
+        expect_keeper(databases, [table])
+        expect_set_up(databases, table, card)
+    except (PreflightError, SpaceMismatchError) as exc:
+        own = isinstance(exc, PreflightError) and exc.fields.get("table")
+        alone = table.full_name if own else ""
+        found = Finding(id="space", ok=False, message=str(exc), fix=exc.hint, table=alone)
+        if alone:
+            survey.pause(found)
+        else:
+            survey.findings.append(found)
+        return
+    said = f"{table.full_name} has its vectors in this space"
+    survey.findings.append(Finding(id="space", ok=True, message=said))
+
+
+def check_model(databases: Connections, card: ModelCard) -> list[Finding]:
+    """Check that the model fits the index."""
     findings = [Finding(id="model", ok=True, message=f"{card.identity}, {card.dimensions} dims")]
     try:
-        refuse_unindexable(config.index, card.dimensions)
+        refuse_unindexable(databases.config.index, card.dimensions)
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
-    known = registered_tables(databases.target, config.target.schema)
-    for source in tables:
-        registered = known.get(source.table.full_name)
-        if registered is None:
-            continue
-        if not is_ours(databases, registered):
-            problem = f"{source.table.full_name}: {kept_by(databases, registered)}"
-            findings.append(Finding(id="keeper", ok=False, message=problem, fix=TAKE_OVER))
-        difference = space_of(card, source.table).difference(registered.space)
-        place = f"another space: {difference}" if difference else "this space"
-        message = f"{source.table.full_name} has its vectors in {place}"
-        fix = "put the old setting back, or: cdc-embed setup --rebuild"
-        findings.append(judge("space", not difference, message, fix))
-    return [*findings, *check_keys(databases, [source.table for source in tables])]
+    return findings
 
 
 def unreachable(error: CdcEmbedError) -> Finding:

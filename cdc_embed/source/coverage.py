@@ -67,12 +67,13 @@ class Wal2jsonCoverage:
             _bad(
                 f"wal2json cannot follow {source.table.full_name}, which is partitioned",
                 'set source.plugin = "pgoutput" and make a new slot',
+                source.table.full_name,
             )
             for source in tables
             if source.table.partitioned
         ]
         undelivered = [
-            _bad(f"{table} {problem}", "run: cdc-embed setup")
+            _bad(f"{table} {problem}", "run: cdc-embed setup", table)
             for table, problem in self.observe(tables).undelivered.items()
         ]
         found = [*self._unread(), *partitioned, *undelivered]
@@ -167,9 +168,9 @@ COVERAGES: Final[dict[str, Callable[[Session, Config], Coverage]]] = {
 """The coverages, by the output plugin's name."""
 
 
-def _bad(message: str, fix: str) -> Finding:
-    return _finding(False, message, fix)
+def _bad(message: str, fix: str, table: str = "") -> Finding:
+    return _finding(False, message, fix, table)
 
 
-def _finding(ok: bool, message: str, fix: str = "") -> Finding:
-    return Finding(id="coverage", ok=ok, message=message, fix=fix)
+def _finding(ok: bool, message: str, fix: str = "", table: str = "") -> Finding:
+    return Finding(id="coverage", ok=ok, message=message, fix=fix, table=table)

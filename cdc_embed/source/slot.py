@@ -172,12 +172,6 @@ class SlotCatalogue:
         count: int = self._row("slot_count")[0]
         return count
 
-    def wal_sender_timeout(self) -> float:
-        """Return the seconds of our silence after which the server ends the connection; 0:
-        never."""
-        timeout: float = self._row("wal_sender_timeout")[0]
-        return timeout
-
     def oldest_transaction_seconds(self) -> float | None:
         """Return the age of the oldest transaction that holds the log back; None when there is
         none."""

@@ -18,14 +18,14 @@ report requests a reply, as PostgreSQL's own subscribers do (``wal_receiver_time
 a peer that vanished, but not a proxy whose other side is gone and that acknowledges every byte.
 
 One case remains: a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
-a transaction with an origin). After it the reading cursor forwards any keepalive. ``Guard`` decides
-when the next read is safe. No other module depends on this.
+a transaction with an origin). After it the reading cursor forwards any keepalive. ``Guard`` (in
+``guard``) decides when the next read is safe. No other module depends on this.
 """
 
 import array
 import fcntl
 import math
-import select
+import re
 import socket
 import termios
 import time
@@ -45,15 +45,19 @@ from cdc_embed.errors import (
     PreflightError,
     ReplicationError,
 )
-from cdc_embed.lsn import LSN, ZERO, Identity, Progress
+from cdc_embed.lsn import LSN, Identity, Progress
 from cdc_embed.postgres.connect import (
     answer_limit,
     connect,
     connect_for_replication,
     parameters_of,
+    readable,
     shut_down,
 )
 from cdc_embed.postgres.side import SOURCE, describe, translated
+from cdc_embed.source.guard import Guard
+from cdc_embed.source.timing import SILENT_SECONDS, ServerTimes
+from cdc_embed.sql import queries
 
 NEVER: Final = 2**31 - 1
 """Seconds between reports of the reading cursor, counted from 1970 and held in a C int, because
@@ -61,9 +65,6 @@ this cursor must never report on its own clock."""
 
 SILENCE_LIMIT: Final = 10.0
 """Seconds for which a readable connection can yield no message before it is given up."""
-
-SILENT_SECONDS: Final = 60.0
-"""Seconds without an answer after which a server without a timeout of its own is given up."""
 
 SLOT_BUSY: Final = "55006"
 UNDEFINED_OBJECT: Final = "42704"
@@ -79,47 +80,6 @@ class Frame:
     data_start: LSN
 
 
-class Guard:
-    """The rule for reading on while the reading cursor can forward a keepalive as confirmed.
-
-    A forwarded keepalive reaches at most to where the open transaction commits, so reading waits
-    until that is recorded.
-    """
-
-    def __init__(self) -> None:
-        self._data_start = ZERO
-        self._forwarded = ZERO
-        """The highest position that the cursor can have taken for confirmed."""
-
-    @property
-    def forwards(self) -> bool:
-        """A keepalive would be forwarded now, because the last frame had no position."""
-        return self._data_start == ZERO
-
-    def mark_read(self, heard: LSN, data_start: LSN | None) -> None:
-        """Note a read: how far the server has sent, and the frame's position if there was one."""
-        if self.forwards:
-            self._forwarded = max(self._forwarded, heard)
-        if data_start is not None:
-            self._data_start = data_start
-
-    def forwarded_beyond(self, progress: Progress) -> bool:
-        """Return whether the cursor can hold a position that is not recorded."""
-        return not progress.is_recorded(self._forwarded)
-
-    def may_read(self, progress: Progress) -> bool:
-        """Return whether a keepalive that comes next can confirm nothing that is not recorded."""
-        if not self.forwards or progress.open_commit is None:
-            return True
-        return progress.is_recorded(progress.open_commit)
-
-    def needs_record(self, progress: Progress) -> bool:
-        """Return whether reading on safely depends on recording what is durable."""
-        if self.forwards and progress.open_commit is not None:
-            return True
-        return self.forwarded_beyond(progress)
-
-
 class SlotIsActiveError(Exception):
     """Another session reads the slot; the caller decides whether to wait."""
 
@@ -131,22 +91,10 @@ class Stream:
     the slot or its log is, ``AuthenticationError`` or ``PreflightError`` when a person must act.
     """
 
-    def __init__(
-        self,
-        dsn: str,
-        slot: str,
-        silence_limit: float = SILENT_SECONDS,
-        longest_silence: float = math.inf,
-    ) -> None:
-        """Connect.
-
-        ``silence_limit``: seconds of the server's silence after which it is given up; after half of
-        them it is asked for a reply. ``longest_silence``: seconds of our silence after which the
-        server requests a reply.
-        """
+    def __init__(self, dsn: str, slot: str) -> None:
         self._slot = slot
-        self._silence_limit = silence_limit
-        self._longest_silence = longest_silence
+        self._silence_limit = SILENT_SECONDS
+        self._longest_silence = math.inf
         self._answer_limit = answer_limit(parameters_of(dsn))
         self.application_name = stream_name(slot)
         self._streaming = False
@@ -154,7 +102,11 @@ class Stream:
         self._unread = -1
         with self._translated():
             self._connection = connect_for_replication(dsn, self.application_name)
-            self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
+            try:
+                self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
+            except BaseException:
+                self._connection.close()
+                raise
             self.sentinel.autocommit = True
         self._reader = self._connection.cursor()
         self._reporter = self._connection.cursor()
@@ -166,6 +118,26 @@ class Stream:
         """The number of frames read."""
         self.unanswered = False
         """True when the server was given up because it did not answer."""
+
+    def read_times(self) -> ServerTimes:
+        """Return the server's timeout and clock, as they are for this connection.
+
+        They can be others than those of the connection before: a reload, another server.
+        """
+        with self._answered(self.sentinel), self.sentinel.cursor() as cursor:
+            before = time.time()
+            cursor.execute(queries("source/slot")["times"])
+            timeout, now = cursor.fetchone()
+            clock_ahead = now - (before + time.time()) / 2
+        return ServerTimes(wal_sender_timeout=timeout, clock_ahead=clock_ahead)
+
+    def limit_silence(self, silence_limit: float, longest_silence: float) -> None:
+        """Give the server up after ``silence_limit`` seconds of its silence; ask it after half.
+
+        ``longest_silence``: seconds of our silence after which the server requests a reply.
+        """
+        self._silence_limit = silence_limit
+        self._longest_silence = longest_silence
 
     def identify(self) -> Identity:
         """Return the server, database and timeline at the other end."""
@@ -291,9 +263,9 @@ class Stream:
         self._heard_at, self._asked_at = time.monotonic(), None
 
     @contextmanager
-    def _answered(self) -> Iterator[None]:
+    def _answered(self, connection: Any = None) -> Iterator[None]:
         """Run a command that is answered at once, or never; then close the connection."""
-        limit = Timer(self._answer_limit, shut_down, [self._connection])
+        limit = Timer(self._answer_limit, shut_down, [connection or self._connection])
         limit.daemon = True
         limit.start()
         try:
@@ -326,7 +298,7 @@ class Stream:
             return HistoryGapError(slot=self._slot, problem=problem)
         if state is not None and (state[:2] in {"42", "22", "0A"} or state == "55000"):
             return PreflightError(where=f"slot {self._slot}", problem=problem)
-        return ReplicationError(problem=problem)
+        return ReplicationError(problem=problem, lsn=_associated_lsn(exc))
 
 
 def stream_name(slot: str) -> str:
@@ -334,9 +306,14 @@ def stream_name(slot: str) -> str:
     return f"cdc_embed stream {slot}"[:63]
 
 
+def _associated_lsn(exc: psycopg2.Error) -> LSN | None:
+    """Return the position of the change that the server could not decode, if its error says so."""
+    found = re.search("associated LSN ([0-9A-F]+/[0-9A-F]+)", exc.diag.context or "")
+    return LSN.parse(found[1]) if found else None
+
+
 def _is_readable(connection: Any) -> bool:
-    readable, _, _ = select.select([connection], [], [], 0)
-    return bool(readable)
+    return bool(readable([connection], 0))
 
 
 def _unread_bytes(fd: int) -> int:

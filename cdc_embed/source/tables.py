@@ -13,6 +13,7 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.found import FoundColumn, FoundTable, look_up
 from cdc_embed.source.leaves import Leaf, leaf_problems
+from cdc_embed.sql import queries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,25 @@ def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], li
     return tables, [finding for state in states for finding in state.findings]
 
 
+def why_paused(finding: Finding) -> str:
+    """Return why a table cannot be followed, as it follows the table's name."""
+    fix = f" ({finding.fix})" if finding.fix else ""
+    return f"cannot be followed: {finding.message}{fix}"
+
+
+def wide_columns(session: Session, tables: Sequence[SourceTable]) -> dict[str, list[str]]:
+    """Return the columns of any length that the service does not need, by table."""
+    found = {}
+    for source in tables:
+        values = {"oid": source.table.oid, "columns": list(source.published_columns)}
+        with session.transaction(source.table.full_name) as cursor:
+            cursor.execute(queries("source/tables")["wide_columns"], values)
+            columns = [row[0] for row in cursor.fetchall()]
+        if columns:
+            found[source.table.full_name] = columns
+    return found
+
+
 def text_bytes(session: Session, table: Table) -> tuple[int, int]:
     """Return (rows, bytes of text).
 
@@ -89,13 +109,12 @@ def text_bytes(session: Session, table: Table) -> tuple[int, int]:
 
 
 def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> TableState:
-    full_name = f"{entry.schema}.{entry.table}"
     problems = _problems(entry, found)
     if found is None:
-        return TableState(name=full_name, source=None, findings=problems)
+        return TableState(name=entry.full_name, source=None, findings=problems)
     if problems:
         return TableState(
-            name=full_name,
+            name=entry.full_name,
             source=None,
             findings=problems,
             leaves=found.leaves,
@@ -107,7 +126,7 @@ def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> Tab
     )
     key = ", ".join(column.name for column in source.table.key)
     return TableState(
-        name=full_name,
+        name=entry.full_name,
         source=source,
         findings=[Finding(id="table", ok=True, message=f"{entry.name}: key ({key})")],
         leaves=found.leaves,
@@ -218,4 +237,10 @@ def _column_problems(entry: TableConfig, found: FoundTable) -> list[Finding]:
 
 
 def _bad(entry: TableConfig, problem: str, fix: str) -> Finding:
-    return Finding(id="table", ok=False, message=f"table {entry.name}: {problem}", fix=fix)
+    return Finding(
+        id="table",
+        ok=False,
+        message=f"table {entry.name}: {problem}",
+        fix=fix,
+        table=entry.full_name,
+    )

@@ -1,12 +1,23 @@
 """The intervals and limits that follow from the server's ``wal_sender_timeout``."""
 
 import math
+from dataclasses import dataclass
 from typing import Final
-
-from cdc_embed.source.stream import SILENT_SECONDS
 
 LONGEST_REPORT_SECONDS: Final = 10.0
 REPORTS_PER_TIMEOUT: Final = 4
+SILENT_SECONDS: Final = 60.0
+"""Seconds without an answer after which a server without a timeout of its own is given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerTimes:
+    """The server's timeout and clock, asked with each connection."""
+
+    wal_sender_timeout: float
+    """Seconds of our silence after which the server ends the connection; 0: never."""
+    clock_ahead: float
+    """Seconds that the source's clock is ahead of ours."""
 
 
 def report_interval(wal_sender_timeout: float) -> float:

@@ -106,14 +106,12 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("open_reconcile"), values)
 
-    def forget_unconfigured(self, tables: Iterable[Table]) -> None:
+    def forget_unconfigured(self, names: Iterable[str]) -> None:
         """Forget tables that are not configured any more: they must be compared when they come
         back."""
-        names = [table.full_name for table in tables]
+        values = {"slot": self._slot, "table_names": list(names)}
         with self._session.transaction("reconcile") as cursor:
-            cursor.execute(
-                self._sql("forget_unconfigured"), {"slot": self._slot, "table_names": names}
-            )
+            cursor.execute(self._sql("forget_unconfigured"), values)
             cursor.execute(self._sql("drop_old_requests"))
 
     def compare_again(self, names: Iterable[str], shape: str | None) -> None:

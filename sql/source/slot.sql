@@ -17,9 +17,10 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        current_setting('output_plugin_libraries', true),
        array(select rolname::text from pg_roles where rolname = any (%(marks)s))
 
--- name: wal_sender_timeout
--- Seconds of our silence after which the server ends the connection; 0: never.
-select setting::float / 1000 from pg_settings where name = 'wal_sender_timeout'
+-- name: times
+-- Seconds of our silence after which the server ends a connection (0: never), and its clock.
+select setting::float / 1000, extract(epoch from clock_timestamp())::float
+from pg_settings where name = 'wal_sender_timeout'
 
 -- name: slot
 -- The slot, as the server sees it.

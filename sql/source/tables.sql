@@ -162,3 +162,11 @@ select {keys}{values} from {table} t order by {order}
 -- name: text_size
 -- Bytes of text in a table; large values are not read.
 select count(*), coalesce(sum({bytes}), 0)::bigint from {table} t
+
+-- name: wide_columns
+-- Columns whose values can be of any length, beside those that are given.
+select a.attname::text
+from pg_attribute a
+where a.attrelid = %(oid)s and a.attnum > 0 and not a.attisdropped and a.attlen = -1
+  and a.attstorage in ('x', 'e') and a.attname <> all (%(columns)s)
+order by a.attnum

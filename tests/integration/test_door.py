@@ -215,10 +215,10 @@ def test_a_standby_is_alive_and_ready(site: Site) -> None:
         standby.background(),
     ):
         wait_until(lambda: standby.phase is Phase.STANDBY, "it stands by")
-        began = standby._current.health.telemetry.ticked_at
-        wait_until(
-            lambda: standby._current.health.telemetry.ticked_at > began + 3.5, "it waits for long"
-        )
+        current = standby._current
+        assert current is not None
+        began = current.health.telemetry.ticked_at
+        wait_until(lambda: current.health.telemetry.ticked_at > began + 3.5, "it waits for long")
         assert standby.problem_alive() is None
         assert standby.problem_ready() is None
         assert "PID" in standby.status()["waiting"]["slot"]

@@ -36,7 +36,7 @@ def test_wrong_dsn_is_told_with_the_next_step(bare: Site) -> None:
         '[source]\ndsn = "postgresql://u:s3cret@127.0.0.1:1/db"\n[embedder]\nkind = "hash"\n'
         + table()
     )
-    done = bare.cli("run", expect=75)
+    done = bare.cli("run", "--no-wait", expect=75)
     assert "source.dsn" in done.stderr
     assert "s3cret" not in done.stderr + done.stdout
 

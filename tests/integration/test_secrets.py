@@ -157,7 +157,14 @@ def test_refused_password_is_shown_nowhere(site: Site, cli: Callable[..., tuple[
         assert "Traceback" not in written
         assert "password authentication failed" in cli(text, *command, debug=True)[1]
     down = f'[source]\ndsn = "postgresql://app:{CANARY}@127.0.0.1:1/db"\n{HASH}{TABLES}'
-    for command in (("doctor",), ("setup",), ("status",), ("run",), ("search", "x"), ("backfill",)):
+    for command in (
+        ("doctor",),
+        ("setup",),
+        ("status",),
+        ("run", "--no-wait"),
+        ("search", "x"),
+        ("backfill",),
+    ):
         assert "refused" in cli(down, *command)[1]
         assert "refused" in cli(down, *command, debug=True)[1]
 
@@ -191,7 +198,7 @@ def test_dsn_that_cannot_be_understood_is_not_quoted(
     for section in ("source", "target"):
         other = f'[source]\ndsn = "{NOWHERE}"\n' if section == "target" else ""
         text = f"{other}[{section}]\ndsn = {json.dumps(dsn)}\n{HASH}{TABLES}"
-        for command in (("doctor",), ("run",), ("config", "show")):
+        for command in (("doctor",), ("run", "--no-wait"), ("config", "show")):
             cli(text, *command)
             cli(text, *command, debug=True)
 

@@ -143,7 +143,7 @@ def test_stop_start_and_kill_without_the_target_lose_nothing(
             wait_until(lambda: waits_for_target(service), "it says so")
             stop_in_time(service)
         stands = confirmed(pair)
-        refused = pair.cli("run", expect=75)
+        refused = pair.cli("run", "--no-wait", expect=75)
         assert "target database" in refused.stderr
         assert "target.dsn" in refused.stderr, "what to do"
         assert confirmed(pair) == stands

@@ -1,7 +1,7 @@
 """The rule for reading on while the driver can confirm a keepalive (CONTRIBUTING.md, T1)."""
 
 from cdc_embed.lsn import LSN, ZERO, Progress
-from cdc_embed.source.stream import Guard
+from cdc_embed.source.guard import Guard
 
 RECORDED, BEGIN, COMMIT = LSN(0x1000), LSN(0x2000), LSN(0x3000)
 

@@ -200,6 +200,9 @@ class Notes:
     def open_comparisons(self) -> None:
         self._actor.rest()
 
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        assert all(request.kind in known for request in self._world.requests)
+
     def take_in_requests(self) -> None:
         self._actor.rest()
         for request in [r for r in self._world.requests if r.kind == "backfill"]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from cdc_embed.lsn import LSN, ZERO, Progress
-from cdc_embed.source.stream import Guard
+from cdc_embed.source.guard import Guard
 from cdc_embed.wire.messages import (
     Commit,
     Message,

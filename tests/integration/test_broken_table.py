@@ -1,0 +1,118 @@
+"""One table that cannot be followed: it is paused by name, and takes no other with it."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from tests.site import RunningService, Site, wait_until
+
+TABLES = """
+[[tables]]
+name = "healthy"
+text = ["body"]
+[[tables]]
+name = "broken"
+text = ["body"]
+metadata = ["tenant"]
+"""
+BREAKS = {
+    "a renamed text column": ("body", "alter table broken rename body to content"),
+    "a renamed metadata column": ("tenant", "alter table broken rename tenant to customer"),
+    "a dropped metadata column": ("tenant", "alter table broken drop tenant"),
+    "a metadata column of another type": (
+        "tenant text",
+        "alter table broken alter tenant type text",
+    ),
+    "a dropped table": ("there is no such table", "drop table broken cascade"),
+    "a lost primary key": ("no primary key", "alter table broken drop constraint broken_pkey"),
+    "dropped vectors": ("has the type nothing", "drop table cdc_embed.broken_embedding cascade"),
+}
+
+
+@pytest.fixture
+def two(make_site: Callable[..., Site]) -> Site:
+    """A table that stays as it is, and one that a migration is about to change."""
+    site = make_site(18)
+    site.sql("create table healthy (id int primary key, body text)")
+    site.sql("create table broken (id int primary key, body text, tenant int)")
+    site.sql("insert into healthy values (1, 'one')")
+    site.sql("insert into broken values (1, 'one', 7)")
+    site.configure(tables=TABLES, source='publish = "rows"')
+    site.cli("setup")
+    return site
+
+
+def reason(service: RunningService) -> str:
+    """The reason of the broken table; empty while it is followed."""
+    found = {entry["name"]: entry["problem"] for entry in service.status()["tables"]}
+    return found.get("public.broken") or ""
+
+
+def follows(site: Site, key: int) -> None:
+    """The healthy table is followed."""
+    site.sql("insert into healthy values (%s, 'another')", key)
+    stored = "select count(*) from cdc_embed.healthy_embedding where id = %s"
+    wait_until(lambda: site.value(stored, key) == 1, "the healthy table is followed")
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_broken_table_takes_no_other_with_it(two: Site, name: str) -> None:
+    words, statement = BREAKS[name]
+    with two.service() as service:
+        service.settle()
+        two.sql(statement)
+        if not statement.startswith("drop table broken"):
+            two.sql("insert into broken (id) values (2)")
+        follows(two, 2)
+        if name != "a metadata column of another type":  # that one is noticed at the next start
+            wait_until(lambda: reason(service), "it says so", 30)
+        assert service.stop() == 0
+    with two.service() as service:
+        wait_until(lambda: reason(service), "it says so at the start", 30)
+        assert words in reason(service)
+        follows(two, 3)
+        found = two.verify(expect=1)
+        assert [table["name"] for table in found["tables"]] == ["public.healthy"]
+        assert words in found["paused"]["public.broken"]
+        assert service.stop() == 0
+    hits = json.loads(two.cli("search", "another", "--table", "healthy", "--json").stdout)
+    assert {hit["table"] for hit in hits} == {"public.healthy"}
+    assert words in two.cli("search", "another", "--table", "broken", expect=4).stderr
+    assert "public.broken" in two.cli("search", "another").stderr
+    down = json.loads(two.cli("status", "--json").stdout)
+    assert "public.healthy" in [table["name"] for table in down["tables"]]
+    assert words in two.cli("doctor", expect=4).stdout
+
+
+def test_a_mended_table_is_followed_again_without_a_restart(two: Site) -> None:
+    two.sql("alter table broken rename tenant to customer")
+    two.sql("update broken set body = 'missed'")
+    with two.service() as service:
+        wait_until(lambda: "tenant" in reason(service), "it is paused")
+        follows(two, 2)
+        two.sql("alter table broken rename customer to tenant")
+        stored = "select chunk_text from cdc_embed.broken_embedding"
+        wait_until(lambda: two.sql(stored) == [("missed",)], "it is compared", 30)
+        wait_until(lambda: not reason(service), "it is followed")
+        two.sql("update broken set body = 'new'")
+        wait_until(lambda: two.sql(stored) == [("new",)], "it is followed")
+        assert two.verify()["paused"] == {}
+        assert service.stop() == 0
+
+
+def test_a_backfill_leaves_a_broken_table_out(two: Site) -> None:
+    two.sql("alter table broken rename tenant to customer")
+    with two.service() as service:
+        wait_until(lambda: "tenant" in reason(service), "it is paused")
+        two.cli("backfill", "--yes")
+        assert "no column tenant" in two.cli("backfill", "--table", "broken", expect=4).stderr
+        assert service.stop() == 0
+
+
+def test_with_every_table_broken_the_service_ends(two: Site) -> None:
+    two.sql("alter table broken rename body to content")
+    two.sql("alter table healthy rename body to content")
+    said = two.cli("run", expect=4).stderr
+    assert "public.broken" in said
+    assert "public.healthy" in said

@@ -1,0 +1,68 @@
+"""The age of what waits, whatever the source's clock says."""
+
+import time
+
+import pytest
+
+from cdc_embed.change.batch import Batch
+from cdc_embed.change.event import Change, Op, TransactionEnd
+from cdc_embed.change.pending import Pending
+from cdc_embed.change.plan import Plan
+from cdc_embed.flow.batches import _HotRows
+from cdc_embed.flow.receipts import STEP_SECONDS, Receipts
+from cdc_embed.flow.telemetry import Oldest, Telemetry
+from cdc_embed.lsn import LSN, ZERO, Progress
+from cdc_embed.metrics import Metrics
+from tests.builders import NOW, TABLE, change
+
+TWO_DAYS = 2 * 86_400.0
+
+
+def row(at: int) -> Change:
+    return change(Op.INSERT, ("1",), at=(at, 1))
+
+
+def end(at: int) -> TransactionEnd:
+    return TransactionEnd(end_lsn=LSN(at), committed_at=NOW)
+
+
+@pytest.mark.parametrize("skew", [-TWO_DAYS, 0.0, TWO_DAYS])
+@pytest.mark.parametrize("measured", [True, False])
+def test_what_waits_is_at_least_as_old_as_its_receipt(skew: float, measured: bool) -> None:
+    telemetry = Telemetry(Metrics(slot="s", tables=[], model="hash"))
+    telemetry.clock_ahead = skew if measured else 0.0
+    oldest = Oldest(time.time() + skew - 7, time.monotonic() - 5)
+    telemetry.tick(Pending(), Progress(ZERO), oldest, full=False)
+    age = telemetry.oldest_pending_age()
+    if measured:
+        assert 7 <= age < 60
+    else:
+        assert age >= 5
+    telemetry.tick(Pending(), Progress(ZERO), None, full=False)
+    assert telemetry.oldest_pending_age() == 0
+
+
+def test_the_oldest_receipt_is_that_of_what_is_not_durable() -> None:
+    receipts = Receipts()
+    for second in range(3):
+        receipts.mark(row(10 * second + 10), float(second))
+        receipts.mark(end(10 * second + 15), second + STEP_SECONDS / 2)
+    assert receipts.oldest(LSN(0), idle=False) == 0.0
+    assert receipts.oldest(LSN(10), idle=False) == 0.0
+    assert receipts.oldest(LSN(15), idle=False) == 1.0
+    assert receipts.oldest(LSN(30), idle=False) == 2.0
+    assert receipts.oldest(LSN(35), idle=False) is None
+
+
+def test_an_idle_loop_has_no_receipt() -> None:
+    receipts = Receipts()
+    receipts.mark(row(10), 1.0)
+    assert receipts.oldest(LSN(0), idle=True) is None
+    assert receipts.oldest(LSN(0), idle=False) is None
+
+
+def test_a_truncate_forgets_the_rows_that_were_left_out() -> None:
+    hot = _HotRows({(TABLE, ("1",)): 1.0})
+    truncated = Plan(Batch(truncated={TABLE: change(Op.TRUNCATE)}), {})
+    hot.mark(truncated, 2.0)
+    assert hot.since == {}
