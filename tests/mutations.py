@@ -487,6 +487,37 @@ MUTATIONS = (
         "test_key_that_is_no_value_of_its_type_any_more_has_no_row[18]",
     ),
     Mutation(
+        "a slot that no standby copies",
+        "cdc_embed/setup/plan.py",
+        "create = create_slot_ddl(source.slot, source.plugin, bool(wanted))",
+        "create = create_slot_ddl(source.slot, source.plugin, False)",
+        "tests/integration/test_source_failover.py::"
+        "test_service_goes_on_with_the_slot_of_a_promoted_standby",
+    ),
+    Mutation(
+        "an existing slot stays one that no standby copies",
+        "cdc_embed/setup/plan.py",
+        "    elif wanted not in {None, survey.slot.failover} and",
+        "    elif wanted is None and",
+        "tests/integration/test_source_failover.py::"
+        "test_a_slot_is_made_or_becomes_one_that_standbys_copy",
+    ),
+    Mutation(
+        "a standby is waited for, and nobody says so",
+        "cdc_embed/serve/status.py",
+        "    if slot is not None and slot.waits_for:",
+        "    if slot is None:",
+        "tests/integration/test_source_failover.py::test_standby_that_is_waited_for_is_named[True]",
+    ),
+    Mutation(
+        "the history of a promoted source cannot be read",
+        "cdc_embed/source/stream.py",
+        "        content = found if isinstance(found, str) else bytes(found).decode()",
+        "        content = bytes(found).decode()",
+        "tests/integration/test_source_failover.py::"
+        "test_service_goes_on_with_the_slot_of_a_promoted_standby",
+    ),
+    Mutation(
         "a chunk that only moved is written anew",
         "cdc_embed/target/pieces.py",
         "        if number < len(wanted):",

@@ -57,6 +57,8 @@ class SourceConfig(Section):
     """rows: whole rows leave the server, so no column is bound. columns: only key, text and
     metadata columns do; PostgreSQL then refuses to drop or retype them, and UPDATE and DELETE fail
     while the replica identity has another column."""
+    failover: Literal["auto", "off"] = "auto"
+    """auto: on PostgreSQL 17 and newer standbys can copy the slot, so a failover loses nothing."""
     on_history_gap: Literal["stop", "rebuild"] = "stop"
     """If the slot's log is lost: stop (exit 5), or rebuild (make a slot and reconcile every
     table)."""

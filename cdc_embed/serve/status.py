@@ -10,6 +10,7 @@ from typing import Any
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.lsn import LSN
 from cdc_embed.serve.facts import Facts
+from cdc_embed.source.slot import Slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,7 @@ def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
         "lag_bytes": max(0, current - durable) if current and durable else None,
         "oldest_pending_age_seconds": live.oldest_pending_age_seconds if live else None,
         "oldest_transaction_seconds": facts.oldest_transaction_seconds,
-        "waiting": live.waiting if live else {},
+        "waiting": _waiting(slot, live),
         "tables": [
             {
                 "name": table.name,
@@ -73,6 +74,14 @@ def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
             for table in facts.tables
         ],
     }
+
+
+def _waiting(slot: Slot | None, live: Live | None) -> dict[str, str]:
+    """Return what the service waits for, and the standbys that its server waits for."""
+    waiting = dict(live.waiting) if live else {}
+    if slot is not None and slot.waits_for:
+        waiting["standby"] = f"the source sends no change before slot {'; '.join(slot.waits_for)}"
+    return waiting
 
 
 def _text(lsn: LSN | None) -> str | None:

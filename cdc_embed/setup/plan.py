@@ -23,6 +23,7 @@ from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
+from cdc_embed.source.failover import alter_failover_ddl, wants_failover
 from cdc_embed.source.publishing import Preparation
 from cdc_embed.source.slot import create_slot_ddl, drop_slot_ddl, expect_idle
 from cdc_embed.target.checks import check_encoding, check_vector_extension, vector_extension
@@ -220,10 +221,14 @@ def _source_steps(
 ) -> list[Step]:
     source = databases.config.source
     steps = steps_of(databases, Where.SOURCE, prepared.ddl)
+    wanted = wants_failover(survey.server, source.failover) if survey.server else None
     if survey.slot is None or new_slot:
-        create = create_slot_ddl(source.slot, source.plugin)
+        create = create_slot_ddl(source.slot, source.plugin, bool(wanted))
         (step,) = steps_of(databases, Where.SOURCE, [create])
         steps.append(replace(step, waits=True))
+    elif wanted not in {None, survey.slot.failover} and not survey.slot.active:
+        alter = alter_failover_ddl(source.resolved_dsn(), source.slot, bool(wanted))
+        steps += steps_of(databases, Where.SOURCE, [alter])
     return steps
 
 

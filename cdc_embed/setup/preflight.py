@@ -21,7 +21,8 @@ from cdc_embed.setup.agreement import check_keys
 from cdc_embed.setup.connections import RUN_SETUP, Connections, expect_set_up
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.checks import check_reader, check_server, check_slot
-from cdc_embed.source.slot import Slot
+from cdc_embed.source.failover import check_failover, read_standbys
+from cdc_embed.source.slot import Server, Slot
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, find_tables, why_paused
 from cdc_embed.target.checks import check_encoding, check_migrations, check_vector_extension
@@ -39,12 +40,17 @@ class Survey:
     """The tables that can be followed."""
     slot: Slot | None = None
     database: str = ""
-    encoding: str = ""
+    server: Server | None = None
     slot_name: str = ""
     gap: str | None = None
     """The reason why the slot cannot continue the recorded position."""
     paused: dict[str, str] = field(default_factory=dict)
     """The reasons of the tables that cannot be followed, by name; one never stops the others."""
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of the source's database."""
+        return self.server.encoding if self.server is not None else ""
 
     def pause(self, finding: Finding) -> None:
         """Leave a table out, which alone is concerned by a finding."""
@@ -83,9 +89,7 @@ def survey_source(databases: Connections) -> Survey:
     if not server.may_replicate:  # a service can have a right of its own for it
         trial = accepts_replication(config.source.resolved_dsn(), f"cdc_embed {config.source.slot}")
         server = replace(server, may_replicate=trial)
-    survey = Survey(
-        slot=catalogue.slot(), database=catalogue.identity().database, encoding=server.encoding
-    )
+    survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database, server=server)
     survey.findings += check_server(
         server, survey.slot, catalogue.slot_count(), config.source.plugin
     )
@@ -135,6 +139,10 @@ def survey_all(databases: Connections) -> Survey:
     _check_delivery(databases, survey)
     survey.findings.append(check_reader(survey.slot))
     survey.findings.append(_check_standby(databases))
+    if survey.server is not None:
+        standbys = read_standbys(databases.source)
+        failover = config.source.failover
+        survey.findings += check_failover(survey.server, survey.slot, standbys, failover)
     survey.findings.append(check_vector_extension(databases.target))
     survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     survey.findings.append(check_migrations(databases.target, config.target.schema))

@@ -65,6 +65,10 @@ class Slot:
     kind: str
     owner: str
     wal_end: LSN
+    failover: bool = False
+    """Standbys copy it."""
+    waits_for: tuple[str, ...] = ()
+    """The standbys' slots without which its server sends no change now."""
 
     @property
     def lost(self) -> bool:
@@ -83,8 +87,10 @@ def expect_idle(slot: Slot, command: str) -> None:
         )
 
 
-def create_slot_ddl(slot: str, plugin: str) -> Ddl:
-    return _slot_ddl("create_slot", "make the replication slot", slot, plugin)
+def create_slot_ddl(slot: str, plugin: str, failover: bool) -> Ddl:
+    """Make the slot; with ``failover`` standbys copy it (PostgreSQL 17 and newer)."""
+    query = "create_failover_slot" if failover else "create_slot"
+    return _slot_ddl(query, "make the replication slot", slot, plugin)
 
 
 def drop_slot_ddl(slot: str, plugin: str) -> Ddl:
@@ -160,6 +166,8 @@ class SlotCatalogue:
             kind=row[10],
             owner=row[11] or row[12] or UNKNOWN_OWNER,
             wal_end=LSN.parse(row[13]),
+            failover=row[14],
+            waits_for=tuple(row[15] or ()),
         )
 
     def wal_end(self) -> LSN:

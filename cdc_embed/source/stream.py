@@ -152,7 +152,8 @@ class Stream:
             return []
         with self._answered():
             self._reader.execute(sql.SQL("TIMELINE_HISTORY {}").format(sql.Literal(timeline)))
-            content = bytes(self._reader.fetchone()[1]).decode()
+            found = self._reader.fetchone()[1]
+        content = found if isinstance(found, str) else bytes(found).decode()
         lines = (line.split("\t") for line in content.splitlines() if line.strip())
         return [(int(parts[0]), LSN.parse(parts[1])) for parts in lines if parts[0].isdigit()]
 

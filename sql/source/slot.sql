@@ -27,7 +27,15 @@ from pg_settings where name = 'wal_sender_timeout'
 select s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid,
        s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,
-       s.slot_type, a.application_name, a.usename::text, pg_current_wal_lsn()::text
+       s.slot_type, a.application_name, a.usename::text, pg_current_wal_lsn()::text,
+       coalesce((to_jsonb(s) ->> 'failover')::boolean, false),
+       case when a.wait_event = 'WaitForStandbyConfirmation' then array(
+         select w.name || case when w.state is null then ', which does not exist'
+                               when not w.state then ', which has no standby now' else '' end
+         from (select trim(both ' "' from n.name) as name, p.active as state
+               from regexp_split_to_table(current_setting('synchronized_standby_slots', true), ',') n (name)
+               left join pg_replication_slots p on p.slot_name::text = trim(both ' "' from n.name)) w
+         where w.name <> '' order by w.state nulls first, w.name) end
 from pg_replication_slots s left join pg_stat_activity a on a.pid = s.active_pid
 where s.slot_name = %(slot)s
 
@@ -38,6 +46,29 @@ select count(*) from pg_replication_slots
 -- name: create_slot
 -- The slot: from its consistent point on, no change is missed.
 select lsn from pg_create_logical_replication_slot({slot}, {plugin})
+
+-- name: create_failover_slot
+-- The same, for a slot that standbys copy.
+select lsn from pg_create_logical_replication_slot({slot}, {plugin}, failover => true)
+
+-- name: standby_slots
+-- The physical slots, and those that the server waits for before it sends a change.
+select coalesce(s.name, w.name), s.name is not null, coalesce(s.active, false),
+       coalesce(s.feedback, false), w.name is not null
+from (select slot_name::text as name, active, xmin is not null or catalog_xmin is not null as feedback
+      from pg_replication_slots where slot_type = 'physical') s
+full join (select trim(both ' "' from n.name) as name
+           from regexp_split_to_table(current_setting('synchronized_standby_slots', true), ',') n (name)
+           where trim(both ' "' from n.name) <> '') w on w.name = s.name
+order by 1
+
+-- name: standbys
+-- Whether this role sees other sessions, the standbys without a slot, whether one copies slots.
+select pg_has_role('pg_read_all_stats', 'usage'),
+       array(select r.application_name from pg_stat_replication r
+             where r.state = 'streaming' and r.application_name !~ '^pg_'
+               and not exists (select from pg_replication_slots s where s.active_pid = r.pid)),
+       exists (select from pg_stat_activity where application_name ~ 'slotsync worker$')
 
 -- name: drop_slot
 -- Drop the slot, so that the server frees its log.

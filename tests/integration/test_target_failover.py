@@ -1,7 +1,6 @@
 """A target that fails over to its standby: the service goes on there, or says what was lost."""
 
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,26 +11,7 @@ from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, watched
 from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, wait_until
-
-
-class Standby(EmbeddedPostgres):
-    """A physical standby of another server."""
-
-    def __init__(self, primary: EmbeddedPostgres) -> None:
-        super().__init__(primary.version, tcp=True)
-        self._primary = primary
-
-    def _create(self) -> None:
-        super()._create()
-        data = self.socket_dir / "data"
-        shutil.rmtree(data)
-        command = [
-            str(self.binaries / "pg_basebackup"),
-            f"--pgdata={data}",
-            "--write-recovery-conf",
-        ]
-        command += [f"--dbname={self._primary.dsn()}", "--checkpoint=fast", "--no-sync"]
-        assert self._spawn(command).wait() == 0
+from tests.standby import Standby
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ slot = "cdc_embed"
 publication = "cdc_embed"
 plugin = "pgoutput"
 publish = "rows"
+failover = "auto"
 on_history_gap = "stop"
 
 [target]
