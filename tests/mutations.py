@@ -316,6 +316,14 @@ MUTATIONS = (
         "tests/unit/test_transaction.py::test_a_replay_without_the_recorded_commit_is_a_gap",
     ),
     Mutation(
+        "an idle service is not told of a new key",
+        "cdc_embed/service/watch.py",
+        "        if self._instance.leading and ended:",
+        "        if ended is None:",
+        "tests/integration/test_key_changes.py::"
+        "test_service_without_changes_is_told_of_the_new_key",
+    ),
+    Mutation(
         "any index as identity at setup",
         "cdc_embed/source/leaves.py",
         "(leaf.identity and set(leaf.identity) == set(leaf.key)):",

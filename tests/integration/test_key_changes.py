@@ -255,3 +255,17 @@ def test_a_changed_key_pauses_its_table_and_keeps_its_vectors(
         assert errors[:before] == errors
         assert service.stop() == 0
     assert embedded <= 20 + 3 + site.value("select count(*) from notes")
+
+
+def test_service_without_changes_is_told_of_the_new_key(make_site: Callable[..., Site]) -> None:
+    site = make_site(18)
+    table = "create table letters (tenant int, id int, body text, primary key (tenant, id))"
+    follow(site, table, tables=CONFIG.partition('[[tables]]\nname = "notes"')[0])
+    site.sql("insert into letters values (1, 1, 'text')")
+    with site.service() as service:
+        wait_until(lambda: done(service), "backfill")
+        site.sql("alter table letters drop constraint letters_pkey, add primary key (id)")
+        wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+        site.cli("setup")
+        wait_until(lambda: ready(service) == "ok\n", "told", 15)
+        assert service.stop() == 0
