@@ -61,7 +61,7 @@ class PublicationCoverage:
         elif not found:
             gaps = ((source.table.full_name, gap(sight, publication, source)) for source in tables)
             found += [
-                _bad(f"publication {self._name}: {name} {problem}", SETUP)
+                _bad(f"publication {self._name}: {name} {problem}", SETUP, name)
                 for name, problem in gaps
                 if problem is not None
             ]
@@ -113,7 +113,8 @@ class PublicationCoverage:
         found = _nested(sight, tables)
         for source in tables:
             for reason, fix in _unpublishable(sight, source):
-                found.append(_bad(f"table {source.table.full_name}: {reason}", fix))
+                name = source.table.full_name
+                found.append(_bad(f"table {name}: {reason}", fix, name))
         publication = sight.publication
         if publication is None or publication.ours:
             return found
@@ -134,18 +135,19 @@ class PublicationCoverage:
             add = self._text(statements.add_table(self._name, entry))
             if problem is not None and problem.startswith(PARTITION):
                 fix = "name that table in tables.name, or set another source.publication"
-                found.append(self._foreign(f"{source.table.full_name} {problem}", fix))
+                found.append(self._foreign(problem, fix, source.table.full_name))
             elif problem is not None and source not in missing:
                 out = self._text(statements.drop_table(self._name, entry))
-                found.append(self._foreign(f"{source.table.full_name} {problem}", f"{out} {add}"))
+                found.append(self._foreign(problem, f"{out} {add}", source.table.full_name))
             elif problem is not None and not adopt:
                 fix = f"{add}  -- or: cdc-embed setup --adopt-publication"
-                found.append(self._foreign(f"{source.table.full_name} {problem}", fix))
+                found.append(self._foreign(problem, fix, source.table.full_name))
         return found
 
-    def _foreign(self, problem: str, fix: str) -> Finding:
+    def _foreign(self, problem: str, fix: str, table: str = "") -> Finding:
         whose = "was not made by setup for this slot, so it is not changed"
-        return _bad(f"publication {self._name} {whose}: {problem}", fix)
+        problem = f"{table} {problem}".lstrip()
+        return _bad(f"publication {self._name} {whose}: {problem}", fix, table)
 
     def _harmed(self, sight: Sight) -> dict[str, Finding]:
         """Name the tables whose UPDATE and DELETE fail now because they are published."""
@@ -155,6 +157,7 @@ class PublicationCoverage:
                 f"UPDATE and DELETE of {harm.table.name} fail, because publication {self._name} "
                 f"carries it and {harm.reason}",
                 " ".join(self._text(part) for part in harm.statements(publication)),
+                harm.table.name,
             )
             for harm in harms(sight)
             if publication is not None
@@ -292,6 +295,7 @@ def _nested(sight: Sight, tables: Sequence[SourceTable]) -> list[Finding]:
         _bad(
             f"table {names[oid]} is a partition of {names[above]}, which is followed too",
             "name only one of them in [[tables]]",
+            names[oid],
         )
         for oid in names
         for leaf in sight.leaves.get(oid, ())
@@ -300,5 +304,6 @@ def _nested(sight: Sight, tables: Sequence[SourceTable]) -> list[Finding]:
     ]
 
 
-def _bad(message: str, fix: str) -> Finding:
-    return Finding(id="publication", ok=False, message=message, fix=fix)
+def _bad(message: str, fix: str, table: str = "") -> Finding:
+    """Return a failed check; ``table`` is the one that alone is concerned."""
+    return Finding(id="publication", ok=False, message=message, fix=fix, table=table)
