@@ -93,6 +93,13 @@ MUTATIONS = (
         "tests/integration/test_start.py::test_doctor_and_run_agree[a slot that is gone]",
     ),
     Mutation(
+        "connections to the web side without a limit",
+        "cdc_embed/serve/limited.py",
+        "            self._make_room()",
+        "            pass",
+        "tests/integration/test_web.py::test_idle_connections_end_neither_service_nor_answers",
+    ),
+    Mutation(
         "position in a transaction of its own",
         "cdc_embed/target/store.py",
         "            self._record_batch(cursor, plan.batch, batch_seq)",

@@ -20,6 +20,7 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TargetUnavailableError,
     UnexpectedError,
+    is_passing,
 )
 from cdc_embed.reconcile.requests import BACKFILL, Requests
 from cdc_embed.reconcile.slices import Scope, StoppedError, Work
@@ -115,6 +116,12 @@ class Reconciler:
             except CdcEmbedError as exc:
                 self._on_failure(exc)
                 return
+            except OSError as exc:
+                if not is_passing(exc):
+                    self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
+                    return
+                log.warning("reconcile waits", problem=str(exc))
+                self._ended.wait(TROUBLE_SECONDS)
             except Exception as exc:
                 # without this thread the service would only look as if there were nothing to do
                 log.exception("reconcile failed")

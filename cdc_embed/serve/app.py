@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from cdc_embed.errors import ConfigError
+from cdc_embed.serve.limited import BACKLOG, LimitedProtocol
 
 START_SECONDS: Final = 10.0
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -76,7 +77,14 @@ def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
 def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
     """Serve in a thread while the context lasts; give the port (0 requests a free one)."""
     config = uvicorn.Config(
-        app, host=host, port=port, log_config=None, access_log=False, lifespan="off"
+        app,
+        host=host,
+        port=port,
+        http=LimitedProtocol,
+        backlog=BACKLOG,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
     )
     try:
         listener = config.bind_socket()

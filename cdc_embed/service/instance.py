@@ -22,6 +22,7 @@ from cdc_embed.errors import (
     SlotBusyError,
     SourceUnavailableError,
     TargetUnavailableError,
+    is_passing,
 )
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, delay
@@ -147,6 +148,10 @@ class Instance:
                 except SlotIsActiveError:
                     self._stand_by(None)
                 except RECONNECT_ERRORS as exc:
+                    self._wait_to_reconnect(exc)
+                except OSError as exc:  # short of descriptors
+                    if not is_passing(exc):
+                        raise
                     self._wait_to_reconnect(exc)
                 except AbandonedError:
                     break

@@ -23,6 +23,7 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TablesChangedError,
     TargetUnavailableError,
+    is_passing,
 )
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
@@ -106,6 +107,10 @@ class Watch:
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 # the loop meets the same error and waits; here it only means old numbers
                 log.debug("watch", problem=str(exc))
+            except OSError as exc:
+                if not is_passing(exc):
+                    raise
+                log.warning("watch", problem=str(exc))
             except CdcEmbedError as exc:
                 self._instance.fail(exc)
                 return
