@@ -100,6 +100,21 @@ MUTATIONS = (
         "tests/integration/test_web.py::test_idle_connections_end_neither_service_nor_answers",
     ),
     Mutation(
+        "a dead letter's key is limited by an index row",
+        "sql/target/migrations/007_letters.sql",
+        "  (table_name, jsonb_hash_extended(key, 0), jsonb_hash_extended(key, 1));",
+        "  (table_name, key, jsonb_hash_extended(key, 0), jsonb_hash_extended(key, 1));",
+        "tests/integration/test_any_letter.py::test_a_key_longer_than_an_index_row_stops_no_other",
+    ),
+    Mutation(
+        "an error is stored in another system's letters",
+        "cdc_embed/target/write.py",
+        "[storable(letter.error, encoding) for letter in letters.values()]",
+        "[letter.error for letter in letters.values() if encoding]",
+        "tests/integration/test_any_letter.py::"
+        "test_an_error_that_the_target_lacks_letters_for_is_stored[LATIN1]",
+    ),
+    Mutation(
         "position in a transaction of its own",
         "cdc_embed/target/store.py",
         "            self._record_batch(cursor, plan.batch, batch_seq)",

@@ -10,6 +10,11 @@ from cdc_embed.sql import queries
 from cdc_embed.target.index import IndexFacts
 from cdc_embed.target.registry import applied_migrations, missing_migrations
 
+PLAIN_TYPES: Final = (
+    *("smallint", "integer", "bigint", "numeric", "real", "double", "oid", "boolean", "bytea"),
+    *("uuid", "date", "time", "interval", "inet", "cidr", "macaddr", "bit"),
+)
+"""Types whose text form is ASCII."""
 SOUND_PGVECTOR: Final = (0, 8, 4)
 """The first version in which vacuum of an HNSW index cannot go wrong."""
 
@@ -74,7 +79,8 @@ def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Fi
 
 
 def _is_text(column: TableColumn) -> bool:
-    return column.type.startswith(("text", "character"))
+    """Return whether a key column can have letters beyond ASCII: every type that is not known."""
+    return not column.type.startswith(PLAIN_TYPES)
 
 
 def check_index(table_name: str, found: IndexFacts) -> Finding:

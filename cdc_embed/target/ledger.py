@@ -15,6 +15,7 @@ from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
+from cdc_embed.target.letters import storable
 
 Stage = Literal["rows", "orphans"]
 
@@ -250,9 +251,10 @@ class Ledger:
             "state": state,
             "progress": orjson.dumps(progress or {}).decode(),
             "result": None if result is None else orjson.dumps(result).decode(),
-            "error": error,
         }
         with self._session.transaction("request") as cursor:
+            encoding = cursor.connection.get_parameter_status("server_encoding")
+            values["error"] = storable(error, encoding)
             cursor.execute(self._sql("save_request"), values)
             return bool(cursor.rowcount)
 

@@ -6,13 +6,16 @@ The service writes them, in the transactions of its batches (see ``write``); thi
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
+
+LONGEST_ERROR: Final = 2000
+"""Characters of an error that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,16 @@ class Letter:
     def key_in(self, table: Table) -> Key:
         """Return the key of the letter's row in ``table``, which is the source table."""
         return tuple(self.key.get(column.name, "") for column in table.key)
+
+
+def storable(text: str, encoding: str) -> str:
+    """Return a text in a form that fits into a target of this encoding, whatever is in it.
+
+    One row whose error cannot be stored would stop all others.
+    """
+    codec = "utf-8" if encoding == "UTF8" else "ascii"
+    fit = text.replace("\0", "\\x00").encode(codec, "backslashreplace").decode(codec)
+    return fit[:LONGEST_ERROR]
 
 
 class Letters:

@@ -15,6 +15,11 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.wire.messages import UNCHANGED
 
 _COMMA = sql.SQL(", ")
+LETTER_MATCHES = (
+    "l.table_name = {table_name} and l.key = {key} and "
+    "jsonb_hash_extended(l.key, 0) = jsonb_hash_extended({key}, 0)"
+)
+"""A dead letter of a key: found by its hash, which is indexed whatever the key's length."""
 _AND = sql.SQL(" and ")
 
 
@@ -87,6 +92,12 @@ class Statements:
         columns = [sql.Identifier(column.name) for column in table.key]
         types = [sql.SQL(column.type) for column in table.key]
         labels = [sql.Literal(column.name) for column in table.key]
+        key_object = sql.SQL("jsonb_build_object({})").format(
+            _COMMA.join(
+                sql.SQL("{}, k.{}").format(label, name)
+                for label, name in zip(labels, names, strict=True)
+            )
+        )
         return {
             "schema": sql.Identifier(schema),
             "table": sql.Identifier(schema, table.embedding_table),
@@ -97,11 +108,9 @@ class Statements:
             "key_names": _COMMA.join(names),
             "key_arrays": _COMMA.join(_array(name) for name in self._names),
             "key_matches": _matches("t", columns, "k", names, types),
-            "key_object": sql.SQL("jsonb_build_object({})").format(
-                _COMMA.join(
-                    sql.SQL("{}, k.{}").format(label, name)
-                    for label, name in zip(labels, names, strict=True)
-                )
+            "key_object": key_object,
+            "letter_matches": sql.SQL(LETTER_MATCHES).format(
+                table_name=sql.Placeholder("table_name"), key=key_object
             ),
             "typed_keys": _COMMA.join(
                 sql.SQL("{}::{}").format(name, kind)

@@ -18,6 +18,7 @@ from cdc_embed.change.event import Change
 from cdc_embed.change.knowledge import READ
 from cdc_embed.change.plan import Plan
 from cdc_embed.target import copy
+from cdc_embed.target.letters import storable
 from cdc_embed.target.pieces import Piece, assign
 from cdc_embed.target.statements import Statements
 from cdc_embed.wire.messages import UNCHANGED
@@ -225,11 +226,12 @@ class TableWriter:
             raise MissingDonorError
 
     def _insert_letters(self, letters: Mapping[Key, Refuse]) -> None:
+        encoding = self._cursor.connection.get_parameter_status("server_encoding")
         values = {
             **self._statements.keys(letters),
             "fingerprints": [letter.fingerprint for letter in letters.values()],
             "reasons": [letter.reason for letter in letters.values()],
-            "errors": [letter.error for letter in letters.values()],
+            "errors": [storable(letter.error, encoding) for letter in letters.values()],
         }
         self._execute("insert_letters", values)
 

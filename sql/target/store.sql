@@ -83,7 +83,7 @@ select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and {key_texts_match} and t.chunk_row = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
-  on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
+  on l.space = %(space)s and {letter_matches}
 
 -- name: look_up_whole
 -- The same with a document's other chunks: their number, their end, whether of one text.
@@ -100,7 +100,7 @@ left join lateral (
   from {table} t where {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 ) d on true
 left join {schema}.dead_letter l
-  on l.table_name = %(table_name)s and l.space = %(space)s and l.key = {key_object}
+  on l.space = %(space)s and {letter_matches}
 
 -- name: stored_vectors
 -- The vectors of some documents.
@@ -227,7 +227,7 @@ from unnest({key_arrays}) as k ({key_names}) where {key_matches}
 -- Delete the dead letters of the touched rows.
 delete from {schema}.dead_letter l
 using unnest({key_arrays}) as k ({key_names})
-where l.table_name = %(table_name)s and l.key = {key_object}
+where {letter_matches}
 
 -- name: delete_all_letters
 -- Delete every dead letter, because the source table was truncated.
@@ -239,7 +239,7 @@ insert into {schema}.dead_letter as l (table_name, key, fingerprint, space, reas
 select %(table_name)s, {key_object}, k.fingerprint, %(space)s, k.reason, k.error
 from unnest({key_arrays}, %(fingerprints)s::bytea[], %(reasons)s::text[], %(errors)s::text[])
   as k ({key_names}, fingerprint, reason, error)
-on conflict (table_name, key) do update
+on conflict (table_name, jsonb_hash_extended(key, 0), jsonb_hash_extended(key, 1)) do update
 set fingerprint = excluded.fingerprint, space = excluded.space, reason = excluded.reason,
     error = excluded.error, last_at = now(),
     attempts = case when (l.fingerprint, l.space) = (excluded.fingerprint, excluded.space)

@@ -17,6 +17,8 @@ PREVIOUS = (
     "alter table cdc_embed.documents_embedding alter column chunk drop default",
     "alter table cdc_embed.embedding_table drop column adopted_publication",
     "alter table cdc_embed.embedding_table drop column key_columns, drop column definition",
+    "drop index cdc_embed.dead_letter_key",
+    "alter table cdc_embed.dead_letter add unique (table_name, key)",
 )
 """Undo the last migration, and the number of a row beside that of its chunk."""
 
