@@ -9,7 +9,7 @@ checks that tables and columns exist. A message says where a value is wrong, nev
 import difflib
 import os
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, get_args
 
@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from cdc_embed.config.dsn import check_dsn
 from cdc_embed.config.notation import TableName
 from cdc_embed.config.redaction import redact_dsn, redact_url
 from cdc_embed.config.sections import (
@@ -99,7 +100,7 @@ class Config(BaseSettings):
     @field_validator("source", "target")
     @classmethod
     def _readable_dsn(cls, side: SourceConfig | TargetConfig) -> SourceConfig | TargetConfig:
-        redact_dsn(side.resolved_dsn())
+        check_dsn(side.resolved_dsn())
         return side
 
     @field_validator("tables")
@@ -128,11 +129,12 @@ def load_config(path: Path | str) -> Config:
     Raises ConfigError with every problem found.
     """
     problems = _unknown_variables()
+    content = _read(Path(path))
     try:
-        config = Config(**_read(Path(path)))
+        config = Config(**content)
     except ValidationError as exc:
         found = exc.errors(include_input=False, include_url=False)
-        problems += [line for error in found for line in _describe(error)]
+        problems += [line for error in found for line in _describe(error, _names(content))]
     except SettingsError:
         problems.append(f"environment: a list or a whole section in a {PREFIX} variable is JSON")
     else:
@@ -220,10 +222,19 @@ def _unknown_variables() -> list[str]:
     ]
 
 
-def _describe(error: ErrorDetails) -> list[str]:
-    """Describe the problem in one place, a line for each; never the value."""
+def _names(content: dict[str, Any]) -> list[str]:
+    """Return the names of the tables as the file has them; empty where there is none."""
+    tables = content.get("tables")
+    if not isinstance(tables, list) or f"{PREFIX}TABLES" in os.environ:
+        return []
+    named = (table.get("name") if isinstance(table, dict) else None for table in tables)
+    return [name if isinstance(name, str) else "" for name in named]
+
+
+def _describe(error: ErrorDetails, names: Sequence[str]) -> list[str]:
+    """Describe the problem in one place, a line for each; never the value, but a table's name."""
     loc = error["loc"]
-    where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)[1:]
+    where = _place(loc, names)
     variable = PREFIX + "__".join(str(part).upper() for part in loc)
     if variable in os.environ:
         where += f" (set by {variable})"
@@ -241,6 +252,15 @@ def _describe(error: ErrorDetails) -> list[str]:
         case _:
             problem = error["msg"].replace("Input should", "should", 1)
     return [f"{where}: {line}" if where else line for line in problem.splitlines()]
+
+
+def _place(loc: tuple[int | str, ...], names: Sequence[str]) -> str:
+    if len(loc) > 1 and loc[0] == "tables" and isinstance(loc[1], int):
+        name = names[loc[1]] if loc[1] < len(names) else ""
+        if name:
+            within = _place(loc[2:], ())
+            return f"table {name}: {within}" if within else f"table {name}"
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc).lstrip(".")
 
 
 def _unknown(key: str, model: type[BaseModel]) -> str:

@@ -308,8 +308,8 @@ def test_invalid_toml_is_refused_with_its_line(write: Write) -> None:
         (MINIMAL + "[zzz]\n", "zzz: unknown key; known are source, target, embedder,"),
         (with_source(f'dns = "{DSN}"'), "source.dns: unknown key; did you mean dsn?"),
         (MINIMAL + "[target]\nschem = 'x'", "target.schem: unknown key; did you mean schema?"),
-        (MINIMAL + "txt = 'x'", "tables[0].txt: unknown key; did you mean text?"),
-        (MINIMAL + "chunk = { max = 1 }", "tables[0].chunk.max: unknown key; known are max_tokens"),
+        (MINIMAL + "txt = 'x'", "table public.documents: txt: unknown key; did you mean text?"),
+        (MINIMAL + "chunk = { max = 1 }", "table public.documents: chunk.max: unknown key; known"),
     ],
 )
 def test_an_unknown_key_is_named_with_what_was_meant(
@@ -322,8 +322,8 @@ def test_an_unknown_key_is_named_with_what_was_meant(
     ("text", "expected"),
     [
         (f'source = "{DSN}"\ntables = []', "source: should be a section"),
-        (MINIMAL + 'chunk = "big"', "tables[0].chunk: should be a section"),
-        (with_table('name = "a"\ntext = "body"'), "tables[0].text: should be a list"),
+        (MINIMAL + 'chunk = "big"', "table public.documents: chunk: should be a section"),
+        (with_table('name = "a"\ntext = "body"'), "table a: text: should be a list"),
         (with_source(f'dsn = ["{DSN}"]'), "source.dsn: should be a valid string"),
         (MINIMAL + "[serve]\nport = true", "serve.port: should be a number"),
         (MINIMAL + "[serve]\nport = 4.5", "serve.port: should be a valid integer"),
@@ -354,17 +354,17 @@ def test_a_slot_name_that_postgresql_refuses_is_refused(slot: object, write: Wri
 
 @pytest.mark.parametrize("name", ["", "a.b", 'a"b', "a b", "1a", "n" * 64, "é" * 32])
 @pytest.mark.parametrize(
-    "key", ["source.publication", "target.schema", "tables[0].embedding_table"]
+    "key", ["source.publication", "target.schema", "table public.documents: embedding_table"]
 )
 def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write) -> None:
-    section, _, field = key.partition(".")
+    section, field = re.split(r": |\.(?=\w+$)", key)
     line = f"{field} = '{name}'"
     text = {
         "source": with_source(f'dsn = "{DSN}"\n{line}'),
         "target": f"{MINIMAL}[target]\n{line}",
-        "tables[0]": MINIMAL + line,
+        "table public.documents": MINIMAL + line,
     }[section]
-    if name or section != "tables[0]":
+    if name or field != "embedding_table":
         assert f"{key}: " in refusal(write(text))
     else:
         assert load_config(write(text)).tables[0].embedding_table_name == "documents_embedding"
@@ -373,17 +373,17 @@ def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write)
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        ('name = "t"', "tables[0]: give exactly one of text and template"),
-        ('name = "t"\ntext = []', "tables[0]: give exactly one of text and template"),
+        ('name = "t"', "table t: give exactly one of text and template"),
+        ('name = "t"\ntext = []', "table t: give exactly one of text and template"),
         ('name = "t"\ntext = ["a"]\ntemplate = "{a}"', "exactly one of text and template"),
-        ('name = "t"\ntext = ["a", "a"]', "tables[0].text: a column is listed twice"),
-        ('name = "t"\ntext = [""]', "tables[0].text[0]: a name cannot be empty"),
-        (f'name = "t"\ntext = ["{"é" * 32}"]', "tables[0].text[0]: a name in PostgreSQL"),
-        ('name = "t"\ntemplate = "static {{x}}"', "tables[0].template: a template needs"),
-        ('name = "t"\ntemplate = "{a"', "tables[0].template: a brace"),
-        ('name = "t"\ntemplate = "{a!r}"', "tables[0].template: expected just a column's name"),
-        ('name = "a.b.c"\ntext = ["a"]', "tables[0].name: expected schema.table"),
-        (f'name = "{"n" * 64}"\ntext = ["a"]', "tables[0].name: a name in PostgreSQL"),
+        ('name = "t"\ntext = ["a", "a"]', "table t: text: a column is listed twice"),
+        ('name = "t"\ntext = [""]', "table t: text[0]: a name cannot be empty"),
+        (f'name = "t"\ntext = ["{"é" * 32}"]', "table t: text[0]: a name in PostgreSQL"),
+        ('name = "t"\ntemplate = "static {{x}}"', "table t: template: a template needs"),
+        ('name = "t"\ntemplate = "{a"', "table t: template: a brace"),
+        ('name = "t"\ntemplate = "{a!r}"', "table t: template: expected just a column's name"),
+        ('name = "a.b.c"\ntext = ["a"]', ": name: expected schema.table"),
+        (f'name = "{"n" * 64}"\ntext = ["a"]', ": name: a name in PostgreSQL"),
         (f'name = "{"n" * 60}"\ntext = ["a"]', "longer than PostgreSQL's 63 bytes"),
         (
             'name = "t"\ntext = ["a"]\nmetadata = ["tenant_id", "space"]',
@@ -441,7 +441,7 @@ def test_every_problem_is_reported_at_once_a_line_for_each(
     assert heading == "5 problems:"
     assert [re.split(r": (?=unknown|should)", line)[0].strip() for line in lines] == [
         "environment: CDC_EMBED_TARGTE__DSN",
-        "tables[0].txt",
+        "table public.documents: txt",
         "serve.port",
         "serve.hots",
         "lgo",
@@ -487,7 +487,7 @@ def test_a_secret_file_without_a_secret_is_refused(
     path = tmp_path / "secret"
     if content is not None:
         path.write_bytes(content)
-    section, _, field = key.partition(".")
+    section, field = re.split(r": |\.(?=\w+$)", key)
     line = f'{field} = "{path}"'
     text = with_source(line) if section == "source" else f"{MINIMAL}[{section}]\n{line}"
     problem = refusal(write(text))

@@ -1,10 +1,13 @@
 """Durations, sizes, names, templates and connection strings as the configuration writes them."""
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from cdc_embed.config.dsn import check_dsn
 from cdc_embed.config.notation import (
     Count,
     Duration,
@@ -168,13 +171,70 @@ def test_a_shown_dsn_says_where_and_who_but_not_the_password(dsn: str, shown: st
         f"postgresql://app:{SECRET}",
         f"host=db port={SECRET}",
         f"host=db passwort={SECRET}",
-        f"mysql://app:{SECRET}@db/app",
     ],
 )
 def test_a_dsn_that_libpq_would_quote_is_refused_but_not_shown(dsn: str) -> None:
     with pytest.raises(ValueError, match="neither a postgresql:// URI nor key=value") as caught:
         redact_dsn(dsn)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("dsn", "problem"),
+    [
+        (f"postgresql+psycopg2://app:{SECRET}@db/app", "begins with postgresql+psycopg2://, which"),
+        (
+            f"postgres+asyncpg://app:{SECRET}@db/app",
+            "begins with postgres+asyncpg://, which",
+        ),
+        (
+            f"jdbc:postgresql://db/app?user=app&password={SECRET}",
+            "begins with jdbc:, which",
+        ),
+        (f"mysql://app:{SECRET}@db/app", "begins with mysql://"),
+        (f"PostgreSQL://app:{SECRET}@db/app", "begins with PostgreSQL://"),
+        (f'"postgresql://app:{SECRET}@db/app"', "has quotes around it"),
+        (f"'host=db password={SECRET}'", "has quotes around it"),
+        (f"postgresql://app:{SECRET}@db/app?schema=public", "has ?schema=, which is Prisma's"),
+        (f"postgresql://app:{SECRET}@db/app?sslmode=require&pgbouncer=true", "has ?pgbouncer=, "),
+        (
+            f"postgresql://app:{SECRET}@db/app?connection_limit=5",
+            "has ?connection_limit=, ",
+        ),
+        (f"postgresql://app:{SECRET}@db/app?nope=5", "has ?nope=, which libpq does not know"),
+        (
+            f"DATABASE_URL=postgresql://app:{SECRET}@db/app",
+            "begins with DATABASE_URL=, which",
+        ),
+        (f"export URL='postgres://app:{SECRET}@db/app'", "begins with URL=, which is not a part"),
+        (f"psql postgresql://app:{SECRET}@db/app", "begins with psql, which is a program"),
+        ("${DATABASE_URL}", "is the name of a variable"),
+        (f"Host=db;Username=app;Password={SECRET}", "has semicolons between its pairs"),
+        (
+            f"postgresql://app:{SECRET}@db/app?sslmode=no-verify",
+            "sslmode is none of",
+        ),
+        (f"postgresql://app:x?{SECRET}=1@db/app?schema=x", "has ?schema=, which is Prisma's"),
+        (f"postgresql://app:x/?{SECRET}=1@db/app", "neither a postgresql:// URI nor"),
+    ],
+)
+def test_a_string_of_another_program_says_which_part_is_wrong(dsn: str, problem: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(problem)) as caught:
+        check_dsn(dsn)
+    assert SECRET not in str(caught.value)
+
+
+def test_every_problem_of_a_connection_string_is_told_at_once() -> None:
+    dsn = f'DATABASE_URL="postgresql+asyncpg://app:{SECRET}@db/app?schema=x&pgbouncer=true"'
+    with pytest.raises(ValueError, match="connection string") as caught:
+        check_dsn(dsn)
+    assert str(caught.value) == (
+        "the connection string begins with DATABASE_URL=, which is not a part of it; it has quotes "
+        "around it; it begins with postgresql+asyncpg://, which is SQLAlchemy's; it has ?schema=, "
+        "which is Prisma's, and tables.name has the schema; it has ?pgbouncer=, which is for a "
+        "pooler, and the address must be that of the server itself: write "
+        "postgresql://user:password@host:5432/database"
+    )
 
 
 PASSWORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S", "Zs"]), max_size=9)
@@ -187,6 +247,6 @@ def test_no_password_is_ever_shown(before: str, after: str) -> None:
     assert redact_dsn(f"host=db password='{quoted}' user=me") == "host=db user=me"
     try:
         shown = redact_dsn(f"postgresql://me:{password}@db/app")
-    except ValueError:
-        return
+    except ValueError as exc:
+        shown = str(exc)
     assert "SECRET" not in shown
