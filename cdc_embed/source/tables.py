@@ -1,7 +1,8 @@
 """The configured tables as the source's catalogue shows them, and the problems found."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Final
 
 from psycopg2 import sql
 
@@ -14,6 +15,8 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.source.found import FoundColumn, FoundTable, look_up
 from cdc_embed.source.leaves import Leaf, leaf_problems
 from cdc_embed.sql import queries
+
+NAME: Final = "correct tables.name"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +72,23 @@ def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], li
     """Return the usable tables, and at least one finding for each table."""
     states = table_states(session, config)
     tables = [state.source for state in states if state.source is not None]
-    return tables, [finding for state in states for finding in state.findings]
+    return tables, [
+        replace(finding, fix=_meant(session, config, entry)) if finding.fix == NAME else finding
+        for entry, state in zip(config.tables, states, strict=True)
+        for finding in state.findings
+    ]
+
+
+def _meant(session: Session, config: Config, entry: TableConfig) -> str:
+    """Return the fix for a table that does not exist: the names that can be meant."""
+    values = {"schema": entry.schema, "name": entry.table, "ours": config.target.schema}
+    with session.transaction("pg_class") as cursor:
+        cursor.execute(queries("source/tables")["similar_tables"], values)
+        names = [row[0] for row in cursor.fetchall()]
+    if not names:
+        return NAME
+    quotes = " (without double quotes a name is folded to lower case)" if '"' in names[0] else ""
+    return f"{NAME}: there is {', '.join(names)}; write name = '{names[0]}'{quotes}"
 
 
 def why_paused(finding: Finding) -> str:
@@ -138,7 +157,7 @@ def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> Tab
 
 def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
     if found is None:
-        return [_bad(entry, "there is no such table", "correct tables.name")]
+        return [_bad(entry, "there is no such table", NAME)]
     if found.kind not in {"r", "p"}:
         return [_bad(entry, "it is not a table", "name the table itself")]
     problems = [_bad(entry, problem, fix) for problem, fix in leaf_problems(found.leaves)]

@@ -113,6 +113,14 @@ cross join lateral (
   where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped) as made (stored, virtual)
 order by 1, 3
 
+-- name: similar_tables
+-- Tables whose name differs only in its case, or is in another schema; as SQL writes it.
+select format('%%I.%%I', n.nspname, c.relname)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where lower(c.relname) = lower(%(name)s) and c.relkind in ('r', 'p')
+  and n.nspname <> all (array['pg_catalog', 'information_schema', 'pg_toast', %(ours)s])
+order by lower(n.nspname) <> lower(%(schema)s), 1 limit 3
+
 -- name: file_nodes
 -- The files of a table and its partitions; they change with a rewrite or TRUNCATE.
 select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text

@@ -58,6 +58,18 @@ def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path
     [
         ("select 1", table("missing"), "there is no such table", "tables.name"),
         (
+            'create table "Talk" (id int primary key, body text)',
+            table("Talk", 'text = ["body"]'),
+            "table public.talk: there is no such table",
+            'there is public."Talk"; write name = \'public."Talk"\' (without double quotes',
+        ),
+        (
+            "create schema app; create table app.talk (id int primary key, body text)",
+            table("talk", 'text = ["body"]'),
+            "table public.talk: there is no such table",
+            "there is app.talk; write name = 'app.talk'",
+        ),
+        (
             "select 1",
             table(text='text = ["nope"]'),
             "it has no column nope",
