@@ -26,3 +26,5 @@ def run(
         stopping.drains(service),
     ):
         service.run()
+    if stopping.exit_code:
+        raise typer.Exit(stopping.exit_code)

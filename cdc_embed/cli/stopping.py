@@ -22,6 +22,8 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 LEEWAY_SECONDS: Final = 3.0
 """The time for the steps after the drain: to record, confirm and close."""
 AT_ONCE_SECONDS: Final = 1.0
+INTERRUPTED: Final = 130
+"""The exit code after SIGINT; after SIGTERM it is 0."""
 
 log = structlog.get_logger()
 
@@ -33,6 +35,8 @@ class Stopping:
         self._drain_timeout = drain_timeout
         self._service: Service | None = None
         self._received = 0
+        self.exit_code = 0
+        """The exit code that the first signal asks for."""
 
     @contextmanager
     def drains(self, service: Service) -> Iterator[None]:
@@ -44,11 +48,13 @@ class Stopping:
             if not self._received:
                 self._service = None
 
-    def on_signal(self) -> None:
+    def on_signal(self, number: int) -> None:
         """Stop the service: gently at the first signal, at once at the second."""
+        if not self._received and number == signal.SIGINT:
+            self.exit_code = INTERRUPTED
         self._received += 1
         if self._service is None or not self._service.begun:
-            os._exit(0)
+            os._exit(self.exit_code)
         if self._received == 1:
             self._service.stop()
             self._end_after(self._drain_timeout + LEEWAY_SECONDS)
@@ -57,7 +63,7 @@ class Stopping:
             self._end_after(AT_ONCE_SECONDS)
 
     def _end_after(self, seconds: float) -> None:
-        timer = Timer(seconds, _end)
+        timer = Timer(seconds, _end, [self.exit_code])
         timer.daemon = True
         timer.start()
 
@@ -72,7 +78,7 @@ def signals(drain_timeout: float) -> Iterator[Stopping]:
     def listen() -> None:
         while number := hear.recv(1):
             if number[0] in SIGNALS:
-                stopping.on_signal()
+                stopping.on_signal(number[0])
 
     before = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
     waker = signal.set_wakeup_fd(tell.fileno())
@@ -89,8 +95,8 @@ def signals(drain_timeout: float) -> Iterator[Stopping]:
         hear.close()
 
 
-def _end() -> None:
+def _end(exit_code: int) -> None:
     log.warning("ended before all was finished", hint="it is replayed at the next start")
     with suppress(OSError):
         sys.stderr.flush()
-    os._exit(0)
+    os._exit(exit_code)

@@ -24,6 +24,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.postgres import pooler
+from cdc_embed.postgres.words import DEPENDED_ON, describe
 
 VALUE_SETTINGS: Final = {
     "datestyle": "ISO",
@@ -59,7 +60,6 @@ UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
 """A library that is not installed; waiting does not help."""
-DEPENDED_ON: Final = "2BP01"
 HINTS: Final = {
     PRIVILEGE: "grant the missing privilege to the user of the DSN, then run: cdc-embed doctor",
     DEPENDED_ON: "drop the dependent objects or make them independent of it, then try again",
@@ -111,7 +111,9 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         yield
     except psycopg2.Error as exc:
         state = exc.pgcode or ""
-        problem = describe(exc)
+        problem = describe(exc, rows=rows)
+        if state:
+            exc.args = (problem,)  # a traceback shows them
         if not state and any(words in str(exc) for words in pooler.WORDS):
             raise pooler.refusal(side.name) from None
         if state.startswith(AUTHENTICATION) or _refuses_login(exc):
@@ -127,14 +129,6 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             raise side.unavailable(problem=problem, state=state) from exc
         hint = HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
-
-
-def describe(exc: psycopg2.Error) -> str:
-    """Return a driver error in one line, without the statement that caused it."""
-    message = exc.diag.message_primary or str(exc)
-    if exc.pgcode == DEPENDED_ON and exc.diag.message_detail:  # the detail names objects, no values
-        message += f": {exc.diag.message_detail}"
-    return " ".join(message.split()) or type(exc).__name__
 
 
 _LOGIN_PROBLEMS = (

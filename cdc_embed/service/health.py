@@ -42,7 +42,10 @@ class Health:
         return None
 
     def problem_ready(self) -> str | None:
-        """Return why the service does no useful work now; None while it does."""
+        """Return why the service does no useful work now; None while it does.
+
+        Anybody is told this, so the words of a database or a model are for ``status`` only.
+        """
         phase = self.instance.phase
         stuck = self.instance.stuck
         if stuck is not None:
@@ -54,7 +57,7 @@ class Health:
         now = self.clock()
         for stage, trouble in list(self.patience.troubles.items()):
             if now - trouble.since > self.tolerance.long_trouble:
-                return f"{stage}: {trouble.problem}"
+                return f"waiting: {stage}"
         return None
 
     def live(self) -> Live:

@@ -54,7 +54,8 @@ from cdc_embed.postgres.connect import (
     readable,
     shut_down,
 )
-from cdc_embed.postgres.side import SOURCE, describe, translated
+from cdc_embed.postgres.side import SOURCE, translated
+from cdc_embed.postgres.words import describe
 from cdc_embed.source.guard import Guard
 from cdc_embed.source.timing import SILENT_SECONDS, ServerTimes
 from cdc_embed.sql import queries

@@ -103,6 +103,9 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
         embedding_server.faults(fail_next=ALWAYS, status=500)
         insert(faulty, 1, 1)
         wait_until(lambda: ready() == 503, "it is not ready")
+        # whoever asks is told the stage; the words of the service are for /status
+        assert httpx2.get(f"http://127.0.0.1:{port}/readyz").text == "waiting: embed\n"
+        assert "500" in httpx2.get(f"http://127.0.0.1:{port}/status").json()["waiting"]["embed"]
         assert httpx2.get(f"http://127.0.0.1:{port}/livez").status_code == 200
         embedding_server.faults()
         wait_until(lambda: ready() == 200, "it is ready again")

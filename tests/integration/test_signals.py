@@ -1,0 +1,33 @@
+"""The exit code of ``run`` after a signal: 130 for an interrupt, 0 for a request to end."""
+
+import signal
+
+import pytest
+
+from tests.site import EmbeddingServer, Site, wait_until
+
+CODES = [(signal.SIGINT, 130), (signal.SIGTERM, 0)]
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_signal_has_its_exit_code(site: Site, number: int, code: int) -> None:
+    with site.service(process=True) as service:
+        site.sql("insert into documents values (1, 'a')")
+        service.process.send_signal(number)
+        assert service.wait() == code
+    assert "Traceback" not in "".join(service.output)
+
+
+@pytest.mark.parametrize(("number", "code"), CODES)
+def test_a_second_signal_keeps_the_exit_code_of_the_first(
+    site: Site, embedding_server: EmbeddingServer, number: int, code: int
+) -> None:
+    site.configure(embedder=f"{embedding_server.configuration}\ndimensions = 384\ntimeout = '60s'")
+    site.cli("setup", "--rebuild")
+    embedding_server.faults(hang=60)
+    with site.service(process=True) as service:
+        site.sql("insert into documents values (1, 'a')")
+        service.process.send_signal(number)
+        wait_until(lambda: service.status()["state"] == "draining", "it heard the first")
+        service.process.send_signal(signal.SIGTERM)
+        assert service.wait() == code
