@@ -210,7 +210,9 @@ def drivers_out_of_place(modules: Modules) -> list[str]:
             else:
                 continue
             found = {other for other in found if other.split(".")[0] == "psycopg2"}
-            if name == f"{PACKAGE}.config.redaction":  # how libpq reads a connection string
+            if name in {
+                f"{PACKAGE}.config.{each}" for each in ("dsn", "redaction")
+            }:  # how libpq reads a connection string
                 found -= DSN_PARSER
             if room(name) not in {"postgres", "source", "target", "demo"}:
                 broken += [f"{name} imports {other}" for other in found]
