@@ -11,7 +11,7 @@ import typer
 
 from cdc_embed.cli.context import Context
 
-app = typer.Typer(no_args_is_help=True, help="Check the configuration, show it, describe it.")
+app = typer.Typer(help="Check the configuration, show it, describe it.")
 
 
 @app.command()

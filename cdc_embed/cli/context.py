@@ -6,12 +6,15 @@ import what does their work inside their functions, so that ``--help`` loads non
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import typer
 
 if TYPE_CHECKING:
     from cdc_embed.config.load import Config
+
+INTERRUPTED: Final = 130
+"""The exit code after SIGINT; after SIGTERM a service ends with 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

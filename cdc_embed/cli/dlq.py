@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from cdc_embed.cli.letters import DeadLetters
 
 app = typer.Typer(
-    no_args_is_help=True,
     help="List, show, retry or drop dead letters: documents that the model or the database "
     "refuses. They have no vector. The service tries a document again when its text changes, "
     "and the same text only after `dlq retry`.",

@@ -15,12 +15,13 @@ from cdc_embed import __version__
 from cdc_embed.cli import backfill, demo, dlq, doctor, run, search, setup, status, teardown, verify
 from cdc_embed.cli import config as config_command
 from cdc_embed.cli import index as index_command
-from cdc_embed.cli.context import Context
+from cdc_embed.cli.context import INTERRUPTED, Context
+from cdc_embed.cli.options import Group, accept_everywhere
 from cdc_embed.errors import CdcEmbedError
 
 app = typer.Typer(
     name="cdc-embed",
-    no_args_is_help=True,
+    cls=Group,
     help="Keeps pgvector embeddings fresh from PostgreSQL's own change log.",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -37,8 +38,7 @@ app.command()(teardown.teardown)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(index_command.app, name="index")
 app.add_typer(config_command.app, name="config")
-
-INTERRUPTED = 130
+accept_everywhere(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -55,6 +55,8 @@ def root(
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        typer.echo(ctx.get_help())
 
 
 def main() -> None:

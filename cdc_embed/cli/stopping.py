@@ -16,14 +16,13 @@ from typing import Final
 
 import structlog
 
+from cdc_embed.cli.context import INTERRUPTED
 from cdc_embed.service import Service
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 LEEWAY_SECONDS: Final = 3.0
 """The time for the steps after the drain: to record, confirm and close."""
 AT_ONCE_SECONDS: Final = 1.0
-INTERRUPTED: Final = 130
-"""The exit code after SIGINT; after SIGTERM it is 0."""
 
 log = structlog.get_logger()
 
