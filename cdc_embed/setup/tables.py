@@ -117,6 +117,7 @@ class TablePlanner:
             self._schema,
             table,
             known=known,
+            renamed=change.renamed,
             one_database=self._databases.config.target_is_source,
         )
         again = view.exists and (change.view_goes or not view.replaceable)
@@ -214,6 +215,7 @@ class TablePlanner:
         renamed = self._after_renaming(table, known, stored)
         if renamed is not None and self._fits(table, renamed):
             change.together += rename_key_ddl(self._schema, table, stored)
+            change.renamed = dict(zip(stored.key, renamed.key, strict=True))
             self._alter(table, known, renamed, change)
         else:
             self._make_shadow(table, known, stored, change)

@@ -39,6 +39,8 @@ class Change:
     """Those that run in one transaction."""
     view_goes: bool = False
     """The search view must be dropped first and made again in that transaction."""
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    """The key columns that get other names, in the view, too."""
     makes_anew: bool = False
     """The table of vectors is another one afterwards."""
 

@@ -6,7 +6,7 @@ source has row level security, the table of vectors has it, too: a reader sees t
 rows that this reader can read in the source.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -59,6 +59,7 @@ class SearchView:
         table: Table,
         *,
         known: Registered | None,
+        renamed: Mapping[str, str],
         one_database: bool,
     ) -> None:
         self._session = session
@@ -68,9 +69,9 @@ class SearchView:
         self._one_database = one_database
         self._name = sql.Identifier(schema, table.search_view)
         self._vectors = sql.Identifier(schema, table.embedding_table)
-        self.state = self._read_state()
+        self.state = self._read_state(renamed)
 
-    def _read_state(self) -> ViewState:
+    def _read_state(self, renamed: Mapping[str, str]) -> ViewState:
         known = self._known
         view, table = self._name, self._vectors
         if known is not None:  # both can have other names still
@@ -80,6 +81,8 @@ class SearchView:
             values = {"view": view.as_string(cursor), "table": table.as_string(cursor)}
             cursor.execute(queries("target/view")["view_state"], values)
             columns, row_security, policies = cursor.fetchone()
+        if columns is not None:
+            columns = [renamed.get(name, name) for name in columns]
         return ViewState(columns=columns, row_security=row_security, policies=frozenset(policies))
 
     def statements(self, *, again: bool) -> list[sql.Composed]:
