@@ -400,8 +400,8 @@ MUTATIONS = (
     Mutation(
         "a filtered read is no error",
         "cdc_embed/postgres/side.py",
-        '    "row_security": "off",',
-        '    "row_security": "on",',
+        '{**VALUE_SETTINGS, "row_security": "off"},',
+        "VALUE_SETTINGS,",
         "tests/integration/test_silent_losses.py::"
         "test_row_security_is_an_error_and_never_an_empty_table[False]",
     ),

@@ -64,7 +64,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
     """Find the configured tables, or the one that is named; raise if ``setup`` did not run."""
     from cdc_embed.errors import PreflightError
     from cdc_embed.finding import expect
-    from cdc_embed.setup.agreement import check_keys
+    from cdc_embed.setup.agreement import check_tables
     from cdc_embed.source.tables import find_tables
     from cdc_embed.target.checks import check_migrations
 
@@ -73,7 +73,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
             where="target database", problem="setup did not run", hint="run: cdc-embed setup"
         )
     found, findings = find_tables(databases.source, databases.config)
-    stored = check_keys(databases, [source.table for source in found])
+    stored = check_tables(databases, [source.table for source in found])
     broken = {f.table: f for f in [*findings, *stored] if f.failed}
     tables = [source.table for source in found if source.table.full_name not in broken]
     if not name:

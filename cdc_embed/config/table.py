@@ -41,6 +41,9 @@ class TableConfig(Section):
     embedding_table: OptionalName = ""
     """Name of the embedding table. Empty: <table>_embedding, and <schema>_<table>_embedding outside
     public."""
+    search_view: OptionalName = ""
+    """Name of the view that applications select from. Empty: <table>_search, and
+    <schema>_<table>_search outside public."""
     chunk: ChunkConfig = ChunkConfig()
     """The size of the chunks of long texts."""
     store_text: bool = True
@@ -73,9 +76,13 @@ class TableConfig(Section):
         clashes = sorted(OUR_COLUMNS.intersection(self.metadata))
         if clashes:
             raise ValueError(f"metadata: {', '.join(clashes)} is a reserved column name")
-        for name in (self.embedding_table_name, self.search_view_name):
+        names = {"embedding_table": self.embedding_table_name, "search_view": self.search_view_name}
+        for key, name in names.items():
             if len(name.encode()) > 63:
-                raise ValueError(f"the name {name} is longer than PostgreSQL's 63 bytes")
+                raise ValueError(
+                    f"table {self.name}: the name {name} is longer than PostgreSQL's 63 bytes; "
+                    f"set tables.{key}"
+                )
         return self
 
     @property
@@ -106,7 +113,7 @@ class TableConfig(Section):
     @property
     def search_view_name(self) -> str:
         """The name of the view that applications select from, in the target's schema."""
-        return f"{self._stem}_search"
+        return self.search_view or f"{self._stem}_search"
 
     @property
     def _stem(self) -> str:

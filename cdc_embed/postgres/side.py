@@ -33,15 +33,14 @@ VALUE_SETTINGS: Final = {
     "bytea_output": "hex",
     "lc_monetary": "C",
     "timezone": "UTC",
-    "row_security": "off",
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
     "search_path": "pg_catalog, pg_temp",
 }
-"""Settings that fix the text form of values. ``row_security = off`` turns a filtered read into an
-error. Without ``public`` in the ``search_path``, no function or operator that another role makes
-there is run as this role: whatever is not PostgreSQL's own is named with its schema."""
+"""Settings that fix the text form of values. Without ``public`` in the ``search_path``, no function
+or operator that another role makes there is run as this role: whatever is not PostgreSQL's own is
+named with its schema."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
@@ -80,7 +79,8 @@ class Side:
 
 SOURCE: Final = Side(
     "source database",
-    VALUE_SETTINGS,
+    # a filtered read is an error here; in the target a search must be filtered
+    {**VALUE_SETTINGS, "row_security": "off"},
     SourceUnavailableError,
     lambda table, problem, hint, state: PreflightError(
         where=f"source {table}", problem=problem, hint=hint, table=table, state=state

@@ -6,7 +6,7 @@ import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Callbacks
-from cdc_embed.errors import CdcEmbedError, TableChangedError, TablesChangedError
+from cdc_embed.errors import CdcEmbedError, TableChangedError
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
@@ -20,7 +20,7 @@ from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch, Watched
-from cdc_embed.setup.agreement import unfit_tables
+from cdc_embed.setup.agreement import expect_unchanged, unfit_tables
 from cdc_embed.setup.connections import cutter, expect_set_up, open_store
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.source.coverage import Undelivered
@@ -150,10 +150,8 @@ class Parts:
     def _recheck(self) -> None:
         databases, tables = self._checked.databases, self._checked.tables
         expect_keeper(databases, tables)
-        unfit = unfit_tables(databases, tables)
         known = self._undelivered.until_setup.keys() - self._checked.left_out.keys()
-        for name in unfit.keys() ^ known:
-            raise TablesChangedError(table=name)
+        expect_unchanged(databases, tables, known)
         for table in tables:
             expect_set_up(databases, table, self._model.card)
 

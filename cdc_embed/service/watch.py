@@ -30,6 +30,7 @@ from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
+from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
@@ -138,6 +139,10 @@ class Watch:
             found.update({**observed.undelivered, **observed.altered})
         self._check_coverage()
         self._look_at_left_out()
+        unfit = self._undelivered.until_setup.keys() - self._left_out.keys()
+        if unfit or observed.altered:  # else a batch finds that setup has run, by the epoch
+            tables = [source.table for source in self._tables]
+            expect_unchanged(databases, tables, unfit)
         names = [*self._names, *self._left_out]
         stored = stored_tables(databases.target, databases.config.target.schema, names)
         if self._instance.leading:  # a standby of another version may see other shapes

@@ -1,51 +1,89 @@
-"""The agreement of the tables of vectors with the source: the same key, the same types of metadata.
+"""The agreement of the tables of vectors with the source: key, types of metadata, row security.
 
-``setup`` makes them agree. A table that does not agree must not be written: a key of another type
-can be cut, and a key of fewer columns can be two rows'.
+``setup`` makes them agree. A table with another key must not be written: a key of another type can
+be cut, and a key of fewer columns can be two rows'.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from cdc_embed.change.document import Table
-from cdc_embed.finding import Finding, judge
+from cdc_embed.errors import TablesChangedError
+from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.observed import differs, stored_as
-from cdc_embed.target.registry import registered_tables, vector_tables
+from cdc_embed.target.registry import VectorTable, registered_tables, vector_tables
+
+SETUP = "run: cdc-embed setup"
 
 
 def unfit_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
     """Return the difference of each table whose vectors are stored by another key, or with other
     types of metadata, than ``tables`` have; by the table's name."""
+    found = {table.full_name: _unfit(table, stored) for table, stored in _stored(databases, tables)}
+    return {name: problem for name, problem in found.items() if problem}
+
+
+def expect_unchanged(
+    databases: Connections, tables: Iterable[Table], unfit: Collection[str]
+) -> None:
+    """Raise when ``setup`` changed tables of vectors: others than ``unfit`` do not fit now."""
+    now = unfit_tables(databases, tables)
+    for name in sorted(now.keys() ^ set(unfit)):
+        raise TablesChangedError(table=name)
+
+
+def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Finding]:
+    """Check each table of vectors: its key, its owner, and whether it shows rows that the source
+    hides."""
+    findings = []
+    for table, stored in _stored(databases, tables):
+        found = [_check_key(table, stored), _check_owner(databases, table, stored)]
+        if table.row_security:
+            found.append(_check_row_security(databases, table, stored))
+        findings += [replace(finding, table=table.full_name) for finding in found]
+    return findings
+
+
+def _stored(databases: Connections, tables: Iterable[Table]) -> list[tuple[Table, VectorTable]]:
+    """Return the tables that have a table of vectors, with it."""
     schema = databases.config.target.schema
     registered = registered_tables(databases.target, schema)
     stored = vector_tables(databases.target, schema)
-    unfit = {}
-    for table in tables:
-        known = registered.get(table.full_name)
-        if known is None or known.embedding_table not in stored:
-            continue
-        found = stored[known.embedding_table]
-        metadata = [(c.name, found.columns.get(c.name, c.type)) for c in table.metadata]
-        has = [*found.key.items(), *metadata]
-        if has != stored_as(table.stored_columns):
-            unfit[table.full_name] = differs(has, table)
-    return unfit
-
-
-def check_keys(databases: Connections, tables: Iterable[Table]) -> list[Finding]:
-    """Check that the vectors of each table are stored by the key that the source has now."""
-    listed = list(tables)
-    unfit = unfit_tables(databases, listed)
-    return [
-        replace(
-            judge(
-                "stored_key",
-                table.full_name not in unfit,
-                f"{table.full_name} {unfit.get(table.full_name, 'has vectors stored by its key')}",
-                "run: cdc-embed setup",
-            ),
-            table=table.full_name,
-        )
-        for table in listed
+    known = [
+        (table, registered[table.full_name]) for table in tables if table.full_name in registered
     ]
+    return [(table, stored[r.embedding_table]) for table, r in known if r.embedding_table in stored]
+
+
+def _unfit(table: Table, stored: VectorTable) -> str:
+    metadata = [(c.name, stored.columns.get(c.name, c.type)) for c in table.metadata]
+    has = [*stored.key.items(), *metadata]
+    return differs(has, table) if has != stored_as(table.stored_columns) else ""
+
+
+def _check_key(table: Table, stored: VectorTable) -> Finding:
+    problem = _unfit(table, stored)
+    message = f"{table.full_name} {problem or 'has its vectors stored by its key'}"
+    return judge("stored_key", not problem, message, SETUP)
+
+
+def _check_owner(databases: Connections, table: Table, stored: VectorTable) -> Finding:
+    name = f"{databases.config.target.schema}.{table.embedding_table}"
+    message = f"{name} is owned by {stored.owner}"
+    if not stored.owned:
+        message += f", so role {stored.role} can neither index nor alter it"
+    fix = f"grant {stored.owner} to {stored.role};  -- or run setup as {stored.owner}"
+    return judge("owner", stored.owned, message, fix, Severity.WARNING)
+
+
+def _check_row_security(databases: Connections, table: Table, stored: VectorTable) -> Finding:
+    if not stored.row_security:
+        problem = "row level security hides rows of it, and none of their vectors"
+        return judge("row_security", False, f"{table.full_name}: {problem}", SETUP)
+    who = (
+        "a reader sees the vectors of the rows that this reader sees there"
+        if databases.config.target_is_source
+        else "only policies of yours show its vectors, because they are on another server"
+    )
+    return judge("row_security", True, f"{table.full_name} has row level security: {who}", "")

@@ -229,7 +229,8 @@ class TablePlanner:
         if known is None or known.source_oid != table.oid or known.key_columns != table.key_numbers:
             return None
         names = dict(zip(stored.key, (column.name for column in table.key), strict=True))
-        return VectorTable(
+        return replace(
+            stored,
             columns={names.get(name, name): kind for name, kind in stored.columns.items()},
             key={names[name]: kind for name, kind in stored.key.items()},
         )

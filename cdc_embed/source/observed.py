@@ -35,7 +35,7 @@ def observed(
     """Put together what a coverage found: ``gaps`` are its own reasons, which come first.
 
     Raises ``TablesChangedError`` if the vectors of a table fit it, but its keys are compared in
-    another way.
+    another way, or it has row level security now.
     """
     known = {state.name: state for state in states}
     undelivered, altered, shapes, estimates = {}, {}, {}, {}
@@ -60,7 +60,7 @@ def _difference(source: SourceTable, state: TableState) -> str:
         return ""
     if stored_as(was.stored_columns) != stored_as(now.stored_columns):
         return differs(stored_as(was.stored_columns), now)
-    if was.key != now.key:
+    if (was.key, was.row_security) != (now.key, now.row_security):
         raise TablesChangedError(table=was.full_name)
     return ""
 

@@ -4,7 +4,7 @@ This module only reads. ``schema`` composes the statements.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from psycopg2 import sql
@@ -149,14 +149,20 @@ def count_documents(
 class VectorTable:
     """The columns of a table of vectors, name to type, in order."""
 
-    columns: dict[str, str]
-    key: dict[str, str]
+    columns: dict[str, str] = field(default_factory=dict)
+    key: dict[str, str] = field(default_factory=dict)
     """Those of its primary key, without the chunk."""
+    row_security: bool = False
+    owner: str = ""
+    owned: bool = True
+    """This session's role can do what the owner can."""
+    role: str = ""
+    """This session's role."""
 
 
 CHUNK_COLUMNS: Final = ("chunk_row", "chunk")
 """The last column of the primary key, in this version and in older ones."""
-NOT_STORED: Final = VectorTable(columns={}, key={})
+NOT_STORED: Final = VectorTable()
 
 
 def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
@@ -164,17 +170,22 @@ def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
     with session.transaction("embedding_table") as cursor:
         cursor.execute(queries("target/schema")["stored_columns"], {"schema": schema})
         rows = cursor.fetchall()
-    tables: dict[str, list[tuple[str, str, int | None]]] = {}
+    tables: dict[str, list[tuple[Any, ...]]] = {}
     for table, *column in rows:
         tables.setdefault(table, []).append(tuple(column))
     return {table: _vector_table(columns) for table, columns in tables.items()}
 
 
-def _vector_table(columns: list[tuple[str, str, int | None]]) -> VectorTable:
-    in_key = sorted((place, name, kind) for name, kind, place in columns if place is not None)
+def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
+    in_key = sorted((place, name, kind) for name, kind, place, *_ in columns if place is not None)
+    row_security, owner, owned, role = columns[0][3:]
     return VectorTable(
-        columns={name: kind for name, kind, _ in columns},
+        columns={name: kind for name, kind, *_ in columns},
         key={name: kind for _, name, kind in in_key if name not in CHUNK_COLUMNS},
+        row_security=row_security,
+        owner=owner,
+        owned=owned,
+        role=role,
     )
 
 

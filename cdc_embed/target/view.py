@@ -295,7 +295,12 @@ def _matches(table: Table, alias: str) -> sql.Composed:
 
 
 def _within_63(name: str) -> str:
-    return name.encode()[:63].decode(errors="ignore")
+    """Return a name of at most 63 bytes; one that is shortened ends in its own checksum, because
+    another one can begin alike."""
+    if len(name.encode()) <= 63:
+        return name
+    digest = checksum(name)[:8]
+    return f"{name.encode()[:54].decode(errors='ignore')}_{digest}"
 
 
 def _blank(session: Session) -> str:

@@ -101,9 +101,11 @@ select count(*) filter (where chunk_row = 0), coalesce(sum(end_offset - start_of
 select {name}, count(*) from {table} where chunk_row = 0
 
 -- name: stored_columns
--- The columns of every table in our schema, in order, with their places in its primary key.
+-- The columns of every table in our schema, in order, with their places in its primary key; whether
+-- it has row level security, its owner, and whether this role can do what its owner can.
 select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
-       array_position(p.indkey::smallint[], a.attnum)
+       array_position(p.indkey::smallint[], a.attnum), c.relrowsecurity,
+       quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'), quote_ident(current_user)
 from pg_namespace n
 join pg_class c on c.relnamespace = n.oid and c.relkind = 'r'
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped

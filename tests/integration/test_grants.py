@@ -9,7 +9,7 @@ from threading import Thread
 import pytest
 
 from tests.own_process import COMMAND
-from tests.site import Site, columns
+from tests.site import Site, columns, wait_until
 
 TABLE = (
     "create table letters (tenant int, id int primary key, code text not null unique "
@@ -208,3 +208,37 @@ def test_setup_never_makes_searches_wait_for_a_lock_it_waits_for(
     assert setup.returncode == 0
     found = "select attname from pg_attribute where attrelid = 'cdc_embed.letters_search'::regclass"
     assert "place" in columns(site.sql(found))
+
+
+def test_a_renamed_search_view_keeps_its_grants(reader: tuple[Site, str]) -> None:
+    site, role = reader
+    before = {row[1:] for row in site.sql(RIGHTS, role, role)}
+    site.configure(tables=CONFIG.format(metadata='"kind"') + 'search_view = "found"\n')
+    site.cli("setup")
+    assert {row[1:] for row in site.sql(RIGHTS, role, role)} == before
+    assert site.value("select to_regclass('cdc_embed.letters_search') is null")
+    assert len(site.sql("select * from cdc_embed.found")) == 5
+    found = site.cli("search", "l 3", "--table", "letters", "-k", "1", "--json")
+    assert '"id": 3' in found.stdout
+    assert "nothing to do" in site.cli("setup").stderr
+    site.cli("doctor")
+    site.cli("teardown", "--yes")
+    assert site.value("select to_regnamespace('cdc_embed') is null")
+
+
+def test_tables_whose_long_names_begin_alike_are_told_apart(make_site: Callable[..., Site]) -> None:
+    site = make_site(18)
+    names = ["n" * 62 + "1", "n" * 62 + "2"]
+    sections = ""
+    for place, name in enumerate(names):
+        site.sql(f"create table {name} (id int primary key, body text)")
+        site.sql(f"insert into {name} values ({place}, 'text {place}')")
+        sections += f'[[tables]]\nname = "{name}"\ntext = ["body"]\n'
+        sections += f'embedding_table = "v{place}"\nsearch_view = "found{place}"\n'
+    site.configure(tables=sections, source='publish = "rows"')
+    site.cli("setup")
+    with site.service() as service:
+        wait_until(lambda: len([e for e in service.log if e["event"] == "reconciled"]) == 2, "done")
+    for place in range(2):
+        assert site.sql(f"select id from cdc_embed.found{place}") == [(place,)]
+    assert "nothing to do" in site.cli("setup").stderr

@@ -69,6 +69,7 @@ text = ["body"]
 template = ""
 metadata = []
 embedding_table = ""
+search_view = ""
 chunk = {{ max_tokens = 0 }}
 store_text = true
 
@@ -186,18 +187,20 @@ def test_a_named_target_is_another_database(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "embedding_table", "expected"),
+    ("name", "embedding_table", "search_view", "expected"),
     [
-        ("public.documents", "", ("documents_embedding", "documents_search")),
-        ("app.documents", "", ("app_documents_embedding", "app_documents_search")),
-        ("documents", "", ("documents_embedding", "documents_search")),
-        ("documents", "vectors", ("vectors", "documents_search")),
+        ("public.documents", "", "", ("documents_embedding", "documents_search")),
+        ("app.documents", "", "", ("app_documents_embedding", "app_documents_search")),
+        ("documents", "", "", ("documents_embedding", "documents_search")),
+        ("documents", "vectors", "", ("vectors", "documents_search")),
+        ("documents", "", "found", ("documents_embedding", "found")),
+        ("n" * 63, "vectors", "found", ("vectors", "found")),
     ],
 )
 def test_embedding_tables_are_named_after_their_source(
-    name: str, embedding_table: str, expected: tuple[str, str]
+    name: str, embedding_table: str, search_view: str, expected: tuple[str, str]
 ) -> None:
-    made = table(name=name, embedding_table=embedding_table)
+    made = table(name=name, embedding_table=embedding_table, search_view=search_view)
     assert (made.embedding_table_name, made.search_view_name) == expected
 
 
@@ -385,6 +388,11 @@ def test_a_name_of_ours_must_be_plain_and_fit(key: str, name: str, write: Write)
         ('name = "a.b.c"\ntext = ["a"]', ": name: expected schema.table"),
         (f'name = "{"n" * 64}"\ntext = ["a"]', ": name: a name in PostgreSQL"),
         (f'name = "{"n" * 60}"\ntext = ["a"]', "longer than PostgreSQL's 63 bytes"),
+        (f'name = "{"n" * 54}"\ntext = ["a"]', f"table public.{'n' * 54}: the name"),
+        (
+            f'name = "{"n" * 60}"\ntext = ["a"]\nembedding_table = "v"',
+            "set tables.search_view",
+        ),
         (
             'name = "t"\ntext = ["a"]\nmetadata = ["tenant_id", "space"]',
             "metadata: space is a reserved column name",

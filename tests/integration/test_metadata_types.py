@@ -1,0 +1,97 @@
+"""Metadata of another type: never cut, never a dead letter, and no text is embedded for it."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.integration.test_key_changes import done, ready, texts
+from tests.oracle import Documents
+from tests.site import Site, wait_until
+
+TABLE = (
+    "create type mood as enum ('good', 'bad'); create domain short as varchar(4); "
+    "create table letters (id int primary key, body text, meta {type}); "
+)
+CONFIG = '[[tables]]\nname = "letters"\ntext = ["body"]\nmetadata = ["meta"]\n'
+LETTERS = Documents(name="letters", text=("body",), metadata=("meta",))
+
+LONG = "x" * 40
+ALTER = "alter table letters alter meta type"
+WIDER = {
+    "varchar": ("varchar(4)", "'abcd'", [f"{ALTER} varchar(40)"], f"'{LONG}'"),
+    "numeric": ("numeric(6,2)", "1.25", [f"{ALTER} numeric(12,4)"], "12345678.1234"),
+    "time": ("time(0)", "'10:00'", [f"{ALTER} time(6)"], "'10:00:00.123456'"),
+    "bit": ("bit(4)", "b'1010'", [f"{ALTER} bit(8) using meta::bit(8)"], "b'10101010'"),
+    "enum": ("mood", "'good'", ["alter type mood add value 'neither'"], "'neither'"),
+    "array": ("varchar(4)[]", "'{abcd}'", [f"{ALTER} varchar(40)[]"], f"array['{LONG}']"),
+    "text to an enum": ("text", "'good'", [f"{ALTER} mood using meta::mood"], "'bad'"),
+    "domain": (
+        "short",
+        "'abcd'",
+        ["create domain longer as varchar(40)", f"{ALTER} longer"],
+        f"'{LONG}'",
+    ),
+}
+OTHER = {
+    "int to bigint": ("int", "7", [f"{ALTER} bigint"], "5000000000"),
+    "int to text": ("int", "7", [f"{ALTER} text"], "'seven'"),
+    "varchar to text": ("varchar(4)", "'abcd'", [f"{ALTER} text"], f"'{LONG}'"),
+    "int to numeric": ("int", "7", [f"{ALTER} numeric(10,2)"], "7.25"),
+    "enum to int": ("mood", "'good'", [f"{ALTER} int using 1"], "8"),
+}
+
+
+def follow(site: Site, kind: str, value: str) -> None:
+    site.sql(TABLE.format(type=kind))
+    site.sql(f"insert into letters select i, 'letter ' || i, {value} from generate_series(1, 10) i")
+    site.configure(tables=CONFIG, source='publish = "rows"')
+    site.cli("setup")
+
+
+def change(site: Site, statements: Sequence[str], value: str) -> None:
+    for statement in statements:
+        site.sql(statement)
+    site.sql(f"insert into letters values (11, 'letter 11', {value})")
+    site.sql(f"update letters set meta = {value} where id = 3")
+
+
+def letters(site: Site) -> int:
+    count: int = site.value("select count(*) from cdc_embed.dead_letter")
+    return count
+
+
+@pytest.mark.parametrize("kind", WIDER)
+def test_metadata_of_a_wider_type_needs_no_setup(make_site: Callable[..., Site], kind: str) -> None:
+    site = make_site(18)
+    first, value, statements, wider = WIDER[kind]
+    follow(site, first, value)
+    with site.service() as service:
+        wait_until(lambda: done(service), "backfill")
+        change(site, statements, wider)
+        service.settle()
+        wait_until(lambda: LETTERS.drift(site) == [], "every value is whole", 20)
+        assert letters(site) == 0
+        assert site.verify()["drift"] == 0
+        assert texts(service) == 11
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_metadata_of_another_type_pauses_until_setup(
+    make_site: Callable[..., Site], kind: str
+) -> None:
+    site = make_site(18)
+    first, value, statements, other = OTHER[kind]
+    follow(site, first, value)
+    with site.service() as service:
+        wait_until(lambda: done(service), "backfill")
+        change(site, statements, other)
+        wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+        assert letters(site) == 0
+        site.cli("setup")
+        wait_until(lambda: done(service) and not LETTERS.drift(site), "taken up again", 30)
+        service.settle()
+        assert letters(site) == 0
+        assert site.verify()["drift"] == 0
+        assert texts(service) == 11
+        assert service.stop() == 0

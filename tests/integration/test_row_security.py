@@ -1,0 +1,230 @@
+"""Row level security of the source holds for its vectors, and is never taken for missing rows."""
+
+import json
+import urllib.error
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import Any
+
+import psycopg2
+import pytest
+
+from tests.oracle import Documents
+from tests.site import RunningService, Site, columns, wait_until
+
+TABLE = "create table letters (tenant int not null, id int primary key, body text)"
+NOTES = "create table notes (id bigint primary key, title text, body text)"
+CONFIG = """
+[[tables]]
+name = "letters"
+text = ["body"]
+metadata = ["tenant"]
+[[tables]]
+name = "notes"
+text = ["title", "body"]
+"""
+LETTERS = Documents(name="letters", text=("body",), metadata=("tenant",))
+GRANTS = (
+    "grant usage on schema cdc_embed to {role}",
+    "grant select on cdc_embed.letters_search, cdc_embed.letters_embedding to {role}",
+    "grant select ({key}) on public.letters to {role}",
+)
+
+
+def secure(site: Site) -> None:
+    for statement in (TABLE, NOTES):
+        site.sql(statement)
+    site.sql("insert into letters select i % 2, i, 'letter ' || i from generate_series(1, 20) i")
+    site.sql("alter table letters enable row level security")
+    site.sql(
+        "create policy own on letters using "
+        "(tenant = nullif(current_setting('app.tenant', true), '')::int)"
+    )
+    site.configure(tables=CONFIG, source='publish = "rows"')
+    site.cli("setup")
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    site = make_site(18)
+    secure(site)
+    return site
+
+
+@pytest.fixture
+def reader(site: Site) -> Iterator[str]:
+    """A role that owns nothing, with the grants that README names."""
+    role = f"reader_{site.name}"
+    site.sql(f"create role {role}")
+    for grant in GRANTS:
+        site.sql(grant.format(role=role, key="id"))
+    yield role
+    site.sql(f"drop owned by {role}")
+    site.sql(f"drop role {role}")
+
+
+def seen(site: Site, role: str, tenant: int | str, statement: str) -> list[Any]:
+    with closing(site.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"set role {role}")
+        cursor.execute(f"set app.tenant = '{tenant}'")
+        cursor.execute(statement)
+        return columns(cursor.fetchall())
+
+
+def backfill(site: Site) -> None:
+    with site.service() as service:
+        wait_until(lambda: LETTERS.drift(site) == [], "embedded")
+        service.settle()
+
+
+@pytest.mark.parametrize("relation", ["letters_search", "letters_embedding"])
+def test_a_reader_sees_the_vectors_of_its_own_tenant_only(
+    site: Site, reader: str, relation: str
+) -> None:
+    backfill(site)
+    everything = f"select (id, tenant, embedding)::text from cdc_embed.{relation}"
+    assert len(seen(site, reader, 1, everything)) == 10
+    assert set(seen(site, reader, 0, f"select tenant from cdc_embed.{relation}")) == {0}
+    assert seen(site, reader, 2, everything) == seen(site, reader, "", everything) == []
+    nearest = "select id from cdc_embed.letters_search order by embedding operator(public.<=>) "
+    nearest += "(select embedding from cdc_embed.letters_embedding limit 1) limit 20"
+    assert len(seen(site, reader, 1, nearest)) == 10
+    with site.service() as service:
+        site.sql("insert into letters values (1, 21, 'one more')")
+        site.sql("update letters set tenant = 0 where id = 1")
+        service.settle()
+    assert len(seen(site, reader, 1, everything)) == 10
+    assert len(seen(site, reader, 0, everything)) == 11
+    assert site.verify()["drift"] == 0
+
+
+CHANGES = {
+    "another type": ("alter table letters alter id type bigint", "id"),
+    "another name": ("alter table letters rename id to number", "number"),
+    "another key": (
+        "alter table letters drop constraint letters_pkey, add primary key (id, tenant)",
+        "id, tenant",
+    ),
+    "no metadata": ("select", "id"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_change_of_the_table_opens_its_vectors(site: Site, reader: str, change: str) -> None:
+    backfill(site)
+    statement, key = CHANGES[change]
+    everything = "select embedding::text from cdc_embed.letters_embedding"
+    site.sql(statement)
+    try:
+        assert len(seen(site, reader, 1, everything)) <= 10
+    except psycopg2.Error as exc:
+        assert "visible_letters" in str(exc)  # noqa: PT017  it may fail, and must not show more
+    if change in ("no metadata", "another key"):
+        tables = CONFIG.replace('metadata = ["tenant"]\n', "")
+        site.configure(tables=tables, source='publish = "rows"')
+    site.cli("setup")
+    site.sql(f"grant select ({key}) on public.letters to {reader}")
+    assert len(seen(site, reader, 1, everything)) == 10
+    assert seen(site, reader, 2, everything) == []
+    assert "nothing to do" in site.cli("setup").stderr
+
+
+def test_row_security_that_comes_later_is_said_and_made(make_site: Callable[..., Site]) -> None:
+    site = make_site(18)
+    site.sql(TABLE)
+    site.sql(NOTES)
+    site.configure(tables=CONFIG, source='publish = "rows"')
+    site.cli("setup")
+    site.sql("alter table letters enable row level security")
+    found = json.loads(site.cli("doctor", "--json", expect=4).stdout)["checks"]
+    assert [check["id"] for check in found if not check["ok"]][-1] == "row_security"
+    site.cli("setup")
+    site.cli("doctor")
+    secured = (
+        "select relrowsecurity from pg_class where oid = 'cdc_embed.letters_embedding'::regclass"
+    )
+    assert site.value(secured)
+    site.sql("alter table letters disable row level security")
+    site.cli("setup")
+    assert not site.value(secured)
+    assert site.sql("select 1 from pg_policy where polname like 'cdc_embed%'") == []
+
+
+def test_with_a_target_of_its_own_no_reader_sees_a_vector(make_site: Callable[..., Site]) -> None:
+    site = make_site(18, target=make_site(18))
+    secure(site)
+    target = site.target
+    assert target is not None
+    backfill(site)
+    role = f"reader_{site.name}"
+    target.sql(f"create role {role}")
+    try:
+        for grant in GRANTS[:2]:
+            target.sql(grant.format(role=role))
+        assert seen(target, role, 1, "select id from cdc_embed.letters_search") == []
+        assert target.value("select count(*) from cdc_embed.letters_search") == 20
+    finally:
+        target.sql(f"drop owned by {role}")
+        target.sql(f"drop role {role}")
+    found = json.loads(site.cli("doctor", "--json").stdout)["checks"]
+    said = next(check["message"] for check in found if check["id"] == "row_security")
+    assert "on another server" in said
+
+
+def problem_of(service: RunningService) -> str:
+    try:
+        return service.get("/readyz")
+    except urllib.error.HTTPError as refused:
+        return refused.read().decode()
+
+
+@pytest.fixture
+def owned(make_site: Callable[..., Site]) -> Iterator[Site]:
+    """A service whose role owns what it needs, and can do no more."""
+    site = make_site(18)
+    role = f"owner_{site.name}"
+    site.sql("create extension vector with schema public")
+    site.sql(f"create role {role} login replication")
+    site.sql(f"grant create on database {site.name} to {role}")
+    site.sql(f"grant execute on function pg_control_system() to {role}")
+    for statement in (TABLE, NOTES):
+        site.sql(statement)
+    for name in ("letters", "notes"):
+        site.sql(f"alter table {name} owner to {role}")
+    site.configure(tables=CONFIG, source='publish = "rows"')
+    config = site.config_path.read_text()
+    dsn = site.server.dsn(site.name, role)
+    site.config_path.write_text(config.replace(f'dsn = "{site.dsn}"', f'dsn = "{dsn}"', 1))
+    site.cli("setup")
+    yield site
+    site.sql(f"drop owned by {role} cascade")
+    site.sql(f"drop role {role}")
+
+
+def test_forced_row_security_pauses_its_table_alone(owned: Site) -> None:
+    site = owned
+    site.sql("insert into letters select i % 2, i, 'letter ' || i from generate_series(1, 20) i")
+    with site.service() as service:
+        wait_until(lambda: LETTERS.drift(site) == [], "embedded")
+        site.sql("alter table letters enable row level security, force row level security")
+        wait_until(lambda: "row-level security applies" in problem_of(service), "noticed", 10)
+        assert "public.letters" in problem_of(service)
+        assert "no force row level security" in problem_of(service)
+        site.sql("insert into notes values (1, 'a', 'note')")
+        site.sql("insert into letters values (1, 100, 'more')")
+        service.settle()
+        assert site.drift("notes") == []
+        assert "row-level security applies" in site.cli("setup", expect=4).stderr
+        site.sql("alter table letters no force row level security")
+        wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
+        wait_until(lambda: LETTERS.drift(site) == [], "compared")
+        assert service.stop() == 0
+
+
+def test_doctor_names_the_owner_that_setup_and_the_index_need(owned: Site) -> None:
+    site = owned
+    site.sql("alter table cdc_embed.letters_embedding owner to postgres")
+    found = json.loads(site.cli("doctor", "--json").stdout)["checks"]
+    (check,) = [check for check in found if check["id"] == "owner" and not check["ok"]]
+    assert "cdc_embed.letters_embedding is owned by postgres" in check["message"]
+    assert check["fix"].startswith("grant postgres to ")
