@@ -478,6 +478,54 @@ MUTATIONS = (
         "test_identity_other_than_the_key_stops_before_a_misreading[18]",
     ),
     Mutation(
+        "a view that depends on the source",
+        "sql/target/view.sql",
+        "language sql stable parallel safe security invoker as {body}\n\n-- name: visible_body\n",
+        "language sql stable begin atomic select exists (select from {source} s where {matches}); "
+        "end\n\n-- name: visible_body\n",
+        "tests/integration/test_application_ddl.py::"
+        "test_no_ddl_of_the_application_is_refused_because_of_us[true-open]",
+    ),
+    Mutation(
+        "grants go with the view",
+        "sql/target/view.sql",
+        "    select 2, null, format('grant",
+        "    select 2, null, format('--grant",
+        "tests/integration/test_grants.py::"
+        "test_grants_comments_and_searches_survive_every_change[a column less]",
+    ),
+    Mutation(
+        "setup waits for a lock in front of searches",
+        "cdc_embed/setup/locks.py",
+        'LOCK_TIMEOUT: Final = "500ms"',
+        'LOCK_TIMEOUT: Final = "0"',
+        "tests/integration/test_grants.py::"
+        "test_setup_never_makes_searches_wait_for_a_lock_it_waits_for",
+    ),
+    Mutation(
+        "readers see the vectors of every tenant",
+        "cdc_embed/target/view.py",
+        '        found = [_compose("enable_row_security", table=self._vectors)]',
+        "        found: list[sql.Composed] = []",
+        "tests/integration/test_row_security.py::"
+        "test_a_reader_sees_the_vectors_of_its_own_tenant_only[letters_embedding]",
+    ),
+    Mutation(
+        "a role that row security applies to reads on",
+        "cdc_embed/source/tables.py",
+        "    if found.filtered:",
+        "    if found is None:",
+        "tests/integration/test_row_security.py::test_forced_row_security_pauses_its_table_alone",
+    ),
+    Mutation(
+        "metadata of another type is written on",
+        "cdc_embed/change/document.py",
+        "        return (*self.key, *self.metadata)",
+        "        return self.key",
+        "tests/integration/test_metadata_types.py::"
+        "test_metadata_of_another_type_pauses_until_setup[int to text]",
+    ),
+    Mutation(
         "a column of another type is read on",
         "cdc_embed/change/transaction.py",
         "not in {None, 0, column.type_oid} and column.type_oid:",

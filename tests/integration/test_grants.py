@@ -1,4 +1,4 @@
-"""What the application gave our objects stays, whatever ``setup`` makes anew."""
+"""Grants and comments of the application on our objects, whatever ``setup`` makes anew."""
 
 import subprocess
 import time

@@ -1,10 +1,12 @@
 """The key of a followed table changes: noticed, the table paused alone, its vectors kept."""
 
 import json
+import re
 import threading
 import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg2
 import pytest
@@ -75,6 +77,16 @@ def working(site: Site, *statements: str) -> Iterator[list[Exception]]:
         thread.join()
 
 
+README = (Path(__file__).parents[2] / "README.md").read_text()
+RECIPES = {
+    name: statements
+    for block in re.findall(r"```sql\n(-- a column more\n.*?)```", README, re.DOTALL)
+    for name, statements in re.findall(
+        r"^-- ([^,:\n]+)[^\n]*\n(.*?)(?=^-- |\Z)", block, re.M | re.S
+    )
+}
+
+
 class Migration:
     """A migration of the key, and what the application does before, meanwhile and after."""
 
@@ -104,7 +116,7 @@ MIGRATIONS = {
         "primary key (tenant, id))",
         ROWS,
         [
-            "alter table letters drop constraint letters_pkey, add primary key (tenant, id, rev)",
+            RECIPES["a column more"],
             "insert into letters select tenant, id, 2, 'second ' || id from letters where id < 4",
         ],
         WORK,
@@ -114,7 +126,7 @@ MIGRATIONS = {
         "create table letters (tenant int, id int primary key, code text not null unique "
         "default gen_random_uuid()::text, body text)",
         ROWS,
-        ["alter table letters drop constraint letters_pkey, add primary key (code)"],
+        [RECIPES["another column"]],
         WORK,
         ("code",),
     ),
@@ -123,7 +135,7 @@ MIGRATIONS = {
         "code bigint generated always as identity, body text)",
         ROWS,
         [
-            "alter table letters drop constraint letters_pkey, add primary key (code)",
+            RECIPES["another column"],
             "alter table letters drop column id",
         ],
         ("update letters set body = body where tenant = 2", WORK[1]),
@@ -133,24 +145,7 @@ MIGRATIONS = {
         "create table letters (tenant int, id int primary key, body text)",
         ROWS,
         [
-            "alter table letters add column new_id bigint",
-            "create function fill() returns trigger language plpgsql as "
-            "$$ begin new.new_id := new.id; return new; end $$",
-            "create trigger fill before insert or update on letters "
-            "for each row execute function fill()",
-            "update letters set new_id = id",
-            "alter table letters alter new_id set not null",
-            "create unique index letters_new on letters (new_id)",
-            """
-            begin;
-            drop trigger fill on letters;
-            alter table letters drop constraint letters_pkey;
-            alter table letters rename id to old_id;
-            alter table letters alter old_id drop not null;
-            alter table letters rename new_id to id;
-            alter table letters add constraint letters_pkey primary key using index letters_new;
-            commit
-            """,
+            RECIPES["int to bigint by a swap"],
             "insert into letters (id, body) values (5000000000, 'beyond')",
         ],
         WORK,
@@ -159,20 +154,20 @@ MIGRATIONS = {
     "another name": Migration(
         "create table letters (tenant int, id int primary key, body text)",
         ROWS,
-        ["alter table letters rename id to letter_id"],
+        [RECIPES["another name"]],
         ("update letters set body = body where tenant = 2", WORK[1]),
         ("letter_id",),
     ),
     "a longer varchar": Migration(
-        "create table letters (tenant int, id varchar(4) primary key, body text)",
-        ROWS,
+        "create table letters (tenant int, id int, code varchar(4) primary key, body text)",
+        ROWS.replace("id, body", "code, body"),
         [
-            "alter table letters alter id type varchar(20)",
-            "insert into letters values (1, '12345678', 'one'), (1, '12345679', 'two')",
-            "insert into letters values (1, '1234', 'three')",
+            RECIPES["a longer varchar"],
+            "insert into letters values (1, 1, '12345678', 'one'), (1, 1, '12345679', 'two')",
+            "insert into letters values (1, 1, '1234', 'three')",
         ],
-        ("update letters set body = body where id = '2'", WORK[1]),
-        ("id",),
+        ("update letters set body = body where code = '2'", WORK[1]),
+        ("code",),
     ),
     "varchar to text": Migration(
         "create table letters (tenant int, id varchar(4) primary key, body text)",
@@ -188,7 +183,7 @@ MIGRATIONS = {
         "create table letters (tenant int, id int primary key, body text)",
         ROWS,
         [
-            "alter table letters alter id type bigint",
+            RECIPES["int to bigint"],
             "insert into letters values (1, 5000000000, 'beyond')",
         ],
         WORK,
@@ -210,7 +205,7 @@ MIGRATIONS = {
         "create table letters_1 partition of letters for values with (modulus 2, remainder 1)",
         ROWS,
         [
-            "alter table letters drop constraint letters_pkey, add primary key (tenant, id, rev)",
+            RECIPES["a column more"],
             "insert into letters select tenant, id, 2, 'second ' || id from letters where id < 4",
         ],
         WORK,

@@ -108,8 +108,10 @@ def test_identity_other_than_the_key_stops_before_a_misreading(
         service.settle()
         site.sql("alter table documents replica identity using index another")
         site.sql("update documents set id = 100")
-        assert service.wait() == 4
+        service.logged("table is paused")
         assert "its replica identity (views) is not its primary key (id)" in "".join(service.output)
+        service.settle()
+        assert service.stop() == 0
     assert columns(site.sql("select id from cdc_embed.documents_embedding")) == [1]
     for command in ("run", "setup"):
         assert "replica identity default" in site.cli(command, expect=4).stderr
@@ -161,5 +163,6 @@ def test_row_security_is_an_error_and_never_an_empty_table(
         done = site.cli("verify", "--repair", expect=4)
         assert "row-level security" in done.stderr
         if service_runs:
-            assert service.wait() == 4
+            paused = service.logged("table is paused")
+            assert "row-level security applies to role" in paused["problem"]
     assert site.target.value("select count(*) from cdc_embed.documents_embedding") == 20
