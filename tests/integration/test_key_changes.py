@@ -236,7 +236,7 @@ def test_a_changed_key_pauses_its_table_and_keeps_its_vectors(
             assert [c["id"] for c in doctor if not c["ok"] and c["severity"] == "error"] == [
                 "stored_key"
             ]
-            site.cli("verify", expect=4)
+            assert "public.letters has (" in site.cli("verify", expect=1).stderr
             site.cli("setup")
         wait_until(lambda: done(service) and not letters.drift(site), "taken up again", 30)
         for statement in migration.work[:1]:

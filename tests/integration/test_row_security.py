@@ -216,6 +216,8 @@ def test_forced_row_security_pauses_its_table_alone(owned: Site) -> None:
         assert site.drift("notes") == []
         assert "row-level security applies" in site.cli("setup", expect=4).stderr
         site.sql("alter table letters no force row level security")
+        wait_until(lambda: "none of their vectors" in problem_of(service), "still paused", 20)
+        site.cli("setup")
         wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
         wait_until(lambda: LETTERS.drift(site) == [], "compared")
         assert service.stop() == 0
