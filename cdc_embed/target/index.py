@@ -49,7 +49,7 @@ class Index:
 
 @dataclass(slots=True)
 class Indexes:
-    """The HNSW indexes of one table of vectors, by name; the build that runs, and the rows."""
+    """Our HNSW indexes of one table of vectors, by name; the build that runs, and the rows."""
 
     embedding_table: str
     by_name: dict[str, Index] = field(default_factory=dict)
@@ -123,10 +123,10 @@ def read_indexes(session: Session, schema: str, tables: Sequence[str]) -> dict[s
     rows = session.fetch("pg_index", queries("target/reconcile")["find_indexes"], values)
     for table, rewritten, live, name, *index, phase, pid in rows:
         indexes = found.setdefault(table, Indexes(table, rewritten=rewritten, rows=live))
-        if name is not None:
+        if name in names_of(table):
             indexes.by_name[name] = _index(*index)
-        if pid is not None:
-            indexes.phase, indexes.pid = phase, pid
+            if pid is not None:
+                indexes.phase, indexes.pid = phase, pid
     return found
 
 
@@ -139,7 +139,8 @@ def end_build_ddl(schema: str, table: str) -> Ddl:
     name = sql.SQL("quote_ident({}) || '.' || quote_ident({})").format(
         sql.Literal(schema), sql.Literal(table)
     )
-    end = compose("target/reconcile", "end_builds", table=name)
+    names = sql.Literal(list(names_of(table)))
+    end = compose("target/reconcile", "end_builds", table=name, names=names)
     return Ddl(f"end the build of the index of {table}", end)
 
 

@@ -181,8 +181,9 @@ set max_parallel_maintenance_workers = 0
 
 -- name: end_builds
 -- End the builds of a table's index, whose locks would be waited for.
-select pg_terminate_backend(pid) from pg_stat_progress_create_index
-where relid = to_regclass({table}) and datname = current_database()
+select pg_terminate_backend(p.pid) from pg_stat_progress_create_index p
+join pg_class c on c.oid = p.index_relid and c.relname = any ({names}::text[])
+where p.relid = to_regclass({table}) and p.datname = current_database()
 
 -- name: mark_index
 -- The rows that had been rewritten when the index was built.

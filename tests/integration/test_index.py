@@ -149,6 +149,35 @@ def test_setup_and_teardown_end_a_build_first(site: Site) -> None:
     assert not site.sql("select from pg_stat_activity where pid = %s", pid[0])
 
 
+def test_index_of_the_application_is_left_alone(site: Site) -> None:
+    """Also one that is being built, or whose build was broken off."""
+    fill(site, 20)
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    own = "create index concurrently own on cdc_embed.documents_embedding using hnsw "
+    own += "(embedding public.vector_l2_ops)"
+    with closing(site.connect()) as writer, writer.cursor() as cursor:
+        cursor.execute("update cdc_embed.documents_embedding set chunk_text = chunk_text")
+        with ThreadPoolExecutor(1) as beside, closing(site.connect()) as other:
+            other.autocommit = True
+            building = beside.submit(other.cursor().execute, own)
+            wait_until(lambda: site.sql(BUILDS), "the build has begun")
+            assert index_status(site)["state"] == "ready"
+            site.configure(tables=METADATA)
+            assert "end the build" not in site.cli("setup", "--dry-run").stdout
+            site.configure()
+            writer.rollback()
+            building.result()
+    site.sql("update pg_index set indisvalid = false where indexrelid = 'cdc_embed.own'::regclass")
+    site.sql(f"drop index cdc_embed.{NAME}")
+    assert index_status(site)["state"] == "missing"
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True), ("own", False)]
+
+
 def test_notice_of_pgvector_is_logged(site: Site) -> None:
     site.sql(f"alter database \"{site.name}\" set maintenance_work_mem = '1MB'")
     fill(site, 900)
