@@ -1,12 +1,15 @@
 """The HNSW index: built whatever happens to a build, named while missing, rebuilt on demand."""
 
 import json
+import signal
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
-from tests.site import RunningService, Site, wait_until
+from tests.own_process import COMMAND
+from tests.site import PATIENCE, RunningService, Site, wait_until
 
 NAME = "documents_embedding_hnsw"
 INDEXES = (
@@ -218,6 +221,32 @@ def test_rebuild_beside_another_build_says_who_builds(site: Site) -> None:
     with held_build(site):
         said = site.cli("index", "rebuild", expect=75).stderr
         assert "builds the index of documents_embedding" in said
+
+
+def test_interrupted_rebuild_is_left_to_the_server(site: Site) -> None:
+    fill(site, 20)
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    first = site.sql(INDEXES)
+    with closing(site.connect()) as writer, writer.cursor() as cursor:
+        cursor.execute("update cdc_embed.documents_embedding set chunk_text = chunk_text")
+        rebuild = subprocess.Popen(
+            [*COMMAND, "-c", str(site.config_path), "index", "rebuild"],
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        wait_until(lambda: site.sql(BUILDS), "the build has begun")
+        rebuild.send_signal(signal.SIGINT)
+        _, said = rebuild.communicate(timeout=PATIENCE)
+        assert (rebuild.returncode, "goes on with the build" in said) == (130, True)
+        assert site.sql(BUILDS)
+    wait_until(lambda: not site.sql(BUILDS), "the server has built it")
+    assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True), (f"{NAME}_new", True)]
+    second = site.sql(INDEXES)[1]
+    site.cli("index", "rebuild")
+    assert site.sql(INDEXES) == [(NAME, True, second[2])] != first
 
 
 def test_searches_keep_their_index_until_the_new_one_is_ready(site: Site) -> None:
