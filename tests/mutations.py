@@ -115,6 +115,22 @@ MUTATIONS = (
         "test_an_error_that_the_target_lacks_letters_for_is_stored[LATIN1]",
     ),
     Mutation(
+        "a slot's name is owned without its source",
+        "cdc_embed/setup/ownership.py",
+        "    source = other_source(databases, config.source.slot)\n    if source is None:",
+        "    source = other_source(databases, config.source.slot)\n    if source or not source:",
+        "tests/integration/test_ownership.py::"
+        "test_a_namesake_of_another_server_is_refused_everywhere",
+    ),
+    Mutation(
+        "a service is fenced by another source's setup",
+        "cdc_embed/setup/ownership.py",
+        "    pids = service_sessions(databases.target, names)",
+        "    pids = service_sessions(databases.target, names)[:0]",
+        "tests/integration/test_ownership.py::"
+        "test_source_that_takes_anothers_place_keeps_what_is_equal",
+    ),
+    Mutation(
         "position in a transaction of its own",
         "cdc_embed/target/store.py",
         "            self._record_batch(cursor, plan.batch, batch_seq)",

@@ -11,6 +11,7 @@ from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError, RequestFailedError, SlotBusyError
 from cdc_embed.service import running
 from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.ownership import expect_own_slot
 from cdc_embed.source.slot import UNKNOWN_OWNER
 from cdc_embed.source.stream import stream_name
 from cdc_embed.target.ledger import DONE, FAILED, Answer, Ledger
@@ -37,6 +38,7 @@ def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dic
                 problem=f"schema {schema} lacks {', '.join(missing)}",
                 hint="run: cdc-embed setup",
             )
+        expect_own_slot(databases)
         ledger = Ledger(databases.target, schema, config.source.slot)
         number = ledger.ask(kind, arguments)
         answer = None

@@ -118,6 +118,7 @@ def _opened(ctx: typer.Context) -> Iterator["DeadLetters"]:
     from cdc_embed.cli.letters import DeadLetters
     from cdc_embed.errors import PreflightError
     from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.ownership import expect_own_slot
     from cdc_embed.target.checks import check_migrations
 
     context: Context = ctx.obj
@@ -129,6 +130,7 @@ def _opened(ctx: typer.Context) -> Iterator["DeadLetters"]:
             raise PreflightError(
                 where="target database", problem=finding.message, hint="run: cdc-embed setup"
             )
+        expect_own_slot(databases)
         yield DeadLetters(databases)
 
 

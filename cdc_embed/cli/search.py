@@ -65,6 +65,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
     from cdc_embed.errors import PreflightError
     from cdc_embed.finding import expect
     from cdc_embed.setup.agreement import check_tables
+    from cdc_embed.setup.ownership import expect_own_slot
     from cdc_embed.source.tables import find_tables
     from cdc_embed.target.checks import check_migrations
 
@@ -72,6 +73,7 @@ def _find_searched(databases: "Connections", name: str) -> "list[Table]":
         raise PreflightError(
             where="target database", problem="setup did not run", hint="run: cdc-embed setup"
         )
+    expect_own_slot(databases)
     found, findings = find_tables(databases.source, databases.config)
     stored = check_tables(databases, [source.table for source in found])
     broken = {f.table: f for f in [*findings, *stored] if f.failed}

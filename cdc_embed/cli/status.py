@@ -66,6 +66,7 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
     from cdc_embed.serve.facts import Counts, gather
     from cdc_embed.serve.status import status as build_status
     from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.ownership import expect_own_slot
     from cdc_embed.setup.preflight import find_followed
     from cdc_embed.target.overview import stored_tables
     from cdc_embed.target.registry import applied_migrations
@@ -77,6 +78,7 @@ def _ask_databases(config: "Config") -> dict[str, Any]:
                 problem=f"it has no schema {config.target.schema} that setup made",
                 hint="run: cdc-embed setup",
             )
+        expect_own_slot(databases)
         tables, paused = find_followed(databases)
         names = [*(source.table.full_name for source in tables), *paused]
         stored = stored_tables(databases.target, config.target.schema, names)

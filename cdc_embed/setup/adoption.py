@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from cdc_embed.change.document import Table
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections
-from cdc_embed.setup.ownership import is_ours
+from cdc_embed.setup.ownership import is_ours, name_owner
 from cdc_embed.source.publication import look
 from cdc_embed.source.statements import drop_table, entry
 from cdc_embed.target.registry import Registered, registered_tables
@@ -32,7 +32,8 @@ def forget_ddl(databases: Connections, known: Iterable[Registered]) -> list[Ddl]
 def adopted_tables(databases: Connections) -> list[Registered]:
     """Return the tables of this slot that were added to somebody else's publication."""
     known = registered_tables(databases.target, databases.config.target.schema).values()
-    return [table for table in known if table.adopted_publication and is_ours(databases, table)]
+    adopted = [t for t in known if t.adopted_publication and is_ours(databases, t)]
+    return [] if adopted and name_owner(databases) else adopted
 
 
 def withdraw_ddl(databases: Connections, known: Iterable[Registered]) -> list[Ddl]:

@@ -8,13 +8,22 @@ from collections.abc import Iterable
 from typing import Final
 
 from cdc_embed.change.document import Table
-from cdc_embed.errors import HistoryGapError, PreflightError
+from cdc_embed.errors import PreflightError
 from cdc_embed.lsn import Identity
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
 from cdc_embed.target.position import read_checkpoint
-from cdc_embed.target.registry import Registered, registered_tables
+from cdc_embed.target.registry import (
+    Registered,
+    applied_migrations,
+    registered_tables,
+    service_sessions,
+)
 
+OTHER_NAME: Final = (
+    "set source.slot or target.schema; or, if this source replaces that one, stop its service and "
+    "run: cdc-embed setup --rebuild"
+)
 TAKE_OVER: Final = "run: cdc-embed setup, which takes the table over and compares every row"
 
 
@@ -55,14 +64,49 @@ def expect_keeper(
             )
 
 
-def expect_own_gap(databases: Connections, tables: Iterable[Table], gap: HistoryGapError) -> None:
-    """Raise when a person must decide whether this source or slot replaces another one.
+def name_owner(databases: Connections) -> str:
+    """Say which other source's slot of our name owns the position in the target; empty if none.
 
-    A target in the source's own database moved together with it, so it needs no decision.
+    A target in the source's own database moved together with it, so it is ours.
     """
     config = databases.config
-    if not config.target_is_source and other_source(databases, config.source.slot) is not None:
-        raise gap
+    schema = config.target.schema
+    if config.target_is_source or not applied_migrations(databases.target, schema):
+        return ""
+    source = other_source(databases, config.source.slot)
+    if source is None:
+        return ""
+    return (
+        f"another source's slot of that name owns it in schema {schema} of the target (database "
+        f"{source.database}, system identifier {source.system_identifier})"
+    )
+
+
+def expect_own_slot(databases: Connections) -> None:
+    """Raise when another source's slot of our name has its position in the target."""
+    owner = name_owner(databases)
+    if owner:
+        where = f"slot {databases.config.source.slot}"
+        raise PreflightError(where=where, problem=owner, hint=OTHER_NAME)
+
+
+def expect_no_service(databases: Connections, slot: str) -> None:
+    """Raise when the service of another source's slot is connected to the target."""
+    names = [f"cdc_embed {kind}{slot}"[:63] for kind in ("", "reader ", "writer ")]
+    pids = service_sessions(databases.target, names)
+    if pids:
+        raise PreflightError(
+            where=f"slot {slot}",
+            problem=f"the service of another source's slot of that name is connected to the target "
+            f"(PID {', '.join(map(str, pids))})",
+            hint="stop that service if this source replaces its source, then run: cdc-embed setup "
+            "--rebuild; else set source.slot or target.schema",
+        )
+
+
+def expect_own_gap(databases: Connections, tables: Iterable[Table]) -> None:
+    """Raise when a person must decide whether this source or slot replaces another one."""
+    expect_own_slot(databases)
     expect_keeper(databases, tables)
 
 
@@ -90,3 +134,5 @@ def expect_free(
             hint="set another target.schema, or, if this source replaces that one, stop its "
             "service and run: cdc-embed setup --rebuild",
         )
+    else:
+        expect_no_service(databases, str(known.slot))

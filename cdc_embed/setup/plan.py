@@ -20,6 +20,7 @@ from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
+from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
@@ -78,6 +79,10 @@ def plan_setup(
     it is known already.
     """
     config = databases.config
+    if not rebuild:
+        expect_own_slot(databases)
+    elif name_owner(databases):
+        expect_no_service(databases, config.source.slot)
     survey = survey_source(databases)
     findings = [*survey.findings, *check_model(databases, card)]
     prepared = databases.coverage.prepare(survey.tables, adopt)

@@ -19,7 +19,7 @@ from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.agreement import check_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, expect_set_up
-from cdc_embed.setup.ownership import expect_keeper
+from cdc_embed.setup.ownership import OTHER_NAME, expect_keeper, name_owner
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
 from cdc_embed.source.slot import Server, Slot
@@ -153,6 +153,11 @@ def _check_history(databases: Connections, survey: Survey) -> None:
     """Check that the slot continues the recorded position."""
     config = databases.config.source
     slot = check_slot(survey.slot, config.slot, config.plugin, survey.database)
+    owner = name_owner(databases)
+    if owner:
+        message = f"slot {config.slot}: {owner}"
+        survey.findings.append(Finding(id="owner", ok=False, message=message, fix=OTHER_NAME))
+        return
     survey.gap = history_gap(databases, survey)
     if survey.gap is None:
         survey.findings += [slot, *_check_position(databases, survey)]

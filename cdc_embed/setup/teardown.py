@@ -9,6 +9,7 @@ from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopted_tables, withdraw_ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
+from cdc_embed.setup.ownership import name_owner
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import look
 from cdc_embed.source.slot import drop_slot_ddl, expect_idle
@@ -80,6 +81,10 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     session, schema = databases.target, databases.config.target.schema
     slot = databases.config.source.slot
     if not applied_migrations(session, schema):
+        return
+    owner = name_owner(databases)
+    if owner:
+        notes.append(f"schema {schema} stays: {owner}")
         return
     others = other_slots(session, schema, slot)
     if others:

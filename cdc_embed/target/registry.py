@@ -198,6 +198,13 @@ def other_slots(session: Session, schema: str, slot: str) -> int:
     return others
 
 
+def service_sessions(session: Session, names: list[str]) -> list[int]:
+    """Return the PIDs of other sessions of this database that have one of these names."""
+    with session.transaction("pg_stat_activity") as cursor:
+        cursor.execute(queries("target/schema")["service_sessions"], {"names": names})
+        return [row[0] for row in cursor.fetchall()]
+
+
 def foreign_objects(
     session: Session, schema: str, ours: list[str], functions: list[str]
 ) -> list[str]:

@@ -208,6 +208,13 @@ order by 1
 -- Other slots that write into the same schema.
 select count(*) from {schema}.checkpoint where slot <> %(slot)s
 
+-- name: service_sessions
+-- Sessions of a service in this database, by their names; ours is not one.
+select pid from pg_catalog.pg_stat_activity
+where datname = current_database() and pid <> pg_backend_pid()
+  and application_name = any (%(names)s)
+order by pid
+
 -- name: forget_position
 -- Forget the position of a slot whose log is lost.
 delete from {schema}.checkpoint where slot = {slot}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.site import DOCUMENTS, Site
+from tests.site import DOCUMENTS, Site, wait_until
 
 OWNER = "select slot from cdc_embed.embedding_table where table_name = 'public.documents'"
 STORED = "select count(*) from cdc_embed.documents_embedding"
@@ -77,38 +77,77 @@ def test_source_that_takes_anothers_place_keeps_what_is_equal(
     first: Site, second: Site, vectors: Site
 ) -> None:
     with first.service() as service:
-        second.cli("setup", "--rebuild")
-        assert service.wait() == 4, "two would write into it"
-        assert f"is kept by slot {second.name}, not by {first.name}" in "".join(service.output)
+        refused = second.cli("setup", "--rebuild", expect=4).stderr
+        assert "is connected to the target (PID" in refused, "two would write into it"
+        assert service.stop() == 0
+    second.cli("setup", "--rebuild")
     assert vectors.value(OWNER) == second.name
     follow(second)
     assert vectors.value(STORED) == 5
     for command in ("run", "doctor"):
-        refused = first.cli(command, expect=4)
-        assert f"is kept by slot {second.name}, not by {first.name}" in str(refused)
-        assert "cdc-embed setup" in str(refused)
+        told = str(first.cli(command, expect=4))
+        assert f"is kept by slot {second.name}, not by {first.name}" in told
+        assert "cdc-embed setup" in told
     assert vectors.value(STORED) == 5
 
 
+SESSIONS = (
+    "select 1 from pg_stat_activity where application_name like 'cdc_embed%' "
+    "and datname = current_database()"
+)
 REBUILDS = 'on_history_gap = "rebuild"'
 
 
-def test_service_that_may_rebuild_takes_no_other_sources_place(
-    make_site: Callable[..., Site], first: Site, vectors: Site
+@pytest.fixture
+def namesake(make_site: Callable[..., Site], first: Site, vectors: Site) -> Site:
+    """Another source server, whose slot has the same name, for the same schema."""
+    site = make_site(16, target=vectors)
+    fill(site, 5)
+    site.configure(source=REBUILDS)
+    text = site.config_path.read_text()
+    site.config_path.write_text(text.replace(f'slot = "{site.name}"', f'slot = "{first.name}"'))
+    return site
+
+
+def test_a_namesake_of_another_server_is_refused_everywhere(
+    first: Site, namesake: Site, vectors: Site
 ) -> None:
-    """With the same slot name it finds a gap: the position is the other source's."""
-    second = make_site(16, target=vectors)
-    fill(second, 5)
-    second.configure(source=REBUILDS)
-    text = second.config_path.read_text()
-    second.config_path.write_text(text.replace(f'slot = "{second.name}"', f'slot = "{first.name}"'))
-    for command in ("setup", "run"):
-        refused = second.cli(command, expect=5).stderr
-        assert "the position belongs to another cluster" in refused
-        assert "cdc-embed setup --rebuild" in refused
+    """Each command of the second one says so, and the first one's service goes on."""
+    position = "select slot, source_system_identifier, epoch from cdc_embed.checkpoint"
+    with first.service() as service:
+        service.settle()
+        before = vectors.sql(position)
+        for command in ("setup", "run", "verify", "status", "backfill", "dlq list", "search x"):
+            refused = namesake.cli(*command.split(), expect=4).stderr
+            assert "another source's slot of that name owns it" in refused, command
+            assert "set source.slot or target.schema" in refused, command
+            assert "gap" not in refused, command
+        assert "another source's slot of that name" in namesake.cli("doctor", expect=4).stdout
+        refused = namesake.cli("setup", "--rebuild", expect=4).stderr
+        assert "is connected to the target (PID" in refused
+        assert "nothing to drop" in namesake.cli("teardown", "--yes").stderr
+        assert vectors.sql(position) == before
+        first.sql("insert into documents values (9, 't', 'followed still')")
+        service.settle()
+        assert first.drift() == []
+        assert service.stop() == 0
     assert vectors.value(OWNER) == first.name
-    assert first.drift() == []
     assert "nothing to do" in first.cli("setup").stderr
+
+
+def test_a_namesake_may_take_the_place_of_a_slot_that_is_gone(
+    first: Site, namesake: Site, vectors: Site
+) -> None:
+    first.wait_for_last_session()
+    wait_until(lambda: not vectors.sql(SESSIONS), "its service is gone")
+    namesake.cli("setup", "--rebuild")
+    with namesake.service() as service:
+        service.wait_for("reconciled")
+        service.settle()
+        assert namesake.drift() == []
+        assert service.stop() == 0
+    assert vectors.value(STORED) == 5
+    assert "another source's slot of that name" in first.cli("run", expect=4).stderr
 
 
 def test_service_that_may_rebuild_takes_no_other_slots_tables(first: Site, vectors: Site) -> None:
