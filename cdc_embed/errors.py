@@ -138,6 +138,15 @@ class RequestFailedError(CdcEmbedError):
     default_hint = "see the state of the service: cdc-embed status"
 
 
+class UnprovenError(CdcEmbedError):
+    """table {table}: the comparison proves nothing: {problem}"""
+
+    default_hint = (
+        "run the command again; if the same comes back, check the table's key and its index, "
+        "and run: cdc-embed doctor"
+    )
+
+
 # --- the outside systems -----------------------------------------------------------------------
 
 

@@ -298,8 +298,8 @@ MUTATIONS = (
     Mutation(
         "no comparison of file nodes",
         "cdc_embed/source/rows.py",
-        "            if cursor.fetchone()[0] != files:",
-        "            if cursor.fetchone()[0] is None:",
+        "            if _expect_followed(cursor, table) != files:",
+        "            if _expect_followed(cursor, table) is None:",
         "tests/integration/test_reconcile.py::test_read_across_a_rewrite_is_not_believed",
     ),
     Mutation(
@@ -408,8 +408,8 @@ MUTATIONS = (
     Mutation(
         "a row read again across a rewrite",
         "cdc_embed/source/rows.py",
-        "            if cursor.fetchone()[0] != files:",
-        "            if cursor.fetchone()[0] == ():",
+        "            if _expect_followed(cursor, table) != files:",
+        "            if _expect_followed(cursor, table) == ():",
         "tests/integration/test_refetch.py::"
         "test_rows_are_read_again_if_the_table_is_rewritten_meanwhile",
     ),
@@ -873,6 +873,71 @@ MUTATIONS = (
         "        return",
         "tests/integration/test_reconnects.py::"
         "test_a_request_of_an_unknown_kind_is_refused_with_a_hint",
+    ),
+    Mutation(
+        "included columns are a part of the key",
+        "sql/source/tables.sql",
+        "array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum)",
+        "array_position(p.indkey::smallint[], a.attnum)",
+        "tests/integration/test_included_columns.py::"
+        "test_an_included_column_is_no_part_of_the_key[declared-pgoutput-18]",
+    ),
+    Mutation(
+        "another table of the same name is read",
+        "cdc_embed/source/rows.py",
+        "    if not followed:",
+        "    if followed is None:",
+        "tests/integration/test_swapped_names.py::"
+        "test_no_read_takes_another_table_for_the_followed_one",
+    ),
+    Mutation(
+        "a slice counts whatever it left out",
+        "cdc_embed/source/rows.py",
+        "    if not len(rows) == len(fetched) == count:",
+        "    if not len(rows) == len(fetched):",
+        "tests/integration/test_proof.py::test_a_wrong_order_of_keys_is_found_by_the_scan_itself",
+    ),
+    Mutation(
+        "a verification counts whatever rows there are",
+        "cdc_embed/reconcile/proof.py",
+        "        if abs(rows - rows_read) >",
+        "        if abs(rows - rows) >",
+        "tests/integration/test_proof.py::test_rows_that_the_scan_loses_are_found_by_the_count",
+    ),
+    Mutation(
+        "a verification takes any stored key for the table's",
+        "cdc_embed/reconcile/proof.py",
+        "        if difference:",
+        "        if not real:",
+        "tests/integration/test_proof.py::test_a_key_other_than_the_stored_one_is_an_error",
+    ),
+    Mutation(
+        "a verification counts rows without a verdict",
+        "cdc_embed/reconcile/verify.py",
+        "        if not tally.adds_up:",
+        "        if tally.adds_up is None:",
+        "tests/unit/test_verify.py::test_a_row_without_a_verdict_is_an_error",
+    ),
+    Mutation(
+        "a verification takes the search view for complete",
+        "cdc_embed/reconcile/proof.py",
+        "        if abs(stored - shown) >",
+        "        if abs(stored - stored) >",
+        "tests/integration/test_proof.py::test_documents_that_the_search_view_hides_are_an_error",
+    ),
+    Mutation(
+        "a vector of zeros is fresh",
+        "sql/target/store.sql",
+        "         and bool_and({vectors}.cosine_distance(t.embedding, t.embedding) <> 'nan')",
+        "        ",
+        "tests/integration/test_proof.py::test_a_vector_of_zeros_is_drift_and_mended",
+    ),
+    Mutation(
+        "a vector of zeros is given to other documents",
+        "sql/target/store.sql",
+        "\n  and {vectors}.cosine_distance(t.embedding, t.embedding) <> 'nan'\n",
+        "\n",
+        "tests/integration/test_proof.py::test_no_new_document_takes_a_vector_of_zeros",
     ),
 )
 

@@ -3,6 +3,7 @@
 It is pure and knows equality only. The log decides which of the two is newer, see ``unseen``.
 """
 
+from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
@@ -12,6 +13,10 @@ from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Cut, read_again
 
 UNKNOWN_END: Final = -1
+TEXT: Final = 25
+"""The oid of the type text."""
+OWN_TYPES: Final = 16384
+"""The first oid of a type that another database can lack: its values are stored as text."""
 
 
 class Stored(NamedTuple):
@@ -76,3 +81,32 @@ def repair(
         return Delete()
     known = stored.state if verdict is Verdict.METADATA_STALE else UNKNOWN
     return read_again(table, row, known, cut)
+
+
+class KeyColumn(NamedTuple):
+    """A column of a key, as a catalogue has it."""
+
+    name: str
+    type: str
+    type_oid: int
+    modifier: int
+    """The type's length or precision; -1 if it has none."""
+
+    def holds(self, real: "KeyColumn") -> bool:
+        """Return whether this stored column holds every value of a table's own, unchanged."""
+        if self.name != real.name:
+            return False
+        if real.type_oid >= OWN_TYPES and self.type_oid == TEXT:
+            return True
+        return self.type_oid == real.type_oid and self.modifier in {-1, real.modifier}
+
+
+def key_difference(real: Sequence[KeyColumn], stored: Sequence[KeyColumn]) -> str:
+    """Return how the stored key differs from the table's; empty when it does not."""
+    if len(real) == len(stored) and all(s.holds(r) for s, r in zip(stored, real, strict=True)):
+        return ""
+    return f"its key is ({_named(real)}), its vectors are stored by ({_named(stored)})"
+
+
+def _named(columns: Sequence[KeyColumn]) -> str:
+    return ", ".join(f"{column.name} {column.type}" for column in columns) or "nothing"

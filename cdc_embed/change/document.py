@@ -36,6 +36,7 @@ class KeyOrder(NamedTuple):
     cast: str = ""
     """The cast of the column to this type, where it has another one."""
     less: str = "operator(pg_catalog.<)"
+    up_to: str = "operator(pg_catalog.<=)"
     equal: str = "operator(pg_catalog.=)"
     greater: str = "operator(pg_catalog.>)"
     collation: str = ""

@@ -6,6 +6,7 @@ import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs, say
+from cdc_embed.errors import UnprovenError
 
 COUNTS = (
     *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),
@@ -21,7 +22,7 @@ def verify(
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Compare every row with what is stored. Exit 1 when something drifts or is paused."""
+    """Compare every row with what is stored. Exit 1 if one drifts, is paused or is not proven."""
     from cdc_embed.cli.asking import ask
 
     context: Context = ctx.obj
@@ -37,9 +38,14 @@ def verify(
         typer.echo(f"drift: {found['drift']}")
     for name, problem in found["paused"].items():
         say(f"not verified, it is paused: {name} {problem}")
+    unproven = {table["name"]: table["problem"] for table in found["tables"] if table["problem"]}
+    if unproven:
+        raise UnprovenError(table=", ".join(unproven), problem="; ".join(unproven.values()))
     if found["remaining"] or found["paused"]:
         raise typer.Exit(1)
 
 
 def _counts(table: dict[str, Any]) -> str:
+    if table["problem"]:
+        return f"no result: {table['problem']}"
     return ", ".join(f"{table[n]} {n.replace('_', ' ')}" for n in COUNTS if table[n]) or "no rows"

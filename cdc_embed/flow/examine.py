@@ -162,4 +162,4 @@ def _same(
         return False
     one, other = stored[1], fresh[digest]
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
-    return lengths == 0 or float(one @ other) / lengths > SAME_VECTOR
+    return lengths > 0 and float(one @ other) / lengths > SAME_VECTOR

@@ -6,11 +6,12 @@ log, and what came of it goes back through a ``Future``. What a slice must know 
 rows were touched by transactions that its snapshot does not see) is gathered here.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import Final
 
 from cdc_embed.change.action import Row
 from cdc_embed.change.batch import RowId
@@ -20,6 +21,9 @@ from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.unseen import Unseen
 from cdc_embed.lsn import LSN, ZERO
+
+ANY_NUMBER: Final = 1 << 60
+"""The rows that a TRUNCATE takes away, as far as the log tells."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +70,7 @@ class Lane:
         self._closed = False
         self._unseen: Unseen | None = None
         self._watched: dict[RowId, bool] = {}
+        self._moves: Counter[Table] = Counter()
         self._trusted: list[Table] = []
         self._distrusted: list[tuple[Table, Future[None]]] = []
         self.durable: LSN = ZERO
@@ -90,6 +95,7 @@ class Lane:
         """Forget every touched row: nothing is being read any more."""
         with self._lock:
             self._unseen = None
+            self._moves.clear()
 
     def submit(self, slice: Slice) -> "Future[Examined]":  # noqa: A002  the word of this room
         """Hand rows over; the answer is cancelled when the connection ends first."""
@@ -111,6 +117,12 @@ class Lane:
         """Return the watched rows that the log touched since."""
         with self._lock:
             return {row for row, touched in self._watched.items() if touched}
+
+    def moves(self, table: Table) -> int:
+        """Return the number of rows that came or went in the log since touched rows are
+        remembered."""
+        with self._lock:
+            return self._moves[table]
 
     def trust(self, table: Table) -> None:
         """Tell the loop that a table is compared: its stored rows prove what the log leaves out."""
@@ -135,6 +147,8 @@ class Lane:
         with self._lock:
             if self._unseen is not None:
                 self._unseen.mark_touched(change)
+                if change.op is not Op.UPDATE or change.old_key is not None:
+                    self._moves[change.table] += ANY_NUMBER if change.op is Op.TRUNCATE else 1
             if not self._watched:
                 return
             if change.op is Op.TRUNCATE:

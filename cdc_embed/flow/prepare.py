@@ -9,7 +9,7 @@ in its ``Facts``, and is not paid for twice.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from cdc_embed.flow.patience import Patience
 from cdc_embed.wire.messages import UNCHANGED
 
 ReadRows = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
+"""Reads the first of some rows, one at least: as many as should be in memory together."""
+MOST_CHARACTERS: Final = 4 << 20
+"""Characters that are read again together, of all tables."""
 ChunkId = tuple[Table, bytes]
 """A chunk of a table, by its hash."""
 
@@ -174,12 +177,11 @@ class Preparer:
         """Return the plan of a range, or of as much of it as should be embedded at once."""
         runner = self.supply.runner
         attempt = _Attempt(self, work, basis, facts)
-        used = len(work.events)
-        planned, wanted = attempt.plan(used)
+        used, planned, wanted = attempt.plan(len(work.events))
         if not work.whole and len(wanted) > runner.least_texts:
-            used = _fitting(work.events, _costs(planned, wanted), runner)
-            if used < len(work.events):
-                planned, wanted = attempt.plan(used)
+            fitting = _fitting(work.events[:used], _costs(planned, wanted), runner)
+            if fitting < used:
+                used, planned, wanted = attempt.plan(fitting)
         prepared = self.supply.embed(planned, wanted, facts)
         return replace(prepared, used=used)
 
@@ -195,21 +197,37 @@ class _Attempt:
         self._states = dict(basis.states)
         self._donors: dict[ChunkId, bool] = {}
 
-    def plan(self, used: int) -> tuple[Plan, dict[bytes, ChunkId]]:
-        """Return a plan of the first ``used`` events, and the chunks to be embedded for it."""
+    def plan(self, used: int) -> tuple[int, Plan, dict[bytes, ChunkId]]:
+        """Return a plan of the first ``used`` events, and the chunks to be embedded for it.
+
+        It is a plan of fewer events if all rows that must be read again would take too much memory.
+        """
+        planned = self._plan(used)
+        while planned.refetch:
+            unread = self._read_again(planned, self._work.events[:used])
+            if unread and not self._work.whole:
+                used = next(
+                    place
+                    for place, event in enumerate(self._work.events)
+                    if isinstance(event, Change) and (event.table, event.key) in unread
+                )
+            planned = self._plan(used)
+        planned.refuse_rows(self._facts.refused_rows)
+        supply = self._tools.supply
+        return used, planned, supply.wanted(planned, self._basis, self._facts, self._donors)
+
+    def _plan(self, used: int) -> Plan:
         work, facts = self._work, self._facts
         batch = Batch.of(work.events[:used])
         left_out = _left_out(batch, work, LaterChanges(work.events[used:]))
         self._look_up(rows_to_look_up(batch, left_out))
-        decide = partial(
-            plan, batch, self._states, cut=facts.cutting(self._tools.cut), left_out=left_out
+        return plan(
+            batch,
+            self._states,
+            cut=facts.cutting(self._tools.cut),
+            left_out=left_out,
+            refetched=self._reads(batch),
         )
-        planned = decide(refetched=self._reads(batch))
-        if planned.refetch:
-            self._read_again(planned)
-            planned = decide(refetched=self._reads(batch))
-        planned.refuse_rows(facts.refused_rows)
-        return planned, self._tools.supply.wanted(planned, self._basis, facts, self._donors)
 
     def _look_up(self, rows: Iterable[RowId]) -> None:
         unknown = [row for row in rows if row not in self._states]
@@ -228,17 +246,32 @@ class _Attempt:
             if row in images and images[row].change is change
         }
 
-    def _read_again(self, planned: Plan) -> None:
+    def _read_again(self, planned: Plan, events: Sequence[Event]) -> set[RowId]:
+        """Read rows in the order of their first change, the first one at least; return those that
+        are unread."""
+        unread = set(planned.refetch)
+        images = planned.batch.images
         wanted: dict[Table, dict[Key, int]] = {}
-        changes = {row: planned.batch.images[row].change for row in planned.refetch}
-        for (table, key), change in changes.items():
-            wanted.setdefault(table, {})[key] = change.xid
+        for table, key in _rows_in_order(events):
+            if (table, key) in unread:
+                wanted.setdefault(table, {})[key] = images[table, key].change.xid
+        characters = 0
         for table, keys in wanted.items():
+            if characters > MOST_CHARACTERS:
+                break
             read = partial(self._tools.read_rows, table, keys)
             found = self._tools.patience.keep_trying("source", read)
-            self._facts.reads |= {
-                (table, key): (changes[table, key], row) for key, row in found.items()
-            }
+            for key, row in found.items():
+                self._facts.reads[table, key] = images[table, key].change, row
+                characters += sum(len(text or "") for text in row.texts) if row else 0
+            unread -= {(table, key) for key in found}
+        return unread
+
+
+def _rows_in_order(events: Sequence[Event]) -> Iterable[RowId]:
+    """Return the rows of some changes, in the order of their first change under this key."""
+    changes = (event for event in events if isinstance(event, Change))
+    return dict.fromkeys((change.table, change.key) for change in changes)
 
 
 def _place_of(change: Change) -> tuple[Table, bytes]:

@@ -20,6 +20,7 @@ from cdc_embed.errors import (
     SourceUnavailableError,
     TargetUnavailableError,
     UnexpectedError,
+    UnprovenError,
     is_passing,
 )
 from cdc_embed.reconcile.requests import BACKFILL, Requests
@@ -144,7 +145,12 @@ class Reconciler:
         self._opened = all(scope.table.full_name in known for scope in delivered)
         if not self._opened:
             return
-        todo = [scope for scope in delivered if known[scope.table.full_name].state == RUNNING]
+        todo = [
+            scope
+            for scope in delivered
+            if known[scope.table.full_name].state == RUNNING
+            and scope.table.full_name not in self._work.unproven
+        ]
         self._requests.close_backfills()
         if not todo and not self._requests.asked(*self._answers):
             return
@@ -204,6 +210,11 @@ class Reconciler:
             self._save(comparison)
         except _OutdatedError:
             return  # the next turn begins it again
+        except UnprovenError as exc:
+            # the other tables do not depend on it; a request begins it again
+            self._work.unproven[table.full_name] = str(exc.problem)
+            log.error("not reconciled", problem=str(exc), hint=exc.hint)
+            return
         finally:
             running.set(0)
         self._mark_compared(table)

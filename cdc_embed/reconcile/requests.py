@@ -138,16 +138,20 @@ class Requests:
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
             return
+        for table in tables:
+            self._work.unproven.pop(table.full_name, None)
         for table, size in sizes.items():
             self._ledger.start(table, size.rows, size.shape)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
     def _report_backfill(self, request: Request) -> None:
-        """Report its progress; fail it if a table is not delivered, or must wait again."""
+        """Report its progress; fail it if a table is paused, not proven, or must wait again."""
         tables = self._tables(request)
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
         waiting = [f"{c.table_name} waits: {c.reason}" for c in found if c.state == WAITING]
+        unproven = self._work.unproven
+        waiting += [f"{t.full_name}: {unproven[t.full_name]}" for t in tables if t.full_name in unproven]
         problem = self._problem_of(request) or "; ".join(waiting)
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)

@@ -77,9 +77,9 @@ class Retrier:
 
     def _retry(self, tally: _Tally, letters: Sequence[Letter]) -> None:
         table = tally.table
-        scan = self._slices.read_keys(table, {letter.key_in(table) for letter in letters})
-        for _ in self._slices.hand_over_all(table, scan, repair=True, retry=True):
-            pass
+        for scan in self._slices.read_keys(table, {letter.key_in(table) for letter in letters}):
+            for _ in self._slices.hand_over_all(table, scan, repair=True, retry=True):
+                pass
         tally.retried += len(letters)
         left = self._letters.find([table.full_name], [letter.id for letter in letters])
         tally.refused += len(left)

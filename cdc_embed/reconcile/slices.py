@@ -7,14 +7,15 @@ this process or an earlier one, could not be known otherwise.
 """
 
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as NotYetError
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Final, TypeVar
 
 from cdc_embed.change.action import Row
+from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.metrics import Metrics
@@ -23,7 +24,6 @@ from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.ledger import Ledger
 
 SLICE_ROWS: Final = 1000
-SLICE_CHARACTERS: Final = 4 << 20
 POLL_SECONDS: Final = 0.5
 SAVE_SECONDS: Final = 1.0
 MOST_SUSPECTS: Final = 1000
@@ -122,7 +122,7 @@ class SliceReader:
         most = min(most, rate) or most
         while True:
             began = time.monotonic()
-            found = self._rows.scan(table, after, most, SLICE_CHARACTERS)
+            found = self._rows.scan(table, after, most)
             if found is None:  # the table was rewritten meanwhile: the rows could not be seen
                 self.pause(RETRY_SECONDS)
                 continue
@@ -140,23 +140,34 @@ class SliceReader:
         most = self._pace.slice_rows
         while keys := self._ledger.stored_keys(table, after, most):
             after = keys[-1]
-            yield self._read_missing(table, keys), after
+            for scan in self._read_parts(self._rows.scan_missing, table, keys):
+                yield scan, after
         letters = self._ledger.letter_keys(table)
         for start in range(0, len(letters), most):
-            yield self._read_missing(table, letters[start : start + most]), after
+            part = letters[start : start + most]
+            for scan in self._read_parts(self._rows.scan_missing, table, part):
+                yield scan, after
 
-    def read_keys(self, table: Table, keys: Collection[Key]) -> Scan:
-        """Read some rows by key."""
-        return self._read_again(lambda: self._rows.scan_keys(table, keys))
+    def read_keys(self, table: Table, keys: Collection[Key]) -> Iterator[Scan]:
+        """Read some rows by key, part by part."""
+        return self._read_parts(self._rows.scan_keys, table, keys)
 
-    def _read_missing(self, table: Table, keys: Collection[Key]) -> Scan:
-        return self._read_again(lambda: self._rows.scan_missing(table, keys))
+    def key_columns(self, table: Table) -> list[KeyColumn]:
+        """Return the columns of the table's key, as the catalogue has them now."""
+        return self._rows.key_columns(table)
 
-    def _read_again(self, read: Callable[[], Scan | None]) -> Scan:
-        """Repeat a read until the table is not rewritten meanwhile."""
-        while (found := read()) is None:
-            self.pause(RETRY_SECONDS)
-        return found
+    def _read_parts(
+        self, read: Callable[[Table, Collection[Key]], Scan | None], table: Table,
+        keys: Collection[Key],
+    ) -> Iterator[Scan]:  # fmt: skip
+        """Repeat a read until it has every key, and the table is not rewritten meanwhile."""
+        while keys:
+            found = read(table, keys)
+            if found is None:
+                self.pause(RETRY_SECONDS)
+                continue
+            yield found
+            keys = found.rest
 
     # -- handing over ------------------------------------------------------------------------------
 
@@ -186,15 +197,19 @@ class SliceReader:
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
     ) -> Iterator[Examined]:
         """Have the loop compare rows; read hidden rows again until all are compared."""
+        scans: Iterable[Scan] = [scan]
         while True:
             hidden: set[Key] = set()
-            for examined in self.hand_over(table, scan, repair=repair, sample=sample, retry=retry):
-                hidden |= examined.hidden
-                yield examined
+            for part in scans:
+                for examined in self.hand_over(
+                    table, part, repair=repair, sample=sample, retry=retry
+                ):
+                    hidden |= examined.hidden
+                    yield examined
             if not hidden:
                 return
             self.pause(RETRY_SECONDS)
-            scan = self.read_keys(table, hidden)
+            scans = self.read_keys(table, hidden)
 
     def distrust(self, table: Table) -> None:
         """Have the loop forget all that it knows of the table's stored rows."""
@@ -224,6 +239,28 @@ class SliceReader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Counts whole tables, in sessions that are open only meanwhile: nothing else waits for it."""
+
+    source: RowReader
+    target: Ledger
+
+    def rows(self, table: Table) -> int:
+        """Return the number of rows in the source, whatever their key."""
+        try:
+            return self.source.count(table)
+        finally:
+            self.source.close()
+
+    def documents(self, table: Table) -> tuple[int, int]:
+        """Return (documents that the search view shows, documents that are stored)."""
+        try:
+            return self.target.count_shown(table)
+        finally:
+            self.target.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """The things that backfill, verify and retry work with during one term."""
 
@@ -234,6 +271,9 @@ class Work:
     undelivered: Undelivered
     metrics: Metrics
     pace: Pace
+    counts: Counts
+    unproven: dict[str, str] = field(default_factory=dict)
+    """Tables whose rows could not all be read in this term, and the reasons."""
 
     @property
     def tables(self) -> list[Table]:
@@ -241,5 +281,7 @@ class Work:
         return [scope.table for scope in self.scopes]
 
     def problem_of(self, tables: Sequence[Table]) -> str:
-        """Return why changes of one of the tables are undelivered; empty if none are."""
-        return self.undelivered.problem_of(tables)
+        """Return why one of the tables cannot be compared; empty if all can."""
+        names = [table.full_name for table in tables if table.full_name in self.unproven]
+        unproven = next((f"{name}: {self.unproven[name]}" for name in names), "")
+        return self.undelivered.problem_of(tables) or unproven

@@ -4,6 +4,10 @@ A first comparison of every row finds suspects only, because the source can be a
 and the log ahead of the target. Suspects are compared again when the target reflects everything
 that was committed at the first comparison. A row that differs still is drift. If the log touched it
 meanwhile, it is pending. With ``repair`` drift is mended and compared once more.
+
+Each row is counted once: ``checked`` is the sum of fresh, missing, stale, metadata_stale, pending,
+dead_letters, and of the orphans whose row has lost its text. Documents without a row are orphans
+beside them. ``proof`` shows that these are all rows; without the proof a table has no result.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -14,7 +18,9 @@ import structlog
 
 from cdc_embed.change.compare import Verdict
 from cdc_embed.change.document import Key, Table
+from cdc_embed.errors import UnprovenError
 from cdc_embed.metrics import DRIFT_KINDS
+from cdc_embed.reconcile.proof import Proof
 from cdc_embed.reconcile.slices import Scope, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
@@ -42,12 +48,23 @@ class Tally:
     sampled: int = 0
     remaining: int = 0
     """Drift that is left after the repair; without a repair, all drift."""
-    suspects: set[Key] = field(default_factory=set, repr=False)
+    rowless: int = 0
+    """Orphans that have no row: they are not checked rows."""
+    problem: str = ""
+    """The reason why the table has no result."""
+    suspects: dict[Key, bool] = field(default_factory=dict, repr=False)
+    """Rows to be compared again, and whether they are counted as checked."""
 
     @property
     def drift(self) -> int:
         """The number of rows that differ."""
         return self.missing + self.stale + self.metadata_stale + self.orphan
+
+    @property
+    def adds_up(self) -> bool:
+        """Every row that was checked has exactly one verdict."""
+        others = self.fresh + self.pending + self.dead_letters
+        return self.checked + self.rowless == self.drift + others
 
     def add(self, verdicts: Iterable[Verdict]) -> None:
         """Count rows by their verdicts."""
@@ -55,10 +72,37 @@ class Tally:
             name = "dead_letters" if verdict is Verdict.DEAD_LETTER else verdict.value
             setattr(self, name, getattr(self, name) + 1)
 
+    def suspect(self, key: Key, *, checked: bool) -> None:
+        """Have a row compared again."""
+        self.suspects[key] = checked or self.suspects.get(key, False)
+
+    def settle(self, found: "_SecondLook", key: Key, *, checked: bool) -> None:
+        """Count a suspect by its second verdict.
+
+        A checked row that is gone now is pending, because only the log takes a row away. A document
+        without a row that is no orphan any more is not counted, because no row was checked.
+        """
+        verdict = found.drift.get(key) or (found.right.get(key) if checked else None)
+        if verdict is not None:
+            self.add([verdict])
+            self.rowless += not checked
+        else:
+            self.pending += checked
+
     def contract(self) -> dict[str, Any]:
         """Describe the table as the command line does."""
         names = ("checked", "fresh", *DRIFT_KINDS, "pending", "dead_letters", "repaired", "sampled")
-        return {"name": self.name, **{name: getattr(self, name) for name in names}}
+        counts = {name: getattr(self, name) for name in names}
+        return {"name": self.name, **counts, "problem": self.problem}
+
+
+@dataclass(slots=True, kw_only=True)
+class _SecondLook:
+    """The suspects that have a verdict now. The others were touched by the log, or are gone."""
+
+    drift: dict[Key, Verdict] = field(default_factory=dict)
+    right: dict[Key, Verdict] = field(default_factory=dict)
+    """Existing rows that do not differ."""
 
 
 class _CalledOffError(Exception):
@@ -96,6 +140,9 @@ class Verifier:
 
             try:
                 self._verify(scope, tally, request.arguments, say)
+            except UnprovenError as exc:
+                done[-1] = Tally(name=tally.name, problem=str(exc.problem))
+                log.error("not verified", problem=str(exc), hint=exc.hint)
             except _CalledOffError:
                 log.info("verify called off")
                 return
@@ -123,47 +170,55 @@ class Verifier:
             for kind in DRIFT_KINDS:
                 found = 0 if tally.repaired and not tally.remaining else getattr(tally, kind)
                 self._work.metrics.drift_rows.labels(tally.name, kind).set(found)
-        if not any(tally.remaining for tally in done) and not self._work.undelivered.problems:
+        proven = not any(tally.remaining or tally.problem for tally in done)
+        if proven and not self._work.undelivered.problems:
             self._work.metrics.verify_last_success.set_to_current_time()
 
     def _verify(
         self, scope: Scope, tally: Tally, arguments: dict[str, Any], say: Callable[[], None]
     ) -> None:
         table, repair = scope.table, bool(arguments.get("repair"))
+        proof = Proof(self._work, table)
         for scan, _ in self._slices.scan(table, None):
             tally.checked += len(scan.rows)
-            self._find_suspects(table, scan, tally)
-            if len(tally.suspects) > self._work.pace.suspects:
-                self._compare_suspects(table, tally, repair=repair)
+            self._look(table, scan, tally, repair=repair)
             say()
+        rows_read = tally.checked
         for scan, _ in self._slices.orphans(table, None):
-            self._find_suspects(table, scan, tally)
-            if len(tally.suspects) > self._work.pace.suspects:
-                self._compare_suspects(table, tally, repair=repair)
+            self._look(table, scan, tally, repair=repair)
             say()
         self._compare_suspects(table, tally, repair=repair)
         if arguments.get("sample"):
             self._sample(scope, tally, int(arguments["sample"]), repair=repair)
+        proof.finish(rows_read, tally.orphan)
+        if not tally.adds_up:
+            raise UnprovenError(table=table.full_name, problem="its counts do not add up")
         log.info("verified", **tally.contract())
 
+    def _look(self, table: Table, scan: Scan, tally: Tally, *, repair: bool) -> None:
+        """Compare rows for the first time; compare the suspects again when they are many."""
+        self._find_suspects(table, scan, tally)
+        if len(tally.suspects) > self._work.pace.suspects:
+            self._compare_suspects(table, tally, repair=repair)
+
     def _find_suspects(self, table: Table, scan: Scan, tally: Tally) -> None:
-        """Compare rows for the first time: count those that are right, suspect the others."""
+        """Count the rows that are right, suspect the others."""
         for examined in self._slices.hand_over(table, scan, repair=False):
-            tally.suspects |= examined.hidden
+            for key in examined.hidden:
+                tally.suspect(key, checked=scan.rows[key] is not None)
             for key, verdict in examined.verdicts.items():
                 if verdict.drifts:
-                    tally.suspects.add(key)
+                    tally.suspect(key, checked=scan.rows[key] is not None)
                 elif scan.rows[key] is not None:
                     tally.add([verdict])
 
     def _compare_suspects(self, table: Table, tally: Tally, *, repair: bool) -> None:
         """Compare the suspects again: those that differ still are drift."""
-        suspects, tally.suspects = tally.suspects, set()
-        drift, right, pending = self._compare_again(table, suspects, sample=False)
-        tally.add(drift.values())
-        tally.add(right.values())
-        tally.pending += len(pending)
-        self._repair_drift(table, drift.keys(), tally, repair=repair, sample=False)
+        suspects, tally.suspects = tally.suspects, {}
+        found = self._compare_again(table, suspects, sample=False)
+        for key, checked in suspects.items():
+            tally.settle(found, key, checked=checked)
+        self._repair_drift(table, found.drift.keys(), tally, repair=repair, sample=False)
 
     def _repair_drift(
         self, table: Table, drift: Collection[Key], tally: Tally, *, repair: bool, sample: bool
@@ -171,41 +226,37 @@ class Verifier:
         """Mend drift, if that is requested, and compare once more."""
         left = len(drift)
         if repair and drift:
-            scan = self._slices.read_keys(table, drift)
-            for _ in self._slices.hand_over_all(table, scan, repair=True, sample=sample):
-                pass
-            left = len(self._compare_again(table, drift, sample=sample)[0])
+            for scan in self._slices.read_keys(table, drift):
+                for _ in self._slices.hand_over_all(table, scan, repair=True, sample=sample):
+                    pass
+            left = len(self._compare_again(table, drift, sample=sample).drift)
             tally.repaired += len(drift) - left
         tally.remaining += left
 
-    def _compare_again(
-        self, table: Table, keys: Collection[Key], *, sample: bool
-    ) -> tuple[dict[Key, Verdict], dict[Key, Verdict], set[Key]]:
-        """Compare rows when the target reflects all that is committed now.
-
-        Returns (rows that differ, existing rows that are right, rows that the log touched).
-        """
+    def _compare_again(self, table: Table, keys: Collection[Key], *, sample: bool) -> _SecondLook:
+        """Compare rows when the target reflects all that is committed now."""
+        look = _SecondLook()
         if not keys:
-            return {}, {}, set()
+            return look
         lane = self._work.term.lane
         lane.watch([(table, key) for key in keys])
         self._slices.wait_until_durable()
-        scan = self._slices.read_keys(table, keys)
         verdicts: dict[Key, Verdict] = {}
-        pending: set[Key] = set()
-        for examined in self._slices.hand_over(table, scan, repair=False, sample=sample):
-            verdicts |= examined.verdicts
-            pending |= examined.hidden
+        rowless: set[Key] = set()
+        for scan in self._slices.read_keys(table, keys):
+            rowless |= {key for key, row in scan.rows.items() if row is None}
+            for examined in self._slices.hand_over(table, scan, repair=False, sample=sample):
+                verdicts |= examined.verdicts
         # a change that this comparison saw in the source has come by the log when this is reached
         self._slices.wait_until_durable()
         touched = {key for _, key in lane.touched()}
         lane.watch(())
-        drift = {key: v for key, v in verdicts.items() if v.drifts and key not in touched}
-        right = {
-            key: v for key, v in verdicts.items() if not v.drifts and scan.rows[key] is not None
-        }
-        pending |= {key for key, v in verdicts.items() if v.drifts and key in touched}
-        return drift, right, pending
+        for key, verdict in verdicts.items():
+            if verdict.drifts and key not in touched:
+                look.drift[key] = verdict
+            elif not verdict.drifts and key not in rowless:
+                look.right[key] = verdict
+        return look
 
     def _sample(self, scope: Scope, tally: Tally, size: int, *, repair: bool) -> None:
         """Embed some fresh documents again; count a stored vector that differs as stale."""
@@ -216,7 +267,7 @@ class Verifier:
             fresh = self._verdicts(table, part, sample=False, of={Verdict.FRESH})
             tally.sampled += len(fresh)
             suspects = self._verdicts(table, fresh, sample=True, of={Verdict.STALE})
-            drift, _, _ = self._compare_again(table, suspects, sample=True)
+            drift = self._compare_again(table, suspects, sample=True).drift
             tally.add(drift.values())
             tally.fresh -= len(drift)  # its fingerprint had counted each as fresh
             self._repair_drift(table, drift.keys(), tally, repair=repair, sample=True)
@@ -224,9 +275,9 @@ class Verifier:
     def _verdicts(
         self, table: Table, keys: Collection[Key], *, sample: bool, of: Collection[Verdict]
     ) -> list[Key]:
-        scan = self._slices.read_keys(table, keys)
         return [
             key
+            for scan in self._slices.read_keys(table, keys)
             for examined in self._slices.hand_over(table, scan, repair=False, sample=sample)
             for key, verdict in examined.verdicts.items()
             if verdict in of

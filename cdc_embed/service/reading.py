@@ -15,7 +15,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.service.checked import Checked
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
-from cdc_embed.source.rows import RowReader
+from cdc_embed.source.rows import RowReader, part_bytes
 from cdc_embed.target.ledger import Ledger
 
 log = structlog.get_logger()
@@ -28,7 +28,11 @@ class Refetcher:
         self._coverage = checked.databases.coverage
         self._sources = checked.sources
         self._undelivered = undelivered
-        self._rows = RowReader(checked.databases.rows, abandon)
+        self._rows = RowReader(
+            checked.databases.rows,
+            abandon,
+            part_bytes=part_bytes(checked.config.limits.memory),
+        )
 
     @property
     def waiting_for(self) -> int | None:
@@ -36,7 +40,7 @@ class Refetcher:
         return self._rows.waiting_for
 
     def read_rows(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
-        """Read rows by key, each when its transaction (an xid) is visible.
+        """Read the first of some rows by key, each when its transaction (an xid) is visible.
 
         Rows of a table that is not delivered are unknown until it is compared.
         """

@@ -2,24 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from threading import Event
 
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
-from cdc_embed.postgres.side import TARGET
+from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests, Size
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
-from cdc_embed.source.rows import RowReader
-from cdc_embed.source.tables import text_bytes
+from cdc_embed.source.rows import RowReader, part_bytes
 from cdc_embed.target.index import IndexBuilder
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
@@ -53,6 +53,9 @@ class Reconciling:
         )
         index = Session(TARGET, config.target_dsn(), f"cdc_embed index {config.source.slot}")
         self._indexer = Indexer(index, self._ensure_index)
+        name = f"cdc_embed count {config.source.slot}"
+        self._count_source = Session(SOURCE, config.source.resolved_dsn(), name)
+        self._count_target = Session(TARGET, config.target_dsn(), name)
         self.has_work = True
         """There may be something to compare or to answer; the watch finds out."""
 
@@ -70,7 +73,11 @@ class Reconciling:
             term=term,
             slices=SliceReader(
                 term=term,
-                rows=RowReader(self._databases.rows, term.ended),
+                rows=RowReader(
+                    self._databases.rows,
+                    term.ended,
+                    part_bytes=part_bytes(config.limits.memory),
+                ),
                 ledger=ledger,
                 wal_end=self._databases.catalogue.wal_end,
                 pace=pace,
@@ -80,6 +87,10 @@ class Reconciling:
             undelivered=self._undelivered,
             metrics=self._metrics,
             pace=pace,
+            counts=Counts(
+                source=RowReader(self._count_source, term.ended),
+                target=Ledger(self._count_target, config.target.schema, config.source.slot),
+            ),
         )
         paid = self._card.paid
         retrier = Retrier(work=work, letters=Letters(target, config.target.schema))
@@ -107,8 +118,9 @@ class Reconciling:
         return undelivered_is_outage(self._databases.coverage, self._sources)
 
     def cancel(self) -> None:
-        """Cancel the statements of both sessions; called from another thread."""
-        self._databases.rows.cancel()
+        """Cancel the statements of every session; called from another thread."""
+        for session in (self._databases.rows, self._count_source, self._count_target):
+            session.cancel()
         self._databases.cancel()
 
     @property
@@ -127,7 +139,7 @@ class Reconciling:
         name = table.full_name
         rows, size = observed.estimates[name], 0
         if self._card.paid:
-            rows, size = text_bytes(self._databases.rows, table)
+            rows, size = RowReader(self._databases.rows, Event()).text_size(table)
         return Size(rows=rows, bytes=size, shape=observed.shapes.get(name))
 
     def _ensure_index(self, session: Session, table: Table) -> bool:

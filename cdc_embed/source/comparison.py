@@ -14,6 +14,8 @@ from cdc_embed.change.document import KeyOrder, Table, TableColumn
 
 _COMMA = sql.SQL(", ")
 _AND = sql.SQL(" and ")
+EVERY_ROW: Final = sql.Composed([sql.SQL("true")])
+"""The condition that leaves no row out."""
 _EXACT: Final = sql.SQL(
     "{compared} and pg_catalog.format('%%s', {column}) collate pg_catalog.\"C\" = {text}"
 )
@@ -21,12 +23,13 @@ _EXACT: Final = sql.SQL(
 
 def key_order(kind: str, cast: str, operators: Sequence[str], *rest: Any) -> KeyOrder:
     """Return the comparison of a key column, from what the catalogue says of its index."""
-    less, equal, greater = operators
+    less, up_to, equal, greater = operators
     collation, loose = rest
     return KeyOrder(
         type=kind,
         cast=cast,
         less=less,
+        up_to=up_to,
         equal=equal,
         greater=greater,
         collation=collation,
@@ -75,7 +78,8 @@ def _matches(column: TableColumn, text: sql.Composable) -> sql.Composed:
 
 
 def following(table: Table) -> list[sql.Composed]:
-    """Return the conditions for the rows that follow a key; the rows of each come in this order.
+    """Return the conditions for the rows that follow a key, ``k0``...; the rows of each come in
+    this order.
 
     A comparison of whole rows uses the index best, but has one operator for all columns. Where they
     have several, a condition for each column takes its place: all columns before it are equal.
@@ -83,13 +87,31 @@ def following(table: Table) -> list[sql.Composed]:
     values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
     operators = {column.order.greater for column in table.key}
     if len(operators) == 1:
-        whole = sql.SQL("({}) {} ({})").format(
-            _COMMA.join(_compared(column) for column in table.key),
-            sql.SQL(operators.pop()),
-            _COMMA.join(_cast(c, value) for c, value in zip(table.key, values, strict=True)),
-        )
-        return [whole]
+        return [_whole(table.key, operators.pop(), "k")]
     return [_branch(table.key, values, last) for last in reversed(range(len(table.key)))]
+
+
+def between(table: Table, *, after: bool, last: bool) -> sql.Composed | None:
+    """Return the condition for the rows after a key, ``k0``..., and up to another, ``l0``...
+
+    None: no comparison of whole rows says it, because the columns have several operators.
+    """
+    operators = {(column.order.greater, column.order.up_to) for column in table.key}
+    if len(operators) > 1 and (after or last):
+        return None
+    greater, up_to = operators.pop()
+    lower = [_whole(table.key, greater, "k")] if after else []
+    upper = [_whole(table.key, up_to, "l")] if last else []
+    return _AND.join([*lower, *upper]) if after or last else EVERY_ROW
+
+
+def _whole(columns: Sequence[TableColumn], operator: str, prefix: str) -> sql.Composed:
+    values = [sql.Placeholder(f"{prefix}{place}") for place in range(len(columns))]
+    return sql.SQL("({}) {} ({})").format(
+        _COMMA.join(_compared(column) for column in columns),
+        sql.SQL(operator),
+        _COMMA.join(_cast(c, value) for c, value in zip(columns, values, strict=True)),
+    )
 
 
 def _branch(

@@ -1,33 +1,39 @@
 """The rows of the source: by key, when the log did not carry their text, or one after another.
 
-Two facts make a plain SELECT unsound here. First, a transaction can be decoded before a SELECT sees
-it, because its commit still waits for a synchronous standby. So the read's own snapshot must see
-the transaction that caused the read, or the caller must get the snapshot. Second, a snapshot from
-before a TRUNCATE or a rewrite shows an empty table. So the table's files must be the same before
-and after the read.
+Three facts make a plain SELECT unsound here. First, a transaction can be decoded before a SELECT
+sees it, because its commit still waits for a synchronous standby. So the read's own snapshot must
+see the transaction that caused the read, or the caller must get the snapshot. Second, a snapshot
+from before a TRUNCATE or a rewrite shows an empty table. So the table's files must be the same
+before and after the read. Third, a statement names a table, and another one can have the name for a
+while. So each transaction proves that it read the table that is followed.
+
+A read returns no more text than ``part_bytes`` and one row, whatever the lengths and their order:
+the server adds them up before it sends a row.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from threading import Event
-from typing import Any, Final
-
-from psycopg2 import sql
+from typing import Any, Final, NamedTuple
 
 from cdc_embed.change.action import Row
+from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot, widen
-from cdc_embed.errors import SourceUnavailableError
-from cdc_embed.postgres.ddl import compose
+from cdc_embed.errors import SourceUnavailableError, UnprovenError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import RowRefusedError
-from cdc_embed.source.comparison import comparison_parts, following, output_of
+from cdc_embed.source.comparison import EVERY_ROW, between, following
+from cdc_embed.source.row_statements import compose_read, key_arrays, key_values
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
 """Seconds between two checks whether a transaction has become visible."""
-FIRST_FETCH: Final = 4
-"""Rows of the first fetch, while their length is unknown."""
+PART_BYTES: Final = 4 << 20
+"""Bytes of text that are read together: several parts are in flight, each several times as large in
+memory."""
+PARTS_IN_MEMORY: Final = 32
+"""The parts that ``limits.memory`` has room for, with all that is made of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,17 +45,34 @@ class Scan:
     snapshot: Snapshot
     more: bool = False
     """The table has further rows after these."""
+    rest: tuple[Key, ...] = ()
+    """Keys that were asked for and not read, because a part was full."""
+
+
+class _Part(NamedTuple):
+    """Rows that one statement returned."""
+
+    rows: dict[Key, Row | None]
+    more: bool = False
+    rest: tuple[Key, ...] = ()
+
+
+def part_bytes(memory: int) -> int:
+    """Return the bytes of one part, with this limit for pending changes."""
+    return max(1, min(PART_BYTES, memory // PARTS_IN_MEMORY))
 
 
 class RowReader:
     """Reads current rows. Not for two threads at once.
 
-    Every method raises ``SourceUnavailableError`` when the connection fails.
+    Every method raises ``SourceUnavailableError`` when the connection fails, and when another table
+    has the name of the one to be read.
     """
 
-    def __init__(self, session: Session, stop: Event) -> None:
+    def __init__(self, session: Session, stop: Event, *, part_bytes: int = PART_BYTES) -> None:
         self._session = session
         self._stop = stop
+        self._part_bytes = part_bytes
         self.waiting_for: int | None = None
         """The transaction whose visibility is waited for; ``status`` shows it."""
 
@@ -57,51 +80,72 @@ class RowReader:
         self._session.close()
 
     def read(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
-        """Return the rows ``wanted`` (key to the xid that must be visible); None: there is no such
-        row.
+        """Return the first of the rows ``wanted`` (key to the xid that must be visible), as many as
+        a part holds; None: there is no such row.
 
         Waits until every xid is visible. Raises ``SourceUnavailableError`` also when the service
         stops meanwhile.
         """
         try:
             while True:
-                found = self._parts(table, list(wanted), _by_key, wanted.values())
+                found = self._read_keys(table, list(wanted), _fetch_rows, wanted.values())
                 if found is not None:
-                    return {key: found.rows.get(key) for key in wanted}
+                    return found.rows
                 if self._stop.wait(POLL_SECONDS):
                     raise SourceUnavailableError(problem="stopped while waiting for a commit")
         finally:
             self.waiting_for = None
 
     def scan_keys(self, table: Table, keys: Collection[Key]) -> Scan | None:
-        """Return the rows with these keys; None when the table was rewritten meanwhile."""
-        found = self._parts(table, list(keys), _by_key)
-        if found is None:
-            return None
-        return Scan(rows={key: found.rows.get(key) for key in keys}, snapshot=found.snapshot)
+        """Return the rows with these keys, or the first of them; None when the table was rewritten
+        meanwhile."""
+        return self._read_keys(table, list(keys), _fetch_rows)
 
     def scan_missing(self, table: Table, keys: Collection[Key]) -> Scan | None:
         """Return the keys that have no row; None when the table was rewritten meanwhile."""
-        found = self._parts(table, list(keys), _present)
-        if found is None:
-            return None
-        gone: dict[Key, Row | None] = {key: None for key in keys if key not in found.rows}
-        return Scan(rows=gone, snapshot=found.snapshot)
+        return self._read_keys(table, list(keys), _fetch_missing)
 
-    def scan(self, table: Table, after: Key | None, rows: int, characters: int) -> Scan | None:
-        """Return the rows that follow ``after`` in the order of the key, within both limits.
+    def scan(self, table: Table, after: Key | None, rows: int) -> Scan | None:
+        """Return the rows that follow ``after`` in the order of the key, as many as a part holds.
 
         Returns at least one row, where there is one; None when the table was rewritten meanwhile.
+        Raises ``UnprovenError`` when these are not all rows up to the last one.
         """
         try:
             return self._read(
-                table, lambda cursor: _in_order(cursor, table, after, rows, characters)
+                table, lambda cursor: _fetch_in_order(cursor, table, after, rows, self._part_bytes)
             )
         except RowRefusedError:
             if after is None:
                 raise
         # the position of the scan is not a value of the key's type any more
-        return self.scan(table, None, rows, characters)
+        return self.scan(table, None, rows)
+
+    def count(self, table: Table) -> int:
+        """Return the number of rows, whatever their key."""
+        with self._session.transaction(table.full_name) as cursor:
+            cursor.execute(compose_read("count_rows", table))
+            rows: int = cursor.fetchone()[0]
+            _expect_followed(cursor, table)
+        return rows
+
+    def key_columns(self, table: Table) -> list[KeyColumn]:
+        """Return the columns by which the table's rows are told apart, as the catalogue has them
+        now."""
+        with self._session.transaction(table.full_name) as cursor:
+            cursor.execute(queries("source/tables")["key_columns"], {"oid": table.oid})
+            return [KeyColumn(*row) for row in cursor.fetchall()]
+
+    def text_size(self, table: Table) -> tuple[int, int]:
+        """Return (rows, bytes of text).
+
+        Reads the whole table, but no out-of-line value.
+        """
+        with self._session.transaction(table.full_name) as cursor:
+            cursor.execute(compose_read("text_size", table))
+            rows, size = cursor.fetchone()
+            _expect_followed(cursor, table)
+        return rows, size
 
     def snapshot(self) -> Snapshot:
         """Return the snapshot of a transaction that begins now."""
@@ -124,52 +168,43 @@ class RowReader:
             cursor.execute(queries("source/tables")["running"])
             return [who for running, who in cursor.fetchall() if widen(running, xid) < xid]
 
-    def _parts(
+    def _read_keys(
         self,
         table: Table,
         keys: list[Key],
-        fetch: Callable[[Any, Table, Collection[Key]], tuple[dict[Key, Row], bool]],
+        fetch: Callable[[Any, Table, list[Key], int], _Part],
         xids: Collection[int] = (),
     ) -> Scan | None:
-        """Return the rows of some keys; a key that is not a value of its type any more has no
+        """Return the rows of the first keys; a key that is not a value of its type any more has no
         row."""
         try:
-            return self._read(table, lambda cursor: fetch(cursor, table, keys), xids)
+            return self._read(
+                table, lambda cursor: fetch(cursor, table, keys, self._part_bytes), xids
+            )
         except RowRefusedError:
             if len(keys) == 1:
-                return Scan(rows={}, snapshot=self.snapshot())
+                return Scan(rows={keys[0]: None}, snapshot=self.snapshot())
         middle = len(keys) // 2
-        first = self._parts(table, keys[:middle], fetch, xids)
-        second = self._parts(table, keys[middle:], fetch, xids)
-        if first is None or second is None:
-            return None
-        return Scan(rows=first.rows | second.rows, snapshot=first.snapshot)
+        found = self._read_keys(table, keys[:middle], fetch, xids)
+        return found and replace(found, rest=(*found.rest, *keys[middle:]))
 
     def _read(
-        self,
-        table: Table,
-        fetch: Callable[[Any], tuple[dict[Key, Row], bool]],
-        xids: Iterable[int] = (),
+        self, table: Table, fetch: Callable[[Any], _Part], xids: Collection[int] = ()
     ) -> Scan | None:
         """Fetch in one snapshot; None when the snapshot does not see the ``xids``, or when the
         table's files changed during the read."""
-        files = self._files(table)
+        with self._session.transaction(table.full_name) as cursor:
+            files, _ = _state_of_read(cursor, table)
         with self._session.transaction(table.full_name, rows=True) as cursor:
             cursor.execute(queries("source/tables")["begin_read"])
             snapshot = _snapshot(cursor)
             self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)
             if self.waiting_for is not None:
                 return None
-            rows, more = fetch(cursor)
-            cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
-            if cursor.fetchone()[0] != files:
+            part = fetch(cursor)
+            if _expect_followed(cursor, table) != files:
                 return None
-        return Scan(rows=dict(rows), snapshot=snapshot, more=more)
-
-    def _files(self, table: Table) -> Any:
-        with self._session.transaction(table.full_name) as cursor:
-            cursor.execute(queries("source/tables")["file_nodes"], {"oid": table.oid})
-            return cursor.fetchone()[0]
+        return Scan(rows=part.rows, snapshot=snapshot, more=part.more, rest=part.rest)
 
 
 def _snapshot(cursor: Any) -> Snapshot:
@@ -177,83 +212,85 @@ def _snapshot(cursor: Any) -> Snapshot:
     return Snapshot.parse(cursor.fetchone()[0])
 
 
-def _by_key(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
+def _expect_followed(cursor: Any, table: Table) -> str:
+    """Return the files of the table that this transaction read; raise if another one has its name.
+
+    A lock stays until the end of the transaction, so the locks tell what the names in its
+    statements were.
+    """
+    files, followed = _state_of_read(cursor, table)
+    if not followed:
+        raise SourceUnavailableError(problem=f"{table.full_name} is the name of another table now")
+    return files
+
+
+def _state_of_read(cursor: Any, table: Table) -> tuple[str, bool]:
+    cursor.execute(queries("source/tables")["state_of_read"], {"oid": table.oid})
+    files, followed = cursor.fetchone()
+    return files, followed
+
+
+def _fetch_rows(cursor: Any, table: Table, keys: list[Key], most: int) -> _Part:
     """Fetch rows under the keys as given: ``1.0`` finds the row ``1.00`` of a numeric key."""
-    cursor.execute(_compose("read_rows", table), _arrays(table, keys))
-    return _rows(table, cursor.fetchall()), False
+    cursor.execute(compose_read("read_rows", table), {**key_arrays(table, keys), "bytes": most})
+    fetched = cursor.fetchall()
+    places = [row[0] for row in fetched]
+    if len(set(places)) < len(places):
+        raise UnprovenError(table=table.full_name, problem="one key has two rows")
+    full = bool(fetched) and fetched[-1][-1] >= most
+    read = keys[: places[-1]] if full else keys
+    rows: dict[Key, Row | None] = dict.fromkeys(read)
+    text = 1 + len(table.text_columns)
+    for row in fetched:
+        rows[keys[row[0] - 1]] = Row(tuple(row[1:text]), tuple(row[text:-1]))
+    return _Part(rows, rest=tuple(keys[len(read) :]))
 
 
-def _present(cursor: Any, table: Table, keys: Collection[Key]) -> tuple[dict[Key, Row], bool]:
-    cursor.execute(_compose("present_keys", table), _arrays(table, keys))
-    return {tuple(row): Row(()) for row in cursor.fetchall()}, False
+def _fetch_missing(cursor: Any, table: Table, keys: list[Key], _: int) -> _Part:
+    cursor.execute(compose_read("present_keys", table), key_arrays(table, keys))
+    present = {tuple(row) for row in cursor.fetchall()}
+    return _Part({key: None for key in keys if key not in present})
 
 
-def _arrays(table: Table, keys: Collection[Key]) -> dict[str, list[str]]:
-    return {f"k{place}": [key[place] for key in keys] for place in range(len(table.key))}
-
-
-def _in_order(
-    cursor: Any, table: Table, after: Key | None, most: int, characters: int
-) -> tuple[dict[Key, Row], bool]:
-    """Fetch a few rows first: their length decides the size of the next fetch."""
-    found: dict[Key, Row] = {}
+def _fetch_in_order(
+    cursor: Any, table: Table, after: Key | None, most_rows: int, most: int
+) -> _Part:
+    """Fetch rows by the conditions that follow one another, until a part is full."""
+    fetched: list[tuple[Any, ...]] = []
     spent = 0
-    scanned = _Scanned(cursor.connection, table, after)
-    size = FIRST_FETCH
-    while len(found) < most and spent < characters:
-        fetched = _rows(table, scanned.fetch(min(size, most - len(found))))
-        if not fetched:
-            return found, False
-        found |= fetched
-        spent += sum(len(text or "") for row in fetched.values() for text in row.texts)
-        size = max(1, (characters - spent) * len(found) // max(spent, 1))
-    return found, True
-
-
-class _Scanned:
-    """The rows that follow a key, in its order, by cursors on the server that end with the
-    transaction."""
-
-    def __init__(self, connection: Any, table: Table, after: Key | None) -> None:
-        self._connection = connection
-        self._values = {f"k{place}": value for place, value in enumerate(after or ())}
-        self._statements = [
-            _compose("scan_rows", table, following=condition)
-            for condition in (following(table) if after else ())
-        ] or [_compose("scan_first_rows", table)]
-        self._cursors = 0
-        self._cursor: Any = None
-
-    def fetch(self, rows: int) -> list[tuple[str | None, ...]]:
-        """Return up to so many of the next rows; none at the end."""
-        while self._cursor is not None or self._statements:
-            if self._cursor is None:
-                self._cursors += 1
-                self._cursor = self._connection.cursor(name=f"scan_{self._cursors}")
-                self._cursor.execute(self._statements.pop(0), self._values)
-            fetched: list[tuple[str | None, ...]] = self._cursor.fetchmany(rows)
-            if fetched:
-                return fetched
-            self._cursor = None
-        return []
-
-
-def _rows(table: Table, fetched: Iterable[tuple[str | None, ...]]) -> dict[Key, Row]:
+    for condition in following(table) if after is not None else [EVERY_ROW]:
+        if len(fetched) == most_rows or spent >= most:
+            break
+        limits = {"rows": most_rows - len(fetched), "bytes": most - spent}
+        statement = compose_read("scan_rows", table, condition)
+        cursor.execute(statement, {**key_values("k", after), **limits})
+        found = cursor.fetchall()
+        spent += found[-1][-1] if found else 0
+        fetched += found
     key, text = len(table.key), len(table.key) + len(table.text_columns)
-    return {
-        tuple(str(value) for value in row[:key]): Row(tuple(row[key:text]), tuple(row[text:]))
+    rows: dict[Key, Row | None] = {
+        tuple(map(str, row[:key])): Row(tuple(row[key:text]), tuple(row[text:-1]))
         for row in fetched
     }
+    more = len(fetched) == most_rows or spent >= most
+    count = _count(cursor, table, after, next(reversed(rows)) if more else None)
+    if len(rows) < len(fetched) or count not in {None, len(rows)}:
+        raise UnprovenError(
+            table=table.full_name,
+            problem=f"{len(fetched)} rows with {len(rows)} keys were read where {count} are",
+        )
+    return _Part(rows, more=more)
 
 
-def _compose(query: str, table: Table, **parts: sql.Composable) -> sql.Composed:
-    return compose(
-        "source/tables",
-        query,
-        values=sql.SQL("").join(
-            sql.SQL(", {}").format(output_of(sql.Identifier("t", name)))
-            for name in (*table.text_columns, *(column.name for column in table.metadata))
-        ),
-        **comparison_parts(table),
-        **parts,
-    )
+def _count(cursor: Any, table: Table, after: Key | None, last: Key | None) -> int | None:
+    """Count the rows after one key up to another: what a read of them must have returned.
+
+    None: they cannot be counted by the table's index, and only the number of all rows tells.
+    """
+    condition = between(table, after=after is not None, last=last is not None)
+    if condition is None:
+        return None
+    statement = compose_read("count_rows", table, condition)
+    cursor.execute(statement, {**key_values("k", after), **key_values("l", last)})
+    rows: int = cursor.fetchone()[0]
+    return rows

@@ -4,13 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from psycopg2 import sql
-
 from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.config.load import Config
 from cdc_embed.config.table import OUR_COLUMNS, TableConfig
 from cdc_embed.finding import Finding
-from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.found import FoundColumn, FoundTable, look_up
 from cdc_embed.source.leaves import Leaf, leaf_problems
@@ -108,23 +105,6 @@ def wide_columns(session: Session, tables: Sequence[SourceTable]) -> dict[str, l
         if columns:
             found[source.table.full_name] = columns
     return found
-
-
-def text_bytes(session: Session, table: Table) -> tuple[int, int]:
-    """Return (rows, bytes of text).
-
-    Reads the whole table, but no out-of-line value.
-    """
-    lengths = sql.SQL(" + ").join(
-        sql.SQL("coalesce(octet_length(t.{}::text), 0)").format(sql.Identifier(name))
-        for name in table.text_columns
-    )
-    name = sql.Identifier(table.schema, table.name)
-    statement = compose("source/tables", "text_size", bytes=lengths, table=name)
-    with session.transaction(table.full_name) as cursor:
-        cursor.execute(statement)
-        rows, size = cursor.fetchone()
-    return rows, size
 
 
 def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> TableState:

@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import orjson
 from psycopg2 import sql
 
-from cdc_embed.change.compare import Verdict
+from cdc_embed.change.compare import KeyColumn, Verdict
 from cdc_embed.change.document import Key, Table
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
@@ -78,6 +78,10 @@ class Ledger:
         self._session = session
         self._schema = schema
         self._slot = slot
+
+    def close(self) -> None:
+        """Close the session."""
+        self._session.close()
 
     # -- comparisons ---------------------------------------------------------------------------
 
@@ -158,6 +162,20 @@ class Ledger:
         values = {f"k{place}": value for place, value in enumerate(after or ())}
         name = "stored_keys" if after is not None else "first_stored_keys"
         return self._keys(table, name, {**values, "limit": limit})
+
+    def stored_key_columns(self, table: Table) -> list[KeyColumn]:
+        """Return the columns by which a table's vectors are stored, as the catalogue has them."""
+        values = {"schema": self._schema, "name": table.embedding_table}
+        with self._session.transaction(table.embedding_table) as cursor:
+            cursor.execute(self._sql("stored_key_columns"), values)
+            return [KeyColumn(*row) for row in cursor.fetchall()]
+
+    def count_shown(self, table: Table) -> tuple[int, int]:
+        """Return (documents that the search view shows, documents that are stored)."""
+        with self._session.transaction(table.search_view) as cursor:
+            cursor.execute(self._sql("count_shown", table))
+            shown, stored = cursor.fetchone()
+        return shown, stored
 
     def sample_keys(self, table: Table, space: int, limit: int) -> list[Key]:
         """Return keys of random documents."""
@@ -294,6 +312,7 @@ def _table_parts(schema: str, table: Table) -> dict[str, sql.Composable]:
     columns = [sql.Identifier(column.name) for column in table.key]
     return {
         "table": sql.Identifier(schema, table.embedding_table),
+        "view": sql.Identifier(schema, table.search_view),
         "key": sql.SQL(", ").join(columns),
         "key_texts": sql.SQL(", ").join(
             sql.SQL("format('%%s', {})").format(column) for column in columns

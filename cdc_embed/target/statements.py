@@ -103,6 +103,7 @@ class Statements:
             "table": sql.Identifier(schema, table.embedding_table),
             "stage": sql.Identifier("pg_temp", f"stage_{table.oid}"),
             "vector_type": sql.SQL(vector_type),
+            "vectors": sql.SQL(vector_type.rpartition(".")[0]),
             "key": _COMMA.join(columns),
             "key_definitions": _COMMA.join(sql.SQL("{} text").format(name) for name in names),
             "key_names": _COMMA.join(names),

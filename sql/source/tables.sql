@@ -43,7 +43,7 @@ cross join lateral (
            array(select format('operator(%%I.%%s)', n.nspname, o.oprname)
                  from pg_amop m join pg_operator o on o.oid = m.amopopr
                  join pg_namespace n on n.oid = o.oprnamespace
-                 where m.amopfamily = c.opcfamily and m.amopstrategy in (1, 3, 5)
+                 where m.amopfamily = c.opcfamily and m.amopstrategy in (1, 2, 3, 5)
                    and m.amoplefttype = c.opcintype and m.amoprighttype = c.opcintype
                  order by m.amopstrategy),
            case when w.sorting <> a.attcollation
@@ -51,7 +51,7 @@ cross join lateral (
            l.collisdeterministic is false,
            exists (select from pg_opclass d where d.opcmethod = c.opcmethod and d.opcdefault
                    and d.opcintype = c.opcintype and d.oid < 16384))) as orders
-  from unnest(p.indkey::smallint[], p.indclass::oid[], p.indcollation::oid[]) as w (attnum, class, sorting)
+  from unnest(p.indkey[0:p.indnkeyatts - 1]::smallint[], p.indclass::oid[], p.indcollation::oid[]) as w (attnum, class, sorting)
   join pg_attribute a on a.attrelid = f.oid and a.attnum = w.attnum
   join pg_opclass c on c.oid = w.class
   join pg_type t on t.oid = c.opcintype
@@ -121,11 +121,28 @@ where lower(c.relname) = lower(%(name)s) and c.relkind in ('r', 'p')
   and n.nspname <> all (array['pg_catalog', 'information_schema', 'pg_toast', %(ours)s])
 order by lower(n.nspname) <> lower(%(schema)s), 1 limit 3
 
--- name: file_nodes
--- The files of a table and its partitions; they change with a rewrite or TRUNCATE.
-select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text
-from (select %(oid)s::oid::regclass as relid
-      union select relid from pg_partition_tree(%(oid)s)) as tree
+-- name: key_columns
+-- The columns of its primary key, in order: name, type, the type's number and modifier.
+select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.atttypmod
+from pg_index i
+cross join unnest(i.indkey[0:i.indnkeyatts - 1]::smallint[]) with ordinality as k (attnum, place)
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where i.indrelid = %(oid)s and i.indisprimary
+order by k.place
+
+-- name: state_of_read
+-- The files of a table and its partitions, which change with a rewrite or TRUNCATE, and whether this
+-- transaction has read that table and no other one: each that it read it keeps locked.
+with tree as (select %(oid)s::oid::regclass as relid
+              union select relid from pg_partition_tree(%(oid)s))
+select (select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(relid)) order by relid)::text
+        from tree),
+       (select coalesce(bool_or(c.oid = %(oid)s), false)
+               and coalesce(bool_and(c.oid in (select relid from tree)), false)
+        from pg_locks l
+        join pg_database d on d.oid = l.database and d.datname = current_database()
+        join pg_class c on c.oid = l.relation and c.oid >= 16384 and c.relkind in ('r', 'p')
+        where l.pid = pg_backend_pid() and l.locktype = 'relation')
 
 -- name: begin_read
 -- One snapshot for a read, which gives up soon when a table is locked: others wait for the session.
@@ -148,10 +165,14 @@ union all
 select transaction::text::bigint, format('prepared transaction %s', gid) from pg_prepared_xacts
 
 -- name: read_rows
--- Some rows by key, in the form of the change log.
-select {asked}{values}
-from {table} t
-join unnest({key_arrays}) as k ({key_names}) on {key_matches}
+-- Some rows by key, in the form of the change log, until they have so many bytes.
+select t."cdc place"{values}, t."cdc spent"
+from (select t.*, sum(t."cdc bytes") over (order by t."cdc place" rows unbounded preceding) as "cdc spent"
+      from (select k."cdc place", {columns}, {bytes} as "cdc bytes"
+            from unnest({key_arrays}) with ordinality as k ({key_names}, "cdc place")
+            join {table} t on {key_matches}) t) t
+where t."cdc spent" - t."cdc bytes" < %(bytes)s
+order by t."cdc place"
 
 -- name: present_keys
 -- The keys, of those given, that have a row.
@@ -160,16 +181,21 @@ from unnest({key_arrays}) as k ({key_names})
 where exists (select from {table} t where {key_matches})
 
 -- name: scan_rows
--- The rows that follow a key, in the same form.
-select {keys}{values} from {table} t where {following} order by {order}
+-- Rows in the order of the key, in the same form, until they have so many bytes.
+select {keys}{values}, t."cdc spent"
+from (select t.*, sum(t."cdc bytes") over (order by {order} rows unbounded preceding) as "cdc spent"
+      from (select {columns}, {bytes} as "cdc bytes"
+            from {table} t where {condition} order by {order} limit %(rows)s) t) t
+where t."cdc spent" - t."cdc bytes" < %(bytes)s
+order by {order}
 
--- name: scan_first_rows
--- The table's first rows, in the same form.
-select {keys}{values} from {table} t order by {order}
+-- name: count_rows
+-- The number of rows, of all or between two keys.
+select count(*) from {table} t where {condition}
 
 -- name: text_size
 -- Bytes of text in a table; large values are not read.
-select count(*), coalesce(sum({bytes}), 0)::bigint from {table} t
+select count(*), coalesce(sum({text_bytes}), 0)::bigint from {table} t
 
 -- name: wide_columns
 -- Columns whose values can be of any length, beside those that are given.

@@ -96,6 +96,21 @@ select {key_texts} from {table} t where ({key}) > ({after}) group by {key} order
 -- The first keys that have vectors.
 select {key_texts} from {table} t group by {key} order by {key} limit %(limit)s
 
+-- name: stored_key_columns
+-- The columns of the stored key, in order: name, type, the type's number and modifier.
+select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.atttypmod
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace and n.nspname = %(schema)s
+join pg_index i on i.indrelid = c.oid and i.indisprimary
+cross join unnest((i.indkey::smallint[])[:i.indnkeyatts - 1]) with ordinality as k (attnum, place)
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attname <> 'chunk'
+where c.relname = %(name)s
+order by k.place
+
+-- name: count_shown
+-- In one snapshot: the documents that the search view shows, and those that are stored.
+select (select count(*) from {view} where chunk = 0), (select count(*) from {table} where chunk = 0)
+
 -- name: sample_keys
 -- Random documents.
 select {key_texts} from {table} t where chunk_row = 0 and space = %(space)s order by random() limit %(limit)s

@@ -86,7 +86,8 @@ left join {schema}.dead_letter l
   on l.space = %(space)s and {letter_matches}
 
 -- name: look_up_whole
--- The same with a document's other chunks: their number, their end, whether of one text.
+-- The same with a document's other chunks: their number, their end, whether of one text and each
+-- with a vector: the distance of a zero or infinite one to itself is no number.
 select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.reason, l.error,
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
@@ -96,7 +97,8 @@ left join lateral (
          bool_and(t.commit_lsn is not null) as from_log,
          count(*) as chunks, max(t.chunk_row) as last, max(t.end_offset) as end_offset,
          count(distinct (t.document_hash, t.metadata_hash)) = 1
-           and count(distinct t.chunk) = count(*) and max(t.chunk) = max(t.chunk_row) as of_one_text
+           and count(distinct t.chunk) = count(*) and max(t.chunk) = max(t.chunk_row)
+           and bool_and({vectors}.cosine_distance(t.embedding, t.embedding) <> 'nan') as of_one_text
   from {table} t where {key_matches} and {key_texts_match} and (t.space = %(space)s) is true
 ) d on true
 left join {schema}.dead_letter l
@@ -109,8 +111,10 @@ from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 join {table} t on {key_matches} and (t.space = %(space)s) is true
 
 -- name: find_donors
--- Those chunks, by their hash, that are stored already in a space whose vectors are the same.
-select distinct chunk_hash from {table} where chunk_hash = any (%(hashes)s) and space = any (%(donor_spaces)s)
+-- Those chunks, by their hash, that have a vector already in a space whose vectors are the same.
+select distinct t.chunk_hash from {table} t
+where t.chunk_hash = any (%(hashes)s) and t.space = any (%(donor_spaces)s)
+  and {vectors}.cosine_distance(t.embedding, t.embedding) <> 'nan'
 
 -- name: stored_chunks
 -- The chunks of some documents, by the number of their row.
@@ -136,7 +140,8 @@ copy {stage} from stdin (format binary)
 -- Take vectors from stored chunks of the same text, as they were before this batch.
 update {stage} s
 set embedding = (select t.embedding from {table} t
-                 where t.chunk_hash = s.chunk_hash and t.space = any (%(donor_spaces)s) limit 1)
+                 where t.chunk_hash = s.chunk_hash and t.space = any (%(donor_spaces)s)
+                   and {vectors}.cosine_distance(t.embedding, t.embedding) <> 'nan' limit 1)
 where s.embedding is null and not s.kept
 
 -- name: missing_donors

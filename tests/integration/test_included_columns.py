@@ -1,7 +1,7 @@
 """A key is the columns by which its index tells rows apart, without those that it only includes.
 
-With ``include (title)`` an index carries more columns. Taken for key, rows without a title had none,
-and an update of the title was taken for another identity.
+With ``include (title)`` an index carries more columns. Taken for a part of the key, rows without a
+title had none, and an update of the title was taken for another identity.
 """
 
 from collections.abc import Callable

@@ -183,7 +183,7 @@ def test_read_across_a_rewrite_is_not_believed(
 
     def read() -> Scan | None:
         if how == "scan":
-            return rows.scan(table, None, 1000, 1 << 20)
+            return rows.scan(table, None, 1000)
         return rows.scan_keys(table, [("1",), ("2",)])
 
     found = read()

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from threading import Semaphore, Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cdc_embed.change.action import Row as Read
+from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.reconcile import reconciler
@@ -20,6 +21,9 @@ from tests.unit.simulation.target import Target
 
 if TYPE_CHECKING:
     from tests.unit.simulation.world import World
+
+
+KEY: Final = [KeyColumn("id", "bigint", 20, -1)]
 
 
 class Actor:
@@ -91,6 +95,7 @@ class Reader:
         self.rows_read = 0
         self._source = source
         self._actor = actor
+        self._part = 0
 
     def snapshot(self) -> Snapshot:
         self._actor.idle = False
@@ -106,7 +111,7 @@ class Reader:
     def running_before(self, _xid: int) -> list[str]:
         return ["somebody"]
 
-    def scan(self, source: Table, after: Key | None, most: int, _characters: int) -> Scan | None:
+    def scan(self, source: Table, after: Key | None, most: int) -> Scan | None:
         def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
             keys = [key for key in sorted(rows) if after is None or (key,) > after][:most]
             return {(key,): as_found(source, rows[key]) for key in keys}, len(keys) == most
@@ -114,10 +119,24 @@ class Reader:
         return self._read(source, fetch)
 
     def scan_keys(self, source: Table, keys: Collection[Key]) -> Scan | None:
-        def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
-            return {key: as_found(source, rows.get(key[0])) for key in keys}, False
+        """A part holds one row more each time, then one again."""
+        self._part = self._part % 3 + 1
+        part, rest = list(keys)[: self._part], tuple(keys)[self._part :]
 
-        return self._read(source, fetch)
+        def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
+            return {key: as_found(source, rows.get(key[0])) for key in part}, False
+
+        found = self._read(source, fetch)
+        return found and replace(found, rest=rest)
+
+    def count(self, source: Table) -> int:
+        self._actor.rest()
+        return len(self._source.seen[source])
+
+    def close(self) -> None: ...
+
+    def key_columns(self, _: Table) -> list[KeyColumn]:
+        return KEY
 
     def scan_missing(self, source: Table, keys: Collection[Key]) -> Scan | None:
         found = self.scan_keys(source, keys)
@@ -171,6 +190,15 @@ class Notes:
         self._actor.rest()
         keys = self._target.keys(source)
         return [key for key in keys if after is None or key < after][:limit]
+
+    def stored_key_columns(self, _: Table) -> list[KeyColumn]:
+        return KEY
+
+    def count_shown(self, source: Table) -> tuple[int, int]:
+        stored = len(self._target.keys(source))
+        return stored, stored
+
+    def close(self) -> None: ...
 
     def letter_keys(self, source: Table) -> list[Key]:
         self._actor.rest()

@@ -1,0 +1,56 @@
+"""The proof that a comparison saw every row and every document of a table.
+
+The comparison reads rows by their key, part by part, as the backfill does. A mistake about the key
+or its order would hide the same rows from both. So the databases are asked what such a mistake
+cannot change: their catalogues for the key, ``count(*)`` for the rows. Whatever differs is an error
+that names the table, never a number of fresh rows.
+
+A part is proven in its own snapshot (``source/rows.py``). The number of all rows is read in one
+snapshot at the end. It can differ from the rows that were read by the rows that came and went
+meanwhile, and the log tells their number: on a table at rest both are equal.
+"""
+
+from cdc_embed.change.compare import key_difference
+from cdc_embed.change.document import Table
+from cdc_embed.errors import UnprovenError
+from cdc_embed.reconcile.slices import Work
+
+
+class Proof:
+    """The proof of one table's comparison, from its beginning to its end."""
+
+    def __init__(self, work: Work, table: Table) -> None:
+        self._work = work
+        self._table = table
+        self._expect_key()
+
+    def finish(self, rows_read: int, orphans: int) -> None:
+        """Raise ``UnprovenError`` if the comparison left a row out, or the search view a
+        document."""
+        self._expect_key()
+        self._expect_rows(rows_read)
+        self._expect_documents(orphans)
+
+    def _expect_key(self) -> None:
+        real = self._work.slices.key_columns(self._table)
+        difference = key_difference(real, self._work.ledger.stored_key_columns(self._table))
+        if difference:
+            raise self._error(difference)
+        if [column.name for column in real] != [column.name for column in self._table.key]:
+            raise self._error("its key has changed since this service began")
+
+    def _expect_rows(self, rows_read: int) -> None:
+        rows = self._work.counts.rows(self._table)
+        # the log has told then of every row that came or went before
+        self._work.slices.wait_until_durable()
+        if abs(rows - rows_read) > self._work.term.lane.moves(self._table):
+            raise self._error(f"{rows_read} rows were read, it has {rows}")
+
+    def _expect_documents(self, orphans: int) -> None:
+        """Raise if the view hides more documents than those without a row, which a join hides."""
+        shown, stored = self._work.counts.documents(self._table)
+        if abs(stored - shown) > orphans + self._work.term.lane.moves(self._table):
+            raise self._error(f"the search view shows {shown} documents, {stored} are stored")
+
+    def _error(self, problem: str) -> UnprovenError:
+        return UnprovenError(table=self._table.full_name, problem=problem)

@@ -1,0 +1,52 @@
+"""The statements that read rows of the source, composed for one table.
+
+The server adds up the bytes of the rows before it sends them, so that a statement can end at a
+number of bytes. Our own columns in it have names with a space, which no application's column has.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from psycopg2 import sql
+
+from cdc_embed.change.document import Key, Table
+from cdc_embed.postgres.ddl import compose
+from cdc_embed.source.comparison import EVERY_ROW, comparison_parts, output_of
+
+_COMMA = sql.SQL(", ")
+_PLUS = sql.SQL(" + ")
+_BYTES: Final = sql.SQL(
+    "coalesce(case when pg_typeof({0}) in ('text'::regtype, 'character varying'::regtype) "
+    "then octet_length({0}::text) else octet_length(format('%%s', {0})) end, 0)"
+)
+"""The bytes of a column's output; of a text they are known without reading an out-of-line value."""
+_TEXT_BYTES: Final = sql.SQL("coalesce(octet_length({0}::text), 0)")
+
+
+def compose_read(query: str, table: Table, condition: sql.Composed = EVERY_ROW) -> sql.Composed:
+    """Return a statement of ``source/tables.sql`` for this table, and rows of one condition."""
+    texts = [sql.Identifier("t", name) for name in table.text_columns]
+    values = [*texts, *(sql.Identifier("t", column.name) for column in table.metadata)]
+    keys = [sql.Identifier("t", column.name) for column in table.key]
+    read = list(dict.fromkeys([*keys, *values]))
+    return compose(
+        "source/tables",
+        query,
+        columns=_COMMA.join(read),
+        bytes=_PLUS.join(_BYTES.format(column) for column in read),
+        text_bytes=_PLUS.join(_TEXT_BYTES.format(column) for column in texts),
+        values=sql.SQL("").join(sql.SQL(", {}").format(output_of(column)) for column in values),
+        condition=condition,
+        **comparison_parts(table),
+    )
+
+
+def key_values(prefix: str, key: Key | None) -> dict[str, str]:
+    """Return the values of one key, if there is one: ``k0``, ``k1``..."""
+    return {f"{prefix}{place}": value for place, value in enumerate(key or ())}
+
+
+def key_arrays(table: Table, keys: Iterable[Key]) -> dict[str, list[str]]:
+    """Return the values of many keys, an array for each column."""
+    listed = list(keys)
+    return {f"k{place}": [key[place] for key in listed] for place in range(len(table.key))}
