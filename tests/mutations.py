@@ -893,8 +893,8 @@ MUTATIONS = (
     Mutation(
         "a slice counts whatever it left out",
         "cdc_embed/source/rows.py",
-        "    if not len(rows) == len(fetched) == count:",
-        "    if not len(rows) == len(fetched):",
+        "    if len(rows) < len(fetched) or count not in {None, len(rows)}:",
+        "    if len(rows) < len(fetched):",
         "tests/integration/test_proof.py::test_a_wrong_order_of_keys_is_found_by_the_scan_itself",
     ),
     Mutation(
