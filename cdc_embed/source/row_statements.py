@@ -25,10 +25,11 @@ _TEXT_BYTES: Final = sql.SQL("coalesce(octet_length({0}::text), 0)")
 
 def compose_read(query: str, table: Table, condition: sql.Composed = EVERY_ROW) -> sql.Composed:
     """Return a statement of ``source/tables.sql`` for this table, and rows of one condition."""
+    keys, metadata = [c.name for c in table.key], [c.name for c in table.metadata]
     texts = [sql.Identifier("t", name) for name in table.text_columns]
-    values = [*texts, *(sql.Identifier("t", column.name) for column in table.metadata)]
-    keys = [sql.Identifier("t", column.name) for column in table.key]
-    read = list(dict.fromkeys([*keys, *values]))
+    values = [*texts, *(sql.Identifier("t", name) for name in metadata)]
+    names = dict.fromkeys([*keys, *table.text_columns, *metadata])
+    read = [sql.Identifier("t", name) for name in names]
     return compose(
         "source/tables",
         query,

@@ -97,14 +97,15 @@ select {key_texts} from {table} t where ({key}) > ({after}) group by {key} order
 select {key_texts} from {table} t group by {key} order by {key} limit %(limit)s
 
 -- name: stored_key_columns
--- The columns of the stored key, in order: name, type, the type's number and modifier.
+-- The columns of the stored key, in order: name, type, the type's number and modifier. The last
+-- column of the index tells the rows of one document apart.
 select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.atttypmod
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace and n.nspname = %(schema)s
 join pg_index i on i.indrelid = c.oid and i.indisprimary
 cross join unnest((i.indkey::smallint[])[:i.indnkeyatts - 1]) with ordinality as k (attnum, place)
-join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum and a.attname <> 'chunk'
-where c.relname = %(name)s
+join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
+where c.relname = %(name)s and k.place < i.indnkeyatts
 order by k.place
 
 -- name: count_shown

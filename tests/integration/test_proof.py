@@ -110,7 +110,7 @@ def filled(make_site: Callable[..., Site]) -> Site:
 def test_a_key_other_than_the_stored_one_is_an_error(filled: Site) -> None:
     filled.sql(
         "alter table cdc_embed.documents_embedding drop constraint documents_embedding_pkey, "
-        "add primary key (space, id, chunk)"
+        "add primary key (space, id, chunk_row)"
     )
     expect_no_result(filled, "its vectors are stored by (space integer, id bigint)")
 
