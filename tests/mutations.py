@@ -909,7 +909,7 @@ MUTATIONS = (
         "cdc_embed/reconcile/proof.py",
         "        if difference:",
         "        if not real:",
-        "tests/integration/test_proof.py::test_a_key_other_than_the_stored_one_is_an_error",
+        "tests/unit/test_verify.py::test_a_key_that_is_not_the_stored_one_is_an_error",
     ),
     Mutation(
         "a verification counts rows without a verdict",

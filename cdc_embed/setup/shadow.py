@@ -10,7 +10,6 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.source.rows import RowReader
 
 SLICE_ROWS: Final = 1000
-SLICE_CHARACTERS: Final = 4 << 20
 RETRY_SECONDS: Final = 0.05
 
 
@@ -20,7 +19,7 @@ def all_rows(source: Session, table: Table) -> Iterator[Mapping[Key, Row | None]
     reader = RowReader(source, pause)
     after: Key | None = None
     while True:
-        found = reader.scan(table, after, SLICE_ROWS, SLICE_CHARACTERS)
+        found = reader.scan(table, after, SLICE_ROWS)
         if found is None:  # the table was rewritten meanwhile
             pause.wait(RETRY_SECONDS)
             continue

@@ -107,14 +107,6 @@ def filled(make_site: Callable[..., Site]) -> Site:
     return site
 
 
-def test_a_key_other_than_the_stored_one_is_an_error(filled: Site) -> None:
-    filled.sql(
-        "alter table cdc_embed.documents_embedding drop constraint documents_embedding_pkey, "
-        "add primary key (space, id, chunk_row)"
-    )
-    expect_no_result(filled, "its vectors are stored by (space integer, id bigint)")
-
-
 def test_documents_that_the_search_view_hides_are_an_error(filled: Site) -> None:
     columns = "id, chunk, embedding, text, embedded_at"
     view = filled.value("select pg_get_viewdef('cdc_embed.documents_search'::regclass)").strip(" ;")
