@@ -1,7 +1,7 @@
 """Rows that are read take memory by their bytes, whatever their lengths and the order of these.
 
 The memory of a real process, beside what it takes when idle: at most ``limits.memory`` and four
-times the largest row. Without the limits each of these reads took more than the bytes of all its rows.
+times the largest row. Without the limits each of these reads took more than all its rows have.
 """
 
 import sys
