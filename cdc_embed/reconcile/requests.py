@@ -150,9 +150,9 @@ class Requests:
         known = self._ledger.comparisons()
         found = [known[t.full_name] for t in tables if t.full_name in known]
         waiting = [f"{c.table_name} waits: {c.reason}" for c in found if c.state == WAITING]
-        unproven = self._work.unproven
-        waiting += [f"{t.full_name}: {unproven[t.full_name]}" for t in tables if t.full_name in unproven]
-        problem = self._problem_of(request) or "; ".join(waiting)
+        names = {table.full_name for table in tables}
+        unproven = [f"{n}: {why}" for n, why in self._work.unproven.items() if n in names]
+        problem = self._problem_of(request) or "; ".join([*waiting, *unproven])
         if problem:
             self._ledger.reply(request.id, FAILED, error=problem)
         else:
