@@ -791,9 +791,17 @@ MUTATIONS = (
     Mutation(
         "parallel workers again, without shared memory for them",
         "cdc_embed/target/index.py",
-        '            self._serial |= str(exc.fields.get("state")).startswith(RESOURCES)',
+        "            self._serial |= _lacks_resources(exc)",
         "            self._serial |= False",
         "tests/integration/test_index.py::test_no_shared_memory_means_a_build_without_workers",
+    ),
+    Mutation(
+        "setup gives up an index without shared memory",
+        "cdc_embed/target/index.py",
+        "            if not _lacks_resources(exc):",
+        "            if exc:",
+        "tests/integration/test_index.py::"
+        "test_setup_indexes_a_table_of_another_key_without_workers",
     ),
     Mutation(
         "a stop ends a build of hours",

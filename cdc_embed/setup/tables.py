@@ -17,7 +17,7 @@ from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.shadow import all_rows
 from cdc_embed.target.checks import vector_extension
-from cdc_embed.target.index import builds_of, has_index
+from cdc_embed.target.index import builds_of, has_index, with_spare_memory
 from cdc_embed.target.ledger import compare_again_ddl
 from cdc_embed.target.registry import (
     NOT_STORED,
@@ -253,9 +253,8 @@ class TablePlanner:
         change.before += [shadow.create_ddl(), replace(shadow.fill_ddl(), work=fill)]
         name = known.embedding_table if known is not None else table.embedding_table
         if index.kind != "none" and has_index(databases.target, self._schema, name):
-            change.before.append(
-                hnsw_ddl(self._schema, table, index, self._extension_schema, shadow_name(table))
-            )
+            built = hnsw_ddl(self._schema, table, index, self._extension_schema, shadow_name(table))
+            change.before.append(with_spare_memory(databases.target, built))
         change.together_without_view(swap_ddl(self._schema, table))
         change.makes_anew = True
 

@@ -9,7 +9,7 @@ attempt waits for it and takes what it made.
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 import structlog
@@ -156,6 +156,31 @@ def has_index(session: Session, schema: str, table: str) -> bool:
     return found is not None and found.current is not None and found.current.valid
 
 
+def with_spare_memory(session: Session, ddl: Ddl) -> Ddl:
+    """Return the statement that indexes a table nobody uses yet, with its second attempt: without
+    parallel workers, if there is no shared memory for them."""
+
+    def build() -> None:
+        try:
+            _build_at_once(session, ddl)
+        except TargetUnavailableError as exc:
+            if not _lacks_resources(exc):
+                raise
+            _build_at_once(session, ddl, queries("target/reconcile")["build_serially"])
+
+    return replace(ddl, work=build)
+
+
+def _build_at_once(session: Session, ddl: Ddl, setting: str = "select") -> None:
+    with session.transaction(ddl.why) as cursor:
+        cursor.execute(setting)
+        cursor.execute(ddl.statement)
+
+
+def _lacks_resources(exc: TargetUnavailableError) -> bool:
+    return str(exc.fields.get("state")).startswith(RESOURCES)
+
+
 class IndexBuilder:
     """Builds the indexes of one service's tables, in sessions that are its caller's."""
 
@@ -239,7 +264,7 @@ class IndexBuilder:
                     for notice in notices:
                         log.warning("index notice", table=table, notice=" ".join(notice.split()))
         except TargetUnavailableError as exc:
-            self._serial |= str(exc.fields.get("state")).startswith(RESOURCES)
+            self._serial |= _lacks_resources(exc)
             raise
 
     def _swap(self, session: Session, table: str) -> None:

@@ -80,6 +80,22 @@ def test_no_shared_memory_means_a_build_without_workers(site: Site) -> None:
     assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True)]
 
 
+def test_setup_indexes_a_table_of_another_key_without_workers(site: Site) -> None:
+    site.sql("insert into documents (id, title, body) values (1, 'one', 'text')")
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    refuse_index(
+        site,
+        "53100",
+        "current_setting('max_parallel_maintenance_workers') <> '0' "
+        "and current_query() like '%using hnsw%'",
+    )
+    site.sql("alter table documents drop constraint documents_pkey, add primary key (id, title)")
+    assert "index the vectors of public.documents" in site.cli("setup").stderr
+    assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True)]
+
+
 def test_missing_index_is_named_with_its_reason(site: Site) -> None:
     assert index_status(site) == {
         "state": "missing",
