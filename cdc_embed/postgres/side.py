@@ -37,10 +37,12 @@ VALUE_SETTINGS: Final = {
     "lock_timeout": "0",
     "idle_session_timeout": "0",
     "search_path": "pg_catalog, pg_temp",
+    "jit": "off",
 }
 """Settings that fix the text form of values. Without ``public`` in the ``search_path``, no function
 or operator that another role makes there is run as this role: whatever is not PostgreSQL's own is
-named with its schema."""
+named with its schema. The planner cannot know how few rows our questions to the
+catalogue have, so it would compile them each time (``jit``)."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})

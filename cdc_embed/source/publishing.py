@@ -53,9 +53,9 @@ class PublicationCoverage:
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         sight = self._look(table_states(self._session, self._config))
         publication = sight.publication
-        if publication is None:
-            return [_bad(f"publication {self._name} does not exist", SETUP)]
         found = [*self._obstacles(sight, tables, adopt=False), *self._harmed(sight).values()]
+        if publication is None:
+            return [*found, _bad(f"publication {self._name} does not exist", SETUP)]
         if not publication.all_operations and publication.ours:
             found.append(_bad(f"publication {self._name} leaves operations out", SETUP))
         elif not found:

@@ -86,15 +86,19 @@ with recursive tree (root, relid) as (
   union all
   select tree.root, i.inhrelid from tree join pg_inherits i on i.inhparent = tree.relid
   where not i.inhdetachpending)
-select tree.root::bigint, c.oid::bigint, format('%%I.%%I', n.nspname, c.relname), c.relispartition,
+select tree.root::bigint, c.oid::bigint, format('%%I.%%I', c.nspname, c.relname), c.relispartition,
        c.relkind::text, pg_has_role(c.relowner, 'usage'), c.relpersistence = 'p', c.relreplident = 'f',
        index.key, index.immediate, index.identity, coalesce(index.generated, false),
        coalesce(made.stored, false), coalesce(made.virtual, '{}'),
        array(select relid::oid::bigint from pg_partition_ancestors(c.oid) as a (relid)
              where c.relispartition and a.relid <> c.oid)
 from tree
-join pg_class c on c.oid = tree.relid and (tree.relid = tree.root or c.relkind <> 'p')
-join pg_namespace n on n.oid = c.relnamespace
+-- "offset 0": each of these is found by its oid, else the rest is computed for every relation there is
+cross join lateral (
+  select c.oid, c.relname, c.relispartition, c.relkind, c.relowner, c.relpersistence, c.relreplident,
+         n.nspname
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where c.oid = tree.relid and (tree.relid = tree.root or c.relkind <> 'p') offset 0) as c
 cross join lateral (
   select array_agg(a.attname::text order by k.place) filter (where i.indisprimary),
          bool_and(i.indimmediate) filter (where i.indisprimary),

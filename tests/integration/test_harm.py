@@ -157,6 +157,7 @@ def test_virtual_column_with_full_identity_is_refused_by_name(
     )
     site.sql("alter table posts replica identity full")
     site.configure(tables=TABLES.format("posts"))
+    assert "public.posts: UPDATE and DELETE would fail" in check(site, 4)
     said = site.cli("setup", expect=4).stderr
     assert "public.posts: UPDATE and DELETE would fail" in said
     assert "virtual generated column slug" in said
