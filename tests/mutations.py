@@ -718,8 +718,8 @@ MUTATIONS = (
     Mutation(
         "a service leaves its publication as it is",
         "cdc_embed/service/watch.py",
-        "for done in self._databases.coverage.protect():",
-        "for done in []:",
+        "                for done in databases.coverage.protect():",
+        "                for done in []:",
         "tests/integration/test_harm.py::"
         "test_identity_beyond_the_column_list_is_published_whole[18-full-service]",
     ),

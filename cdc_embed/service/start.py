@@ -104,7 +104,7 @@ class _Starter:
         with ExitStack() as stack:
             databases = stack.enter_context(connections(self._config))
             for done in databases.coverage.protect():  # whatever else is found
-                log.warning("publication is mended", done=done)
+                log.warning("publication", done=done)
             survey = survey_all(databases)
             if gap is None:
                 survey.expect_usable()

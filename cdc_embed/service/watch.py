@@ -19,7 +19,6 @@ import structlog
 
 from cdc_embed.errors import (
     CdcEmbedError,
-    PreflightError,
     SourceUnavailableError,
     TablesChangedError,
     TargetUnavailableError,
@@ -134,7 +133,8 @@ class Watch:
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)
             if observed.mendable:
-                self._protect()
+                for done in databases.coverage.protect():
+                    log.warning("publication", done=done)
                 observed = databases.coverage.observe(self._tables)
             found.update({**observed.undelivered, **observed.altered})
         self._check_coverage()
@@ -177,14 +177,6 @@ class Watch:
         self._undelivered_names = set(undelivered)
         for name in (*(source.table.full_name for source in self._tables), *self._left_out):
             self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
-
-    def _protect(self) -> None:
-        """Alter our publication where statements of the application fail because of it."""
-        try:
-            for done in self._databases.coverage.protect():
-                log.warning("publication is mended", done=done)
-        except (PreflightError, SourceUnavailableError) as exc:  # the next look tries again
-            log.warning("publication is not mended", problem=str(exc))
 
     def _look_at_left_out(self) -> None:
         """Begin anew when a table can be followed that could not be at the start."""

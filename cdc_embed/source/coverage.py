@@ -50,7 +50,7 @@ class Coverage(Protocol):
 
     def protect(self) -> list[str]:
         """Alter what is ours, so that no statement of the application fails; return what was
-        done."""
+        done, or why it was not."""
 
 
 class Wal2jsonCoverage:

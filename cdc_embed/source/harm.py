@@ -15,6 +15,7 @@ from enum import Enum
 from psycopg2 import sql
 
 from cdc_embed.config.load import Config
+from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.leaves import Leaf
 from cdc_embed.source.publication import Publication, PublishedTable, Sight, look
@@ -121,19 +122,28 @@ class Repair:
 
 
 def protect(session: Session, config: Config) -> list[str]:
-    """End what harms the application in our own publication; return what was done.
+    """End what harms the application in our own publication; return what was done, or why not.
 
-    Raises ``SourceUnavailableError`` when a lock is not to be had within two seconds.
+    A lock that is not to be had within two seconds keeps nobody from going on: the harm is seen
+    again by whoever looks next.
     """
     name, slot = config.source.publication, config.source.slot
-    done = []
+    said = []
     for repair in repairs(look(session, name, slot), slot):
-        with session.transaction(name) as cursor:
-            cursor.execute(queries("source/publication")["short_wait"])
-            for statement in repair.statements:
-                cursor.execute(statement)
-        done.append(repair.why)
-    return done
+        try:
+            _alter(session, name, repair)
+        except (PreflightError, SourceUnavailableError) as exc:
+            said.append(f"not possible now: {repair.why} ({exc})")
+        else:
+            said.append(repair.why)
+    return said
+
+
+def _alter(session: Session, name: str, repair: Repair) -> None:
+    with session.transaction(name) as cursor:
+        cursor.execute(queries("source/publication")["short_wait"])
+        for statement in repair.statements:
+            cursor.execute(statement)
 
 
 def repairs(sight: Sight, slot: str) -> list[Repair]:
