@@ -41,8 +41,8 @@ VALUE_SETTINGS: Final = {
 }
 """Settings that fix the text form of values. Without ``public`` in the ``search_path``, no function
 or operator that another role makes there is run as this role: whatever is not PostgreSQL's own is
-named with its schema. The planner cannot know how few rows our questions to the
-catalogue have, so it would compile them each time (``jit``)."""
+named with its schema. The planner cannot know how few rows our questions to the catalogue have, so
+it would compile each of them, each time (``jit``)."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
