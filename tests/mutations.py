@@ -438,10 +438,63 @@ MUTATIONS = (
         "test_primary_key_that_was_away_unseen_means_a_comparison[wal2json]",
     ),
     Mutation(
+        "a leaf that was changed is the same",
+        "cdc_embed/change/shape.py",
+        "if found[oid] != known[oid]",
+        "if not known[oid]",
+        "tests/integration/test_leaves.py::test_changed_leaf_is_compared_alone[18]",
+    ),
+    Mutation(
+        "a leaf that comes with rows is empty",
+        "cdc_embed/change/shape.py",
+        "known.keys() - set(never_filled)\n    gone",
+        "found.keys()\n    gone",
+        "tests/integration/test_leaves.py::test_leaf_that_comes_with_rows_is_compared_alone[18]",
+    ),
+    Mutation(
+        "keys of a leaf that went are kept",
+        "cdc_embed/change/shape.py",
+        "orphans=bool(gone or changed)",
+        "orphans=False",
+        "tests/integration/test_leaves.py::test_keys_of_a_leaf_that_went_are_deleted"
+        "[18-drop table low]",
+    ),
+    Mutation(
+        "a partition that comes or goes begins the comparison anew",
+        "cdc_embed/service/shapes.py",
+        "known.leaf_digest is None:",
+        "known:",
+        "tests/integration/test_leaves.py::"
+        "test_partitions_that_come_and_go_do_not_delay_a_backfill[18]",
+    ),
+    Mutation(
+        "a leaf that was changed again is compared",
+        "sql/target/reconcile.sql",
+        " and leaves ->> %(leaf)s::text = %(token)s",
+        "",
+        "tests/integration/test_leaves.py::"
+        "test_leaf_changed_while_it_is_compared_is_compared_again[18]",
+    ),
+    Mutation(
+        "an idle service asks what it has asked already",
+        "cdc_embed/reconcile/reconciler.py",
+        "return not self._opened or self._surroundings.has_work",
+        "return True",
+        "tests/acceptance/test_many_tables.py::"
+        "test_an_idle_service_costs_three_statements_a_second[3-14]",
+    ),
+    Mutation(
+        "a read waits for a locked table for ever",
+        "sql/source/tables.sql",
+        "set local lock_timeout = '2s'",
+        "set local lock_timeout = 0",
+        "tests/integration/test_undelivered.py::test_locked_table_hides_no_other[pgoutput]",
+    ),
+    Mutation(
         "a comparison that is outdated counts",
         "sql/target/reconcile.sql",
-        " and shape is not distinct from %(shape)s",
-        "",
+        " and run = %(run)s\n  and exists",
+        "\n  and exists",
         "tests/integration/test_rewrites.py::test_comparison_that_is_outdated_begins_again[18]",
     ),
     Mutation(

@@ -198,16 +198,12 @@ class Reconciler:
         try:
             if comparison.stage == "rows":
                 self._pass(table, comparison, self._slices.scan(table, comparison.cursor))
-                comparison.stage, comparison.cursor = "orphans", None
+                comparison.stage, comparison.cursor = "leaves", None
                 self._save(comparison)
-            self._pass(table, comparison, self._slices.orphans(table, comparison.cursor))
-            # the slices may have seen what the log has not brought yet
-            self._slices.wait_until_durable()
-            self._save(comparison)  # or a document that was missed would lose its former vectors
-            for _ in self._ledger.delete_other_spaces(table, scope.space, self._epoch):
-                self._slices.pause(0)
+            if comparison.stage == "orphans" or self._compare_leaves(table, comparison):
+                self._look_for_orphans(scope, comparison)
             comparison.state = DONE
-            self._save(comparison)
+            state = self._save(comparison)
         except _OutdatedError:
             return  # the next turn begins it again
         except UnprovenError as exc:
@@ -217,9 +213,44 @@ class Reconciler:
             return
         finally:
             running.set(0)
-        self._mark_compared(table)
+        if state == DONE:
+            self._work.term.lane.trust(table)
+        self._surroundings.table_compared(table)
         counts = {verdict.value: count for verdict, count in comparison.counts.items() if count}
         log.info("reconciled", table=table.full_name, rows=comparison.checked, **counts)
+
+    def _compare_leaves(self, table: Table, comparison: Comparison) -> bool:
+        """Compare the leaf partitions that were changed; return whether orphans are looked for.
+
+        Those that are changed from now on are left to the next turn: partitions that come and go
+        all the time must not keep a comparison from its end.
+        """
+        pending = self._work.leaves.pending(table.full_name)
+        began = comparison.cursor or ()
+        for leaf, token in pending.leaves.items():
+            place = (str(leaf), token)
+            after = began[2:] if began[:2] == place else None
+            scans = self._slices.scan(table, after or None, leaf)
+            self._pass(table, comparison, ((scan, (*place, *(key or ()))) for scan, key in scans))
+            # the slices may have seen what the log has not brought yet
+            self._slices.wait_until_durable()
+            self._save(comparison)
+            self._work.leaves.compared(table.full_name, comparison.run, leaf, token)
+            log.info("partition is compared", table=table.full_name, partition=leaf)
+        return pending.orphans
+
+    def _look_for_orphans(self, scope: Scope, comparison: Comparison) -> None:
+        """Delete stored keys that have no row, and the vectors of former spaces."""
+        table = scope.table
+        if comparison.stage != "orphans":
+            comparison.stage, comparison.cursor = "orphans", None
+            self._save(comparison, looks_for_orphans=True)
+        self._pass(table, comparison, self._slices.orphans(table, comparison.cursor))
+        # the slices may have seen what the log has not brought yet
+        self._slices.wait_until_durable()
+        self._save(comparison)  # or a document that was missed would lose its former vectors
+        for _ in self._ledger.delete_other_spaces(table, scope.space, self._epoch):
+            self._slices.pause(0)
 
     def _mark_compared(self, table: Table) -> None:
         self._work.term.lane.trust(table)
@@ -239,6 +270,9 @@ class Reconciler:
                 self._answer(*QUICK_KINDS)
                 saved = time.monotonic()
 
-    def _save(self, comparison: Comparison) -> None:
-        if not self._ledger.save(comparison, self._epoch):
+    def _save(self, comparison: Comparison, *, looks_for_orphans: bool = False) -> str:
+        """Record the progress; return the state that is recorded."""
+        state = self._ledger.save(comparison, self._epoch, looks_for_orphans=looks_for_orphans)
+        if state is None:
             raise _OutdatedError
+        return state

@@ -11,6 +11,7 @@ from typing import Any, Final
 import structlog
 
 from cdc_embed.change.document import Table
+from cdc_embed.change.shape import Shape
 from cdc_embed.config.sections import BackfillConfig
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
 from cdc_embed.reconcile.slices import Work
@@ -27,14 +28,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The size of a source table, and the token of its present form."""
+    """The size of a source table, and its present shape."""
 
     rows: int | None
     bytes: int
     """Bytes of text; 0 with an embedder that is not paid."""
-    shape: str | None
-    """A token that changes when the table was rewritten or altered, or was not delivered; None
-    while it is not."""
+    shape: Shape | None
+    """It changes when the table was rewritten or altered, or was not delivered; None while it is
+    not."""
 
     @property
     def tokens(self) -> int:

@@ -21,6 +21,7 @@ from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
+from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import Ledger
 
 SLICE_ROWS: Final = 1000
@@ -116,13 +117,15 @@ class SliceReader:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def scan(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
-        """Read the table in the order of its key: slices, each with its last key."""
+    def scan(
+        self, table: Table, after: Key | None, leaf: int | None = None
+    ) -> Iterator[tuple[Scan, Key | None]]:
+        """Read the table, or one leaf, in the order of its key: slices, each with its last key."""
         rate, most = self._pace.rows_per_second, self._pace.slice_rows
         most = min(most, rate) or most
         while True:
             began = time.monotonic()
-            found = self._rows.scan(table, after, most)
+            found = self._rows.scan(table, after, most, leaf)
             if found is None:  # the table was rewritten meanwhile: the rows could not be seen
                 self.pause(RETRY_SECONDS)
                 continue
@@ -268,6 +271,7 @@ class Work:
     slices: SliceReader
     scopes: Sequence[Scope]
     ledger: Ledger
+    leaves: Leaves
     undelivered: Undelivered
     metrics: Metrics
     pace: Pace

@@ -76,7 +76,7 @@ def gather(
         slot=slot,
         checkpoint=checkpoint,
         space=next((found.model for found in stored.values()), None),
-        oldest_transaction_seconds=databases.catalogue.oldest_transaction_seconds(),
+        oldest_transaction_seconds=slot.oldest_transaction_seconds if slot is not None else None,
         tables=tuple(
             TableFacts(
                 name=name,

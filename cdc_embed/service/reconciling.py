@@ -21,6 +21,7 @@ from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
 from cdc_embed.target.index import IndexBuilder
+from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
 from cdc_embed.target.store import Store
@@ -84,6 +85,7 @@ class Reconciling:
             ),
             scopes=self._scopes,
             ledger=ledger,
+            leaves=Leaves(target, config.target.schema),
             undelivered=self._undelivered,
             metrics=self._metrics,
             pace=pace,
@@ -131,8 +133,9 @@ class Reconciling:
     # -- for requests and the indexer --------------------------------------------------------------
 
     def _measure(self, tables: Sequence[Table]) -> dict[Table, Size]:
-        """Measure tables, and take the token of each one's shape first."""
-        observed = self._databases.coverage.observe(self._sources)
+        """Measure tables, and take each one's shape first."""
+        listed = [table.oid for table in tables if table.partitioned]
+        observed = self._databases.coverage.observe(self._sources, listed)
         return {table: self._size(table, observed) for table in tables}
 
     def _size(self, table: Table, observed: Observed) -> Size:

@@ -11,7 +11,6 @@ statements a second, whatever the number of its tables.
 
 import threading
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +28,7 @@ from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
+from cdc_embed.service.shapes import Shapes
 from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
@@ -36,7 +36,7 @@ from cdc_embed.setup.preflight import find_paused
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
 from cdc_embed.target.ledger import Ledger
-from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
+from cdc_embed.target.overview import something_to_do, stored_tables
 
 CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 5.0
@@ -78,6 +78,7 @@ class Watch:
         self._card = checked.model.card
         self._left_out = checked.left_out
         self._telemetry = watched.telemetry
+        self._shapes = Shapes(databases, checked.sources)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._count = Counts()
@@ -146,7 +147,7 @@ class Watch:
         names = [*self._names, *self._left_out]
         stored = stored_tables(databases.target, databases.config.target.schema, names)
         if self._instance.leading:  # a standby of another version may see other shapes
-            self._check_shapes(observed.shapes, stored)
+            self._shapes.check(observed, stored)
         self.facts = gather(databases, self._count, observed, stored, self._undelivered.problems)
         self._show_metrics(self.facts)
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
@@ -187,14 +188,6 @@ class Watch:
         if mended:
             log.info("tables can be followed again", tables=mended)
             self._instance.restart()
-
-    def _check_shapes(self, shapes: Mapping[str, str], stored: Mapping[str, StoredTable]) -> None:
-        """Have tables compared that were rewritten, altered, or not delivered for a while."""
-        for name, shape in shapes.items():
-            known = stored.get(name)
-            if known is not None and known.state is not None and known.shape != shape:
-                self._ledger.compare_again([name], shape)
-                log.info("table or its publication was altered, every row is compared", table=name)
 
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:

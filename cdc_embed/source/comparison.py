@@ -114,6 +114,11 @@ def _whole(columns: Sequence[TableColumn], operator: str, prefix: str) -> sql.Co
     )
 
 
+def narrowed(own: sql.Composed, condition: sql.Composed) -> sql.Composed:
+    """Return the condition of the rows that meet both."""
+    return sql.SQL("({}) and ({})").format(own, condition)
+
+
 def _branch(
     columns: Sequence[TableColumn], values: Sequence[sql.Composable], last: int
 ) -> sql.Composed:

@@ -36,10 +36,11 @@ class Coverage(Protocol):
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         """Check that every change of the tables arrives."""
 
-    def observe(self, tables: Sequence[SourceTable]) -> Observed:
+    def observe(self, tables: Sequence[SourceTable], listed: Iterable[int] = ()) -> Observed:
         """Look once which tables are undelivered, and at the shape of the others.
 
-        Few statements, whatever the number of tables; none waits for the lock of a table.
+        ``listed``: the oids of the partitioned tables whose leaves are listed one by one. Few
+        statements, whatever the number of tables; none waits for the lock of a table.
         """
 
     def prepare(self, tables: Sequence[SourceTable], adopt: bool, /) -> Preparation:
@@ -86,8 +87,8 @@ class Wal2jsonCoverage:
         problem = f"wal2json does not convert {encoding}; Python decodes some of it differently"
         return [_bad(problem, 'set source.plugin = "pgoutput" and make a new slot')]
 
-    def observe(self, tables: Sequence[SourceTable]) -> Observed:
-        states = table_states(self._session, self._config)
+    def observe(self, tables: Sequence[SourceTable], listed: Iterable[int] = ()) -> Observed:
+        states = table_states(self._session, self._config, listed)
         versions = {state.name: state.version for state in states}
         return observed(states, tables, {}, lambda source: versions[source.table.full_name])
 

@@ -4,7 +4,7 @@ Neither waits for a lock, so a table that is being altered hides no other. ``tab
 what is wrong with what was found.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import orjson
 
 from cdc_embed.change.document import KeyOrder
 from cdc_embed.config.table import TableConfig
+from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.postgres.session import Session
 from cdc_embed.source.comparison import key_order
 from cdc_embed.source.leaves import Leaf, read_leaves
@@ -52,9 +53,13 @@ class FoundTable:
     """The tables that hold its rows."""
     estimate: int | None
     """The estimated number of rows; None before the first ANALYZE."""
-    files: str
-    """The file of the table; of a partitioned one a digest of its leaves: their files, the
-    attachments that lead to them, and their unique indexes."""
+    file: str | None
+    """The file of the table; None for a partitioned one."""
+    leaf_digest: str
+    """A digest of the shapes of its leaf partitions: their files, the attachments that lead to
+    them, and their unique indexes. Empty if it has none."""
+    leaf_shapes: Mapping[int, str] | None
+    """The shape of each leaf partition by its oid, if they were asked for."""
     version: str
     """The versions of its catalogue rows; they change with its name, its identity, its key."""
     row_security: bool
@@ -62,21 +67,26 @@ class FoundTable:
     filtered: bool
     """This session's role would see some rows only."""
 
-    def shape(self, names: Iterable[str]) -> str:
+    def own_shape(self, names: Iterable[str]) -> str:
         """Return a token that changes with events that the log need not contain.
 
-        The files change with a rewrite, a TRUNCATE or an ATTACH. The number of a column changes
-        when another column takes its name, and a label when one of an enum is renamed.
+        The file changes with a rewrite or a TRUNCATE. The number of a column changes when another
+        column takes its name, and a label when one of an enum is renamed.
         """
         wanted = set(names)
         columns = [c for c in self.columns if c.in_key is not None or c.name in wanted]
         numbers = ",".join(f"{c.number}{list(c.labels) if c.labels else ''}" for c in columns)
-        return f"{self.files} {numbers}"
+        return f"{self.file} {numbers}"
 
 
-def look_up(session: Session, entries: Iterable[TableConfig]) -> dict[str, FoundTable]:
-    """Return the relations that exist, by the entry's name."""
-    listed = list(entries)
+def look_up(
+    session: Session, entries: Iterable[TableConfig], listed: Iterable[int] = ()
+) -> dict[str, FoundTable]:
+    """Return the relations that exist, by the entry's name.
+
+    ``listed``: the oids of the partitioned tables whose leaves' shapes are listed.
+    """
+    named = list(entries)
     wanted = [
         {
             "place": place,
@@ -84,12 +94,12 @@ def look_up(session: Session, entries: Iterable[TableConfig]) -> dict[str, Found
             "name": entry.table,
             "columns": [*entry.text_columns, *entry.metadata],
         }
-        for place, entry in enumerate(listed)
+        for place, entry in enumerate(named)
     ]
-    values = {"tables": orjson.dumps(wanted).decode()}
+    values = {"tables": orjson.dumps(wanted).decode(), "listed": list(listed)}
     rows = session.fetch("source tables", queries("source/tables")["tables"], values)
     leaves = read_leaves(session, [row[1] for row in rows])
-    return {listed[row[0]].name: _found(row[1:], leaves.get(row[1], ())) for row in rows}
+    return {named[row[0]].name: _found(row[1:], leaves.get(row[1], ())) for row in rows}
 
 
 def _found(row: tuple[Any, ...], leaves: Sequence[Leaf]) -> FoundTable:
@@ -102,10 +112,12 @@ def _found(row: tuple[Any, ...], leaves: Sequence[Leaf]) -> FoundTable:
         other_columns=None if row[6] is None else tuple(row[6]),
         leaves=leaves,
         estimate=row[7],
-        files=row[8] or "",
-        version=row[9],
-        row_security=row[10],
-        filtered=row[11],
+        file=row[8],
+        leaf_digest=row[9] or "",
+        leaf_shapes=None if row[10] is None else dict(row[10]),
+        version=row[11],
+        row_security=row[12],
+        filtered=row[13],
     )
 
 
@@ -126,3 +138,18 @@ def _columns(columns: Sequence[list[Any]], orders: Sequence[list[Any]]) -> tuple
         )
         for name, number, kind, oid, own_type, in_key, generated, labels in columns
     )
+
+
+def never_filled(session: Session, oids: Collection[int]) -> set[int]:
+    """Return the tables that have no rows and never had, but for rows that the log deleted.
+
+    Returns none when one of them is locked, because then the answer would have to wait.
+    """
+    statement = queries("source/tables")["never_filled"]
+    try:
+        with session.transaction("partitions") as cursor:
+            cursor.execute("set local lock_timeout = '100ms'")
+            cursor.execute(statement, {"oids": list(oids)})
+            return {row[0] for row in cursor.fetchall()}
+    except SourceUnavailableError:
+        return set()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdc_embed.change.document import Table, TableColumn
+from cdc_embed.change.shape import Shape
 from cdc_embed.errors import TablesChangedError
 from cdc_embed.source.tables import SourceTable, TableState
 
@@ -17,9 +18,11 @@ class Observed:
     altered: Mapping[str, str]
     """The difference of each other table whose key or metadata have other columns or types than
     its vectors are stored with: a key of another type can be cut, and can be two rows'."""
-    shapes: Mapping[str, str]
-    """A token of each delivered table, which changes when the table was rewritten or altered, or
-    was undelivered for a while: events that the log need not contain."""
+    shapes: Mapping[str, Shape]
+    """The shape of each delivered table; its own token also changes when the table was undelivered
+    for a while. The leaves are there if they were asked for."""
+    digests: Mapping[str, str]
+    """The digest of the leaves of each delivered table."""
     estimates: Mapping[str, int | None]
     """The estimated number of rows; None before the first ANALYZE."""
     mendable: bool = False
@@ -38,7 +41,9 @@ def observed(
     another way, or it has row level security now.
     """
     known = {state.name: state for state in states}
-    undelivered, altered, shapes, estimates = {}, {}, {}, {}
+    undelivered: dict[str, str] = {}
+    altered: dict[str, str] = {}
+    shapes, digests, estimates = {}, {}, {}
     for source in tables:
         name = source.table.full_name
         state = known[name]
@@ -49,9 +54,17 @@ def observed(
         elif problem:
             undelivered[name] = problem
         else:
-            shapes[name] = f"{state.shape} {version(source)}"
+            own = f"{state.own_shape} {version(source)}"
+            shapes[name] = Shape(own=own, leaves=state.leaf_shapes or {})
+            digests[name] = state.leaf_digest
         estimates[name] = state.estimate
-    return Observed(undelivered=undelivered, altered=altered, shapes=shapes, estimates=estimates)
+    return Observed(
+        undelivered=undelivered,
+        altered=altered,
+        shapes=shapes,
+        digests=digests,
+        estimates=estimates,
+    )
 
 
 def _difference(source: SourceTable, state: TableState) -> str:

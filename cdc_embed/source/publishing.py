@@ -69,8 +69,8 @@ class PublicationCoverage:
         found = found or [Finding(id="publication", ok=True, message=message)]
         return [*found, *self._check_lists(sight, tables)]
 
-    def observe(self, tables: Sequence[SourceTable]) -> Observed:
-        states = table_states(self._session, self._config)
+    def observe(self, tables: Sequence[SourceTable], listed: Iterable[int] = ()) -> Observed:
+        states = table_states(self._session, self._config, listed)
         sight = self._look(states)
         usable = {state.name for state in states if state.source is not None}
         found = {

@@ -16,6 +16,8 @@ from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Final, NamedTuple
 
+from psycopg2 import sql
+
 from cdc_embed.change.action import Row
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
@@ -23,7 +25,7 @@ from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError, UnprovenError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import RowRefusedError
-from cdc_embed.source.comparison import EVERY_ROW, between, following
+from cdc_embed.source.comparison import EVERY_ROW, between, following, narrowed
 from cdc_embed.source.row_statements import compose_read, key_arrays, key_values
 from cdc_embed.sql import queries
 
@@ -105,21 +107,27 @@ class RowReader:
         """Return the keys that have no row; None when the table was rewritten meanwhile."""
         return self._read_keys(table, list(keys), _fetch_missing)
 
-    def scan(self, table: Table, after: Key | None, rows: int) -> Scan | None:
+    def scan(
+        self, table: Table, after: Key | None, rows: int, leaf: int | None = None
+    ) -> Scan | None:
         """Return the rows that follow ``after`` in the order of the key, as many as a part holds.
 
         Returns at least one row, where there is one; None when the table was rewritten meanwhile.
-        Raises ``UnprovenError`` when these are not all rows up to the last one.
+        Raises ``UnprovenError`` when these are not all rows up to the last one. ``leaf``: the oid
+        of a leaf partition, of which alone rows are read.
         """
+
+        def fetch(cursor: Any) -> _Part:
+            own = EVERY_ROW if leaf is None else _leaf_condition(cursor, leaf)
+            return _fetch_in_order(cursor, table, after, (rows, self._part_bytes), own)
+
         try:
-            return self._read(
-                table, lambda cursor: _fetch_in_order(cursor, table, after, rows, self._part_bytes)
-            )
+            return self._read(table, fetch)
         except RowRefusedError:
             if after is None:
                 raise
         # the position of the scan is not a value of the key's type any more
-        return self.scan(table, None, rows)
+        return self.scan(table, None, rows, leaf)
 
     def count(self, table: Table) -> int:
         """Return the number of rows, whatever their key."""
@@ -252,18 +260,33 @@ def _fetch_missing(cursor: Any, table: Table, keys: list[Key], _: int) -> _Part:
     return _Part({key: None for key in keys if key not in present})
 
 
+def _leaf_condition(cursor: Any, leaf: int) -> sql.Composed:
+    """Return the condition that only the rows of a partition meet; no row if it is none any more.
+
+    The rows are read through the table, because the right to read it need not be one to read its
+    partitions. The server leaves the other partitions out.
+    """
+    cursor.execute(queries("source/tables")["leaf_condition"], {"leaf": leaf})
+    condition = cursor.fetchone()[0]
+    return sql.Composed([sql.SQL("false" if condition is None else condition.replace("%", "%%"))])
+
+
 def _fetch_in_order(
-    cursor: Any, table: Table, after: Key | None, most_rows: int, most: int
+    cursor: Any, table: Table, after: Key | None, limits: tuple[int, int], own: sql.Composed
 ) -> _Part:
-    """Fetch rows by the conditions that follow one another, until a part is full."""
+    """Fetch rows by the conditions that follow one another, until a part is full.
+
+    ``limits``: the most rows, and the most bytes; ``own``: the condition that each row meets.
+    """
     fetched: list[tuple[Any, ...]] = []
     spent = 0
+    most_rows, most = limits
     for condition in following(table) if after is not None else [EVERY_ROW]:
         if len(fetched) == most_rows or spent >= most:
             break
-        limits = {"rows": most_rows - len(fetched), "bytes": most - spent}
-        statement = compose_read("scan_rows", table, condition)
-        cursor.execute(statement, {**key_values("k", after), **limits})
+        left = {"rows": most_rows - len(fetched), "bytes": most - spent}
+        statement = compose_read("scan_rows", table, narrowed(own, condition))
+        cursor.execute(statement, {**key_values("k", after), **left})
         found = cursor.fetchall()
         spent += found[-1][-1] if found else 0
         fetched += found
@@ -273,7 +296,7 @@ def _fetch_in_order(
         for row in fetched
     }
     more = len(fetched) == most_rows or spent >= most
-    count = _count(cursor, table, after, next(reversed(rows)) if more else None)
+    count = _count(cursor, table, (after, next(reversed(rows)) if more else None), own)
     if len(rows) < len(fetched) or count not in {None, len(rows)}:
         raise UnprovenError(
             table=table.full_name,
@@ -282,15 +305,18 @@ def _fetch_in_order(
     return _Part(rows, more=more)
 
 
-def _count(cursor: Any, table: Table, after: Key | None, last: Key | None) -> int | None:
+def _count(
+    cursor: Any, table: Table, limits: tuple[Key | None, Key | None], own: sql.Composed
+) -> int | None:
     """Count the rows after one key up to another: what a read of them must have returned.
 
     None: they cannot be counted by the table's index, and only the number of all rows tells.
     """
+    after, last = limits
     condition = between(table, after=after is not None, last=last is not None)
     if condition is None:
         return None
-    statement = compose_read("count_rows", table, condition)
+    statement = compose_read("count_rows", table, narrowed(own, condition))
     cursor.execute(statement, {**key_values("k", after), **key_values("l", last)})
     rows: int = cursor.fetchone()[0]
     return rows

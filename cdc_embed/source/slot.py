@@ -65,6 +65,8 @@ class Slot:
     kind: str
     owner: str
     wal_end: LSN
+    oldest_transaction_seconds: float | None
+    """The age of the oldest transaction that holds the log back; None when there is none."""
     failover: bool = False
     """Standbys copy it."""
     waits_for: tuple[str, ...] = ()
@@ -166,8 +168,9 @@ class SlotCatalogue:
             kind=row[10],
             owner=row[11] or row[12] or UNKNOWN_OWNER,
             wal_end=LSN.parse(row[13]),
-            failover=row[14],
-            waits_for=tuple(row[15] or ()),
+            oldest_transaction_seconds=row[14],
+            failover=row[15],
+            waits_for=tuple(row[16] or ()),
         )
 
     def wal_end(self) -> LSN:
@@ -179,12 +182,6 @@ class SlotCatalogue:
     def slot_count(self) -> int:
         count: int = self._row("slot_count")[0]
         return count
-
-    def oldest_transaction_seconds(self) -> float | None:
-        """Return the age of the oldest transaction that holds the log back; None when there is
-        none."""
-        age: float | None = self._row("oldest_transaction")[0]
-        return age
 
     def transactions_waited_for(self) -> list[str]:
         """Describe the transactions that a slot waits for while it is being created."""

@@ -1,6 +1,6 @@
 """The configured tables as the source's catalogue shows them, and the problems found."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -44,8 +44,10 @@ class TableState:
     findings: list[Finding]
     """At least one; a good one if there is no problem."""
     leaves: Sequence[Leaf] = ()
-    shape: str = ""
-    """A token that changes with events that the log need not contain; see ``FoundTable.shape``."""
+    own_shape: str = ""
+    """A token that changes with events that the log need not contain; see ``FoundTable``."""
+    leaf_digest: str = ""
+    leaf_shapes: Mapping[int, str] | None = None
     version: str = ""
     estimate: int | None = None
     """The estimated number of rows; None before the first ANALYZE."""
@@ -57,9 +59,12 @@ class TableState:
         return "; ".join(f"{finding.message} ({finding.fix})" for finding in failed)
 
 
-def table_states(session: Session, config: Config) -> list[TableState]:
-    """Read the state of every configured table."""
-    found = look_up(session, config.tables)
+def table_states(session: Session, config: Config, listed: Iterable[int] = ()) -> list[TableState]:
+    """Read the state of every configured table.
+
+    ``listed``: the oids of the partitioned tables whose leaves' shapes are listed.
+    """
+    found = look_up(session, config.tables, listed)
     return [
         _state(entry, found.get(entry.name), config.max_tokens(entry)) for entry in config.tables
     ]
@@ -129,7 +134,9 @@ def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> Tab
         source=source,
         findings=[Finding(id="table", ok=True, message=f"{entry.name}: key ({key})")],
         leaves=found.leaves,
-        shape=found.shape([*entry.text_columns, *entry.metadata]),
+        own_shape=found.own_shape([*entry.text_columns, *entry.metadata]),
+        leaf_digest=found.leaf_digest,
+        leaf_shapes=found.leaf_shapes,
         version=found.version,
         estimate=found.estimate,
     )

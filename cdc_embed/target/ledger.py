@@ -13,11 +13,13 @@ from psycopg2 import sql
 
 from cdc_embed.change.compare import KeyColumn, Verdict
 from cdc_embed.change.document import Key, Table
+from cdc_embed.change.shape import Shape
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
+from cdc_embed.target.leaves import leaf_values
 from cdc_embed.target.letters import storable
 
-Stage = Literal["rows", "orphans"]
+Stage = Literal["rows", "leaves", "orphans"]
 
 WAITING: Final = "waiting"
 RUNNING: Final = "running"
@@ -42,8 +44,10 @@ class Comparison:
     counts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
     estimate: int | None = None
     """The estimated number of rows of the table."""
-    shape: str | None = None
-    """The token of the table's shape when the comparison began; see ``Coverage.shape``."""
+    run: int = 0
+    """Another number each time that it begins anew."""
+    shape: Shape | None = None
+    """The shape of a table whose first comparison is recorded."""
 
     def count(self, verdicts: Iterable[Verdict]) -> None:
         for verdict in verdicts:
@@ -106,7 +110,7 @@ class Ledger:
             "state": first.state,
             "reason": first.reason,
             "estimate": first.estimate,
-            "shape": first.shape,
+            **_shape_values(first.shape),
         }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("open_reconcile"), values)
@@ -119,25 +123,29 @@ class Ledger:
             cursor.execute(self._sql("forget_unconfigured"), values)
             cursor.execute(self._sql("drop_old_requests"))
 
-    def compare_again(self, names: Iterable[str], shape: str | None) -> None:
+    def compare_again(self, names: Iterable[str], shape: Shape | None) -> None:
         """Compare these source tables from their beginning, because changes were undelivered.
 
         This needs no request, because a delivered change would have been embedded without one.
-        ``shape`` is their token now; None while changes are undelivered.
+        ``shape`` is theirs now; None while changes are undelivered.
         """
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(_compare_again(self._schema, names, shape))
 
-    def start(self, table: Table, estimate: int | None, shape: str | None) -> None:
+    def start(self, table: Table, estimate: int | None, shape: Shape | None) -> None:
         """Compare a table from its beginning, unless its comparison is already running."""
-        values = {"table_name": table.full_name, "estimate": estimate, "shape": shape}
+        values = {"table_name": table.full_name, "estimate": estimate, **_shape_values(shape)}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("start_reconcile"), values)
 
-    def save(self, comparison: Comparison, epoch: int) -> bool:
+    def save(
+        self, comparison: Comparison, epoch: int, *, looks_for_orphans: bool = False
+    ) -> str | None:
         """Record the progress of a comparison as this epoch's writer.
 
-        Returns whether the comparison still counts; it does not when it has to begin again.
+        Returns the state that is recorded: leaves that were changed meanwhile keep a comparison
+        running. None if the comparison does not count, because it has to begin again.
+        ``looks_for_orphans``: it begins to look for keys that have no row now.
         """
         values = {
             "table_name": comparison.table_name,
@@ -145,15 +153,16 @@ class Ledger:
             "stage": comparison.stage,
             "cursor": list(comparison.cursor) if comparison.cursor is not None else None,
             "checked": comparison.checked,
-            "shape": comparison.shape,
+            "run": comparison.run,
+            "looks_for_orphans": looks_for_orphans,
             "slot": self._slot,
             "epoch": epoch,
             **{verdict.value: count for verdict, count in comparison.counts.items()},
         }
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("save_reconcile"), values)
-            saved: bool = cursor.rowcount == 1
-        return saved
+            row = cursor.fetchone()
+        return None if row is None else str(row[0])
 
     # -- keys that are stored ------------------------------------------------------------------
 
@@ -289,14 +298,18 @@ def compare_again_ddl(schema: str, table: Table) -> Ddl:
     return Ddl(f"compare every row of {table.full_name}", again)
 
 
-def _compare_again(schema: str, names: Iterable[str], shape: str | None) -> sql.Composed:
+def _compare_again(schema: str, names: Iterable[str], shape: Shape | None) -> sql.Composed:
     return compose(
         "target/reconcile",
         "compare_again",
         schema=sql.Identifier(schema),
         table_names=sql.Literal(list(names)),
-        shape=sql.Literal(shape),
+        **{name: sql.Literal(value) for name, value in _shape_values(shape).items()},
     )
+
+
+def _shape_values(shape: Shape | None) -> dict[str, str | None]:
+    return {"shape": None if shape is None else shape.own, **leaf_values(shape)}
 
 
 def _values(table: Table, space: int) -> dict[str, Any]:
@@ -335,5 +348,5 @@ def _comparison(row: Sequence[Any]) -> Comparison:
         checked=row[5],
         counts={Verdict(name): count for name, count in zip(names, row[6:12], strict=True)},
         estimate=row[12],
-        shape=row[13],
+        run=row[13],
     )

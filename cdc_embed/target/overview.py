@@ -21,7 +21,9 @@ class StoredTable:
     """The state of its comparison; None if there is none yet."""
     checked: int
     shape: str | None
-    """The token of the source table's shape when its comparison began."""
+    """The source table's own shape when its comparison began."""
+    leaf_digest: str | None
+    """The digest of the leaves that the comparison takes into account."""
     large: bool
     """Counting its rows takes a while."""
     written: str
@@ -39,8 +41,9 @@ def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict
             state=row[4],
             checked=row[5],
             shape=row[6],
-            large=bool(row[7]),
-            written=row[8],
+            leaf_digest=row[7],
+            large=bool(row[8]),
+            written=row[9],
         )
         for row in session.fetch("embedding_table", _compose("stored_tables", schema), values)
     }

@@ -23,11 +23,15 @@ select setting::float / 1000, extract(epoch from clock_timestamp())::float
 from pg_settings where name = 'wal_sender_timeout'
 
 -- name: slot
--- The slot, as the server sees it.
+-- The slot, as the server sees it, and the age of the oldest running or prepared transaction, which
+-- holds its log.
 select s.slot_name::text, s.plugin::text, s.database::text, s.active, s.active_pid,
        s.confirmed_flush_lsn::text, s.restart_lsn::text, s.wal_status,
        pg_wal_lsn_diff(pg_current_wal_lsn(), s.restart_lsn)::bigint, s.safe_wal_size,
        s.slot_type, a.application_name, a.usename::text, pg_current_wal_lsn()::text,
+       (select extract(epoch from now() - min(o.started))::float
+        from (select xact_start from pg_stat_activity where backend_xid is not null
+              union all select prepared from pg_prepared_xacts) as o (started)),
        coalesce((to_jsonb(s) ->> 'failover')::boolean, false),
        case when a.wait_event = 'WaitForStandbyConfirmation' then array(
          select w.name || case when w.state is null then ', which does not exist'
@@ -86,12 +90,6 @@ where a.backend_xid is not null and a.pid <> pg_backend_pid()
 union all
 select 'prepared transaction ' || quote_literal(gid) from pg_prepared_xacts
 order by 1
-
--- name: oldest_transaction
--- Seconds since the oldest running or prepared transaction began; it holds the slot's log.
-select extract(epoch from now() - min(started))::float
-from (select xact_start from pg_stat_activity where backend_xid is not null
-      union all select prepared from pg_prepared_xacts) as running (started)
 
 -- name: anchor
 -- An empty message, so that the first message of a new connection has a position.

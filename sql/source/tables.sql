@@ -1,6 +1,7 @@
 -- name: tables
 -- The configured tables, each with the columns of interest and what its leaves are. One statement for
--- all, and none of what it asks waits for a lock: a table that is being altered hides no other.
+-- all, and none of what it asks waits for a lock: a table that is being altered hides no other. The
+-- shapes of a partitioned table's leaves have one digest; those of the tables in "listed" are listed.
 with recursive found as (
   select w.place, w.columns as wanted, c.oid, c.relkind, c.reltuples, c.relrowsecurity,
          format('%%s:%%s', c.xmin, n.xmin) as version
@@ -20,13 +21,15 @@ with recursive found as (
   from tree t join pg_class c on c.oid = t.relid and c.relkind <> 'p'
 ), leaves as (
   select root, sum(nullif(reltuples, -1))::bigint as estimate,
-         md5(string_agg(format('%%s=%%s', relid, token), ' ' order by relid)) as digest
+         md5(string_agg(format('%%s=%%s', relid, token), ' ' order by relid)) as digest,
+         case when root = any (%(listed)s::oid[])
+              then jsonb_agg(jsonb_build_array(relid::bigint, token)) end as listed
   from leaf group by root
 )
 select f.place, f.oid::bigint, f.relkind::text, has_table_privilege(f.oid, 'select'),
        quote_ident(current_user), a.columns, coalesce(k.orders, '[]'), a.missing,
        case when f.relkind = 'p' then l.estimate else nullif(f.reltuples, -1)::bigint end,
-       case when f.relkind = 'p' then l.digest else pg_relation_filenode(f.oid)::text end,
+       case when f.relkind <> 'p' then pg_relation_filenode(f.oid)::text end, l.digest, l.listed,
        format('%%s:%%s', f.version, (select array_agg(indexrelid order by indexrelid) from pg_index
                                    where indrelid = f.oid and (indisprimary or indisreplident))),
        f.relrowsecurity, row_security_active(f.oid)
@@ -133,6 +136,15 @@ cross join unnest(i.indkey[0:i.indnkeyatts - 1]::smallint[]) with ordinality as 
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
 where i.indrelid = %(oid)s and i.indisprimary
 order by k.place
+
+-- name: never_filled
+-- The tables, of those given, that have no rows and whose file is the one that they were made with.
+select oid::bigint from pg_class
+where oid = any (%(oids)s::oid[]) and relfilenode = oid and pg_relation_size(oid) = 0
+
+-- name: leaf_condition
+-- The condition that only rows of this partition meet; null if it is none.
+select pg_get_partition_constraintdef(%(leaf)s)
 
 -- name: state_of_read
 -- The files of a table and its partitions, which change with a rewrite or TRUNCATE, and whether this

@@ -1,8 +1,10 @@
 -- name: open_reconcile
 -- The comparison of a table in this space and with these metadata columns, while the table of
 -- vectors is ours.
-insert into {schema}.reconcile (table_name, space, metadata, state, reason, estimate, shape)
-select %(table_name)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s
+insert into {schema}.reconcile
+  (table_name, space, metadata, state, reason, estimate, shape, leaf_digest, leaves, run)
+select %(table_name)s, %(space)s, %(metadata)s, %(state)s, %(reason)s, %(estimate)s, %(shape)s,
+       %(leaf_digest)s, %(leaves)s::jsonb, (extract(epoch from clock_timestamp()) * 1000000)::bigint
 from {schema}.embedding_table
 where table_name = %(table_name)s and (slot is null or slot = %(slot)s)
 on conflict do nothing
@@ -36,19 +38,21 @@ where table_name = %(table_name)s and source_oid is distinct from %(source_oid)s
 update {schema}.reconcile
 set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
     checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
-    shape = {shape}, started_at = now(), finished_at = null, updated_at = now()
+    shape = {shape}, leaf_digest = {leaf_digest}, leaves = {leaves}::jsonb, changed_leaves = array[]::bigint[],
+    orphans = true, run = (extract(epoch from clock_timestamp()) * 1000000)::bigint,
+    started_at = now(), finished_at = null, updated_at = now()
 where table_name = any ({table_names}::text[])
 
 -- name: read_reconciles
 -- The progress of every comparison.
 select table_name, state, reason, stage, cursor, checked, fresh, missing, stale, metadata_stale,
-       orphan, dead_letter, estimate, shape
+       orphan, dead_letter, estimate, run
 from {schema}.reconcile
 
 -- name: stored_tables
 -- For each source table: its table of vectors and its model, dead letters, the progress of its
 -- comparison, and a token that changes when its vectors are written.
-select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape, t.reltuples > 10000,
+select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape, r.leaf_digest, t.reltuples > 10000,
        case when current_setting('track_counts') = 'on'
             then format('%%s %%s %%s', t.oid, pg_stat_get_tuples_inserted(t.oid), pg_stat_get_tuples_deleted(t.oid))
             else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end
@@ -72,21 +76,58 @@ select exists (select from {schema}.request where slot = %(slot)s and state in (
 update {schema}.reconcile
 set state = 'running', reason = '', stage = 'rows', cursor = null, checked = 0, fresh = 0,
     missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
-    estimate = %(estimate)s, shape = %(shape)s, started_at = now(), finished_at = null, updated_at = now()
+    estimate = %(estimate)s, shape = %(shape)s, leaf_digest = %(leaf_digest)s, leaves = %(leaves)s::jsonb,
+    changed_leaves = array[]::bigint[], orphans = true,
+    run = (extract(epoch from clock_timestamp()) * 1000000)::bigint, started_at = now(), finished_at = null, updated_at = now()
 where table_name = %(table_name)s and state <> 'running'
 
 -- name: save_reconcile
--- The progress of a comparison; no row when it begins again, or another writer took over.
+-- The progress of a comparison; no row when it begins again, or another writer took over. What was
+-- noted of leaves meanwhile keeps a comparison running that would be done.
 update {schema}.reconcile
-set state = %(state)s, stage = %(stage)s, cursor = %(cursor)s, checked = %(checked)s,
-    fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
+set state = case when %(state)s = 'done' and (orphans or changed_leaves <> array[]::bigint[])
+                 then 'running' else %(state)s end,
+    stage = case when %(state)s = 'done' then 'leaves' else %(stage)s end,
+    cursor = case when %(state)s <> 'done' then %(cursor)s::text[] end,
+    orphans = orphans and not %(looks_for_orphans)s,
+    checked = %(checked)s, fresh = %(fresh)s, missing = %(missing)s, stale = %(stale)s,
     metadata_stale = %(metadata_stale)s, orphan = %(orphan)s, dead_letter = %(dead_letter)s,
     started_at = coalesce(started_at, now()),
     finished_at = case when %(state)s = 'done' then now() end, updated_at = now()
-where table_name = %(table_name)s and shape is not distinct from %(shape)s
+where table_name = %(table_name)s and run = %(run)s
   and exists (select from {schema}.checkpoint where slot = %(slot)s and epoch = %(epoch)s)
   and exists (select from {schema}.embedding_table
               where table_name = %(table_name)s and (slot is null or slot = %(slot)s))
+returning state
+
+-- name: read_leaves
+-- The shape of each leaf that the comparison takes into account.
+select leaves from {schema}.reconcile where table_name = %(table_name)s
+
+-- name: note_leaves
+-- The present leaves, and what is to be done because of those that came, went or were changed.
+update {schema}.reconcile
+set leaves = %(leaves)s::jsonb, leaf_digest = %(leaf_digest)s,
+    changed_leaves = array(select distinct oid from unnest(changed_leaves || %(changed)s::bigint[]) as l (oid)
+                           where oid = any (%(found)s::bigint[]) order by oid),
+    orphans = orphans or %(orphans)s,
+    state = case when follows and state = 'done' then 'running' else state end,
+    stage = case when follows and state = 'done' then 'leaves' else stage end,
+    updated_at = now()
+from (select %(orphans)s or %(changed)s::bigint[] <> array[]::bigint[] as follows) as work
+where table_name = %(table_name)s and shape = %(shape)s and leaf_digest = %(before)s
+
+-- name: pending_leaves
+-- The leaves that are to be compared alone, with their shapes, and whether orphans are looked for.
+select oid, leaves ->> oid::text, orphans
+from {schema}.reconcile left join unnest(changed_leaves) as l (oid) on true
+where table_name = %(table_name)s
+order by oid
+
+-- name: leaf_compared
+-- A leaf is compared, unless it was changed meanwhile.
+update {schema}.reconcile set changed_leaves = array_remove(changed_leaves, %(leaf)s::bigint)
+where table_name = %(table_name)s and run = %(run)s and leaves ->> %(leaf)s::text = %(token)s
 
 -- name: stored_keys
 -- Keys that have vectors, in the order of the target.

@@ -63,6 +63,10 @@ def is_idle(site: Site) -> bool:
     return bool(done) and indexed == site.value("select count(*) from cdc_embed.reconcile")
 
 
+def all_counted(service: RunningService, number: int) -> bool:
+    return [table["rows_embedded"] for table in service.status()["tables"]] == [1] * number
+
+
 @pytest.mark.parametrize(
     ("number", "seconds"),
     [
@@ -78,7 +82,7 @@ def test_an_idle_service_costs_three_statements_a_second(
     with site.service(process=True) as service:
         wait_until(lambda: is_idle(site), "every table is compared and indexed", 240)
         wait_until(lambda: len(site.sql(CONNECTIONS)) <= MOST_CONNECTIONS, "the reader has left")
-        time.sleep(2)
+        wait_until(lambda: all_counted(service, number), "every document is counted")
         before, spent, began = len(statements(site)), processor(service), time.monotonic()
         wait_until(lambda: time.monotonic() - began > seconds, "a while", seconds + 9)
         asked, lasted = statements(site)[before:], time.monotonic() - began

@@ -3,6 +3,7 @@
 import subprocess
 import urllib.error
 from collections.abc import Callable
+from contextlib import closing
 
 import pytest
 
@@ -85,6 +86,22 @@ def test_renamed_table_pauses_alone_and_is_compared_after_setup(two: Site) -> No
         service.settle()
         assert two.drift() == two.drift("notes") == []
         assert problem_of(service, "documents") is None
+
+
+def test_locked_table_hides_no_other(two: Site) -> None:
+    """No look at the catalogue waits for a lock, and no read of rows waits long."""
+    with two.service() as service, closing(two.connect()) as other, other.cursor() as cursor:
+        wait_until(lambda: backfilled(service), "backfill")
+        cursor.execute("lock table documents in access exclusive mode")
+        two.sql("alter table notes rename to papers")
+        wait_until(lambda: problem_of(service, "notes"), "the other one is paused", 10)
+        two.sql("alter table papers rename to notes")
+        wait_until(lambda: not problem_of(service, "notes"), "it is delivered again", 10)
+        two.sql("insert into notes values (2, 'second', 'note')")
+        wait_until(lambda: not two.drift("notes"), "it is compared, and followed", 30)
+        assert problem_of(service, "documents") is None
+        other.rollback()
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("two", ["pgoutput"], indirect=True)

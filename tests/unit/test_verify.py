@@ -19,6 +19,7 @@ from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, W
 from cdc_embed.reconcile.verify import Tally, Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
+from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import DONE, RUNNING, Ledger, Request
 from tests.builders import table, touch
 
@@ -192,6 +193,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
             slices=cast(SliceReader, world),
             scopes=[Scope(table=TABLE, space=1)],
             ledger=cast(Ledger, world),
+            leaves=cast(Leaves, world),
             undelivered=Undelivered(),
             metrics=metrics,
             pace=world.pace,

@@ -12,6 +12,7 @@ from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.reconcile import reconciler
 from cdc_embed.reconcile.slices import StoppedError
 from cdc_embed.source.rows import Scan
+from cdc_embed.target.leaves import PendingWork
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 from cdc_embed.target.letters import Letter
 from tests.builders import NOW
@@ -111,7 +112,7 @@ class Reader:
     def running_before(self, _xid: int) -> list[str]:
         return ["somebody"]
 
-    def scan(self, source: Table, after: Key | None, most: int) -> Scan | None:
+    def scan(self, source: Table, after: Key | None, most: int, _leaf: int | None) -> Scan | None:
         def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
             keys = [key for key in sorted(rows) if after is None or (key,) > after][:most]
             return {(key,): as_found(source, rows[key]) for key in keys}, len(keys) == most
@@ -178,13 +179,16 @@ class Notes:
         self._actor.rest()
         return {t.full_name: replace(c) for t, c in self._target.comparisons.items()}
 
-    def save(self, comparison: Comparison, _epoch: int) -> bool:
+    def save(self, comparison: Comparison, _epoch: int, **_looks_for_orphans: bool) -> str | None:
         self._actor.rest()
         (source,) = (t for t in TABLES if t.full_name == comparison.table_name)
         self._target.comparisons[source] = replace(comparison)
         if comparison.state == DONE:
             self._world.compared(source)
-        return True
+        return comparison.state
+
+    def pending(self, _table_name: str) -> PendingWork:
+        return PendingWork(leaves={}, orphans=True)
 
     def stored_keys(self, source: Table, after: Key | None, limit: int) -> list[Key]:
         self._actor.rest()

@@ -42,6 +42,7 @@ from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, W
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
+from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
 from tests.builders import HERE
@@ -369,6 +370,7 @@ class World:
             slices=reader,
             scopes=[Scope(table=t, space=1) for t in TABLES],
             ledger=cast(Ledger, notes),
+            leaves=cast(Leaves, notes),
             undelivered=Undelivered(),
             metrics=METRICS,
             pace=pace,

@@ -1,0 +1,69 @@
+"""The comparison of each table's shape with the one that its comparison of rows knows.
+
+A table of another shape is compared from its beginning. A partitioned table of which only leaves
+came, went or were changed goes on: what follows of these leaves alone is noted.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import structlog
+
+from cdc_embed.change.shape import Shape, leaf_changes
+from cdc_embed.setup.connections import Connections
+from cdc_embed.source.found import never_filled
+from cdc_embed.source.observed import Observed
+from cdc_embed.source.tables import SourceTable
+from cdc_embed.target.leaves import Leaves
+from cdc_embed.target.ledger import Ledger
+from cdc_embed.target.overview import StoredTable
+
+log = structlog.get_logger()
+
+
+class Shapes:
+    """Notes what events mean for comparisons that the log need not contain."""
+
+    def __init__(self, databases: Connections, tables: Sequence[SourceTable]) -> None:
+        schema = databases.config.target.schema
+        self._databases = databases
+        self._tables = tables
+        self._ledger = Ledger(databases.target, schema, databases.config.source.slot)
+        self._leaves = Leaves(databases.target, schema)
+
+    def check(self, observed: Observed, stored: Mapping[str, StoredTable]) -> None:
+        """Have tables compared that were rewritten, altered, or not delivered for a while."""
+        others = {
+            name: known
+            for name, known in stored.items()
+            if known.state is not None and _differs(name, observed, known)
+        }
+        if not others:
+            return
+        listed = [s.table.oid for s in self._tables if s.table.partitioned]
+        now = self._databases.coverage.observe(self._tables, listed) if listed else observed
+        for name, known in others.items():
+            shape = now.shapes.get(name)
+            if shape is None:  # it is not delivered any more: the next look says so
+                continue
+            if shape.own != known.shape or known.leaf_digest is None:
+                self._ledger.compare_again([name], shape)
+                log.info("table or its publication was altered, every row is compared", table=name)
+            elif shape.digest != known.leaf_digest:
+                self._note_leaves(name, shape, known.leaf_digest)
+
+    def _note_leaves(self, name: str, shape: Shape, before: str) -> None:
+        known = self._leaves.known(name)
+        others = list(known.keys() ^ shape.leaves.keys())
+        empty = never_filled(self._databases.source, others) if others else ()
+        changes = leaf_changes(known, shape.leaves, empty)
+        noted = self._leaves.note(name, shape, before, changes)
+        if noted and (changes.compared or changes.orphans):
+            compared = sorted(changes.compared)
+            log.info("partitions were changed", table=name, compared=compared)
+
+
+def _differs(name: str, observed: Observed, known: StoredTable) -> bool:
+    shape = observed.shapes.get(name)
+    if shape is None:
+        return False
+    return (shape.own, observed.digests[name]) != (known.shape, known.leaf_digest)
