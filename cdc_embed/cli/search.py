@@ -152,7 +152,8 @@ def _search_tables(
     try:
         hits = [hit for table in tables for hit in searcher.search(table, vector, k, filters)]
     except RowRefusedError as exc:
-        raise typer.BadParameter(f"--where: {exc}") from None
+        asked = " and ".join(f"{column}={value}" for column, value in filters.items())
+        raise typer.BadParameter(f"--where {asked}: {exc}") from None
     return sorted(hits, key=lambda hit: hit.distance)[:k]
 
 
