@@ -356,8 +356,8 @@ MUTATIONS = (
     Mutation(
         "an idle service is not told of a new key",
         "cdc_embed/service/watch.py",
-        "        if self._instance.leading and ended:",
-        "        if ended is None:",
+        "        if unfit or observed.altered:",
+        "        if unfit and observed.altered:",
         "tests/integration/test_key_changes.py::"
         "test_service_without_changes_is_told_of_the_new_key",
     ),

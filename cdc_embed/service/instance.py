@@ -87,8 +87,6 @@ class Instance:
         """Another instance is to take this one's place once it has stopped."""
         self.holder = ""
         """The session that has the slot while this instance waits."""
-        self.epoch = 0
-        """The epoch in which this instance leads, or led last."""
         self.lost = ""
         """The reason why there is no connection while it reconnects."""
         self._set_phase(Phase.STARTING)
@@ -261,7 +259,6 @@ class Instance:
         )
         reconciler = self._reconciling(term, self.fail)
         self._pipeline, self._reconciler = pipeline, reconciler
-        self.epoch = checkpoint.epoch
         self._set_phase(Phase.STREAMING)
         log.info(
             "streaming",

@@ -19,7 +19,6 @@ import structlog
 from cdc_embed.errors import (
     CdcEmbedError,
     SourceUnavailableError,
-    TablesChangedError,
     TargetUnavailableError,
     is_passing,
 )
@@ -152,17 +151,6 @@ class Watch:
         self._show_metrics(self.facts)
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
-        if observed.altered:
-            self._check_epoch(self.facts, next(iter(observed.altered)))
-
-    def _check_epoch(self, facts: Facts, altered: str) -> None:
-        """Read the tables anew once setup has made the vectors of one fit it.
-
-        The writer notices that its epoch has ended, but only when there is something to write.
-        """
-        ended = facts.checkpoint is not None and facts.checkpoint.epoch > self._instance.epoch
-        if self._instance.leading and ended:
-            raise TablesChangedError(table=altered)
 
     def _check_coverage(self) -> None:
         """Have undelivered tables compared when they are delivered again; they are paused already,

@@ -264,3 +264,43 @@ def test_service_without_changes_is_told_of_the_new_key(make_site: Callable[...,
         site.cli("setup")
         wait_until(lambda: ready(service) == "ok\n", "told", 15)
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("terms", ["another target", "setup at once", "full identity", "stopped"])
+def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms: str) -> None:
+    """Nothing is embedded again: on two servers, before the service knows, or without it."""
+    site = make_site(18, target=make_site(18) if terms == "another target" else None)
+    follow(site, MIGRATIONS["a column more"].table)
+    site.sql(ROWS)
+    if terms == "full identity":
+        site.sql("alter table letters replica identity full")
+        site.cli("setup")
+    letters = Documents(name="letters", key=("tenant", "id", "rev"), text=("body",))
+    work = [*WORK, "insert into letters select 9, max(id) + 1, 1, 'new ' || max(id) from letters"]
+    with site.service() as service:
+        wait_until(lambda: done(service), "backfill")
+        service.settle()
+        if terms == "stopped":
+            assert service.stop() == 0
+        with working(site, *work) as errors:
+            site.sql(RECIPES["a column more"])
+            site.sql("insert into letters select tenant, id, 2, body from letters where id < 4")
+            if terms not in ("stopped", "setup at once"):
+                wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+            site.cli("setup", *(["--rebuild"] if terms == "full identity" else []))
+            if terms != "stopped":
+                wait_until(lambda: done(service), "taken up again", 30)
+        assert errors == []
+        if terms != "stopped":
+            service.settle()
+            wait_until(lambda: letters.drift(site) == [], "compared", 20)
+            once = "select count(distinct body) + (select count(*) from notes) from letters"
+            assert texts(service) <= site.value(once) + 3
+            assert service.stop() == 0
+    if terms == "stopped":
+        with site.service() as service:
+            wait_until(lambda: done(service) and not letters.drift(site), "compared", 30)
+            new = "select count(*) + (select count(*) from notes) from letters where tenant = 9"
+            assert texts(service) <= site.value(new) + 3
+    refused = (site.target or site).value("select count(*) from cdc_embed.dead_letter")
+    assert refused == 0
