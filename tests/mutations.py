@@ -549,7 +549,8 @@ MUTATIONS = (
     Mutation(
         "a view that depends on the source",
         "sql/target/view.sql",
-        "language sql stable parallel safe security invoker as {body}\n\n-- name: visible_body\n",
+        "language sql stable parallel safe security invoker as {body};\n"
+        "grant execute on function {function} ({types}) to public\n\n-- name: visible_body\n",
         "language sql stable begin atomic select exists (select from {source} s where {matches}); "
         "end\n\n-- name: visible_body\n",
         "tests/integration/test_application_ddl.py::"

@@ -126,7 +126,8 @@ drop function if exists {function}
 -- Whether the present user can read a row of the source. A string is no dependency: the source's
 -- columns can be changed at any time.
 create or replace function {function} ({types}) returns boolean
-language sql stable parallel safe security invoker as {body}
+language sql stable parallel safe security invoker as {body};
+grant execute on function {function} ({types}) to public
 
 -- name: visible_body
 -- Its text, if the source has row level security.
@@ -140,7 +141,8 @@ select exists (select from {source} s where {loose_matches}) from (select {param
 -- name: create_text
 -- The prepared text of a row of the source, as the present user can read it.
 create or replace function {function} ({types}) returns text
-language sql stable parallel safe security invoker as {body}
+language sql stable parallel safe security invoker as {body};
+grant execute on function {function} ({types}) to public
 
 -- name: text_body
 -- Its text.

@@ -36,6 +36,8 @@ def secure(site: Site) -> None:
         site.sql(statement)
     site.sql("insert into letters select i % 2, i, 'letter ' || i from generate_series(1, 20) i")
     site.sql("alter table letters enable row level security")
+    site.sql("create extension vector with schema public")
+    site.sql("alter default privileges revoke execute on functions from public")
     site.sql(
         "create policy own on letters using "
         "(tenant = nullif(current_setting('app.tenant', true), '')::int)"
