@@ -287,7 +287,9 @@ def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms
             site.sql("insert into letters select tenant, id, 2, body from letters where id < 4")
             if terms not in ("stopped", "setup at once"):
                 wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+            epoch = site.checkpoint()["epoch"]
             site.cli("setup", *(["--rebuild"] if terms == "full identity" else []))
+            assert site.checkpoint()["epoch"] > epoch, "an older writer is fenced"
             if terms != "stopped":
                 wait_until(lambda: done(service), "taken up again", 30)
         assert errors == []
