@@ -484,13 +484,6 @@ MUTATIONS = (
         "test_an_idle_service_costs_three_statements_a_second[3-14]",
     ),
     Mutation(
-        "a read waits for a locked table for ever",
-        "sql/source/tables.sql",
-        "set local lock_timeout = '2s'",
-        "set local lock_timeout = 0",
-        "tests/integration/test_undelivered.py::test_locked_table_hides_no_other[pgoutput]",
-    ),
-    Mutation(
         "a comparison that is outdated counts",
         "sql/target/reconcile.sql",
         " and run = %(run)s\n  and exists",
