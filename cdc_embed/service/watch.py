@@ -38,10 +38,10 @@ from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.overview import something_to_do, stored_tables
 
 CANCEL_SECONDS: Final = 0.5
-POLL_SECONDS: Final = 5.0
+POLL_SECONDS: Final = 6.0
 """The time between two looks at the catalogue: a table that leaves the publication is named as
 soon."""
-WORK_SECONDS: Final = 1.0
+WORK_SECONDS: Final = 1.5
 """The time between two looks for requests of the command line."""
 UNUSED_SECONDS: Final = 5.0
 """The time after which a session is closed in which rows were read."""
