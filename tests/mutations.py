@@ -131,6 +131,21 @@ MUTATIONS = (
         "test_source_that_takes_anothers_place_keeps_what_is_equal",
     ),
     Mutation(
+        "a freeze of DDL ends the service",
+        "cdc_embed/postgres/side.py",
+        "        if exc.pgcode is None or exc.pgcode[:2] in PASSING:",
+        "        if exc:",
+        "tests/integration/test_refused_ddl.py::test_a_freeze_of_ddl_is_waited_for_by_name",
+    ),
+    Mutation(
+        "nobody asks for the right to temporary tables",
+        "cdc_embed/target/checks.py",
+        '        "temporary",\n        may,',
+        '        "temporary",\n        True,',
+        "tests/integration/test_refused_ddl.py::"
+        "test_a_missing_temporary_right_is_named_with_its_grant",
+    ),
+    Mutation(
         "position in a transaction of its own",
         "cdc_embed/target/store.py",
         "            self._record_batch(cursor, plan.batch, batch_seq)",

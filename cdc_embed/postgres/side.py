@@ -133,6 +133,25 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
 
 
+@contextmanager
+def refusal_is_outage(side: Side, what: str) -> Iterator[None]:
+    """Turn the refusal of DDL that the service needs into an outage, which is waited for.
+
+    No row is to blame: an event trigger freezes DDL for a while, or a right was taken away.
+    """
+    try:
+        yield
+    except psycopg2.Error as exc:
+        if exc.pgcode is None or exc.pgcode[:2] in PASSING:
+            raise
+        raise side.unavailable(problem=f"it refuses to {what}: {describe(exc)}") from exc
+
+
+def is_refused_ddl(state: str) -> bool:
+    """Return whether DDL failed with this SQLSTATE for want of a right, or by an event trigger."""
+    return state == PRIVILEGE or state.startswith("P0")
+
+
 _LOGIN_PROBLEMS = (
     "password authentication failed",
     "no pg_hba.conf entry",

@@ -11,9 +11,10 @@ from threading import Event, Thread
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.errors import CdcEmbedError
+from cdc_embed.errors import CdcEmbedError, TargetUnavailableError
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import is_refused_ddl
 
 log = structlog.get_logger()
 
@@ -74,6 +75,8 @@ class Indexer:
             return self._ensure(self._session, table)
         except CdcEmbedError as exc:
             problem = str(exc)
+            if is_refused_ddl(str(exc.fields.get("state") or "")):  # it can be allowed again
+                raise TargetUnavailableError(problem=problem) from exc
             raise
         finally:
             others = {k: why for k, why in self.problems.items() if k != table.full_name}

@@ -25,7 +25,12 @@ from cdc_embed.source.failover import check_failover, read_standbys
 from cdc_embed.source.slot import Server, Slot
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, find_tables, why_paused
-from cdc_embed.target.checks import check_encoding, check_migrations, check_vector_extension
+from cdc_embed.target.checks import (
+    check_encoding,
+    check_migrations,
+    check_temporary,
+    check_vector_extension,
+)
 from cdc_embed.target.position import read_checkpoint, server_identity
 from cdc_embed.target.registry import applied_migrations
 from cdc_embed.target.schema import refuse_unindexable
@@ -144,6 +149,7 @@ def survey_all(databases: Connections) -> Survey:
         failover = config.source.failover
         survey.findings += check_failover(survey.server, survey.slot, standbys, failover)
     survey.findings.append(check_vector_extension(databases.target))
+    survey.findings.append(check_temporary(databases.target))
     survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     survey.findings.append(check_migrations(databases.target, config.target.schema))
     return survey

@@ -97,6 +97,19 @@ def check_index(table_name: str, found: IndexFacts) -> Finding:
     )
 
 
+def check_temporary(session: Session) -> Finding:
+    """Check that the role may create temporary tables, through which each batch is written."""
+    with session.transaction("pg_database") as cursor:
+        cursor.execute(queries("target/schema")["may_create_temporary"])
+        may, role, database = cursor.fetchone()
+    return judge(
+        "temporary",
+        may,
+        f"role {role} {'may' if may else 'may not'} create temporary tables in the target",
+        f"grant temporary on database {database} to {role};",
+    )
+
+
 def check_migrations(session: Session, schema: str) -> Finding:
     """Check that the target's tables are those that this version writes."""
     missing = missing_migrations(applied_migrations(session, schema))

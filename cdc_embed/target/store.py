@@ -28,7 +28,7 @@ from cdc_embed.errors import (
 )
 from cdc_embed.lsn import LSN, Checkpoint, Identity
 from cdc_embed.postgres.session import Session
-from cdc_embed.postgres.side import TARGET, RowRefusedError, translated
+from cdc_embed.postgres.side import TARGET, RowRefusedError, refusal_is_outage, translated
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
@@ -283,7 +283,8 @@ class Store:
             writer = TableWriter(cursor, changes, statements, vectors, half=self._half)
             with translated(TARGET, table.embedding_table, rows=True):
                 if table not in staged:
-                    cursor.execute(statements["create_stage"])
+                    with refusal_is_outage(TARGET, "create a temporary table"):
+                        cursor.execute(statements["create_stage"])
                     staged |= {table}
                 writer.write(actions, truncated=table in plan.batch.truncated)
         return staged

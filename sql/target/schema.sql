@@ -208,6 +208,11 @@ order by 1
 -- Other slots that write into the same schema.
 select count(*) from {schema}.checkpoint where slot <> %(slot)s
 
+-- name: may_create_temporary
+-- Whether this role may create temporary tables, which each batch needs; the role, the database.
+select has_database_privilege(current_database(), 'TEMPORARY'), quote_ident(current_user),
+       quote_ident(current_database())
+
 -- name: service_sessions
 -- Sessions of a service in this database, by their names; ours is not one.
 select pid from pg_catalog.pg_stat_activity
