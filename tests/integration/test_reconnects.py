@@ -106,6 +106,40 @@ def test_a_row_that_cannot_be_decoded_is_named_with_the_way_out(
         assert site.drift() == []
 
 
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_row_of_600_megabytes_is_skipped_by_the_way_out(make_site: Callable[..., Site]) -> None:
+    """Its text form is larger than 1 GB: no client ever gets it, and no publication mends the past.
+
+    What ``/readyz`` says to do is done, to the letter.
+    """
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.sql("alter table documents add scan bytea")
+    site.configure(source='publish = "rows"')
+    site.cli("setup")
+    with site.service() as service:
+        site.sql("insert into documents values (1, 'one', 'before')")
+        service.settle()
+        part = "select decode(repeat('00', 100000000), 'hex') as x from generate_series(1, 6)"
+        huge = "insert into documents select 2, 'two', 'beside it', 0, string_agg(x, ''::bytea)"
+        site.sql(f"{huge} from ({part}) parts")
+        wait_until(lambda: "the stream ended" in problem_of(service), "it is unready", 300)
+        problem = problem_of(service)
+        assert "one of public.documents (scan)" in problem, problem
+        assert service.stop() == 0
+    site.wait_for_free_slot()
+    site.configure(source='publish = "columns"')
+    site.sql("select pg_drop_replication_slot(%s)", site.name)
+    site.cli("setup", "--rebuild")
+    with site.service() as service:
+        service.wait_for("reconciled", 120)
+        site.sql("insert into documents values (3, 'three', 'after')")
+        service.settle(120)
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
 def test_the_servers_times_are_asked_with_each_connection(site: Site) -> None:
     for timeout in ("7s", "3s"):
         site.sql(f"alter database {site.name} set wal_sender_timeout = '{timeout}'")
