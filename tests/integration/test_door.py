@@ -248,13 +248,13 @@ def test_no_error_of_the_driver_gets_out(tmp_path_factory: pytest.TempPathFactor
 
 
 def test_the_error_that_ends_a_service_is_raised_to_its_owner(site: Site) -> None:
-    def leave_publication() -> None:
+    def lose_vectors() -> None:
         with run_in_background(site) as service:
-            site.sql(f'alter publication "{publication(site)}" drop table documents')
+            site.sql("update cdc_embed.embedding_table set slot = 'another'")
             assert service.wait(PATIENCE)
 
     with pytest.raises(PreflightError, match=r"public\.documents") as raised:
-        leave_publication()
+        lose_vectors()
     assert "cdc-embed setup" in raised.value.hint
 
 
@@ -300,11 +300,6 @@ def test_a_stop_while_a_gap_is_repaired_ends_the_repair(site: Site) -> None:
     blocker.close()
     unused = "select count(*) from pg_replication_slots where slot_name = %s and active"
     wait_until(lambda: site.value(unused, site.name) == 0, "the half-made slot is free")
-
-
-def publication(site: Site) -> str:
-    name: str = site.value("select pubname from pg_publication")
-    return name
 
 
 def lose_slot(site: Site) -> None:
