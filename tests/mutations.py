@@ -245,8 +245,7 @@ MUTATIONS = (
         "cdc_embed/service/watch.py",
         "expect_keeper(databases, [source.table for source in self._tables], migrated=True)",
         "expect_keeper(databases, [], migrated=True)",
-        "tests/integration/test_ownership.py::"
-        "test_source_that_takes_anothers_place_keeps_what_is_equal",
+        "tests/integration/test_door.py::test_the_error_that_ends_a_service_is_raised_to_its_owner",
     ),
     Mutation(
         "an exception of a listener ends its thread",
