@@ -722,6 +722,22 @@ MUTATIONS = (
         "tests/integration/test_values_in_words.py::test_a_dead_letter_has_no_value_of_its_row",
     ),
     Mutation(
+        "the types of a policy are found by the reader's search path",
+        "sql/source/tables.sql",
+        "format('%%I.%%I', n.nspname, b.typname) as name",
+        "format('%%I', b.typname) as name",
+        "tests/integration/test_hostile_role.py::"
+        "test_a_readers_own_types_and_casts_show_him_no_other_tenant",
+    ),
+    Mutation(
+        "the functions of a view are found by the reader's search path",
+        "cdc_embed/target/view.py",
+        "pg_catalog.array_to_string(array",
+        "array_to_string(array",
+        "tests/integration/test_hostile_role.py::"
+        "test_nothing_of_a_role_that_may_create_in_public_is_run",
+    ),
+    Mutation(
         "a pooler is not looked for",
         "cdc_embed/postgres/pooler.py",
         "        if backend[0] == connection.info.backend_pid and known_as == name[:63]:",

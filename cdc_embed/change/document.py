@@ -32,7 +32,8 @@ class KeyOrder(NamedTuple):
     """The comparison of a key column in the source: the one that its own index makes, in SQL."""
 
     type: str = ""
-    """The type whose values are compared, without a length; empty: the column's own."""
+    """The type whose values are compared, with its schema, without a length; empty: the column's
+    own."""
     cast: str = ""
     """The cast of the column to this type, where it has another one."""
     less: str = "operator(pg_catalog.<)"

@@ -309,17 +309,21 @@ def _blank(session: Session) -> str:
 
 
 def _text(table: Table, blank: str) -> sql.Composable:
-    """Return the row's prepared text, in SQL: the same rule as ``Table.prepare``."""
+    """Return the row's prepared text, in SQL: the same rule as ``Table.prepare``.
+
+    It is read in a reader's session, so every name has its schema.
+    """
     if table.template is None:
         present = sql.SQL(", ").join(
-            sql.SQL("case when format('%s', s.{0}) ~ {1} then format('%s', s.{0}) end").format(
-                sql.Identifier(name), sql.Literal(f"[^{blank}]")
-            )
+            sql.SQL(
+                "case when pg_catalog.format('%s', s.{0}) collate pg_catalog.\"C\" "
+                "operator(pg_catalog.~) {1} then pg_catalog.format('%s', s.{0}) end"
+            ).format(sql.Identifier(name), sql.Literal(f"[^{blank}]"))
             for name in table.text_columns
         )
-        return sql.SQL("array_to_string(array[{}], E'\\n\\n')").format(present)
-    return sql.SQL(" || ").join(
-        sql.SQL("format('%s', s.{})").format(sql.Identifier(part))
+        return sql.SQL("pg_catalog.array_to_string(array[{}], E'\\n\\n')").format(present)
+    return sql.SQL(" operator(pg_catalog.||) ").join(
+        sql.SQL("pg_catalog.format('%s', s.{})").format(sql.Identifier(part))
         if is_column
         else sql.Literal(part)
         for part, is_column in template_parts(table.template)

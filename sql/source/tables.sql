@@ -41,8 +41,8 @@ left join leaves l on l.root = f.oid
 -- and whether every server has a default order for the type
 cross join lateral (
   select jsonb_agg(jsonb_build_array(
-           a.attname, format_type(compared.type, -1),
-           case when compared.type <> a.atttypid then '::' || format_type(compared.type, -1) else '' end,
+           a.attname, compared.name,
+           case when compared.type <> a.atttypid then '::' || compared.name else '' end,
            array(select format('operator(%%I.%%s)', n.nspname, o.oprname)
                  from pg_amop m join pg_operator o on o.oid = m.amopopr
                  join pg_namespace n on n.oid = o.oprnamespace
@@ -63,8 +63,10 @@ cross join lateral (
       select b.oid, b.typbasetype from pg_type b where b.oid = a.atttypid
       union all
       select b.oid, b.typbasetype from base join pg_type b on b.oid = base.typbasetype)
-    select case when t.typtype = 'p' then base.oid else t.oid end as type
-    from base where base.typbasetype = 0) as compared
+    select b.oid as type, format('%%I.%%I', n.nspname, b.typname) as name
+    from base join pg_type b on b.oid = case when t.typtype = 'p' then base.oid else t.oid end
+    join pg_namespace n on n.oid = b.typnamespace
+    where base.typbasetype = 0) as compared
   left join pg_collation l on l.oid = w.sorting
   left join pg_namespace s on s.oid = l.collnamespace
 ) k

@@ -37,7 +37,7 @@ def site(make_site: Callable[..., Site]) -> Iterator[Site]:
     site.sql(f"grant create on schema public to {role}")
     site.configure(
         tables='[[tables]]\nname = "profiles"\ntext = ["title", "body"]\n'
-        'metadata = ["views", "born"]\nchunk = { max_tokens = 64 }\n',
+        'metadata = ["views", "born"]\nchunk = { max_tokens = 64 }\nstore_text = false\n',
     )
     yield site
     made = "select proname::text, oid::regprocedure::text from pg_proc where proowner = %s::regrole"
@@ -115,6 +115,9 @@ def test_nothing_of_a_role_that_may_create_in_public_is_run(site: Site) -> None:
         site.sql("update public.profiles set slug = 'moved' where slug = 'p9'")
         site.sql("delete from public.profiles where slug = 'p10'")
         service.settle()
+        with closing(site.connect()) as reader, reader.cursor() as cursor:  # an application's
+            cursor.execute("select text from cdc_embed.profiles_search")
+            assert "new" in [text[:3] for (text,) in cursor]
         site.verify("--repair", "--sample", "5")
         site.cli("search", "new", "--where", "tenant=1", "--json")
         site.cli("status", "--json")
@@ -126,6 +129,50 @@ def test_nothing_of_a_role_that_may_create_in_public_is_run(site: Site) -> None:
     site.cli("teardown", "--yes")
     said = site.server.log_text().splitlines()
     assert [line for line in said if "caught" in line and f"in {site.name} as" in line] == []
+
+
+def test_a_readers_own_types_and_casts_show_him_no_other_tenant(
+    make_site: Callable[..., Site],
+) -> None:
+    """Else every key would be that of a row that he can see."""
+    site = make_site(18)
+    role = f"reader_{site.name}"
+    site.transaction(
+        f"create role {role}",
+        "create table notes (id uuid primary key, tenant text, body text)",
+        f"insert into notes select gen_random_uuid(), t, t from unnest(array['{role}', 'other']) t",
+        "alter table notes enable row level security",
+        "create policy own on notes using (tenant = current_user)",
+        f"grant select on notes to {role}",
+    )
+    site.configure(tables='[[tables]]\nname = "notes"\ntext = ["body"]\n')
+    site.cli("setup")
+    with site.service() as service:
+        service.logged("indexed")
+    site.sql(f"grant usage on schema cdc_embed to {role}")
+    site.sql(f"grant select on cdc_embed.notes_search, cdc_embed.notes_embedding to {role}")
+    seen = "select text from cdc_embed.notes_search"
+    with closing(site.connect()) as connection, connection.cursor() as cursor:
+        cursor.execute(f"set role {role}")
+        cursor.execute(seen)
+        assert cursor.fetchall() == [(role,)]
+        cursor.execute("select id::text from notes")
+        (mine,) = cursor.fetchone()
+        cursor.execute(
+            "create type pg_temp.uuid as (id pg_catalog.uuid);"
+            "create function pg_temp.out_of(pg_catalog.uuid) returns pg_temp.uuid language sql "
+            "as 'select row($1)::pg_temp.uuid';"
+            "create function pg_temp.into(pg_temp.uuid) returns pg_catalog.uuid language sql "
+            f"as $$ select pg_catalog.uuid '{mine}' $$;"
+            "create cast (pg_catalog.uuid as pg_temp.uuid) with function "
+            "pg_temp.out_of(pg_catalog.uuid);"
+            "create cast (pg_temp.uuid as pg_catalog.uuid) with function pg_temp.into(pg_temp.uuid)"
+            " as implicit"
+        )
+        cursor.execute(seen)
+        assert cursor.fetchall() == [(role,)]
+    site.sql(f"drop owned by {role} cascade")
+    site.sql(f"drop role {role}")
 
 
 def test_temporary_tables_hide_no_catalogue(site: Site) -> None:
@@ -152,6 +199,7 @@ def test_every_name_in_the_sql_has_a_schema_or_is_postgresqls(site: Site) -> Non
         "array",
         "schema",
         "operator",
+        "trim",
     }
     own = "select proname from pg_proc where pronamespace = 'pg_catalog'::regnamespace"
     assert functions - {name for (name,) in site.sql(own)} == set()
