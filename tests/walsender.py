@@ -74,7 +74,9 @@ class Walsender:
 
     def _talk(self, peer: socket.socket) -> None:
         try:
-            _read(peer, struct.unpack(">I", _read(peer, 4))[0] - 4)
+            startup = _read(peer, struct.unpack(">I", _read(peer, 4))[0] - 4)
+            words = startup[4:].split(b"\0")
+            name_of_peer = dict(zip(words[::2], words[1::2], strict=False))[b"application_name"]
             answer = _message(b"R", struct.pack(">I", 0))
             for name, value in PARAMETERS.items():
                 answer += _message(b"S", f"{name}\0{value}\0".encode())
@@ -83,7 +85,7 @@ class Walsender:
                 kind = _read(peer, 1)
                 body = _read(peer, struct.unpack(">I", _read(peer, 4))[0] - 4)
                 if kind == b"Q":
-                    self._answer(peer, body)
+                    self._answer(peer, body, name_of_peer)
                 elif kind == b"d" and body[:1] == b"r":
                     self.flushed.put(struct.unpack(">Q", body[9:17])[0])
                 elif kind == b"X":
@@ -91,13 +93,13 @@ class Walsender:
         except (OSError, ConnectionError):
             return
 
-    def _answer(self, peer: socket.socket, query: bytes) -> None:
+    def _answer(self, peer: socket.socket, query: bytes, name: bytes) -> None:
         if query.startswith(START):
             self._stream = peer
             peer.sendall(_message(b"W", struct.pack(">bh", 0, 0)))
             self.streaming.set()
         else:
-            rows = _row(b"1") if b"pg_backend_pid" in query else b""
+            rows = _row(b"1", b"since then", name) if b"pg_backend_pid" in query else b""
             peer.sendall(rows + _message(b"C", b"SET\0") + _message(b"Z", b"I"))
 
 
@@ -105,12 +107,13 @@ def _message(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack(">I", len(body) + 4) + body
 
 
-def _row(value: bytes) -> bytes:
-    """A result of one row and one integer column."""
-    column = b"c\0" + struct.pack(">IhIhih", 0, 0, 23, 4, -1, 0)
-    return _message(b"T", struct.pack(">h", 1) + column) + _message(
-        b"D", struct.pack(">hI", 1, len(value)) + value
-    )
+def _row(number: bytes, *texts: bytes) -> bytes:
+    """A result of one row: an integer, then texts."""
+    types = [(23, 4)] + [(25, -1)] * len(texts)
+    columns = b"".join(b"c\0" + struct.pack(">IhIhih", 0, 0, *kind, -1, 0) for kind in types)
+    values = b"".join(struct.pack(">I", len(value)) + value for value in (number, *texts))
+    count = struct.pack(">h", len(types))
+    return _message(b"T", count + columns) + _message(b"D", count + values)
 
 
 def _read(peer: socket.socket, size: int) -> bytes:

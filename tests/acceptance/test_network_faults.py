@@ -166,7 +166,7 @@ def test_stalled_stream_is_noticed_by_asking(net: Net, limit: float) -> None:
 
 
 ANSWERS = (
-    ("target", (b"cdc_embed reader", b"where chunk_hash = any"), False),
+    ("target", (b"cdc_embed reader", b"where t.chunk_hash = any"), False),
     ("target", (b"cdc_embed writer", b"set commit_lsn", b"COMMIT"), False),
     ("target", (b"cdc_embed writer", b"set commit_lsn", b"COMMIT"), True),
     ("source", (b"cdc_embed rows", b"pg_current_snapshot"), False),

@@ -7,6 +7,7 @@ import pytest
 from cdc_embed.errors import PreflightError, SourceUnavailableError
 from cdc_embed.postgres.side import SOURCE, translated
 from cdc_embed.source.coverage import Coverage, undelivered_is_outage
+from cdc_embed.source.observed import Observed
 from tests.site import Site
 
 
@@ -16,8 +17,10 @@ class Found:
     def __init__(self, undelivered: dict[str, str]) -> None:
         self._undelivered = undelivered
 
-    def undelivered(self, _: object) -> dict[str, str]:
-        return self._undelivered
+    def observe(self, _: object) -> Observed:
+        return Observed(
+            undelivered=self._undelivered, altered={}, shapes={}, digests={}, estimates={}
+        )
 
 
 def read(site: Site, statement: str, undelivered: dict[str, str]) -> None:

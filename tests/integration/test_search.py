@@ -53,7 +53,8 @@ def library(
 
     For tests that change nothing.
     """
-    site = Site(servers(18), f"search{os.getpid()}", tmp_path_factory.mktemp("search"))
+    folder = tmp_path_factory.mktemp("search")  # one a time, as a worker can come back to this
+    site = Site(servers(18), f"{folder.name}_{os.getpid()}", folder)
     site.sql(
         "create table documents "
         "(id bigint primary key, title text, body text, tenant int, lang text)"

@@ -82,7 +82,8 @@ def test_row_that_is_not_visible_yet_is_no_orphan(
                 found = json.loads(verifying.result(60).stdout)
                 assert site.value("select count(*) from documents") == 300
                 (table,) = found["tables"]
-                assert (table["orphan"], table["pending"], table["repaired"]) == (0, 1, 0)
+                assert (table["orphan"], table["pending"], table["repaired"]) == (0, 0, 0)
+                assert (table["checked"], table["fresh"]) == (300, 300)
                 assert target.value(stored) == 301
             service.settle()
             assert site.drift() == []
