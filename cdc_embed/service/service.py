@@ -123,7 +123,7 @@ class Service:
         except HistoryGapError as gap:
             self._begin_again(gap)
         except TablesChangedError:
-            self._begin_again(None)
+            self._begin_again(None, waits_for_setup=True)
         except CdcEmbedError as exc:
             self._pause_table(exc)
         return self._stopping.is_set() and self._starting
@@ -143,8 +143,12 @@ class Service:
             raise
         log.error("a table stopped the others no longer", problem=str(error), hint=error.hint)
 
-    def _begin_again(self, gap: HistoryGapError | None) -> None:
-        """Start an instance, and wait for what is away; none is there if a stop comes first."""
+    def _begin_again(self, gap: HistoryGapError | None, *, waits_for_setup: bool = False) -> None:
+        """Start an instance, and wait for what is away; none is there if a stop comes first.
+
+        With ``waits_for_setup`` it also waits for a person: DDL of the application, which took the
+        last table away, must not end the service.
+        """
         self._starting = True
         if self._current is not None:
             self._current.close()
@@ -162,9 +166,10 @@ class Service:
             except StartStoppedError:
                 return None
             except (CdcEmbedError, OSError) as exc:
-                if not is_passing(exc):
+                waits = waits_for_setup and isinstance(exc, PreflightError)
+                if not waits and not is_passing(exc):
                     raise
-                self._away = str(exc)
+                self._away = f"setup: {exc}" if waits else str(exc)
                 log.warning("waiting", stage="start", problem=self._away, attempt=attempt)
                 self._stopping.wait(delay(attempt, random.random()))
                 attempt += 1

@@ -164,10 +164,14 @@ class TablePlanner:
         if known is not None:
             self._rename(table, known, change)
             self._change_space(table, known, space, change)
-            if self._is_emptied(known, space):
+            lost = bool(stored.columns) and "embedding" not in stored.columns
+            if lost:  # with pgvector itself, which was dropped
+                self.alone = True
+                change.together.append(forget_comparison_ddl(self._schema, table))
+            if lost or self._is_emptied(known, space):
                 create = create_ddl(self._schema, table, self._vector_type)
                 if stored.columns:
-                    why = f"drop the vectors of {known.space.model}"
+                    why = f"make the table of vectors of {table.full_name} anew"
                     drop = drop_ddl(self._schema, table.embedding_table, why)
                     change.together_without_view([drop, *create])
                     change.makes_anew = True

@@ -25,8 +25,10 @@ def test_a_second_signal_keeps_the_exit_code_of_the_first(
     site.configure(embedder=f"{embedding_server.configuration}\ndimensions = 384\ntimeout = '60s'")
     site.cli("setup", "--rebuild")
     embedding_server.faults(hang=60)
+    asked = embedding_server.counts()["requests"]
     with site.service(process=True) as service:
         site.sql("insert into documents values (1, 'a')")
+        wait_until(lambda: embedding_server.counts()["requests"] > asked, "a batch hangs")
         service.process.send_signal(number)
         wait_until(lambda: service.status()["state"] == "draining", "it heard the first")
         service.process.send_signal(signal.SIGTERM)

@@ -1,0 +1,67 @@
+"""DDL of the application that takes the only followed table away, or the vectors of all."""
+
+import urllib.error
+from collections.abc import Callable
+
+import pytest
+
+from tests.site import RunningService, Site, wait_until
+
+TABLE = "create table app.notes (id int primary key, body text)"
+CONFIG = """
+[[tables]]
+name = "app.notes"
+text = ["body"]
+"""
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    site = make_site(18)
+    site.sql("create schema app")
+    site.sql(TABLE)
+    site.sql("insert into app.notes select i, 'note ' || i from generate_series(1, 5) i")
+    site.configure(tables=CONFIG)
+    site.cli("setup")
+    return site
+
+
+def readiness(service: RunningService) -> str:
+    try:
+        return service.get("/readyz")
+    except urllib.error.HTTPError as exc:
+        return exc.read().decode()
+
+
+def embedded(site: Site) -> list[tuple[int]]:
+    return site.sql("select id from cdc_embed.app_notes_embedding order by id")
+
+
+def test_row_security_of_the_only_table_ends_no_service(site: Site) -> None:
+    with site.service() as service:
+        service.settle()
+        site.sql("alter table app.notes enable row level security")
+        wait_until(lambda: "waits for: setup" in readiness(service), "it is unready, and up")
+        assert "app.notes: row level security" in service.status()["waiting"]["start"]
+        site.sql("insert into app.notes values (6, 'note 6')")
+        site.cli("setup")
+        wait_until(lambda: len(embedded(site)) == 6, "it is followed again")
+        wait_until(lambda: readiness(service).startswith("ok"), "it is ready")
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("options", [(), ("--rebuild",)], ids=["setup", "rebuild"])
+def test_setup_makes_vectors_that_went_with_pgvector(site: Site, options: tuple[str, ...]) -> None:
+    """``drop schema public cascade`` is what many a reset of a database begins with."""
+    with site.service() as service:
+        service.settle()
+        assert service.stop() == 0
+    site.sql("drop schema public cascade")
+    site.sql("create schema public")
+    site.sql("insert into app.notes values (6, 'note 6')")
+    site.cli("setup", *options)
+    with site.service() as service:
+        wait_until(lambda: len(embedded(site)) == 6, "every row has its vector again")
+        assert service.stop() == 0
+    site.cli("verify")
+    assert "nothing to do" in site.cli("setup").stderr
