@@ -8,7 +8,7 @@ import typer
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_findings, print_json
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.finding import Finding
+from cdc_embed.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from cdc_embed.setup.connections import Connections
@@ -43,8 +43,14 @@ def check_everything(databases: "Connections") -> "Survey":
     except CdcEmbedError as exc:
         return Survey(findings=[unreachable(exc)])
     _check_model(databases, survey)
+    survey.findings = [_to_be_made(finding) for finding in survey.findings]
     survey.findings += _check_indexes(databases, survey.tables)
     return survey
+
+
+def _to_be_made(finding: Finding) -> Finding:
+    """Let what ``setup`` is there for be no failure of ``doctor``; ``run`` needs it."""
+    return replace(finding, severity=Severity.WARNING) if finding.id == "setup" else finding
 
 
 def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:

@@ -5,6 +5,7 @@ Checks give findings, good and bad, in the order in which a person would mend th
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
@@ -34,6 +35,11 @@ from cdc_embed.target.checks import (
 from cdc_embed.target.position import read_checkpoint, server_identity
 from cdc_embed.target.registry import applied_migrations
 from cdc_embed.target.schema import refuse_unindexable
+
+MADE_BY_SETUP: Final = frozenset(
+    {"slot", "publication", "coverage", "position", "migrations", "pgvector"}
+)
+"""Checks that fail until ``setup`` was run."""
 
 
 @dataclass(slots=True)
@@ -152,7 +158,33 @@ def survey_all(databases: Connections) -> Survey:
     survey.findings.append(check_temporary(databases.target))
     survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     survey.findings.append(check_migrations(databases.target, config.target.schema))
+    if _is_new(databases, survey):
+        _expect_setup(databases, survey)
     return survey
+
+
+def _is_new(databases: Connections, survey: Survey) -> bool:
+    """Return whether ``setup`` never came as far as the slot, its last step but one."""
+    config = databases.config
+    if survey.gap is not None or any(finding.id == "owner" for finding in survey.findings):
+        return False
+    if not applied_migrations(databases.target, config.target.schema):
+        return True
+    recorded = read_checkpoint(databases.target, config.target.schema, config.source.slot)
+    return survey.slot is None and recorded is None
+
+
+def _expect_setup(databases: Connections, survey: Survey) -> None:
+    """Say once that ``setup`` did not run, in place of all that it makes; name what it refuses."""
+    made = MADE_BY_SETUP - ({"slot"} if survey.slot is not None else set())
+    kept = [finding for finding in survey.findings if not finding.failed or finding.id not in made]
+    obstacles = databases.coverage.prepare(survey.tables, False).obstacles
+    known = [finding.message for finding in kept]
+    survey.findings = [
+        *kept,
+        *(finding for finding in obstacles if finding.message not in known),
+        Finding(id="setup", ok=False, message="not set up yet", fix=RUN_SETUP),
+    ]
 
 
 def _check_history(databases: Connections, survey: Survey) -> None:
@@ -237,7 +269,8 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
 def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> None:
     """Check that the model fits the index, and each table the vectors that are stored for it."""
     survey.findings += check_model(databases, card)
-    if not applied_migrations(databases.target, databases.config.target.schema):
+    new = any(finding.id == "setup" for finding in survey.findings)
+    if new or not applied_migrations(databases.target, databases.config.target.schema):
         return
     for source in list(survey.tables):
         _check_stored(databases, survey, source.table, card)

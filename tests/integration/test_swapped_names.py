@@ -82,8 +82,17 @@ def test_no_read_takes_another_table_for_the_followed_one(
     session.close()
 
 
-@pytest.mark.parametrize("noticed", [False, True])
-@pytest.mark.parametrize("how", [RENAMED, MOVED, SCHEMAS], ids=["renamed", "moved", "schemas"])
+@pytest.mark.parametrize(
+    ("how", "noticed"),
+    [
+        pytest.param(RENAMED, True, id="renamed-noticed"),
+        pytest.param(SCHEMAS, False, id="schemas"),
+        pytest.param(RENAMED, False, id="renamed", marks=pytest.mark.long),
+        pytest.param(MOVED, True, id="moved-noticed", marks=pytest.mark.long),
+        pytest.param(MOVED, False, id="moved", marks=pytest.mark.long),
+        pytest.param(SCHEMAS, True, id="schemas-noticed", marks=pytest.mark.long),
+    ],
+)
 def test_a_swap_while_rows_are_read_stores_nothing_foreign(
     make_site: Callable[..., Site], how: tuple[str, str], noticed: bool, monkeypatch: Any
 ) -> None:
