@@ -93,6 +93,14 @@ class Progress:
         """Return whether the committed checkpoint row reaches ``lsn``."""
         return lsn <= self.recorded
 
+    def explains(self, confirmed: LSN, recorded: LSN) -> bool:
+        """Return whether this connection alone can have confirmed ``confirmed``, and lost nothing.
+
+        ``recorded``: the position as the checkpoint says it now. If that went back, the target is
+        an older one, and what was durable is no more.
+        """
+        return confirmed <= self.durable and recorded >= self.recorded
+
     def unrecorded_bytes(self) -> int:
         """Return how many durable bytes of log the checkpoint row does not cover yet."""
         return max(0, self.durable - self.recorded)

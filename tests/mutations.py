@@ -278,6 +278,20 @@ MUTATIONS = (
         "test_keepalive_after_frame_without_position_confirms_no_more",
     ),
     Mutation(
+        "a keepalive answered too soon is a gap",
+        "cdc_embed/lsn.py",
+        "        return confirmed <= self.durable and recorded >= self.recorded",
+        "        return False",
+        "tests/acceptance/test_durability.py::test_idle_restart_of_the_source_is_no_history_gap",
+    ),
+    Mutation(
+        "an older target is taken for ours",
+        "cdc_embed/lsn.py",
+        "        return confirmed <= self.durable and recorded >= self.recorded",
+        "        return confirmed <= self.durable",
+        "tests/unit/test_lsn.py::test_an_older_target_is_explained_by_nothing",
+    ),
+    Mutation(
         "no visibility check in refetch",
         "cdc_embed/source/rows.py",
         "self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)",

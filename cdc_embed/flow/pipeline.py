@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 
 from cdc_embed.change.event import Change, Event, TransactionEnd
 from cdc_embed.change.transaction import Assembler
+from cdc_embed.errors import ReplicationError
 from cdc_embed.flow.batches import Batches, Workers
 from cdc_embed.flow.confirm import RECORD_STEP, REPORT_SECONDS, Confirmation, Wire
 from cdc_embed.flow.lane import Lane
@@ -63,7 +64,7 @@ class Pipeline:
         self._stream = log.stream
         self._decode = log.decode
         self._assembler = log.assembler
-        self._progress = log.progress
+        self.progress = log.progress
         self._began_at = log.progress.recorded
         self._lane = lane
         self._telemetry = telemetry
@@ -107,7 +108,8 @@ class Pipeline:
             return False
         if connected:
             self._finish_recording(deadline)
-            self._mark_idle()
+        self._mark_idle()
+        if connected:
             self._confirmation.record(at_least=1)
             self._finish_recording(deadline)
             self._confirmation.tell(self._limits.clock(), at_once=True)
@@ -129,7 +131,7 @@ class Pipeline:
 
     def has_received(self, lsn: LSN) -> bool:
         """Return whether the server has sent everything below ``lsn``."""
-        return self._progress.received >= lsn
+        return self.progress.received >= lsn
 
     def wake(self) -> None:
         """End the loop's wait; safe from any thread and from a signal handler."""
@@ -140,7 +142,7 @@ class Pipeline:
         self._collect()
         self._confirmation.mark_recorded()
         # less can be the message that each connection writes itself
-        self.moved = self.moved or self._progress.recorded - self._began_at >= RECORD_STEP
+        self.moved = self.moved or self.progress.recorded - self._began_at >= RECORD_STEP
         if reading:
             self._read()
         urgent = self._confirmation.urgent
@@ -150,9 +152,9 @@ class Pipeline:
             self._confirmation.record()
             self._confirmation.record_rest(now)
             self._confirmation.tell(now)
-        self._lane.durable = self._progress.durable
+        self._lane.durable = self.progress.durable
         pending = self._batches.pending
-        self._telemetry.tick(pending, self._progress, self._oldest(), self._full())
+        self._telemetry.tick(pending, self.progress, self._oldest(), self._full())
 
     def _collect(self) -> None:
         """Take in what is committed: positions first, then whoever waits for it."""
@@ -174,7 +176,7 @@ class Pipeline:
     def _oldest(self) -> Oldest | None:
         """Return the oldest commit that is not reflected; None when there is none."""
         idle = self._batches.idle
-        received_at = self._receipts.oldest(self._progress.durable, idle=idle)
+        received_at = self._receipts.oldest(self.progress.durable, idle=idle)
         if idle:
             if self._opened is None:
                 return None
@@ -198,7 +200,11 @@ class Pipeline:
         for _ in range(READ_FRAMES):
             if not self._may_read():
                 return
-            frame = self._stream.read()
+            try:
+                frame = self._stream.read()
+            except ReplicationError:  # the driver can have answered a keepalive before
+                self._confirmation.mark_read(self._stream.heard)
+                raise
             self._buffered = frame is not None
             if frame is not None:
                 self._telemetry.frame(frame.payload)

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -17,7 +18,6 @@ from cdc_embed.errors import (
     CdcEmbedError,
     FencedError,
     HistoryGapError,
-    PreflightError,
     ReplicationError,
     SlotBusyError,
     SourceUnavailableError,
@@ -28,7 +28,7 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.patience import AbandonedError, delay
 from cdc_embed.flow.pipeline import Pipeline
 from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, find_gap
+from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.slices import Term
 from cdc_embed.service.failures import LASTING_SECONDS, Failures, Stuck
@@ -75,6 +75,8 @@ class Instance:
         self._reconciling = reconciling
         self._reconciler: Reconciler | None = None
         self._pipeline: Pipeline | None = None
+        self._progress: Progress | None = None
+        """The positions of the present connection, or of the last one."""
         self._telemetry = telemetry
         self._stop = stop
         self._failures = Failures()
@@ -179,7 +181,7 @@ class Instance:
 
     def _lead(self) -> None:
         """Take the slot and follow the log until stopped; raise when the connection is lost."""
-        slot = self._usable_slot()
+        slot = self._source.usable_slot()
         if slot.active_pid is not None:  # an attempt would cost both servers two sessions
             self._stand_by(slot)
             return
@@ -194,10 +196,10 @@ class Instance:
             checkpoint = self._stages.store.take_epoch()
             # setup can have changed the space while this instance stood by
             self._stages.recheck()
-            slot = self._usable_slot()
+            slot = self._source.usable_slot()
             confirmed = slot.confirmed_lsn or ZERO
             gap = find_gap(
-                checkpoint,
+                self._complete(checkpoint, confirmed),
                 source=source,
                 slot_confirmed=confirmed,
                 wal_end=slot.wal_end,
@@ -214,6 +216,16 @@ class Instance:
                 self._unanswered = 1 if stream.frames else 2 * self._unanswered
             stream.close()
 
+    def explains(self, confirmed: LSN, recorded: LSN) -> bool:
+        """Return whether this instance itself has confirmed a position that is not recorded."""
+        return self._progress is not None and self._progress.explains(confirmed, recorded)
+
+    def _complete(self, checkpoint: Checkpoint, confirmed: LSN) -> Checkpoint:
+        """Return the checkpoint with what the driver confirmed when the connection ended."""
+        if not self.explains(confirmed, checkpoint.recorded):
+            return checkpoint
+        return replace(checkpoint, confirmed_lsn=max(checkpoint.confirmed_lsn, confirmed))
+
     def _adapt(self, stream: Stream) -> ServerTimes:
         """Ask the server's timeout and clock, which can be others than those before."""
         times = stream.read_times()
@@ -222,22 +234,6 @@ class Instance:
         stream.limit_silence(self._unanswered * limit, longest_silence(timeout))
         self._telemetry.clock_ahead = times.clock_ahead
         return times
-
-    def _usable_slot(self) -> Slot:
-        slot = self._source.catalogue.slot()
-        name = self._source.slot
-        if slot is None:
-            raise HistoryGapError(slot=name, problem="the slot does not exist")
-        if slot.lost:
-            raise HistoryGapError(slot=name, problem="the server removed log that the slot needs")
-        if slot.plugin != self._source.plugin.name:
-            raise PreflightError(
-                where=f"slot {name}",
-                problem=f"it uses the output plugin {slot.plugin}, "
-                f"the configuration says {self._source.plugin.name}",
-                hint="correct source.plugin or source.slot",
-            )
-        return slot
 
     def _adopt_servers(self, checkpoint: Checkpoint, source: Identity) -> None:
         target = self._stages.store.identity()
@@ -259,6 +255,7 @@ class Instance:
         )
         reconciler = self._reconciling(term, self.fail)
         self._pipeline, self._reconciler = pipeline, reconciler
+        self._progress = pipeline.progress
         self._set_phase(Phase.STREAMING)
         log.info(
             "streaming",

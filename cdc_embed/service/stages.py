@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
 from cdc_embed.change.transaction import Assembler, Callbacks
+from cdc_embed.errors import HistoryGapError, PreflightError
 from cdc_embed.flow.batches import Workers
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
@@ -19,7 +20,7 @@ from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, Checkpoint, Progress
 from cdc_embed.service.plugin import Plugin
 from cdc_embed.service.undecodable import FindWide
-from cdc_embed.source.slot import SlotCatalogue
+from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import Stream
 from cdc_embed.target.store import Store
 
@@ -39,6 +40,23 @@ class Source:
     find_wide: FindWide
     least_silence: float
     """The shortest time without an answer after which a server is given up."""
+
+    def usable_slot(self) -> Slot:
+        """Return the slot; raise when its log is gone or another plugin writes it."""
+        slot = self.catalogue.slot()
+        if slot is None:
+            raise HistoryGapError(slot=self.slot, problem="the slot does not exist")
+        if slot.lost:
+            problem = "the server removed log that the slot needs"
+            raise HistoryGapError(slot=self.slot, problem=problem)
+        if slot.plugin != self.plugin.name:
+            raise PreflightError(
+                where=f"slot {self.slot}",
+                problem=f"it uses the output plugin {slot.plugin}, "
+                f"the configuration says {self.plugin.name}",
+                hint="correct source.plugin or source.slot",
+            )
+        return slot
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +90,15 @@ def make_pipeline(
     """Make the pipeline of one connection."""
     store, patience, checkpoint = stages.store, stages.patience, connected.checkpoint
     assembler = Assembler(source.tables, checkpoint, connected.confirmed, source.callbacks)
+    progress = Progress(checkpoint.recorded)
+    progress.mark_durable(connected.confirmed)
     supply = VectorSupply(store, stages.runner, patience)
     return Pipeline(
         log=ChangeLog(
             stream=connected.stream,
             decode=source.plugin.make_decoder(),
             assembler=assembler,
-            progress=Progress(checkpoint.recorded),
+            progress=progress,
         ),
         workers=Workers(
             preparer=Preparer(

@@ -180,12 +180,13 @@ class Watch:
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:
             return
-        if facts.slot.confirmed_lsn > facts.checkpoint.recorded:
+        confirmed, recorded = facts.slot.confirmed_lsn, facts.checkpoint.recorded
+        if confirmed > recorded and not self._instance.explains(confirmed, recorded):
             self._telemetry.metrics.confirmed_beyond_durable.inc()
             log.error(
                 "slot beyond the recorded position",
-                confirmed=str(facts.slot.confirmed_lsn),
-                recorded=str(facts.checkpoint.recorded),
+                confirmed=str(confirmed),
+                recorded=str(recorded),
             )
 
     def _show_metrics(self, facts: Facts) -> None:

@@ -312,7 +312,9 @@ def test_backfill_beside_a_writing_application_ends_equal(
         writer.start()
         try:
             reconciled = wait_until(
-                lambda: [e for e in service.log if e["event"] == "reconciled"][1:], "both tables"
+                lambda: [e for e in service.log if e["event"] == "reconciled"][1:],
+                "both tables",
+                90,
             )
         finally:
             ended.set()

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdc_embed.lsn import LSN
+from cdc_embed.source.slot import SlotCatalogue
+from cdc_embed.source.stream import Stream
 from tests.invariant import confirmed, watched
 from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
@@ -159,8 +161,24 @@ def test_source_restart_is_survived(servers: Servers, tmp_path: Path) -> None:
         site.close()
 
 
-def test_idle_restart_of_the_source_is_no_history_gap(servers: Servers, tmp_path: Path) -> None:
-    """A stopping server asks the reading cursor for a reply: it must not confirm what is new."""
+def check_too_late(stream: Stream, check: Callable[[Stream], None] = Stream.check_sentinel) -> None:
+    """See the sentinel's end only when nothing can be forwarded any more."""
+    if not stream._guard.forwards:
+        check(stream)
+
+
+@pytest.mark.parametrize("warning", ["in time", "late"])
+def test_idle_restart_of_the_source_is_no_history_gap(
+    warning: str, servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stopping server asks the reading cursor for a reply: it must not confirm what is new.
+
+    The sentinel warns of it on another connection, which can be read too late, and before the
+    anchor has come.
+    """
+    if warning == "late":
+        monkeypatch.setattr(Stream, "check_sentinel", check_too_late)
+        monkeypatch.setattr(SlotCatalogue, "anchor", lambda _: None)
     with servers.own(18) as server:
         site = Site(server, "idle", tmp_path)
         site.sql(DOCUMENTS)

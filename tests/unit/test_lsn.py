@@ -183,6 +183,24 @@ def test_a_record_ahead_of_what_is_durable_confirms_only_durable() -> None:
     assert progress.confirmable() == LSN(20)
 
 
+def test_a_connection_explains_what_was_durable_on_it() -> None:
+    progress = Progress(LSN(10))
+    progress.mark_received(LSN(30))
+    assert not progress.explains(LSN(30), LSN(10)), "something of it can be missing"
+    progress.mark_durable(LSN(30))
+    assert progress.explains(LSN(30), LSN(10))
+    assert not progress.explains(LSN(31), LSN(10)), "somebody else moved the slot"
+
+
+def test_an_older_target_is_explained_by_nothing() -> None:
+    """A target that was put back to a backup has lost what was durable."""
+    progress = Progress(LSN(10))
+    progress.mark_durable(LSN(30))
+    progress.mark_recorded(LSN(20))
+    assert not progress.explains(LSN(30), LSN(10))
+    assert progress.explains(LSN(30), LSN(20))
+
+
 def test_confirmable_positions_print_as_lsns() -> None:
     progress = Progress(LSN.parse("16/B374D848"))
     assert str(progress.confirmable()) == "16/B374D848"

@@ -293,7 +293,7 @@ class World:
 
     def _all_read(self) -> bool:
         last = self.source.log[-1].end_lsn if self.source.log else ZERO
-        return self.pipeline._progress.durable >= last
+        return self.pipeline.progress.durable >= last
 
     def _all_compared(self) -> bool:
         states = {comparison.state for comparison in self.target.comparisons.values()}
