@@ -35,9 +35,11 @@ OTHER_PROGRAMS: Final = {
 _VARIABLE: Final = re.compile(r"""(?:export\s+|set\s+)?(\w+)\s*=\s*(?=["']?[A-Za-z][\w+.:-]*://)""")
 _SCHEME: Final = re.compile(r"([A-Za-z][\w+.-]*)://")
 _PARTS: Final = re.compile(r"[^:]+://(?P<user>[^@/]*@)?(?P<place>[^?]*)\??(?P<query>.*)", re.DOTALL)
-_PLAIN_URI: Final = re.compile(r"\w+://(?:[^@/]*@)?[^@?]*(?:\?.*)?", re.DOTALL)
-"""A URI whose password has no @ and no /: libpq would read the rest of such a password as a
-host."""
+_PLAIN_URI: Final = re.compile(
+    r"\w+://(?>[^@/?:]*(?::[^@/]*)?@|(?![^/]*@))[^@?]*(?:\?.*)?", re.DOTALL
+)
+"""A URI whose password has no @ and no /, and whose @ ends a user: libpq would read the rest of
+such a password as a host, and all before an @ as a user."""
 
 
 def check_dsn(dsn: str) -> dict[str, str]:

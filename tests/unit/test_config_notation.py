@@ -3,7 +3,7 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
@@ -216,6 +216,8 @@ def test_a_dsn_that_libpq_would_quote_is_refused_but_not_shown(dsn: str) -> None
         ),
         (f"postgresql://app:x?{SECRET}=1@db/app?schema=x", "has ?schema=, which is Prisma's"),
         (f"postgresql://app:x/?{SECRET}=1@db/app", "neither a postgresql:// URI nor"),
+        (f"postgresql://app:?@{SECRET}@db/app", "neither a postgresql:// URI nor"),
+        (f"postgresql://db?password={SECRET}@x", "neither a postgresql:// URI nor"),
     ],
 )
 def test_a_string_of_another_program_says_which_part_is_wrong(dsn: str, problem: str) -> None:
@@ -241,6 +243,7 @@ PASSWORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S",
 
 
 @given(PASSWORDS, PASSWORDS)
+@example("?@", "")
 def test_no_password_is_ever_shown(before: str, after: str) -> None:
     password = before + "\x7fSECRET\x7f" + after
     quoted = password.replace("\\", "\\\\").replace("'", "\\'")
