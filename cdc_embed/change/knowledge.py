@@ -11,7 +11,7 @@ that was read from the source can be ahead of the log: it can belong to a later 
 another row that took the key since. A row of a table that is compared can have missed changes.
 """
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -19,7 +19,7 @@ from enum import Enum
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Table
 
-CACHED_ROWS = 200_000
+CACHED_ROWS = 100_000
 """About 40 MB: fingerprints of the rows that changed last."""
 
 
@@ -117,7 +117,10 @@ class Knowledge:
 
     def __init__(self, capacity: int = CACHED_ROWS) -> None:
         self._capacity = capacity
-        self._committed: OrderedDict[RowId, State] = OrderedDict()
+        self._committed: dict[RowId, State] = {}
+        self._older: dict[RowId, State] = {}
+        """The cache's older half, dropped as a whole: one dict that shrinks and grows at once keeps
+        more memory than it holds."""
         self._in_flight: deque[Outcome] = deque()
         self._trusted: set[Table] = set()
 
@@ -130,7 +133,7 @@ class Knowledge:
         for row in rows:
             state = self._find_in_flight(row)
             if state is None and cached:
-                state = self._committed.get(row)
+                state = self._committed.get(row) or self._older.get(row)
             if state is not None:
                 states[row] = state
         arriving = frozenset().union(*(outcome.hashes for outcome in self._in_flight))
@@ -144,24 +147,23 @@ class Knowledge:
         """Take in that the oldest batch in flight is committed as it was planned."""
         outcome = self._in_flight.popleft()
         if outcome.truncated:
-            kept = (
-                (row, s) for row, s in self._committed.items() if row[0] not in outcome.truncated
-            )
-            self._committed = OrderedDict(kept)
+            gone = outcome.truncated
+            for half in self._halves:
+                for row in [row for row in half if row[0] in gone]:
+                    del half[row]
         for row, state in outcome.states.items():
             if isinstance(state, Refused):  # looked up, because a user can drop the letter
-                self._committed.pop(row, None)
-                continue
-            self._committed[row] = state
-            self._committed.move_to_end(row)
-        while len(self._committed) > self._capacity:
-            self._committed.popitem(last=False)
+                self._forget(row)
+            else:
+                self._committed[row] = state
+        if len(self._committed) > self._capacity // 2:
+            self._committed, self._older = {}, self._committed
 
     def replan(self, rows: Iterable[RowId]) -> None:
         """Drop every plan, because the oldest cannot be written; look its rows up again."""
         self._in_flight.clear()
         for row in rows:
-            self._committed.pop(row, None)
+            self._forget(row)
 
     def trust(self, table: Table) -> None:
         """Take in that the table is compared: its stored rows prove what the log leaves out."""
@@ -170,9 +172,18 @@ class Knowledge:
     def distrust(self, table: Table) -> None:
         """Take in that stored rows of the table prove nothing any more; nothing is in flight."""
         self._trusted.discard(table)
-        for row, state in self._committed.items():
-            if row[0] is table and isinstance(state, Known):
-                self._committed[row] = state.unproven()
+        for half in self._halves:
+            for row, state in half.items():
+                if row[0] is table and isinstance(state, Known):
+                    half[row] = state.unproven()
+
+    @property
+    def _halves(self) -> tuple[dict[RowId, State], dict[RowId, State]]:
+        return self._committed, self._older
+
+    def _forget(self, row: RowId) -> None:
+        for half in self._halves:
+            half.pop(row, None)
 
     def _find_in_flight(self, row: RowId) -> State | None:
         for outcome in reversed(self._in_flight):

@@ -31,7 +31,7 @@ from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of
 from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
 from cdc_embed.lsn import LSN
 
-LARGEST_BATCH: Final = 8 << 20
+LARGEST_BATCH: Final = 4 << 20
 """Bytes of changes in one batch: several are in flight, each several times as large in memory."""
 NEAR_THE_END: Final = 256
 """Pending changes with which the stream still counts as near the end of the log."""
