@@ -40,6 +40,22 @@ MUTATIONS = (
         "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
+        "tables of others are named when some are published",
+        "cdc_embed/source/publishing.py",
+        " if not self._carries(sight, publication, source)]",
+        "]",
+        "tests/integration/test_your_migrations.py::"
+        "test_each_migration_has_the_promised_outcome[at once]",
+    ),
+    Mutation(
+        "vectors that are lost end the service",
+        "cdc_embed/service/service.py",
+        "            self._begin_again(None, waits_for_setup=lost)",
+        "            self._begin_again(None)",
+        "tests/integration/test_your_migrations.py::"
+        "test_what_concerns_every_table_ends_no_service[drop extension vector cascade]",
+    ),
+    Mutation(
         "a broken table stops the start of all",
         "cdc_embed/setup/preflight.py",
         "        together = [finding for finding in self.findings if not finding.table]",

@@ -16,6 +16,7 @@ from cdc_embed.errors import (
     HistoryGapError,
     PreflightError,
     TablesChangedError,
+    TargetRefusedError,
     is_passing,
 )
 from cdc_embed.flow.patience import delay
@@ -135,8 +136,9 @@ class Service:
         if error.exit_code != PreflightError.exit_code or not error.fields.get("table") or in_vain:
             raise error
         self._mended = str(error), time.monotonic()
+        lost = isinstance(error, TargetRefusedError)  # tables of ours, which setup makes again
         try:
-            self._begin_again(None)
+            self._begin_again(None, waits_for_setup=lost)
         except CdcEmbedError as exc:
             if exc.exit_code == error.exit_code:
                 raise error from exc
@@ -147,7 +149,7 @@ class Service:
         """Start an instance, and wait for what is away; none is there if a stop comes first.
 
         With ``waits_for_setup`` it also waits for a person: DDL of the application, which took the
-        last table away, must not end the service.
+        last table away, or pgvector with the vectors, must not end the service.
         """
         self._starting = True
         if self._current is not None:
@@ -166,7 +168,8 @@ class Service:
             except StartStoppedError:
                 return None
             except (CdcEmbedError, OSError) as exc:
-                waits = waits_for_setup and isinstance(exc, PreflightError)
+                failed = isinstance(exc, PreflightError | TargetRefusedError)
+                waits = waits_for_setup and failed
                 if not waits and not is_passing(exc):
                     raise
                 self._away = f"setup: {exc}" if waits else str(exc)

@@ -10,9 +10,14 @@ from dataclasses import replace
 from cdc_embed.change.document import Table
 from cdc_embed.errors import TablesChangedError
 from cdc_embed.finding import Finding, Severity, judge
-from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.connections import Connections, lost_vectors
 from cdc_embed.source.observed import differs, stored_as
-from cdc_embed.target.registry import VectorTable, registered_tables, vector_tables
+from cdc_embed.target.registry import (
+    NOT_STORED,
+    VectorTable,
+    registered_tables,
+    vector_tables,
+)
 
 SETUP = "run: cdc-embed setup"
 
@@ -31,6 +36,19 @@ def expect_unchanged(
     now = unfit_tables(databases, tables)
     for name in sorted(now.keys() ^ set(unfit)):
         raise TablesChangedError(table=name)
+
+
+def lost_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
+    """Return what is gone of the vectors of each table that had some, by the table's name."""
+    schema = databases.config.target.schema
+    known = registered_tables(databases.target, schema)
+    stored = vector_tables(databases.target, schema)
+    names = [table.full_name for table in tables if table.full_name in known]
+    lost = {
+        name: lost_vectors(known[name], stored.get(known[name].embedding_table, NOT_STORED))
+        for name in names
+    }
+    return {name: f"{problem}; {SETUP}" for name, problem in lost.items() if problem}
 
 
 def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Finding]:

@@ -23,6 +23,7 @@ from cdc_embed.target.registry import (
     NOT_STORED,
     Registered,
     Space,
+    VectorTable,
     comparable_spaces,
     registered_tables,
     stored_size,
@@ -177,12 +178,25 @@ def _expect_types(
     """
     schema = databases.config.target.schema
     stored = vector_tables(databases.target, schema).get(registered.embedding_table, NOT_STORED)
-    for name, wanted in {"chunk_row": "integer", "embedding": vectors}.items():
-        kind = stored.columns.get(name, "nothing")
-        if kind.rpartition(".")[2] != wanted:
-            raise PreflightError(
-                where=f"table {table.full_name}",
-                problem=f"{name} has the type {kind} in the embedding table, expected {wanted}",
-                hint=RUN_SETUP,
-                table=table.full_name,
-            )
+    problem = lost_vectors(registered, stored)
+    if not problem:
+        for name, wanted in {"chunk_row": "integer", "embedding": vectors}.items():
+            kind = stored.columns[name]
+            if kind.rpartition(".")[2] != wanted:
+                problem = f"{name} has the type {kind} in the embedding table, expected {wanted}"
+    if problem:
+        raise PreflightError(
+            where=f"table {table.full_name}",
+            problem=problem,
+            hint=RUN_SETUP,
+            table=table.full_name,
+        )
+
+
+def lost_vectors(registered: Registered, stored: VectorTable) -> str:
+    """Return what is gone of a table of vectors, by other hands; empty if nothing is."""
+    name = registered.embedding_table
+    if not stored.columns:
+        return f"its table of vectors {name} does not exist any more"
+    gone = [column for column in ("chunk_row", "embedding") if column not in stored.columns]
+    return f"its table of vectors {name} has no column {gone[0]}" if gone else ""

@@ -18,7 +18,7 @@ from cdc_embed.errors import (
 from cdc_embed.finding import Finding, expect, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
-from cdc_embed.setup.agreement import check_tables
+from cdc_embed.setup.agreement import check_tables, lost_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, expect_set_up
 from cdc_embed.setup.ownership import OTHER_NAME, expect_keeper, name_owner
 from cdc_embed.source.checks import check_reader, check_server, check_slot
@@ -122,7 +122,8 @@ def find_followed(databases: Connections) -> tuple[list[SourceTable], dict[str, 
     survey = Survey()
     _find_tables(databases, survey)
     _check_delivery(databases, survey)
-    return survey.tables, survey.paused
+    lost = lost_tables(databases, [source.table for source in survey.tables])
+    return survey.tables, {**lost, **survey.paused}
 
 
 def find_paused(

@@ -189,18 +189,18 @@ class PublicationCoverage:
     def _own(self, sight: Sight, tables: Sequence[SourceTable]) -> list[Ddl]:
         """Return the statements that make our publication carry exactly these tables."""
         publication, name = sight.publication, self._name
-        entries = [self._entry(source) for source in tables]
-        why = "publish " + ", ".join(source.table.full_name for source in tables)
         mark = Ddl("mark the publication as made by setup", statements.set_mark(name, self._slot))
         if publication is None:
-            return [Ddl(why, statements.create(name, entries, generated=sight.generated)), mark]
+            entries = [self._entry(source) for source in tables]
+            create = statements.create(name, entries, generated=sight.generated)
+            return [Ddl(_publish(tables), create), mark]
         options = statements.wrong_options(publication)
         found = []
         if options:
             set_options = statements.set_options(name, options)
             found.append(Ddl(f"have publication {name} carry every change", set_options))
-        if not publication.all_tables and not self._carries_exactly(sight, publication, tables):
-            found.append(Ddl(why, statements.set_tables(name, entries)))
+        if not publication.all_tables:
+            found += self._corrected(sight, publication, tables)
         return [*found, *([mark] if publication.mark != mark_of(self._slot) else [])]
 
     def _added(self, missing: Iterable[SourceTable]) -> list[Ddl]:
@@ -212,17 +212,33 @@ class PublicationCoverage:
             for source in missing
         ]
 
-    def _carries_exactly(
+    def _corrected(
         self, sight: Sight, publication: Publication, tables: Sequence[SourceTable]
-    ) -> bool:
-        if set(publication.tables) != {source.table.oid for source in tables}:
-            return False
-        return all(
-            gap(sight, publication, source) is None
-            and published.listed == self._has_list(source)
-            and (not published.listed or published.columns == set(source.published_columns))
-            for source in tables
-            for published in [publication.tables[source.table.oid]]
+    ) -> list[Ddl]:
+        """Return the statement that takes out and adds what differs; a table that is right is not
+        named, because to name it one must own it."""
+        wrong = [source for source in tables if not self._carries(sight, publication, source)]
+        right = {source.table.oid for source in tables if source not in wrong}
+        out = [table for oid, table in publication.tables.items() if oid not in right]
+        name, parts = self._name, []
+        if all(table.direct for table in out):
+            parts += [statements.drop_table(name, statements.entry(t.identifier)) for t in out]
+            parts += [statements.add_table(name, self._entry(source)) for source in wrong]
+        else:  # it carries a schema
+            parts.append(statements.set_tables(name, map(self._entry, tables)))
+        if not out and not wrong:
+            return []
+        why = _publish(wrong) if wrong else f"publish {', '.join(t.name for t in out)} no more"
+        return [Ddl(why, sql.SQL(";\n").join(parts))]
+
+    def _carries(self, sight: Sight, publication: Publication, source: SourceTable) -> bool:
+        """Return whether a table is published in the configured form."""
+        found = publication.tables.get(source.table.oid)
+        return (
+            found is not None
+            and gap(sight, publication, source) is None
+            and found.listed == self._has_list(source)
+            and (not found.listed or found.columns == set(source.published_columns))
         )
 
     def _has_list(self, source: SourceTable) -> bool:
@@ -246,6 +262,10 @@ class PublicationCoverage:
 
     def _text(self, statement: sql.Composed) -> str:
         return Ddl("", statement).text(self._session).rstrip() + ";"
+
+
+def _publish(tables: Iterable[SourceTable]) -> str:
+    return "publish " + ", ".join(source.table.full_name for source in tables)
 
 
 def _identifier(source: SourceTable) -> sql.Identifier:

@@ -26,7 +26,7 @@ BREAKS = {
     ),
     "a dropped table": ("there is no such table", "drop table broken cascade"),
     "a lost primary key": ("no primary key", "alter table broken drop constraint broken_pkey"),
-    "dropped vectors": ("has the type nothing", "drop table cdc_embed.broken_embedding cascade"),
+    "dropped vectors": ("does not exist any more", "drop table cdc_embed.broken_embedding cascade"),
 }
 
 
