@@ -88,6 +88,14 @@ MUTATIONS = (
         "test_a_broken_table_takes_no_other_with_it[a dropped metadata column]",
     ),
     Mutation(
+        "letters of a paused table are not spoken of",
+        "cdc_embed/reconcile/retry.py",
+        "        problems = self._work.problems",
+        "        problems: dict[str, str] = {}",
+        "tests/integration/test_broken_table.py::"
+        "test_letters_of_a_broken_table_are_left_alone_by_name",
+    ),
+    Mutation(
         "a database that is away ends the start",
         "cdc_embed/service/service.py",
         "                if not waits and not is_passing(exc):",

@@ -63,10 +63,11 @@ def retry(
     everything: All = False,
     as_json: Json = False,
 ) -> None:
-    """Read the rows again and embed them as they are now. Exit 1 when any is refused again.
+    """Read the rows again and embed them as they are now. Exit 1 when any is refused or paused.
 
     Rows that succeed get vectors, and their letters are removed.
     Rows that are refused again keep their letters, with one attempt more.
+    Letters of a paused table are left alone.
     """
     from cdc_embed.cli.asking import ask
 
@@ -74,7 +75,7 @@ def retry(
     with _opened(ctx) as letters:
         chosen = letters.find_named(ids, table, everything=everything)
     numbers = [letter.id for letter in chosen]
-    found: dict[str, Any] = {"tables": [], "retried": 0, "refused": 0}
+    found: dict[str, Any] = {"tables": [], "retried": 0, "refused": 0, "paused": {}}
     if numbers:
         with TableProgress("retry", "retried") as progress:
             found = ask(context.load(), "retry", {"ids": numbers}, progress.show)
@@ -86,7 +87,9 @@ def retry(
             for each in found["tables"]
         ]
         print_pairs(counts or [("nothing to retry", "")])
-    if found["refused"]:
+    for name, problem in found["paused"].items():
+        say(f"not retried, it is paused: {name} {problem}")
+    if found["refused"] or found["paused"]:
         raise typer.Exit(1)
 
 

@@ -48,15 +48,21 @@ class Retrier:
         self._letters = letters
 
     def answer(self, request: Request) -> None:
-        """Try the requested letters, and store the result beside the request."""
+        """Try the requested letters, and store the result beside the request.
+
+        Letters of a paused table are left alone, and the table is named.
+        """
         reply = self._work.ledger.reply
+        ids = request.arguments["ids"]
+        paused = self._paused(ids)
         tallies = [
             _Tally(table=table, letters=letters)
             for table in self._work.tables
-            if (letters := self._letters.find([table.full_name], request.arguments["ids"]))
+            if table.full_name not in paused
+            and (letters := self._letters.find([table.full_name], ids))
         ]
-        problem = self._work.problem_of([tally.table for tally in tallies])
-        if problem:
+        if paused and not tallies:
+            problem = "; ".join(f"{name} {why}" for name, why in paused.items())
             reply(request.id, FAILED, error=problem)
             return
         for tally in tallies:
@@ -71,9 +77,16 @@ class Retrier:
             "tables": [tally.contract() for tally in tallies],
             "retried": sum(tally.retried for tally in tallies),
             "refused": sum(tally.refused for tally in tallies),
+            "paused": paused,
         }
         progress = {"tables": [each.progress() for each in tallies]}
         reply(request.id, DONE, progress=progress, result=result)
+
+    def _paused(self, ids: Sequence[int]) -> dict[str, str]:
+        """Return why tables with some of these letters cannot be read now, by name."""
+        problems = self._work.problems
+        listed = self._letters.find(problems.keys(), ids)
+        return {letter.table: problems[letter.table] for letter in listed}
 
     def _retry(self, tally: _Tally, letters: Sequence[Letter]) -> None:
         table = tally.table

@@ -284,8 +284,7 @@ class Work:
         """The tables to be kept equal, in the order of the configuration."""
         return [scope.table for scope in self.scopes]
 
-    def problem_of(self, tables: Sequence[Table]) -> str:
-        """Return why one of the tables cannot be compared; empty if all can."""
-        names = [table.full_name for table in tables if table.full_name in self.unproven]
-        unproven = next((f"{name}: {self.unproven[name]}" for name in names), "")
-        return self.undelivered.problem_of(tables) or unproven
+    @property
+    def problems(self) -> dict[str, str]:
+        """The reasons of the tables that are paused or not proven, by name."""
+        return {**self.unproven, **self.undelivered.problems}

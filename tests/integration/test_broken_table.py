@@ -110,6 +110,31 @@ def test_a_backfill_leaves_a_broken_table_out(two: Site) -> None:
         assert service.stop() == 0
 
 
+LETTER = (
+    "insert into cdc_embed.dead_letter (table_name, key, fingerprint, space, reason, error) "
+    "select %s, '{\"id\": \"1\"}', '', space, 'text', 'refused' "
+    "from cdc_embed.embedding_table limit 1"
+)
+
+
+def test_letters_of_a_broken_table_are_left_alone_by_name(two: Site) -> None:
+    """Also when it is broken at the start, and the service knows no form of it."""
+    two.sql(LETTER, "public.broken")
+    two.sql("alter table broken rename tenant to customer")
+    with two.service() as service:
+        wait_until(lambda: "tenant" in reason(service), "it is paused")
+        assert "no column tenant" in two.cli("dlq", "retry", "--all", expect=4).stderr
+        two.sql(LETTER, "public.healthy")
+        told = two.cli("dlq", "retry", "--all", expect=1)
+        assert "not retried, it is paused: public.broken cannot be followed" in told.stderr
+        assert "public.healthy" in told.stdout
+        assert service.stop() == 0
+    letters = "select table_name from cdc_embed.dead_letter"
+    assert two.sql(letters) == [("public.broken",)]
+    told = two.cli("dlq", "retry", "--all", expect=4)
+    assert "no column tenant" in told.stderr, "without a service, too"
+
+
 def test_with_every_table_broken_the_service_ends(two: Site) -> None:
     two.sql("alter table broken rename body to content")
     two.sql("alter table healthy rename body to content")

@@ -74,7 +74,7 @@ def test_letters_are_tried_again_by_the_running_service(
     with site.service() as service:
         assert answer(site, "list") == []
         assert "no dead letters" in dlq(site, "list").stderr
-        assert retried(site, "--all") == {"tables": [], "retried": 0, "refused": 0}
+        assert retried(site, "--all") == {"tables": [], "retried": 0, "refused": 0, "paused": {}}
         insert(site, "bad one", "good", "bad two", "bad three")
         service.settle()
         letters = answer(site, "list")
@@ -90,7 +90,8 @@ def test_letters_are_tried_again_by_the_running_service(
 
         found = retried(site, ids[1], expect=1)
         counts = {"retried": 1, "refused": 1}
-        assert found == {"tables": [{"name": "public.documents", **counts}], **counts}
+        tables = [{"name": "public.documents", **counts}]
+        assert found == {"tables": tables, **counts, "paused": {}}
         again = listed(site)[1]
         assert (again["id"], again["attempts"]) == (first["id"], 2)
         assert again["last_at"] > first["last_at"]
@@ -130,6 +131,7 @@ def test_letters_are_tried_again_without_a_service(
         "tables": [{"name": "public.documents", "retried": 1, "refused": 0}],
         "retried": 1,
         "refused": 0,
+        "paused": {},
     }
     assert answer(site, "list") == []
     assert site.cli("verify").returncode == 0
@@ -304,13 +306,20 @@ def test_a_table_that_pauses_is_not_retried_and_stops_no_other(
         site.sql("alter table documents rename to old")
         wait_until(lambda: service.status()["tables"][0]["problem"], "it is noticed")
         asked = embedding_server.counts()["requests"]
-        failed = site.cli("dlq", "retry", "--all", expect=4)
+        failed = site.cli("dlq", "retry", "--table", "documents", expect=4)
         assert "public.documents" in failed.stderr
+        assert embedding_server.counts()["requests"] == asked
+        others = site.cli("dlq", "retry", "--all", expect=1)
+        assert "not retried, it is paused: public.documents" in others.stderr
+        assert "1 retried, 1 refused again" in others.stdout
+        asked = embedding_server.counts()["requests"]
         verified = site.cli("verify", expect=1)
         assert "not verified, it is paused: public.documents" in verified.stderr
         assert embedding_server.counts()["requests"] == asked
         embedding_server.faults()
-        assert retried(site, str(note["id"]))["refused"] == 0
+        found = retried(site, "--all", expect=1)
+        assert (found["retried"], found["refused"]) == (1, 0)
+        assert list(found["paused"]) == ["public.documents"]
         assert len(target.sql('select n from cdc_embed."Notes_embedding"')) == 1
         assert service.alive
 
