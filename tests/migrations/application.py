@@ -1,0 +1,102 @@
+"""An application with two databases: one that cdc_embed follows, and its twin, that nobody does.
+
+Every statement runs in both. In the first one it must end as it ends in the twin.
+"""
+
+import io
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any, Final
+
+import psycopg2
+
+from tests.history.clients import Diary
+from tests.migrations.steps import Step
+from tests.site import Site
+
+HARMS: Final = {"55000", "42P10"}
+"""The errors of UPDATE and DELETE of a published table whose log could not tell the row."""
+HARM_SECONDS: Final = 20.0
+"""The time within which a running service ends such an error; a start has its share of it."""
+SLOWEST_SECONDS: Final = 10.0
+"""No statement of an application may wait longer because of us."""
+
+Outcome = tuple[str, int]
+"""The SQLSTATE of the statement that failed, or nothing, and how many rows the last one touched."""
+
+
+class Application:
+    """Runs steps in both databases; ``tend`` starts a service if none runs."""
+
+    def __init__(self, site: Site, twin: Site, diary: Diary, tend: Callable[[], None]) -> None:
+        self._site = site
+        self._twin = twin
+        self._diary = diary
+        self._tend = tend
+        self.steps = 0
+        self.failed = 0
+
+    def run(self, step: Step) -> bool:
+        """Run a step in both databases; return whether it succeeded."""
+        expected = _run(self._twin, step)
+        began = time.monotonic()
+        found = self._run_followed(step, expected)
+        took = time.monotonic() - began
+        said = "; ".join(step.statements)
+        self._diary.note(f"{expected[0] or 'ok'} {expected[1]} {took:.2f} s: {said[:3000]}")
+        assert found == expected, f"{found}, not {expected} as in the twin: {said}"
+        assert took < SLOWEST_SECONDS or found[0], f"it took {took:.1f} s: {said}"
+        self.steps += 1
+        self.failed += bool(expected[0])
+        return not expected[0]
+
+    def _run_followed(self, step: Step, expected: Outcome) -> Outcome:
+        """Run it where cdc_embed is; follow the documentation where that says what fails."""
+        found = _run(self._site, step)
+        if found == expected or not found[0]:
+            return found
+        if "set unlogged" in step.statements[-1]:
+            return self._unpublished(step)
+        deadline = time.monotonic() + HARM_SECONDS
+        while found[0] in HARMS and time.monotonic() < deadline:
+            self._tend()
+            time.sleep(0.2)
+            found = _run(self._site, step)
+        return found
+
+    def _unpublished(self, step: Step) -> Outcome:
+        """PostgreSQL refuses SET UNLOGGED of a published table; the documentation says so."""
+        table = step.statements[-1].split()[2]
+        self._diary.note(f"taken out of the publication: {table}")
+        self._site.sql(f"alter publication cdc_embed drop table {table}")
+        return _run(self._site, step)
+
+    def both(self, statement: str) -> None:
+        """Run what an operator does on advice."""
+        self._diary.note(f"advice: {statement}")
+        for site in (self._site, self._twin):
+            site.sql(statement)
+
+
+def _run(site: Site, step: Step) -> Outcome:
+    with closing(site.connect()) as connection:
+        connection.autocommit = step.alone or step.apart
+        rows = 0
+        try:
+            with connection.cursor() as cursor:
+                for statement in step.statements:
+                    rows = _execute(cursor, statement, step.data)
+            if not connection.autocommit:
+                (connection.rollback if step.rolled_back else connection.commit)()
+        except psycopg2.Error as exc:
+            return str(exc.pgcode), 0
+        return "", rows
+
+
+def _execute(cursor: Any, statement: str, data: str) -> int:
+    if data:
+        cursor.copy_expert(statement, io.StringIO(data))
+    else:
+        cursor.execute(statement)
+    return int(cursor.rowcount)
