@@ -504,6 +504,13 @@ MUTATIONS = (
         "tests/integration/test_leaves.py::test_leaf_that_comes_with_rows_is_compared_alone[18]",
     ),
     Mutation(
+        "a leaf that came and went between two looks was never there",
+        "cdc_embed/service/shapes.py",
+        "            passed = met.get(name, frozenset()) - shape.leaves.keys()",
+        "            passed = frozenset()",
+        "tests/integration/test_leaves.py::test_leaf_between_two_looks_leaves_nothing_behind",
+    ),
+    Mutation(
         "keys of a leaf that went are kept",
         "cdc_embed/change/shape.py",
         "orphans=bool(gone or changed)",

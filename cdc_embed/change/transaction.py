@@ -49,6 +49,9 @@ class Callbacks:
     on_undelivered: Callable[[Table, TableChangedError], None] = _raise
     """Called for a table whose changes are of no use from here on, before anything behind them is
     an event: the table must be paused, and all its rows compared."""
+    on_leaf: Callable[[Table, int], None] = lambda _, __: None
+    """Called with the oid of a leaf partition before changes of it come under the name of its
+    table. The leaf can be gone by now, and the log does not tell of that."""
 
 
 NO_CALLBACKS: Final = Callbacks()
@@ -79,6 +82,8 @@ class Assembler:
         self._recorded_commit_seen = not checkpoint.replays(replay_from)
         self._callbacks = callbacks
         self._undelivered: set[Table] = set()
+        self._partitioned: Table | None = None
+        """The partitioned table that was announced last, if no row came since."""
 
     @property
     def open_transaction(self) -> Begin | None:
@@ -112,8 +117,9 @@ class Assembler:
                 )
             ]
         elif isinstance(message, Relation):
-            self._layouts[message.oid] = self._resolve(message)
+            self._announce(message)
         elif isinstance(message, Insert | Update | Delete | Truncate):
+            self._partitioned = None
             return list(self._changes(message, size))
         return []
 
@@ -130,6 +136,15 @@ class Assembler:
             f"{self._checkpoint.end_lsn}, which the target has; "
             f"the source was rolled back to an older state",
         )
+
+    def _announce(self, relation: Relation) -> None:
+        """Take in a relation; that of a leaf comes behind that of its partitioned table."""
+        self._layouts[relation.oid] = self._resolve(relation)
+        table = self._tables.get(relation.oid)
+        if table is not None:
+            self._partitioned = table if table.partitioned else None
+        elif self._partitioned is not None:
+            self._callbacks.on_leaf(self._partitioned, relation.oid)
 
     def _resolve(self, relation: Relation) -> "_Layout | TableChangedError | None":
         table = self._tables.get(relation.oid)

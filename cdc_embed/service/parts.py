@@ -17,6 +17,7 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.plugin import make_plugin
 from cdc_embed.service.reading import ComparisonStarter, Refetcher
 from cdc_embed.service.reconciling import Reconciling
+from cdc_embed.service.shapes import MetLeaves
 from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch, Watched
@@ -49,6 +50,7 @@ class Parts:
         problems = {**checked.paused, **until_setup}
         self._undelivered = Undelivered(problems=problems, until_setup=until_setup)
         self._telemetry = Telemetry(kept.metrics, kept.listeners.tell)
+        self._leaves = MetLeaves()
         self._refetcher = Refetcher(checked, self._undelivered, self._stop.abandon)
 
     def make_instance(self) -> tuple[Instance, Watch]:
@@ -73,6 +75,7 @@ class Parts:
             undelivered=self._undelivered,
             telemetry=self._telemetry,
             reconciling=reconciling,
+            leaves=self._leaves,
         )
         return instance, Watch(checked.databases, checked, watched)
 
@@ -118,6 +121,7 @@ class Parts:
             on_covered=lambda table: skipped.labels(table.full_name, "filtered").inc(),
             is_paused=lambda table: table.full_name in self._undelivered.problems,
             on_undelivered=pause,
+            on_leaf=self._leaves.meet,
         )
 
     def _make_stages(self) -> Stages:

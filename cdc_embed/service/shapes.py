@@ -4,10 +4,12 @@ A table of another shape is compared from its beginning. A partitioned table of 
 came, went or were changed goes on: what follows of these leaves alone is noted.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from threading import Lock
 
 import structlog
 
+from cdc_embed.change.document import Table
 from cdc_embed.change.shape import Shape, leaf_changes
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.found import never_filled
@@ -20,22 +22,53 @@ from cdc_embed.target.overview import StoredTable
 log = structlog.get_logger()
 
 
+class MetLeaves:
+    """The leaf partitions whose changes the log brought since the last look, by table.
+
+    One that is gone at the next look can have left keys without rows. Safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._met: dict[str, set[int]] = {}
+        self._lock = Lock()
+
+    def meet(self, table: Table, leaf: int) -> None:
+        """Note a leaf of a table."""
+        with self._lock:
+            self._met.setdefault(table.full_name, set()).add(leaf)
+
+    def now(self) -> dict[str, frozenset[int]]:
+        """Return the leaves that were met and are not forgotten."""
+        with self._lock:
+            return {name: frozenset(leaves) for name, leaves in self._met.items()}
+
+    def forget(self, met: Mapping[str, Collection[int]]) -> None:
+        """Forget leaves that were looked for."""
+        with self._lock:
+            for name, leaves in met.items():
+                self._met[name].difference_update(leaves)
+
+
 class Shapes:
     """Notes what events mean for comparisons that the log need not contain."""
 
-    def __init__(self, databases: Connections, tables: Sequence[SourceTable]) -> None:
+    def __init__(
+        self, databases: Connections, tables: Sequence[SourceTable], met: MetLeaves
+    ) -> None:
         schema = databases.config.target.schema
         self._databases = databases
         self._tables = tables
+        self._met = met
         self._ledger = Ledger(databases.target, schema, databases.config.source.slot)
         self._leaves = Leaves(databases.target, schema)
 
     def check(self, observed: Observed, stored: Mapping[str, StoredTable]) -> None:
         """Have tables compared that were rewritten, altered, or not delivered for a while."""
+        met = self._met.now()  # before the look, so that one which is not found has gone
         others = {
             name: known
             for name, known in stored.items()
-            if known.state is not None and _differs(name, observed, known)
+            if known.state is not None and (met.get(name) or _differs(name, observed, known))
         }
         if not others:
             return
@@ -48,11 +81,15 @@ class Shapes:
             if shape.own != known.shape or known.leaf_digest is None:
                 self._ledger.compare_again([name], shape)
                 log.info("table or its publication was altered, every row is compared", table=name)
-            elif shape.digest != known.leaf_digest:
-                self._note_leaves(name, shape, known.leaf_digest)
+                continue
+            passed = met.get(name, frozenset()) - shape.leaves.keys()
+            if passed or shape.digest != known.leaf_digest:
+                self._note_leaves(name, shape, known.leaf_digest, passed)
+        self._met.forget(met)
 
-    def _note_leaves(self, name: str, shape: Shape, before: str) -> None:
-        known = self._leaves.known(name)
+    def _note_leaves(self, name: str, shape: Shape, before: str, passed: Collection[int]) -> None:
+        """Note what follows from other leaves than before, and from those that came and went."""
+        known = {**self._leaves.known(name), **dict.fromkeys(passed, "")}
         others = list(known.keys() ^ shape.leaves.keys())
         empty = never_filled(self._databases.source, others) if others else ()
         changes = leaf_changes(known, shape.leaves, empty)

@@ -27,7 +27,7 @@ from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
-from cdc_embed.service.shapes import Shapes
+from cdc_embed.service.shapes import MetLeaves, Shapes
 from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.ownership import expect_keeper
@@ -59,6 +59,7 @@ class Watched:
     undelivered: Undelivered
     telemetry: Telemetry
     reconciling: Reconciling
+    leaves: MetLeaves
 
 
 class Watch:
@@ -77,7 +78,7 @@ class Watch:
         self._card = checked.model.card
         self._left_out = checked.left_out
         self._telemetry = watched.telemetry
-        self._shapes = Shapes(databases, checked.sources)
+        self._shapes = Shapes(databases, checked.sources, watched.leaves)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._count = Counts()

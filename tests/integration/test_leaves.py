@@ -93,6 +93,33 @@ def test_leaf_that_comes_with_rows_is_compared_alone(site: Site) -> None:
         assert EVENTS.drift(site) == []
 
 
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize(
+    "goes", ["drop table passing", "alter table events detach partition passing"]
+)
+def test_leaf_between_two_looks_leaves_nothing_behind(site: Site, goes: str, running: bool) -> None:
+    """Made, filled and gone before anybody looked: the log has its rows, and not their end."""
+    passing = "create table passing partition of events for values from (40) to (50)"
+
+    def pass_by() -> None:
+        for statement in (passing, ROWS.format("events", "45", 7), goes):
+            site.sql(statement)
+
+    if running:
+        with followed(site) as service:
+            before = compared(service)
+            pass_by()
+            settle(site, service, "partitions were changed")
+            assert compared(service) - before == 7
+    else:
+        with followed(site):
+            pass
+        pass_by()
+        with site.service() as service:
+            settle(site, service, "partitions were changed")
+            assert EVENTS.drift(site) == []
+
+
 def test_leaf_changed_while_it_is_compared_is_compared_again(site: Site) -> None:
     with followed(site):
         pass

@@ -16,7 +16,7 @@ class Step:
     done: Callable[[], None] = nothing
     """Notes in the history's table what changed."""
     data: str = ""
-    """What COPY reads."""
+    """The rows that COPY reads."""
     rolled_back: bool = False
     """The transaction is rolled back at its end."""
     apart: bool = False

@@ -309,6 +309,19 @@ def test_a_table_that_cannot_be_read_pauses_alone_until_it_can() -> None:
     assert undelivered == [FIRST, SECOND, FIRST], "this time is another one"
 
 
+def test_leaves_are_told_with_the_table_that_has_their_rows() -> None:
+    """A leaf is announced behind its table; what comes behind a row is another table's."""
+    met: list[tuple[str, int]] = []
+    callbacks = Callbacks(on_leaf=lambda table, leaf: met.append((table.full_name, leaf)))
+    parted = replace(FIRST, partitioned=True)
+    assembler = Assembler([parted, SECOND], checkpoint(), ZERO, callbacks)
+    leaf, later, other = (relation(name=f"n{oid}", oid=oid) for oid in (7, 8, 9))
+    second = relation(name="second", oid=2)
+    events(assembler, begin(), relation(), leaf, insert("1", "a", "b"), relation(), later)
+    events(assembler, insert("2", "a", "b"), other, second, other)
+    assert met == [("public.first", 7), ("public.first", 8)]
+
+
 def test_no_change_of_a_paused_table_is_an_event() -> None:
     undelivered: list[Table] = []
     callbacks = Callbacks(
