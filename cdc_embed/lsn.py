@@ -156,6 +156,18 @@ class Checkpoint:
         return commit_lsn >= self.end_lsn > ZERO
 
 
+def why_foreign(before: Identity, source: Identity) -> str | None:
+    """Return why a position of ``before`` is not one of ``source``; None when it is."""
+    if source.system_identifier != before.system_identifier:
+        return (
+            f"the position belongs to another cluster (system identifier "
+            f"{before.system_identifier}, this one is {source.system_identifier})"
+        )
+    if source.database != before.database:
+        return f"the position belongs to database {before.database}, not {source.database}"
+    return None
+
+
 def find_gap(
     checkpoint: Checkpoint,
     *,
@@ -170,13 +182,9 @@ def find_gap(
     """
     recorded = checkpoint.recorded
     before = checkpoint.source
-    if source.system_identifier != before.system_identifier:
-        return (
-            f"the position belongs to another cluster (system identifier "
-            f"{before.system_identifier}, this one is {source.system_identifier})"
-        )
-    if source.database != before.database:
-        return f"the position belongs to database {before.database}, not {source.database}"
+    foreign = why_foreign(before, source)
+    if foreign is not None:
+        return foreign
     if source.timeline != before.timeline:
         switch = dict(history).get(before.timeline)
         if switch is None:

@@ -96,6 +96,45 @@ MUTATIONS = (
         "test_letters_of_a_broken_table_are_left_alone_by_name",
     ),
     Mutation(
+        "an interrupted setup owns nothing",
+        "cdc_embed/setup/ownership.py",
+        "        registered = registered_sources(databases.target, schema, slot)",
+        "        registered: list[tuple[str, str]] = []",
+        "tests/integration/test_ownership.py::"
+        "test_a_name_is_the_first_ones_before_its_setup_has_ended",
+    ),
+    Mutation(
+        "a target in our own database is always ours",
+        "cdc_embed/setup/ownership.py",
+        "    moved = databases.config.target_is_source and before.is_of(checkpoint.target)",
+        "    moved = databases.config.target_is_source",
+        "tests/integration/test_ownership.py::test_a_name_in_our_own_database_can_be_anothers",
+    ),
+    Mutation(
+        "an epoch is taken for another source",
+        "sql/target/store.sql",
+        "where slot = %(slot)s and source_system_identifier = %(source_system_identifier)s\n"
+        "  and source_database = %(source_database)s\n",
+        "where slot = %(slot)s\n",
+        "tests/integration/test_ownership.py::"
+        "test_another_server_behind_the_address_is_no_gap[True]",
+    ),
+    Mutation(
+        "another server behind the address is a gap",
+        "cdc_embed/service/instance.py",
+        "            self._source.expect_own()",
+        "            pass",
+        "tests/integration/test_ownership.py::"
+        "test_another_server_behind_the_address_is_no_gap[False]",
+    ),
+    Mutation(
+        "an index is rebuilt for another source",
+        "cdc_embed/cli/index.py",
+        "    expect_own_slot(databases)",
+        "    pass",
+        "tests/integration/test_ownership.py::test_a_namesake_of_another_server_is_refused_everywhere",
+    ),
+    Mutation(
         "a database that is away ends the start",
         "cdc_embed/service/service.py",
         "                if not waits and not is_passing(exc):",
@@ -267,7 +306,7 @@ MUTATIONS = (
     Mutation(
         "go on when the vectors are another slot's by now",
         "cdc_embed/service/watch.py",
-        "expect_keeper(databases, [source.table for source in self._tables], migrated=True)",
+        "expect_keeper(databases, self._names, migrated=True)",
         "expect_keeper(databases, [], migrated=True)",
         "tests/integration/test_door.py::test_the_error_that_ends_a_service_is_raised_to_its_owner",
     ),

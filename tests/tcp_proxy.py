@@ -123,6 +123,11 @@ class TcpProxy:
         """
         self._do(lambda: self._cut(unheard=unheard))
 
+    def lead_to(self, port: int) -> None:
+        """Lead to another server from now on; reset every connection."""
+        self._upstream = (self._upstream[0], port)
+        self.cut()
+
     def refuse(self) -> None:
         """Reset every connection, and refuse new ones."""
         self._do(self._refuse)

@@ -121,7 +121,7 @@ def _opened(ctx: typer.Context) -> Iterator["DeadLetters"]:
     from cdc_embed.cli.letters import DeadLetters
     from cdc_embed.errors import PreflightError
     from cdc_embed.setup.connections import connections
-    from cdc_embed.setup.ownership import expect_own_slot
+    from cdc_embed.setup.ownership import expect_keeper, expect_own_slot
     from cdc_embed.target.checks import check_migrations
 
     context: Context = ctx.obj
@@ -134,6 +134,7 @@ def _opened(ctx: typer.Context) -> Iterator["DeadLetters"]:
                 where="target database", problem=finding.message, hint="run: cdc-embed setup"
             )
         expect_own_slot(databases)
+        expect_keeper(databases, [table.full_name for table in config.tables])
         yield DeadLetters(databases)
 
 

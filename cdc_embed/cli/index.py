@@ -53,6 +53,7 @@ def rebuild(
 def _tables(config: "Config", databases: "Connections", option: str) -> dict[str, str]:
     """Return the tables of vectors to work on, by the names of their source tables."""
     from cdc_embed.errors import PreflightError
+    from cdc_embed.setup.ownership import expect_keeper, expect_own_slot
     from cdc_embed.target.registry import registered_tables
 
     if config.index.kind == "none":
@@ -67,6 +68,8 @@ def _tables(config: "Config", databases: "Connections", option: str) -> dict[str
             problem="it is not in the configuration",
             hint="see the tables: cdc-embed status",
         )
+    expect_own_slot(databases)
+    expect_keeper(databases, wanted)
     known = registered_tables(databases.target, config.target.schema)
     if missing := sorted(wanted - known.keys()):
         raise PreflightError(

@@ -181,6 +181,13 @@ class Instance:
 
     def _lead(self) -> None:
         """Take the slot and follow the log until stopped; raise when the connection is lost."""
+        try:
+            self._take_slot()
+        except HistoryGapError:
+            self._source.expect_own()  # another server behind the source's address is no gap
+            raise
+
+    def _take_slot(self) -> None:
         slot = self._source.usable_slot()
         if slot.active_pid is not None:  # an attempt would cost both servers two sessions
             self._stand_by(slot)
@@ -193,7 +200,7 @@ class Instance:
             # before the slot is taken: afterwards our own writes would wait for ourselves
             self._source.catalogue.refuse_synchronous(stream.application_name)
             stream.start(self._source.plugin.options)
-            checkpoint = self._stages.store.take_epoch()
+            checkpoint = self._stages.store.take_epoch(source)
             # setup can have changed the space while this instance stood by
             self._stages.recheck()
             slot = self._source.usable_slot()

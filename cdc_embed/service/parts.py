@@ -23,7 +23,7 @@ from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch, Watched
 from cdc_embed.setup.agreement import expect_unchanged, unfit_tables
 from cdc_embed.setup.connections import cutter, expect_set_up, open_store
-from cdc_embed.setup.ownership import expect_keeper
+from cdc_embed.setup.ownership import expect_keeper, expect_own_slot
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.tables import wide_columns
 from cdc_embed.source.timing import report_interval
@@ -56,7 +56,7 @@ class Parts:
     def make_instance(self) -> tuple[Instance, Watch]:
         """Make the instance and its watch; raise if ``setup`` must be run first."""
         checked = self._checked
-        expect_keeper(checked.databases, checked.tables)
+        expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
         reconciling = Reconciling(
             checked, self._model.card, stages.store, self._undelivered, self._metrics
@@ -103,6 +103,7 @@ class Parts:
             read_rows=self._refetcher.read_rows,
             tables=checked.tables,
             callbacks=self._make_callbacks(),
+            expect_own=lambda: expect_own_slot(checked.databases),
             find_wide=lambda: wide_columns(checked.databases.source, checked.sources),
             least_silence=self._tolerance.least_silence,
         )
@@ -153,7 +154,7 @@ class Parts:
 
     def _recheck(self) -> None:
         databases, tables = self._checked.databases, self._checked.tables
-        expect_keeper(databases, tables)
+        expect_keeper(databases, [table.full_name for table in tables])
         known = self._undelivered.until_setup.keys() - self._checked.left_out.keys()
         expect_unchanged(databases, tables, known)
         for table in tables:

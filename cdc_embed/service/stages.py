@@ -37,6 +37,8 @@ class Source:
     tables: Iterable[Table]
     callbacks: Callbacks
     """Functions that are called for changes that become no event."""
+    expect_own: Callable[[], None]
+    """Raises when the recorded position is that of another source's slot of this name."""
     find_wide: FindWide
     least_silence: float
     """The shortest time without an answer after which a server is given up."""

@@ -109,7 +109,7 @@ class _Starter:
             if gap is None:
                 survey.expect_usable()
             else:
-                expect_own_gap(databases, [source.table for source in survey.tables])
+                expect_own_gap(databases, [source.table.full_name for source in survey.tables])
             model = self._keep_model(databases, survey)
             if gap is not None:
                 _make_new_slot(databases, model.card, gap, stopping)

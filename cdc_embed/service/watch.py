@@ -130,7 +130,7 @@ class Watch:
 
     def _watch(self) -> None:
         databases = self._databases
-        expect_keeper(databases, [source.table for source in self._tables], migrated=True)
+        expect_keeper(databases, self._names, migrated=True)
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)
             if observed.mendable:

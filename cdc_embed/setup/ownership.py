@@ -1,7 +1,7 @@
-"""The slot that keeps a table of vectors.
+"""The slot of a source that keeps a table of vectors.
 
 A schema can hold the vectors of several slots and several sources, but each table of vectors is
-kept by exactly one slot.
+kept by exactly one slot of one source, and a slot's name belongs to one source there.
 """
 
 from collections.abc import Iterable
@@ -16,6 +16,7 @@ from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.registry import (
     Registered,
     applied_migrations,
+    registered_sources,
     registered_tables,
     service_sessions,
 )
@@ -38,40 +39,44 @@ def kept_by(databases: Connections, known: Registered) -> str:
 
 
 def other_source(databases: Connections, slot: str | None) -> Identity | None:
-    """Return the source of a slot's recorded position; None when it is this one, or there is
-    none."""
+    """Return the source that a slot's name belongs to; None when it is this one, or nobody's.
+
+    That is the source of its recorded position. Before there is one, it is the source whose
+    ``setup`` registered tables for it, and was perhaps interrupted. A position that was recorded in
+    the source's own database moved together with it, so it is ours.
+    """
     if slot is None:
         return None
-    checkpoint = read_checkpoint(databases.target, databases.config.target.schema, slot)
-    if checkpoint is None or checkpoint.source.is_of(databases.catalogue.identity()):
-        return None
-    return checkpoint.source
+    schema, ours = databases.config.target.schema, databases.catalogue.identity()
+    checkpoint = read_checkpoint(databases.target, schema, slot)
+    if checkpoint is None:
+        registered = registered_sources(databases.target, schema, slot)
+        sources = [Identity(system_identifier=s, database=d, timeline=0) for s, d in registered]
+        return next((source for source in sources if not source.is_of(ours)), None)
+    before = checkpoint.source
+    moved = databases.config.target_is_source and before.is_of(checkpoint.target)
+    return None if moved or before.is_of(ours) else before
 
 
-def expect_keeper(
-    databases: Connections, tables: Iterable[Table], *, migrated: bool = False
-) -> None:
-    """Raise when another slot keeps the vectors of one of the tables."""
+def expect_keeper(databases: Connections, tables: Iterable[str], *, migrated: bool = False) -> None:
+    """Raise when another slot keeps the vectors of one of the tables, which are full names."""
     schema = databases.config.target.schema
     registered = registered_tables(databases.target, schema, migrated=migrated)
-    for table in tables:
-        known = registered.get(table.full_name)
+    for name in tables:
+        known = registered.get(name)
         if known is not None and not is_ours(databases, known):
             raise PreflightError(
-                where=f"table {table.full_name}",
+                where=f"table {name}",
                 problem=kept_by(databases, known),
                 hint=TAKE_OVER,
             )
 
 
 def name_owner(databases: Connections) -> str:
-    """Say which other source's slot of our name owns the position in the target; empty if none.
-
-    A target in the source's own database moved together with it, so it is ours.
-    """
+    """Say which other source's slot of our name owns the position in the target; empty if none."""
     config = databases.config
     schema = config.target.schema
-    if config.target_is_source or not applied_migrations(databases.target, schema):
+    if not applied_migrations(databases.target, schema):
         return ""
     source = other_source(databases, config.source.slot)
     if source is None:
@@ -104,7 +109,7 @@ def expect_no_service(databases: Connections, slot: str) -> None:
         )
 
 
-def expect_own_gap(databases: Connections, tables: Iterable[Table]) -> None:
+def expect_own_gap(databases: Connections, tables: Iterable[str]) -> None:
     """Raise when a person must decide whether this source or slot replaces another one."""
     expect_own_slot(databases)
     expect_keeper(databases, tables)

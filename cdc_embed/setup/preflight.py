@@ -291,7 +291,7 @@ def _check_stored(databases: Connections, survey: Survey, table: Table, card: Mo
     table's own making.
     """
     try:
-        expect_keeper(databases, [table])
+        expect_keeper(databases, [table.full_name])
         expect_set_up(databases, table, card)
     except (PreflightError, SpaceMismatchError) as exc:
         own = isinstance(exc, PreflightError) and exc.fields.get("table")

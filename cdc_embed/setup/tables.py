@@ -104,8 +104,9 @@ class TablePlanner:
         elif known is not None and self._has_missed(table, known):
             change.together.append(compare_again_ddl(self._schema, table))
         if not self._is_registered(table, known, space):
+            source = self._databases.catalogue.identity()
             change.together.append(space_ddl(self._schema, space))
-            change.together.append(register_ddl(self._schema, table, space, self._slot))
+            change.together.append(register_ddl(self._schema, table, space, self._slot, source))
         return self._in_order(table, known, change)
 
     # -- the view, and what must happen together with it -------------------------------------------

@@ -118,6 +118,15 @@ def registered_tables(
     }
 
 
+def registered_sources(session: Session, schema: str, slot: str) -> list[tuple[str, str]]:
+    """Return (system identifier, database) of each source that registered tables for a slot."""
+    if REGISTRY_MIGRATION not in applied_migrations(session, schema):
+        return []
+    statement = _compose("registered_sources", schema=sql.Identifier(schema))
+    rows = session.fetch("embedding_table", statement, {"slot": slot})
+    return [(row[0], row[1]) for row in rows]
+
+
 def comparable_spaces(session: Session, schema: str, space: Space) -> list[int]:
     """Return the spaces whose vectors are the same for the same text."""
     with session.transaction("space") as cursor:

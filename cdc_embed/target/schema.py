@@ -12,6 +12,7 @@ from psycopg2 import sql
 from cdc_embed.change.document import Table
 from cdc_embed.config.sections import IndexConfig
 from cdc_embed.errors import PreflightError
+from cdc_embed.lsn import Identity
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.sql import migrations
 from cdc_embed.target.registry import Space
@@ -104,7 +105,7 @@ def space_ddl(schema: str, space: Space) -> Ddl:
     return Ddl(f"record the space of {space.model} ({space.dimensions} dimensions)", statement)
 
 
-def register_ddl(schema: str, table: Table, space: Space, slot: str) -> Ddl:
+def register_ddl(schema: str, table: Table, space: Space, slot: str, source: Identity) -> Ddl:
     statement = _compose(
         "register_table",
         schema=sql.Identifier(schema),
@@ -116,6 +117,8 @@ def register_ddl(schema: str, table: Table, space: Space, slot: str) -> Ddl:
         ),
         search_view=sql.Literal(table.search_view),
         slot=sql.Literal(slot),
+        source_system_identifier=sql.Literal(source.system_identifier),
+        source_database=sql.Literal(source.database),
         key_columns=sql.SQL("{}::smallint[]").format(sql.Literal(list(table.key_numbers))),
         space=_values(space),
     )

@@ -21,12 +21,13 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import (
+    CdcEmbedError,
     FencedError,
     HistoryGapError,
     PreflightError,
     TargetUnavailableError,
 )
-from cdc_embed.lsn import LSN, Checkpoint, Identity
+from cdc_embed.lsn import LSN, Checkpoint, Identity, why_foreign
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET, RowRefusedError, refusal_is_outage, translated
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
@@ -93,9 +94,13 @@ class Store:
             cursor.execute(self._sql["adopt_identity"], values)
             self._expect_epoch(cursor)
 
-    def take_epoch(self) -> Checkpoint:
-        """Fence every older writer of the slot; return its recorded position."""
-        values = {"slot": self._slot}
+    def take_epoch(self, source: Identity) -> Checkpoint:
+        """Fence every older writer of the slot of this source; return its recorded position."""
+        values = {
+            "slot": self._slot,
+            "source_system_identifier": source.system_identifier,
+            "source_database": source.database,
+        }
         try:
             row = self._take_epoch(values)
         except TargetUnavailableError:
@@ -104,11 +109,7 @@ class Store:
         # the older writers are fenced; their locks would delay us
         self._end_old_writers()
         if row is None:
-            raise PreflightError(
-                where=f"slot {self._slot}",
-                problem="the target has no position for it",
-                hint="run: cdc-embed setup",
-            )
+            raise self._no_position(source)
         checkpoint = checkpoint_of(row)
         self.epoch = checkpoint.epoch
         return checkpoint
@@ -118,6 +119,18 @@ class Store:
             cursor.execute("select set_config('lock_timeout', %s, true)", (TAKEOVER_LOCK_TIMEOUT,))
             cursor.execute(self._sql["take_epoch"], values)
             return cursor.fetchone()
+
+    def _no_position(self, source: Identity) -> CdcEmbedError:
+        """Return the error of a slot without a position, or with that of another source."""
+        recorded = read_checkpoint(self._reader, self._schema, self._slot)
+        foreign = recorded and why_foreign(recorded.source, source)
+        if foreign:
+            return HistoryGapError(slot=self._slot, problem=foreign)
+        return PreflightError(
+            where=f"slot {self._slot}",
+            problem="the target has no position for it",
+            hint="run: cdc-embed setup",
+        )
 
     def _end_old_writers(self) -> None:
         with self._reader.transaction("checkpoint") as cursor:

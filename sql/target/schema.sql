@@ -59,6 +59,12 @@ select e.{table_name}, e.embedding_table, e.source_oid, e.metadata, e.search_vie
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 order by e.{table_name}
 
+-- name: registered_sources
+-- The sources whose setup registered tables for a slot of this name. Older versions lack the columns.
+select distinct to_jsonb(e) ->> 'source_system_identifier', to_jsonb(e) ->> 'source_database'
+from {schema}.embedding_table e
+where e.slot = %(slot)s and to_jsonb(e) ->> 'source_system_identifier' is not null
+
 -- name: spaces
 -- Every space that setup ever recorded.
 select id, model, dimensions, document_prompt, query_prompt, preparation from {schema}.space
@@ -75,14 +81,16 @@ values ({space}) on conflict do nothing
 -- name: register_table
 -- Register a table of vectors, with its space and its metadata columns.
 insert into {schema}.embedding_table (table_name, embedding_table, space, source_oid, metadata, search_view, slot,
-  key_columns)
-select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot}, {key_columns}
+  key_columns, source_system_identifier, source_database)
+select {table_name}, {embedding_table}, id, {source_oid}, {metadata}, {search_view}, {slot}, {key_columns},
+  {source_system_identifier}, {source_database}
 from {schema}.space
 where (model, dimensions, document_prompt, query_prompt, preparation) = ({space})
 on conflict (table_name) do update
 set embedding_table = excluded.embedding_table, space = excluded.space,
     source_oid = excluded.source_oid, metadata = excluded.metadata, search_view = excluded.search_view,
-    slot = excluded.slot, key_columns = excluded.key_columns
+    slot = excluded.slot, key_columns = excluded.key_columns,
+    source_system_identifier = excluded.source_system_identifier, source_database = excluded.source_database
 
 -- name: register_view
 -- Record what the search view is made of.

@@ -20,10 +20,12 @@ values (%(slot)s, %(source_system_identifier)s, %(source_database)s, %(source_ti
 on conflict (slot) do nothing
 
 -- name: take_epoch
--- Become the one writer of a slot: every older epoch is fenced from here on.
+-- Become the one writer of a slot: every older epoch is fenced from here on. A slot of the same name of
+-- another source fences nobody.
 update {schema}.checkpoint
 set epoch = epoch + 1, updated_at = now()
-where slot = %(slot)s
+where slot = %(slot)s and source_system_identifier = %(source_system_identifier)s
+  and source_database = %(source_database)s
 returning slot, source_system_identifier, source_database, source_timeline,
           target_system_identifier, target_database, target_timeline,
           commit_lsn::text, ordinal, end_lsn::text, confirmed_lsn::text, batch_seq, epoch

@@ -1,10 +1,12 @@
 """The keeper of a table of vectors: one slot of one source, whoever else writes there."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from tests.site import DOCUMENTS, Site, wait_until
+from tests.tcp_proxy import TcpProxy
 
 OWNER = "select slot from cdc_embed.embedding_table where table_name = 'public.documents'"
 STORED = "select count(*) from cdc_embed.documents_embedding"
@@ -95,6 +97,7 @@ SESSIONS = (
     "select 1 from pg_stat_activity where application_name like 'cdc_embed%' "
     "and datname = current_database()"
 )
+COMMANDS = ("setup", "run", "verify", "status", "backfill", "dlq list", "search x", "index rebuild")
 REBUILDS = 'on_history_gap = "rebuild"'
 
 
@@ -117,7 +120,7 @@ def test_a_namesake_of_another_server_is_refused_everywhere(
     with first.service() as service:
         service.settle()
         before = vectors.sql(position)
-        for command in ("setup", "run", "verify", "status", "backfill", "dlq list", "search x"):
+        for command in COMMANDS:
             refused = namesake.cli(*command.split(), expect=4).stderr
             assert "another source's slot of that name owns it" in refused, command
             assert "set source.slot or target.schema" in refused, command
@@ -133,6 +136,64 @@ def test_a_namesake_of_another_server_is_refused_everywhere(
         assert service.stop() == 0
     assert vectors.value(OWNER) == first.name
     assert "nothing to do" in first.cli("setup").stderr
+
+
+def test_a_name_is_the_first_ones_before_its_setup_has_ended(
+    first: Site, namesake: Site, vectors: Site
+) -> None:
+    """Its tables are registered, and a position is recorded only at the end."""
+    first.wait_for_free_slot()
+    first.sql("select pg_drop_replication_slot(%s)", first.name)
+    vectors.sql("delete from cdc_embed.checkpoint")
+    registered = "select table_name, source_system_identifier from cdc_embed.embedding_table"
+    before = vectors.sql(registered)
+    for command in ("setup", "run", "index rebuild", "dlq list"):
+        refused = namesake.cli(*command.split(), expect=4).stderr
+        assert "another source's slot of that name owns it" in refused, command
+    assert vectors.sql(registered) == before
+    first.cli("setup")
+    follow(first)
+    assert vectors.value(STORED) == 3
+
+
+def test_a_name_in_our_own_database_can_be_anothers(first: Site, vectors: Site) -> None:
+    """The database that holds another source's vectors begins to follow a table of its own."""
+    vectors.sql(DOCUMENTS)
+    vectors.configure()
+    text = vectors.config_path.read_text()
+    named = text.replace(f'slot = "{vectors.name}"', f'slot = "{first.name}"')
+    vectors.config_path.write_text(named)
+    before = vectors.sql("select slot, epoch from cdc_embed.checkpoint")
+    for command in ("setup", "run", "verify"):
+        refused = vectors.cli(command, expect=4).stderr
+        assert "another source's slot of that name owns it" in refused, command
+    assert vectors.sql("select slot, epoch from cdc_embed.checkpoint") == before
+
+
+@pytest.mark.parametrize("with_slot", [False, True])
+def test_another_server_behind_the_address_is_no_gap(
+    first: Site, namesake: Site, vectors: Site, tmp_path: Path, *, with_slot: bool
+) -> None:
+    """The address of a running service's source leads to another server: it fences nobody."""
+    folder = tmp_path / "twin"
+    folder.mkdir()
+    twin = Site(namesake.server, first.name, folder)
+    twin.sql(DOCUMENTS)
+    twin.sql("create publication cdc_embed for table documents")
+    if with_slot:
+        twin.sql("select pg_create_logical_replication_slot(%s, 'pgoutput')", first.name)
+    epoch = "select epoch from cdc_embed.checkpoint"
+    with TcpProxy(first.server.port) as proxy:
+        first.environment["CDC_EMBED_SOURCE__DSN"] = proxy.dsn(first.dsn)
+        with first.service() as service:
+            service.settle()
+            before = vectors.value(epoch)
+            proxy.lead_to(twin.server.port)
+            assert service.wait() == 4
+        said = "".join(service.output)
+        assert "another source's slot of that name owns it" in said
+        assert vectors.value(epoch) == before
+    twin.drop()
 
 
 def test_a_namesake_may_take_the_place_of_a_slot_that_is_gone(

@@ -62,7 +62,7 @@ def make_store(site: Site) -> Iterator[Callable[[], Store]]:
         statements = Statements("cdc_embed", TABLE, space=1, vector_type="public.vector(384)")
         store = Store(site.dsn, schema="cdc_embed", slot=site.name, tables=[statements], half=False)
         stores.append(store)
-        store.take_epoch()
+        store.take_epoch(store.identity())
         return store
 
     yield make

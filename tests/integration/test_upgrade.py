@@ -18,7 +18,8 @@ PREVIOUS = (
     "alter table cdc_embed.embedding_table drop column adopted_publication",
     "alter table cdc_embed.reconcile drop column run, drop column leaf_digest, drop column leaves, "
     "drop column changed_leaves, drop column orphans",
-    "alter table cdc_embed.embedding_table drop column key_columns, drop column definition",
+    "alter table cdc_embed.embedding_table drop column key_columns, drop column definition, "
+    "drop column source_system_identifier, drop column source_database",
     "drop index cdc_embed.dead_letter_key",
     "alter table cdc_embed.dead_letter add unique (table_name, key)",
 )
