@@ -543,6 +543,14 @@ MUTATIONS = (
         "tests/integration/test_leaves.py::test_leaf_that_comes_with_rows_is_compared_alone[18]",
     ),
     Mutation(
+        "a running service waits for a table that another one replaced",
+        "cdc_embed/service/watch.py",
+        "        if not successors or coverage.by_name:",
+        "        if successors or not successors:",
+        "tests/integration/test_undelivered.py::"
+        "test_setup_gives_a_running_service_the_table_of_the_name",
+    ),
+    Mutation(
         "a leaf that came and went between two looks was never there",
         "cdc_embed/service/shapes.py",
         "            passed = met.get(name, frozenset()) - shape.leaves.keys()",

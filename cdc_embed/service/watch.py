@@ -11,6 +11,7 @@ statements a second, whatever the number of its tables.
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +20,7 @@ import structlog
 from cdc_embed.errors import (
     CdcEmbedError,
     SourceUnavailableError,
+    TablesChangedError,
     TargetUnavailableError,
     is_passing,
 )
@@ -34,6 +36,7 @@ from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
+from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.overview import something_to_do, stored_tables
 
@@ -140,6 +143,7 @@ class Watch:
             found.update({**observed.undelivered, **observed.altered})
         self._check_coverage()
         self._look_at_left_out()
+        self._look_at_successors(observed.successors)
         unfit = self._undelivered.until_setup.keys() - self._left_out.keys()
         if unfit or observed.altered:  # else a batch finds that setup has run, by the epoch
             tables = [source.table for source in self._tables]
@@ -177,6 +181,16 @@ class Watch:
         if mended:
             log.info("tables can be followed again", tables=mended)
             self._instance.restart()
+
+    def _look_at_successors(self, successors: Sequence[SourceTable]) -> None:
+        """Begin anew when the changes of another table that has a followed one's name arrive."""
+        coverage = self._databases.coverage
+        if not successors or coverage.by_name:
+            return
+        undelivered = coverage.observe(successors).undelivered
+        for source in successors:
+            if source.table.full_name not in undelivered:
+                raise TablesChangedError(table=source.table.full_name)
 
     def _check_confirmed(self, facts: Facts) -> None:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:

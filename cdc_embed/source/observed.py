@@ -25,6 +25,8 @@ class Observed:
     """The digest of the leaves of each delivered table."""
     estimates: Mapping[str, int | None]
     """The estimated number of rows; None before the first ANALYZE."""
+    successors: Sequence[SourceTable] = ()
+    """Other tables that have the names of some of the tables now."""
     mendable: bool = False
     """Something of ours harms the application, and can be altered."""
 
@@ -58,7 +60,10 @@ def observed(
             shapes[name] = Shape(own=own, leaves=state.leaf_shapes or {})
             digests[name] = state.leaf_digest
         estimates[name] = state.estimate
+    now = [known[source.table.full_name].source for source in tables]
+    oids = {source.table.oid for source in tables}
     return Observed(
+        successors=[source for source in now if source and source.table.oid not in oids],
         undelivered=undelivered,
         altered=altered,
         shapes=shapes,

@@ -88,6 +88,28 @@ def test_renamed_table_pauses_alone_and_is_compared_after_setup(two: Site) -> No
         assert problem_of(service, "documents") is None
 
 
+@pytest.mark.parametrize("two", ["pgoutput"], indirect=True)
+@pytest.mark.parametrize("noticed", [True, False])
+def test_setup_gives_a_running_service_the_table_of_the_name(two: Site, noticed: bool) -> None:
+    """The swapped table is another one; the service must not wait for the first one for ever."""
+    with two.service() as service:
+        wait_until(lambda: backfilled(service), "backfill")
+        two.transaction(
+            "create table new (like documents including all)",
+            "insert into new select id, title, 'swapped' from documents",
+            "alter table documents rename to old",
+            "alter table new rename to documents",
+        )
+        if noticed:
+            wait_until(lambda: problem_of(service, "documents"), "noticed", 30)
+        two.cli("setup")
+        wait_until(lambda: not two.drift(), "compared", 30)
+        two.sql("insert into documents values (2, 'followed', 'again')")
+        wait_until(lambda: not two.drift(), "followed", 30)
+        wait_until(lambda: readiness(service) == "ok\n", "ready", 30)
+        assert service.stop() == 0
+
+
 def test_locked_table_hides_no_other(two: Site) -> None:
     """No look at the catalogue waits for a lock, and no read of rows waits long."""
     with two.service() as service, closing(two.connect()) as other, other.cursor() as cursor:

@@ -14,7 +14,7 @@ from tests.migrations.application import Application
 from tests.migrations.ddl import Migrations
 from tests.migrations.rows import Rows
 from tests.migrations.steps import Step
-from tests.migrations.tables import choose_tables
+from tests.migrations.tables import choose_tables, names
 from tests.migrations.user import SQL, User, wanted
 from tests.site import Site
 
@@ -179,16 +179,27 @@ class DdlHistory:
 
     def _follow(self, said: str) -> None:
         """Run what is advised: by the message, then by doctor."""
-        for text in (said, *self._user.advice()):
-            for statement in SQL.findall(text):
-                self._application.both(statement)
-            if "setup --rebuild" in text:
+        advice = "\n".join([said, *self._user.advice()])
+        for statement in dict.fromkeys(SQL.findall(advice)):
+            self._application.both(self._fill_in(statement))
+        rebuild = "setup --rebuild" in advice
+        for _ in range(2):
+            if rebuild:
                 self._user.end()
-                self._user.command("setup", "--rebuild")
-        code, _, err = self._user.command("setup")
-        if code and "stop the service" in err:
-            self._user.end()
-            self._user.command("setup", *(["--rebuild"] if "--rebuild" in err else []))
+            code, _, err = self._user.command("setup", *(["--rebuild"] if rebuild else []))
+            if not code:
+                return
+            rebuild = rebuild or "setup --rebuild" in err
+            if "stop the service" in err:
+                self._user.end()
+
+    def _fill_in(self, statement: str) -> str:
+        """Put the key in its place, which only a person knows."""
+        table = next((t for t in self._tables if t.full_name in statement), None)
+        if "(...)" not in statement or table is None:
+            return statement
+        named = f"add constraint {table.new_key_name()} primary key ({names(table.key)})"
+        return statement.replace("add primary key (...)", named)
 
     # -- comparisons -------------------------------------------------------------------------------
 
