@@ -15,6 +15,7 @@ from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
+from cdc_embed.setup.relations import Relations
 from cdc_embed.setup.shadow import all_rows
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import builds_of, has_index, with_spare_memory
@@ -31,7 +32,6 @@ from cdc_embed.target.schema import (
     drop_ddl,
     forget_comparison_ddl,
     register_ddl,
-    register_view,
     space_ddl,
     vector_type,
 )
@@ -44,14 +44,12 @@ from cdc_embed.target.vectors import (
     fence_ddl,
     hnsw_ddl,
     is_of_form,
-    joined,
     rename_ddl,
     rename_key_ddl,
     retype_ddl,
     shadow_name,
     swap_ddl,
 )
-from cdc_embed.target.view import SearchView, change_relations, dependents, drop_view
 
 
 class TablePlanner:
@@ -107,51 +105,14 @@ class TablePlanner:
             source = self._databases.catalogue.identity()
             change.together.append(space_ddl(self._schema, space))
             change.together.append(register_ddl(self._schema, table, space, self._slot, source))
-        return self._in_order(table, known, change)
-
-    # -- the view, and what must happen together with it -------------------------------------------
-
-    def _in_order(self, table: Table, known: Registered | None, change: Change) -> list[Ddl]:
-        """Return all statements of a table: first those beside it, then the others at once."""
-        view = SearchView(
-            self._databases.target,
-            self._schema,
-            table,
+        relations = Relations(
+            databases=self._databases,
+            table=table,
             known=known,
-            renamed=change.renamed,
-            one_database=self._databases.config.target_is_source,
+            stored=self._stored.get((known or table).embedding_table, NOT_STORED),
+            vector_type=self._vector_type,
         )
-        again = view.exists and (change.view_goes or not view.replaceable)
-        if not again and not change.together and view.is_right():
-            return change.before
-        whys = [ddl.why for ddl in change.together]
-        statements = [ddl.statement for ddl in change.together]
-        if again:
-            self._expect_no_dependents(table, known, anew=change.makes_anew)
-            statements.insert(0, drop_view(self._schema, table.search_view))
-        if again or not view.is_right():
-            whys.append(f"create the search view of {table.full_name}")
-            statements += view.statements(again=again)
-            statements.append(register_view(self._schema, table, view.definition(again=again)))
-        if not again:
-            return [*change.before, joined(", ".join(whys), statements)]
-        anew = [table.search_view, *([table.embedding_table] if change.makes_anew else [])]
-        whole = change_relations(self._schema, anew, statements)
-        return [*change.before, Ddl(", ".join(whys), whole)]
-
-    def _expect_no_dependents(self, table: Table, known: Registered | None, *, anew: bool) -> None:
-        """Raise when views of the application would be dropped."""
-        names = [table.search_view, table.embedding_table]
-        if known is not None:
-            names = [known.search_view or table.search_view, known.embedding_table]
-        found = dependents(self._databases.target, self._schema, names if anew else names[:1])
-        if found:
-            listed = ", ".join(found)
-            raise PreflightError(
-                where=f"table {table.full_name}",
-                problem=f"its search view must be made anew, and {listed} reads it",
-                hint=f"drop {listed}, run: cdc-embed setup, and create it again",
-            )
+        return relations.ddl(change)
 
     # -- the table of vectors ----------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from cdc_embed.change.document import Key, Table, TableColumn, fingerprint
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.target import copy
+from cdc_embed.target.kept import INDEXES, STORAGE, prepare_shadow
 from cdc_embed.target.registry import CHUNK_COLUMNS, VectorTable
-from cdc_embed.target.vectors import create_ddl, joined, shadow_name
+from cdc_embed.target.vectors import create_ddl, index_names, joined, shadow_name
 from cdc_embed.wire.messages import UNCHANGED, Value
 
 _COMMA = sql.SQL(", ")
@@ -40,7 +41,8 @@ class Shadow:
         name = shadow_name(self.table)
         drop = compose("target/schema", "drop_table", table=sql.Identifier(self.schema, name))
         create, index = create_ddl(self.schema, self.table, self.vector_type, name)
-        return joined(create.why, [drop, create.statement, index.statement])
+        storage = self._prepare(STORAGE)
+        return joined(create.why, [drop, create.statement, index.statement, storage])
 
     def fill_ddl(self) -> Ddl:
         """Fill it, which takes more than a statement; ``fill`` does it."""
@@ -62,6 +64,13 @@ class Shadow:
         with session.transaction(where) as cursor:
             for name in ("empty_shadow", "fill_shadow", "drop_keys"):
                 cursor.execute(self._compose(name))
+            cursor.execute(self._prepare(INDEXES))
+
+    def _prepare(self, place: int) -> sql.Composed:
+        """Return the statement that gives it what the application gave the former table."""
+        former = self.table.embedding_table
+        indexes = index_names(former)
+        return prepare_shadow(self.schema, former, shadow_name(self.table), place, indexes)
 
     def _fields(self, rows: Mapping[Key, Row | None]) -> Iterator[Sequence[bytes]]:
         table = self.table

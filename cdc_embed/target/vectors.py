@@ -51,6 +51,11 @@ class Change:
         self.view_goes = self.view_goes or bool(listed)
 
 
+def index_names(embedding_table: str) -> list[str]:
+    """Return the names of our indexes on a table of vectors."""
+    return [index_name(embedding_table, kind) for kind in INDEXES]
+
+
 def joined(why: str, statements: Iterable[sql.Composed]) -> Ddl:
     """Return several statements as one, which is done wholly or not at all."""
     return Ddl(why, sql.SQL(";\n").join(statements))

@@ -6,7 +6,7 @@ source has row level security, the table of vectors has it, too: a reader sees t
 rows that this reader can read in the source.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -87,9 +87,7 @@ class SearchView:
 
     def statements(self, *, again: bool) -> list[sql.Composed]:
         """Return the statements that make all of it. ``again``: the view is dropped before."""
-        names = function_names(self._table.stem)
-        if self._known is not None:
-            names |= function_names(self._known.stem)
+        names = self.functions
         used = {name for name, _ in self._functions()}
         functions = [drop_function(self._schema, name) for name in sorted(names)] if again else []
         unused = [] if again else [drop_function(self._schema, n) for n in sorted(names - used)]
@@ -122,6 +120,17 @@ class SearchView:
             return sql.SQL("").format()
         visible = sql.Identifier(self._schema, _visible(self._table.stem))
         return sql.SQL("\nwhere {} ({})").format(visible, self._key("e"))
+
+    @property
+    def functions(self) -> set[str]:
+        """The names of its functions, now and afterwards."""
+        stems = {self._table.stem, *([self._known.stem] if self._known is not None else [])}
+        return {name for stem in stems for name in function_names(stem)}
+
+    @property
+    def columns(self) -> Collection[str]:
+        """The columns that it has afterwards."""
+        return self._columns().keys()
 
     @property
     def replaceable(self) -> bool:
@@ -236,27 +245,6 @@ class SearchView:
         return found
 
 
-def change_relations(
-    schema: str, names: Sequence[str], change: Sequence[sql.Composable]
-) -> sql.Composed:
-    """Return one statement that does all of ``change``, and keeps the relations' grants."""
-    return _compose(
-        "change_relations",
-        relations=sql.SQL("array[{}]").format(
-            _COMMA.join(_literal(schema, name) for name in names)
-        ),
-        change=sql.SQL(";\n  ").join(change),
-    )
-
-
-def dependents(session: Session, schema: str, ours: Sequence[str]) -> list[str]:
-    """Return the application's views over some relations of ours."""
-    with session.transaction("pg_depend") as cursor:
-        names = [sql.Identifier(schema, name).as_string(cursor) for name in ours]
-        cursor.execute(queries("target/view")["dependents"], {"relations": names})
-        return [row[0] for row in cursor.fetchall()]
-
-
 def drop_view_ddl(schema: str, name: str) -> Ddl:
     return Ddl(f"drop view {schema}.{name}", drop_view(schema, name))
 
@@ -271,11 +259,6 @@ def drop_function_ddl(schema: str, name: str) -> Ddl:
 
 def drop_function(schema: str, name: str) -> sql.Composed:
     return _compose("drop_function", function=sql.Identifier(schema, name))
-
-
-def _literal(*names: str) -> sql.Literal:
-    """Return a relation's name, quoted as in SQL, as a text."""
-    return sql.Literal(".".join('"{}"'.format(name.replace('"', '""')) for name in names))
 
 
 def _matches(table: Table, alias: str) -> sql.Composed:
