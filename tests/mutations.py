@@ -713,6 +713,14 @@ MUTATIONS = (
         "test_what_cannot_be_put_back_is_named_before_the_copy[index cdc_embed.by_id]",
     ),
     Mutation(
+        "an error that comes again in each comparison is told by the log only",
+        "cdc_embed/service/health.py",
+        "        return found if reconcile is None else",
+        "        return found if reconcile else",
+        "tests/integration/test_target_faults.py::"
+        "test_an_error_that_comes_again_and_again_is_told_by_readiness",
+    ),
+    Mutation(
         "setup waits for a lock in front of searches",
         "cdc_embed/setup/locks.py",
         'LOCK_TIMEOUT: Final = "500ms"',

@@ -23,6 +23,7 @@ from cdc_embed.errors import (
     UnprovenError,
     is_passing,
 )
+from cdc_embed.flow.patience import Trouble
 from cdc_embed.reconcile.requests import BACKFILL, Requests
 from cdc_embed.reconcile.slices import Scope, StoppedError, Work
 from cdc_embed.source.rows import Scan
@@ -34,6 +35,8 @@ CANCEL_SECONDS: Final = 0.5
 """The time that the thread has to end before its statement is cancelled, again and again."""
 TROUBLE_SECONDS: Final = 2.0
 """The pause after a database did not answer."""
+RECENT_SECONDS: Final = 30.0
+"""The time after which an attempt that did not fail yet is taken for a good one."""
 QUICK_KINDS: Final = ("retry",)
 """The kinds of requests that take little time and do not wait for the end of a backfill."""
 Answers = Mapping[str, Callable[[Request], None]]
@@ -85,12 +88,20 @@ class Reconciler:
         self._surroundings = surroundings
         self._on_failure = on_failure
         self._opened = False
+        self._trouble: Trouble | None = None
+        self._failed_at = 0.0
         self._thread = Thread(target=self._run, name="reconcile", daemon=True)
 
     @property
     def waiting_for(self) -> str:
         """The transactions that must end before rows can be compared; empty if there are none."""
         return self._slices.waiting_for
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """The error that one attempt after the other ends with; None while they are good."""
+        recent = time.monotonic() - self._failed_at < RECENT_SECONDS
+        return self._trouble if recent else None
 
     def start(self) -> None:
         """Begin. No stored row of a table is trusted before the table's progress is known."""
@@ -108,9 +119,9 @@ class Reconciler:
             try:
                 with self._surroundings.reading():
                     self._turn()
+                self._trouble = None
             except (SourceUnavailableError, TargetUnavailableError) as exc:
-                log.warning("reconcile waits", problem=str(exc))
-                self._ended.wait(TROUBLE_SECONDS)
+                self._wait_out(exc)
                 continue
             except StoppedError:
                 return
@@ -121,8 +132,7 @@ class Reconciler:
                 if not is_passing(exc):
                     self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
                     return
-                log.warning("reconcile waits", problem=str(exc))
-                self._ended.wait(TROUBLE_SECONDS)
+                self._wait_out(exc)
             except Exception as exc:
                 # without this thread the service would only look as if there were nothing to do
                 log.exception("reconcile failed")
@@ -130,6 +140,13 @@ class Reconciler:
                 return
             while not self._ended.wait(POLL_SECONDS) and not self._has_work():
                 pass
+
+    def _wait_out(self, exc: Exception) -> None:
+        """Wait before the next attempt. Nobody else tells that the same error comes again."""
+        log.warning("reconcile waits", problem=str(exc))
+        self._failed_at = time.monotonic()
+        self._trouble = Trouble(str(exc), self._trouble.since if self._trouble else self._failed_at)
+        self._ended.wait(TROUBLE_SECONDS)
 
     def _has_work(self) -> bool:
         return not self._opened or self._surroundings.has_work

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.patience import Patience, Trouble
 from cdc_embed.flow.telemetry import Positions, Telemetry
 from cdc_embed.serve.status import Live
 from cdc_embed.service.instance import Instance
@@ -55,7 +55,7 @@ class Health:
         for table, problem in self.undelivered.problems.items():
             return f"{table} {problem}"
         now = self.clock()
-        for stage, trouble in list(self.patience.troubles.items()):
+        for stage, trouble in self._troubles().items():
             if now - trouble.since > self.tolerance.long_trouble:
                 return f"waiting: {stage}"
         return None
@@ -71,10 +71,16 @@ class Health:
             index_problems=self.index_problems(),
         )
 
+    def _troubles(self) -> dict[str, Trouble]:
+        """Return the failures that are being waited out, by stage."""
+        found = self.patience.troubles
+        reconcile = self.instance.reconcile_trouble
+        return found if reconcile is None else {**found, "reconcile": reconcile}
+
     def _waiting(self) -> dict[str, str]:
         """Return what the service waits for now, by stage."""
         instance = self.instance
-        waiting = {stage: trouble.problem for stage, trouble in self.patience.troubles.items()}
+        waiting = {stage: trouble.problem for stage, trouble in self._troubles().items()}
         if self.refetcher.waiting_for is not None:
             xid = self.refetcher.waiting_for
             waiting["source"] = f"transaction {xid} is committed but not visible yet"

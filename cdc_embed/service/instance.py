@@ -25,7 +25,7 @@ from cdc_embed.errors import (
     is_passing,
 )
 from cdc_embed.flow.lane import Lane
-from cdc_embed.flow.patience import AbandonedError, delay
+from cdc_embed.flow.patience import AbandonedError, Trouble, delay
 from cdc_embed.flow.pipeline import Pipeline
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
@@ -125,6 +125,12 @@ class Instance:
         """The transactions that must end before rows can be compared; empty if there are none."""
         reconciler = self._reconciler
         return reconciler.waiting_for if reconciler is not None else ""
+
+    @property
+    def reconcile_trouble(self) -> Trouble | None:
+        """The error because of which rows are not compared, nor requests answered."""
+        reconciler = self._reconciler
+        return reconciler.trouble if reconciler is not None else None
 
     @property
     def leading(self) -> bool:

@@ -1,13 +1,17 @@
 """A target that answers with errors: what passes is waited out, what does not stops the service."""
 
+import subprocess
 from collections.abc import Callable, Iterator
+from urllib.error import HTTPError
 
 import pytest
 
 from cdc_embed.lsn import LSN
+from cdc_embed.service.tolerance import Tolerance
 from tests.invariant import confirmed, recorded, watched
 from tests.outages import fail, faults_met, mend
-from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
+from tests.own_process import COMMAND
+from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
 COMMIT = b"Q\0\0\0\x0bCOMMIT\0"
@@ -280,3 +284,40 @@ def test_row_that_the_target_refuses_keeps_no_other_waiting(pair: Site, target: 
         assert pair.drift() == []
         assert target.value("select count(*) from cdc_embed.dead_letter") == 0
         assert service.stop() == 0
+
+
+def test_an_error_that_comes_again_and_again_is_told_by_readiness(
+    make_site: Callable[..., Site],
+) -> None:
+    """A verification that PostgreSQL refuses with a class that can pass, for as long as it is."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.configure()
+    site.cli("setup")
+    site.sql(f"alter database \"{site.name}\" set restrict_nonsystem_relation_kind = 'view'")
+    with site.service(tolerance=Tolerance(long_trouble=0.5)) as service:
+        service.wait_for("reconciled")
+        verify = subprocess.Popen(
+            [*COMMAND, "-c", str(site.config_path), "verify"], stdout=subprocess.DEVNULL
+        )
+        try:
+            wait_until(lambda: ready(service) == 503, "it is not ready")
+            assert "restricted" in service.status()["waiting"]["reconcile"]
+            site.sql(f'alter database "{site.name}" reset restrict_nonsystem_relation_kind')
+            site.sql(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = current_database() and application_name like 'cdc_embed count%'"
+            )
+            assert verify.wait(30) == 0
+        finally:
+            verify.kill()
+        wait_until(lambda: ready(service) == 200, "it is ready again")
+
+
+def ready(service: RunningService) -> int:
+    """Return the status code of ``/readyz``."""
+    try:
+        service.get("/readyz")
+    except HTTPError as exc:
+        return exc.code
+    return 200
