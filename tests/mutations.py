@@ -718,7 +718,7 @@ MUTATIONS = (
         "        return found if reconcile is None else",
         "        return found if reconcile else",
         "tests/integration/test_target_faults.py::"
-        "test_an_error_that_comes_again_and_again_is_told_by_readiness",
+        "test_an_error_that_comes_back_is_told_by_readiness",
     ),
     Mutation(
         "setup waits for a lock in front of searches",

@@ -286,7 +286,7 @@ def test_row_that_the_target_refuses_keeps_no_other_waiting(pair: Site, target: 
         assert service.stop() == 0
 
 
-def test_an_error_that_comes_again_and_again_is_told_by_readiness(
+def test_an_error_that_comes_back_is_told_by_readiness(
     make_site: Callable[..., Site],
 ) -> None:
     """A verification that PostgreSQL refuses with a class that can pass, for as long as it is."""
