@@ -721,6 +721,14 @@ MUTATIONS = (
         "test_an_error_that_comes_back_is_told_by_readiness",
     ),
     Mutation(
+        "a value that libpq refuses later passes the check of the configuration",
+        "cdc_embed/config/dsn.py",
+        "        if parts.get(name, values[0]) not in values:",
+        "        if not values:",
+        "tests/unit/test_config_notation.py::"
+        "test_a_string_of_another_program_says_which_part_is_wrong",
+    ),
+    Mutation(
         "setup waits for a lock in front of searches",
         "cdc_embed/setup/locks.py",
         'LOCK_TIMEOUT: Final = "500ms"',

@@ -12,7 +12,22 @@ from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
 
 RIGHT_FORM: Final = "postgresql://user:password@host:5432/database"
-SSL_MODES: Final = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+CHOICES: Final = {
+    "sslmode": ("disable", "allow", "prefer", "require", "verify-ca", "verify-full"),
+    "sslnegotiation": ("postgres", "direct"),
+    "gssencmode": ("disable", "prefer", "require"),
+    "channel_binding": ("disable", "prefer", "require"),
+    "target_session_attrs": (
+        "any",
+        "read-write",
+        "read-only",
+        "primary",
+        "standby",
+        "prefer-standby",
+    ),
+    "load_balance_hosts": ("disable", "random"),
+}
+"""The values of those parameters that have few; libpq looks at them only when it connects."""
 SCHEMES: Final = ("postgresql", "postgres")
 
 OTHER_PROGRAMS: Final = {
@@ -32,7 +47,9 @@ OTHER_PROGRAMS: Final = {
 }
 """Parameters after ``?`` that libpq does not know."""
 
-_VARIABLE: Final = re.compile(r"""(?:export\s+|set\s+)?(\w+)\s*=\s*(?=["']?[A-Za-z][\w+.:-]*://)""")
+_VARIABLE: Final = re.compile(
+    r"""(?:export\s+|set\s+)?(\w+\s*(?:=|:\s))\s*(?=["']?[A-Za-z][\w+.:-]*://)"""
+)
 _SCHEME: Final = re.compile(r"([A-Za-z][\w+.-]*)://")
 _PARTS: Final = re.compile(r"[^:]+://(?P<user>[^@/]*@)?(?P<place>[^?]*)\??(?P<query>.*)", re.DOTALL)
 _PLAIN_URI: Final = re.compile(
@@ -62,8 +79,9 @@ def check_dsn(dsn: str) -> dict[str, str]:
             "the connection string is neither a postgresql:// URI nor key=value pairs"
             " (in a URI's password @ is written %40, / is written %2F, and % is written %25)"
         )
-    if parts.get("sslmode", "prefer") not in SSL_MODES:
-        raise ValueError(f"the connection string's sslmode is none of {', '.join(SSL_MODES)}")
+    for name, values in CHOICES.items():
+        if parts.get(name, values[0]) not in values:
+            raise ValueError(f"the connection string's {name} is none of {', '.join(values)}")
     return parts
 
 
@@ -76,7 +94,7 @@ def _of_other_programs(dsn: str) -> list[str]:
             "CDC_EMBED_TARGET__DSN in the environment instead"
         ]
     if match := _VARIABLE.match(dsn):
-        problems.append(f"begins with {match[1]}=, which is not a part of it")
+        problems.append(f"begins with {match[1].rstrip()}, which is not a part of it")
         dsn = dsn[match.end() :]
     if match := re.match(r"psql\s+", dsn):
         problems.append("begins with psql, which is a program")
@@ -84,9 +102,9 @@ def _of_other_programs(dsn: str) -> list[str]:
     if dsn[:1] in {'"', "'", "`"}:
         problems.append("has quotes around it")
         dsn = dsn.strip("\"'`")
-    if dsn.startswith("jdbc:"):
+    if dsn[:5].lower() == "jdbc:":
         problems.append("begins with jdbc:, which is Java's")
-        dsn = dsn.removeprefix("jdbc:")
+        dsn = dsn[5:]
     match = _SCHEME.match(dsn)
     if match and match[1] not in SCHEMES:
         whose = ", which is SQLAlchemy's" if "+" in match[1] else ""

@@ -53,7 +53,9 @@ ROW_DATA: Final = frozenset({"22", "23", "54"})
 READ_ONLY: Final = "25006"
 """A session keeps the server that it began with, which can have been demoted: a new session can
 find the new primary."""
-WRONG_PARAMETER: Final = re.compile(r"\binvalid [\w ]*(value|number|option)\b")
+WRONG_PARAMETER: Final = re.compile(
+    r"\binvalid [\w ]*(value|number|option)\b|^(definition of )?service (file )?\".*\" not found"
+)
 """libpq's words, which has no SQLSTATE, for a parameter that no later attempt can use."""
 UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 """No such column, table or schema. For a followed table this can pass, until its state is known."""

@@ -278,3 +278,10 @@ def test_libpq_refuses_a_dsn_with_a_unit_it_does_not_take(site: Site) -> None:
     done = site.cli("run", expect=None)
     assert "tcp_user_timeout" in done.stderr, (done.returncode, done.stderr)
     assert "Traceback" not in done.stderr
+
+
+def test_a_service_name_that_no_file_defines_is_not_waited_for(site: Site) -> None:
+    site.environment["CDC_EMBED_SOURCE__DSN"] = "service=nope"
+    done = site.cli("run", expect=3)
+    assert "source.dsn" in done.stderr
+    assert "not found" in done.stderr
