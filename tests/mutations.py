@@ -56,6 +56,22 @@ MUTATIONS = (
         "test_what_concerns_every_table_ends_no_service[drop extension vector cascade]",
     ),
     Mutation(
+        "long names are cut without a checksum",
+        "cdc_embed/target/schema.py",
+        '    short = name.encode()[: room - 9].decode(errors="ignore")',
+        '    return name.encode()[:room].decode(errors="ignore") + suffix',
+        "tests/integration/test_derived_names.py::"
+        "test_tables_whose_derived_names_begin_alike_are_apart[long vectors]",
+    ),
+    Mutation(
+        "two tables have one function",
+        "cdc_embed/target/view.py",
+        '    return table.stem if name == f"{table.stem}_embedding" else',
+        "    return table.stem if name else",
+        "tests/integration/test_derived_names.py::"
+        "test_tables_whose_derived_names_begin_alike_are_apart[one stem]",
+    ),
+    Mutation(
         "a broken table stops the start of all",
         "cdc_embed/setup/preflight.py",
         "        together = [finding for finding in self.findings if not finding.table]",

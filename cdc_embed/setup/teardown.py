@@ -94,7 +94,7 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     known = registered_tables(session, schema).values()
     tables = [*(registered.embedding_table for registered in known), *SERVICE_TABLES]
     views = [registered.search_view for registered in known if registered.search_view]
-    functions = [name for registered in known for name in function_names(registered.stem)]
+    functions = [name for registered in known for name in function_names(registered)]
     found = list(builds_of(session, schema, tables).values())
     found += [drop_view_ddl(schema, view) for view in views]
     found += [drop_ddl(schema, table) for table in tables]

@@ -31,10 +31,19 @@ def checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def within_63(name: str, suffix: str = "") -> str:
+    """Return a name with a suffix, within PostgreSQL's 63 bytes; a name that is shortened gets its
+    own checksum, because another one can begin alike."""
+    room = 63 - len(suffix.encode())
+    if len(name.encode()) <= room:
+        return name + suffix
+    short = name.encode()[: room - 9].decode(errors="ignore")
+    return f"{short}_{checksum(name)[:8]}{suffix}"
+
+
 def index_name(embedding_table: str, kind: str) -> str:
-    """Return the name of an index of a table of vectors, within PostgreSQL's 63 bytes."""
-    suffix = f"_{kind}"
-    return embedding_table.encode()[: 63 - len(suffix)].decode(errors="ignore") + suffix
+    """Return the name of an index of a table of vectors."""
+    return within_63(embedding_table, f"_{kind}")
 
 
 def vector_type(index: IndexConfig, dimensions: int, extension_schema: str) -> str:

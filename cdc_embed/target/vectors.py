@@ -77,6 +77,7 @@ def create_ddl(schema: str, table: Table, vectors: str, name: str = "") -> list[
             sql.SQL(",\n  {}").format(_definition(column)) for column in table.metadata
         ),
         vector_type=sql.SQL(vectors),
+        pkey=sql.Identifier(index_name(relation, "pkey")),
     )
     find = _compose(
         "create_hash_index",

@@ -17,7 +17,7 @@ from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.registry import Registered
-from cdc_embed.target.schema import checksum
+from cdc_embed.target.schema import checksum, within_63
 
 BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
 """The white space of ``str.isspace``; ``[:space:]`` is another set in every locale."""
@@ -36,17 +36,24 @@ class ViewState:
     policies: frozenset[str]
 
 
-def function_names(stem: str) -> set[str]:
+def function_names(table: Table | Registered) -> set[str]:
     """Return the names of the functions that ask a source table."""
-    return {_visible(stem), _text_of(stem)}
+    return {_visible(table), _text_of(table)}
 
 
-def _visible(stem: str) -> str:
-    return _within_63(f"visible_{stem}")
+def _visible(table: Table | Registered) -> str:
+    return within_63(f"visible_{_own(table)}")
 
 
-def _text_of(stem: str) -> str:
-    return _within_63(f"text_{stem}")
+def _text_of(table: Table | Registered) -> str:
+    return within_63(f"text_{_own(table)}")
+
+
+def _own(table: Table | Registered) -> str:
+    """Return a name that no other table has: the stems of a_b.c and a.b_c are the same, so one of
+    them has a table of vectors by another name."""
+    name = table.embedding_table
+    return table.stem if name == f"{table.stem}_embedding" else f"{name}_{checksum(name)[:8]}"
 
 
 class SearchView:
@@ -118,14 +125,14 @@ class SearchView:
         reader."""
         if not self._one_database:
             return sql.SQL("").format()
-        visible = sql.Identifier(self._schema, _visible(self._table.stem))
+        visible = sql.Identifier(self._schema, _visible(self._table))
         return sql.SQL("\nwhere {} ({})").format(visible, self._key("e"))
 
     @property
     def functions(self) -> set[str]:
         """The names of its functions, now and afterwards."""
-        stems = {self._table.stem, *([self._known.stem] if self._known is not None else [])}
-        return {name for stem in stems for name in function_names(stem)}
+        former = function_names(self._known) if self._known is not None else set()
+        return function_names(self._table) | former
 
     @property
     def columns(self) -> Collection[str]:
@@ -167,7 +174,7 @@ class SearchView:
         if self._reads_text:
             text = sql.SQL(
                 "substr({} ({}), e.start_offset + 1, e.end_offset - e.start_offset)"
-            ).format(sql.Identifier(self._schema, _text_of(table.stem)), self._key("e"))
+            ).format(sql.Identifier(self._schema, _text_of(table)), self._key("e"))
         names = [*(c.name for c in table.key), "chunk", "embedding", "text"]
         names += [*(c.name for c in table.metadata), "embedded_at"]
         return {
@@ -200,11 +207,11 @@ class SearchView:
         found = []
         if self._one_database:
             body = "visible_body" if table.row_security else "visible_body_without_security"
-            name = _visible(table.stem)
+            name = _visible(table)
             found.append((name, self._function("create_visible", name, body, parts)))
         if self._reads_text:
             parts["text"] = _text(table, _blank(self._session))
-            name = _text_of(table.stem)
+            name = _text_of(table)
             found.append((name, self._function("create_text", name, "text_body", parts)))
         return found
 
@@ -238,7 +245,7 @@ class SearchView:
         found = [_compose("enable_row_security", table=self._vectors)]
         found.append(_compose("create_service_policy", table=self._vectors, role=role))
         if self._one_database:
-            visible = sql.Identifier(self._schema, _visible(self._table.stem))
+            visible = sql.Identifier(self._schema, _visible(self._table))
             key = _COMMA.join(sql.Identifier(column.name) for column in self._table.key)
             parts = {"table": self._vectors, "visible": visible, "key": key}
             found.append(_compose("create_reader_policy", **parts))
@@ -275,15 +282,6 @@ def _matches(table: Table, alias: str) -> sql.Composed:
         )
         for place, column in enumerate(table.key, start=1)
     )
-
-
-def _within_63(name: str) -> str:
-    """Return a name of at most 63 bytes; one that is shortened ends in its own checksum, because
-    another one can begin alike."""
-    if len(name.encode()) <= 63:
-        return name
-    digest = checksum(name)[:8]
-    return f"{name.encode()[:54].decode(errors='ignore')}_{digest}"
 
 
 def _blank(session: Session) -> str:

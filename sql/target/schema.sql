@@ -39,7 +39,7 @@ create table if not exists {table} (
   committed_at  timestamptz,
   embedded_at   timestamptz not null default now(),
   metadata_hash bytea{metadata_definitions},
-  primary key ({key}, chunk_row)
+  constraint {pkey} primary key ({key}, chunk_row)
 ) with (fillfactor = 50)
 
 -- name: create_hash_index
