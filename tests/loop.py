@@ -3,6 +3,7 @@
 from threading import Event
 from typing import Any, Final, cast
 
+from cdc_embed.change.action import RowRefusal
 from cdc_embed.change.knowledge import State
 from cdc_embed.change.plan import Plan, one_chunk
 from cdc_embed.change.transaction import Assembler
@@ -48,7 +49,7 @@ class Target:
         self.keys += [key[0] for _, key in plan.actions]
         self.record_progress(plan.batch.end_lsn)
 
-    def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, str]:
+    def refused_rows(self, _plan: Plan, _vectors: Any) -> dict[Any, RowRefusal]:
         return {}
 
     def record_progress(self, lsn: LSN, _batch_seq: int = 0) -> None:

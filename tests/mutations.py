@@ -72,6 +72,14 @@ MUTATIONS = (
         "test_tables_whose_derived_names_begin_alike_are_apart[one stem]",
     ),
     Mutation(
+        "a refused metadata value costs the vectors",
+        "cdc_embed/target/store.py",
+        "        if not without or not takes(without):",
+        "        if without or not takes(without):",
+        "tests/integration/test_metadata_types.py::"
+        "test_a_refused_metadata_value_alone_costs_no_vector[check]",
+    ),
+    Mutation(
         "a broken table stops the start of all",
         "cdc_embed/setup/preflight.py",
         "        together = [finding for finding in self.findings if not finding.table]",
@@ -307,7 +315,7 @@ MUTATIONS = (
         "a refusal is of the row, whatever its text is by now",
         "cdc_embed/change/plan.py",
         "            if digest_of(self.actions.get(row)) == letter.fingerprint:\n"
-        "                self.actions[row] = letter",
+        "                self.actions[row] = with_letter(self.actions[row], letter)",
         "            if digest := digest_of(self.actions.get(row)):\n"
         "                self.actions[row] = Refuse(digest, letter.reason, letter.error)",
         "tests/unit/test_convergence.py::test_a_refusal_belongs_to_the_text_that_was_refused",
@@ -855,8 +863,8 @@ MUTATIONS = (
     Mutation(
         "a row has no space beside it for its next version",
         "sql/target/schema.sql",
-        "  primary key ({key}, chunk_row)\n) with (fillfactor = 50)",
-        "  primary key ({key}, chunk_row)\n) with (fillfactor = 100)",
+        "  constraint {pkey} primary key ({key}, chunk_row)\n) with (fillfactor = 50)",
+        "  constraint {pkey} primary key ({key}, chunk_row)\n) with (fillfactor = 100)",
         "tests/integration/test_chunks.py::test_an_edit_writes_few_rows_and_index_entries[insert]",
     ),
     Mutation(

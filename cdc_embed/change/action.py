@@ -3,10 +3,10 @@
 ``plan`` chooses one for each row; ``target.write`` brings it about.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from cdc_embed.change.document import Document, Key
+from cdc_embed.change.document import Document, Key, hash_without
 from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.wire.messages import Value
 
@@ -29,11 +29,32 @@ class Metadata:
     origin: Key | None = None
     """The row whose stored values stand for the unchanged ones; None: there are no unchanged
     ones."""
+    letter: "Refuse | None" = None
+    """The letter for values that the database refuses; they are NULL here."""
+
+    def without(self, letter: "Refuse") -> "Metadata":
+        """Return the same with NULL in place of the values that a letter is for."""
+        values = tuple(
+            None if place in letter.without else value for place, value in enumerate(self.values)
+        )
+        return replace(
+            self, values=values, hash=hash_without(self.hash, letter.without), letter=letter
+        )
 
 
 NO_METADATA = Metadata()
 REFUSED_BY_DATABASE = "database"
 """The reason of a dead letter whose row the target refuses."""
+REFUSED_METADATA = "metadata"
+"""The reason of a letter for metadata alone: the document is stored without these values."""
+
+
+class RowRefusal(NamedTuple):
+    """The words with which the target refuses a row, and the metadata that is to blame."""
+
+    error: str
+    without: tuple[int, ...] = ()
+    """The places of the values without which it is taken; none: it is refused whatever they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +74,16 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The document cannot be embedded: its old chunks go, a dead letter stays."""
+    """The document cannot be embedded: its old chunks go, a dead letter stays.
+
+    With ``without`` it is the letter beside a document that is stored without these values.
+    """
 
     fingerprint: bytes
     """The fingerprint, as in ``Refused``."""
     reason: str
     error: str
+    without: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +126,32 @@ class Supersede:
 Action = Delete | Write | Refuse | Move | Annotate | Forget | Skip | Supersede
 
 
+def letter_of(action: Action) -> Refuse | None:
+    """Return the dead letter that an action stores, alone or beside the document."""
+    match action:
+        case Refuse():
+            return action
+        case Write() | Move() | Annotate():
+            return action.metadata.letter
+    return None
+
+
+def with_letter(action: Action, letter: Refuse) -> Action:
+    """Return the letter in place of an action, or the action without the values it is for."""
+    if letter.without and isinstance(action, Write | Move | Annotate):
+        return replace(action, metadata=action.metadata.without(letter))
+    return letter
+
+
 def state_after(action: Action) -> State | None:
     """Return the state of the row once the action is committed; None if it stays as it is."""
     match action:
-        case Write(document, metadata, reread):
-            return Known(document.fingerprint, metadata.hash, READ if reread else LOG)
         case Refuse(digest, reason, error):
             return Refused(digest, reason, error)
+        case Write() | Move() | Annotate() if action.metadata.letter is not None:
+            return state_after(action.metadata.letter)
+        case Write(document, metadata, reread):
+            return Known(document.fingerprint, metadata.hash, READ if reread else LOG)
         case Move(_, digest, metadata):
             return Known(digest, metadata.hash)
         case Annotate(_, state):
@@ -124,6 +168,8 @@ def state_after(action: Action) -> State | None:
 
 def digest_of(action: Action | None) -> bytes | None:
     """Return the hash of a document with its metadata: the database can refuse either."""
+    if action is not None and (letter := letter_of(action)) is not None:
+        return letter.fingerprint
     match action:
         case Write(document, metadata):
             return document.fingerprint + metadata.hash

@@ -5,7 +5,7 @@ the metadata. It does not depend on the origin of the values, and never uses a d
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -156,6 +156,15 @@ _INTEGERS = frozenset({"smallint", "integer", "bigint"})
 def key_value(value: str, type: str) -> str | int:  # noqa: A002  the word of ``TableColumn``
     """Return the value of one key column for users."""
     return int(value) if type in _INTEGERS else value
+
+
+def hash_without(digest: bytes, places: Collection[int]) -> bytes:
+    """Return the hash of metadata whose values at some places are NULL instead."""
+    parts = bytearray(digest)
+    for place in places:
+        start = COLUMNS_BYTES + place * VALUE_BYTES
+        parts[start : start + VALUE_BYTES] = _value_hash(None)
+    return bytes(parts)
 
 
 def _columns_hash(columns: tuple[TableColumn, ...]) -> bytes:

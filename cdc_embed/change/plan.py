@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from cdc_embed.change.action import (
     REFUSED_BY_DATABASE,
+    REFUSED_METADATA,
     Action,
     Annotate,
     Delete,
@@ -24,12 +25,14 @@ from cdc_embed.change.action import (
     Move,
     Refuse,
     Row,
+    RowRefusal,
     Skip,
     Supersede,
     Texts,
     Write,
     digest_of,
     state_after,
+    with_letter,
 )
 from cdc_embed.change.batch import Batch, Image, RowId
 from cdc_embed.change.document import Document, Table, fingerprint
@@ -81,22 +84,25 @@ class Plan:
                         self.actions[row] = letter
                         break
 
-    def letters(self, refused: Mapping[RowId, str]) -> dict[RowId, Refuse]:
+    def letters(self, refusals: Mapping[RowId, RowRefusal]) -> dict[RowId, Refuse]:
         """Return the dead letters of rows that the database refuses, with its error."""
-        return {
-            row: Refuse(digest, REFUSED_BY_DATABASE, error)
-            for row, error in refused.items()
-            if (digest := digest_of(self.actions.get(row))) is not None
-        }
+        letters = {}
+        for row, (error, without) in refusals.items():
+            digest = digest_of(self.actions.get(row))
+            if digest is not None:
+                reason = REFUSED_METADATA if without else REFUSED_BY_DATABASE
+                letters[row] = Refuse(digest, reason, error, without)
+        return letters
 
     def refuse_rows(self, letters: Mapping[RowId, Refuse]) -> None:
         """Put the letters of rows that the database refused before in place of the same again.
 
-        A row that was read since can have another text: that was not refused.
+        A row that was read since can have another text: that was not refused. A metadata value
+        alone never costs the document its vectors: it is left out.
         """
         for row, letter in letters.items():
             if digest_of(self.actions.get(row)) == letter.fingerprint:
-                self.actions[row] = letter
+                self.actions[row] = with_letter(self.actions[row], letter)
 
     @property
     def writes(self) -> bool:
@@ -175,8 +181,11 @@ def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> A
     if image.origin in {None, row[1]} or not isinstance(action, Write):
         return action
     letter = states.get((row[0], image.origin))
-    if isinstance(letter, Refused) and letter.refuses(
-        action.document.fingerprint, action.metadata.hash
+    whole = isinstance(letter, Refused) and letter.reason != REFUSED_METADATA
+    if (
+        isinstance(letter, Refused)
+        and whole
+        and letter.refuses(action.document.fingerprint, action.metadata.hash)
     ):
         return Refuse(letter.fingerprint, letter.reason, letter.error)
     return action

@@ -11,7 +11,16 @@ from datetime import datetime
 from threading import Lock
 from typing import Final
 
-from cdc_embed.change.action import Action, Annotate, Delete, Forget, Move, Refuse, Write
+from cdc_embed.change.action import (
+    Action,
+    Annotate,
+    Delete,
+    Forget,
+    Move,
+    Refuse,
+    Write,
+    letter_of,
+)
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change
 from cdc_embed.change.pending import Pending
@@ -149,8 +158,9 @@ class Telemetry:
             op = _OPS.get(type(action))
             if op is not None:
                 self.metrics.rows_written.labels(table.full_name, op).inc()
-            if isinstance(action, Refuse):
-                self.metrics.dead_letters.labels(table.full_name, action.reason).inc()
+            letter = letter_of(action)
+            if letter is not None:
+                self.metrics.dead_letters.labels(table.full_name, letter.reason).inc()
 
     def written(self, prepared: Prepared, written: Written) -> None:
         """Count a committed batch, and tell the listeners of its rows."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from cdc_embed.change.action import Refuse
+from cdc_embed.change.action import Refuse, RowRefusal
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetRefusedError
@@ -27,7 +27,7 @@ class Target(Protocol):
     """The part of the store that is written."""
 
     def write(self, plan: Plan, vectors: Vectors, batch_seq: int) -> None: ...
-    def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]: ...
+    def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, RowRefusal]: ...
     def record_progress(self, lsn: LSN, batch_seq: int) -> None: ...
 
 
@@ -95,7 +95,7 @@ class Writer:
                 raise TargetRefusedError(table="batch", problem=str(exc)) from exc
             raise OutdatedPlanError(plan.letters(refused)) from exc
 
-    def _refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
+    def _refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, RowRefusal]:
         try:
             return self._target.refused_rows(plan, vectors)
         except MissingDonorError as exc:

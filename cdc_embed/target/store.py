@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.action import Annotate, Move, Write
+from cdc_embed.change.action import Annotate, Move, Refuse, RowRefusal, Write, with_letter
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
@@ -260,11 +260,31 @@ class Store:
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
         self._in_doubt = False
 
-    def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, str]:
+    def refused_rows(self, plan: Plan, vectors: Vectors) -> dict[RowId, RowRefusal]:
         """Return the rows of a plan whose data the database refuses, with its reason; write
         nothing."""
         rows = [r for r, act in plan.actions.items() if isinstance(act, Write | Move | Annotate)]
-        return self._refused_among(rows, plan, vectors)
+        return {
+            row: RowRefusal(error, self._refused_metadata(row, plan, vectors))
+            for row, error in self._refused_among(rows, plan, vectors).items()
+        }
+
+    def _refused_metadata(self, row: RowId, plan: Plan, vectors: Vectors) -> tuple[int, ...]:
+        """Return the places of the metadata without which the database takes a row; none if it
+        takes it in no way."""
+
+        def takes(without: set[int]) -> bool:
+            letter = Refuse(b"", "", "", tuple(without))
+            part = Plan(plan.batch, {row: with_letter(plan.actions[row], letter)})
+            return not self._refused_among([row], part, vectors)
+
+        without = set(range(len(row[0].metadata)))
+        if not without or not takes(without):
+            return ()
+        for place in sorted(without):
+            if len(without) > 1 and takes(without - {place}):
+                without.remove(place)
+        return tuple(sorted(without))
 
     def _refused_among(
         self, rows: Sequence[RowId], plan: Plan, vectors: Vectors

@@ -12,7 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.action import Action, Annotate, Forget, Move, Refuse, Skip, Supersede, Write
+from cdc_embed.change.action import (
+    Action,
+    Annotate,
+    Forget,
+    Move,
+    Refuse,
+    Skip,
+    Supersede,
+    Write,
+    letter_of,
+)
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change
 from cdc_embed.change.knowledge import READ
@@ -71,7 +81,7 @@ class TableWriter:
         writes = {key: a for key, a in actions.items() if isinstance(a, Write)}
         moves = {key: a for key, a in actions.items() if isinstance(a, Move)}
         notes = {key: a for key, a in actions.items() if isinstance(a, Annotate)}
-        letters = {key: a for key, a in actions.items() if isinstance(a, Refuse)}
+        letters = {key: letter for key, a in actions.items() if (letter := letter_of(a))}
         forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
         kept = 0
         if writes:

@@ -221,7 +221,7 @@ def test_a_value_can_be_retried_once_the_database_accepts_it(
         service.settle()
         letters = listed(site)
         assert set(letters) == {5, 6}
-        assert {letter["reason"] for letter in letters.values()} == {"database"}
+        assert {letter["reason"] for letter in letters.values()} == {"metadata"}
         assert "violates check constraint" in letters[5]["error"]
         assert answer(site, "show", str(letters[5]["id"]))["metadata"] == {"views": "5"}
         assert retried(site, "--all", expect=1)["refused"] == 2

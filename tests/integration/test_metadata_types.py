@@ -1,9 +1,12 @@
-"""Metadata of another type: never cut, never a dead letter, and no text is embedded for it."""
+"""Metadata of another type, or that the target refuses: never cut, and never without the text."""
 
+import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
+from tests.integration.test_inputs import in_encoding
 from tests.integration.test_key_changes import done, ready, texts
 from tests.oracle import Documents
 from tests.site import Site, wait_until
@@ -94,4 +97,80 @@ def test_metadata_of_another_type_pauses_until_setup(
         assert letters(site) == 0
         assert site.verify()["drift"] == 0
         assert texts(service) == 11
+        assert service.stop() == 0
+
+
+# -- values that the target refuses ------------------------------------------------------------
+
+PAIR = '[[tables]]\nname = "letters"\ntext = ["body"]\nmetadata = ["meta", "place"]\n'
+VECTORS = "cdc_embed.letters_embedding"
+REFUSES = {
+    "check": (f"alter table {VECTORS} add constraint no check (meta <> 'bad')", "bad"),
+    "unique": (f"create unique index no on {VECTORS} (meta) where meta = 'bad'", "bad"),
+    "encoding": ("", "\u2192"),
+}
+ALLOWS = {
+    "check": f"alter table {VECTORS} drop constraint no",
+    "unique": "drop index cdc_embed.no",
+}
+
+
+def listed(site: Site) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(site.cli("dlq", "list", "--json").stdout)
+    return found
+
+
+@pytest.mark.parametrize("kind", REFUSES)
+def test_a_refused_metadata_value_alone_costs_no_vector(
+    make_site: Callable[..., Site], kind: str
+) -> None:
+    """Whatever brings it: rows that are read, an insert, another value, another key."""
+    statement, bad = REFUSES[kind]
+    target = make_site(18)
+    if kind == "encoding":
+        in_encoding(target, "LATIN1")
+    site = make_site(18, target=target)
+    site.sql("create table letters (id int primary key, body text, meta text, place text)")
+    site.sql(
+        "insert into letters select i, 'letter ' || i, 'good ' || i, 'here' "
+        "from generate_series(1, 5) i"
+    )
+    site.sql("update letters set meta = %s where id = 1", bad)
+    site.configure(tables=PAIR)
+    site.cli("setup")
+    if statement:
+        target.sql(statement)
+    found = "select id, text, meta, place from cdc_embed.letters_search order by id"
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert len(target.sql(found)) == 5, "every row is stored"
+        site.sql("insert into letters values (6, 'letter 6', %s, 'here')", bad)
+        if kind != "unique":  # else the first one was taken
+            site.sql("update letters set meta = %s, place = 'there' where id = 2", bad)
+            site.sql("update letters set id = 13, meta = %s where id = 3", bad)
+            site.sql("update letters set id = 11 where id = 1")
+        service.settle()
+        refused = [6] if kind == "unique" else [2, 6, 11, 13]
+        rows = {row[0]: row[1:] for row in target.sql(found)}
+        assert len(rows) == 6
+        assert sorted(key for key, row in rows.items() if row[1] is None) == refused
+        assert rows[6] == ("letter 6", None, "here"), "the other value is kept"
+        letters = listed(site)
+        assert sorted(int(letter["key"]["id"]) for letter in letters) == refused
+        assert {letter["reason"] for letter in letters} == {"metadata"}
+        assert site.verify()["drift"] == 0
+        assert site.verify()["tables"][0]["dead_letters"] == len(refused)
+        site.cli("dlq", "drop", str(letters[0]["id"]))
+        assert site.verify(expect=1)["tables"][0]["metadata_stale"] == 1
+        site.cli("verify", "--repair", expect=None)
+        if kind in ALLOWS:
+            target.sql(ALLOWS[kind])
+            site.cli("dlq", "retry", "--all", expect=None)
+            service.settle()
+            assert target.value(
+                "select count(*) from cdc_embed.letters_search where meta = %s", bad
+            )
+            assert listed(site) == []
+            assert site.verify()["drift"] == 0
+        assert texts(service) == 6
         assert service.stop() == 0

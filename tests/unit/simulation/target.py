@@ -4,7 +4,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from cdc_embed.change.action import Action, Annotate, Forget, Metadata, Move, Refuse, Write
+from cdc_embed.change.action import (
+    Action,
+    Annotate,
+    Forget,
+    Metadata,
+    Move,
+    RowRefusal,
+    Write,
+    letter_of,
+)
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
@@ -129,8 +138,12 @@ class Target:
         )
         self._lose_answer()
 
-    def refused_rows(self, plan: Plan, _vectors: Vectors) -> dict[RowId, str]:
-        return {row: "refused" for row, action in plan.actions.items() if self._refuses(action)}
+    def refused_rows(self, plan: Plan, _vectors: Vectors) -> dict[RowId, RowRefusal]:
+        return {
+            row: RowRefusal("refused", _refused_places(action))
+            for row, action in plan.actions.items()
+            if self._refuses(action)
+        }
 
     def _refuses(self, action: Action) -> bool:
         """A value that an action brings; one that it keeps is stored already."""
@@ -184,8 +197,9 @@ class Target:
                 )
             elif isinstance(action, Forget) and stored is not None:
                 after.chunks[row] = stored._replace(document_hash=b"")
-            elif isinstance(action, Refuse):
-                after.letters[row] = action.fingerprint
+            letter = letter_of(action)
+            if letter is not None:
+                after.letters[row] = letter.fingerprint
 
     def _stage(self, source: Table, write: Write, vectors: Vectors, *, logged: bool) -> Stored:
         chunks, metadata = write.document.chunks, write.metadata
@@ -265,3 +279,14 @@ def pieces(_: Table, text: str) -> Document:
         chunks.append(Chunk(part, start, start + len(part), fingerprint(part)))
         start += len(part) + 2
     return Document(fingerprint(text), tuple(chunks))
+
+
+def _refused_places(action: Action) -> tuple[int, ...]:
+    """The metadata values that are refused; none if the text is, too."""
+    if not isinstance(action, Write | Move | Annotate):
+        return ()
+    chunks = action.document.chunks if isinstance(action, Write) else ()
+    if any(refused_by_database(chunk.text) for chunk in chunks):
+        return ()
+    values = enumerate(action.metadata.values)
+    return tuple(place for place, value in values if refused_by_database(value))

@@ -442,23 +442,30 @@ class World:
             if text is None:
                 continue
             chunks = self.cut(source, text).chunks
-            metadata = row[2:] if source.metadata else ()
+            metadata: tuple[str | None, ...] = row[2:] if source.metadata else ()
             hashed = source.hash_metadata(metadata) or b""
             if any(refused_by_model(chunk.text) for chunk in chunks):
                 wanted[source, (key,)] = fingerprint(text)
                 continue
-            if any(map(refused_by_database, (*(chunk.text for chunk in chunks), *metadata))):
+            if any(refused_by_database(chunk.text) for chunk in chunks):
                 wanted[source, (key,)] = fingerprint(text) + hashed
                 continue
+            letter = None
+            refused = [place for place, v in enumerate(metadata) if refused_by_database(v)]
+            if refused:  # the document is stored without these values, beside the letter
+                letter = fingerprint(text) + hashed
+                metadata = tuple(None if refused_by_database(v) else v for v in metadata)
+                hashed = source.hash_metadata(metadata) or b""
             parts = [(n, chunk.hash, chunk.end) for n, chunk in enumerate(chunks)]
-            wanted[source, (key,)] = (fingerprint(text), parts, metadata, hashed)
+            wanted[source, (key,)] = (fingerprint(text), parts, metadata, hashed, letter)
         stored: dict[RowId, Any] = {
             r: f for r, f in self.target.now.letters.items() if r[0] is source
         }
         for row_id, found in self.target.now.chunks.items():
             if row_id[0] is source:
                 parts = [piece[:3] for piece in found.pieces]
-                stored[row_id] = (found.document_hash, parts, found.metadata, found.metadata_hash)
+                document = (found.document_hash, parts, found.metadata, found.metadata_hash)
+                stored[row_id] = (*document, stored.get(row_id))
                 assert all((p.vector == vector(p.hash)).all() for p in found.pieces)
         return [
             (row_id, stored.get(row_id), wanted.get(row_id))
