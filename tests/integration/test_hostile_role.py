@@ -212,7 +212,9 @@ def test_every_name_in_the_sql_has_a_schema_or_is_postgresqls(site: Site) -> Non
     relation = r"\b(?:from|join|update|into|references)\s+(?!lateral\b)([a-z]\w*)\b(?![(.])"
     for path, text in statements.items():
         for statement in text.split("\n\n"):
-            made_here = set(re.findall(r"\b(\w+)(?: \([^()]*\))? as \(", statement)) | {"base"}
+            made_here = set(
+                re.findall(r"\b(\w+)(?: \([^()]*\))? as (?:materialized )?\(", statement)
+            ) | {"base"}
             words = {"select", "set", "stdin", "cascade"}
             found = set(re.findall(relation, statement)) - made_here - words
             assert {name for name in found if not name.startswith("pg_")} == set(), path
