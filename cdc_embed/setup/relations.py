@@ -15,7 +15,7 @@ from cdc_embed.target.kept import Altered, change_relations, find_lost
 from cdc_embed.target.registry import Registered, VectorTable
 from cdc_embed.target.schema import register_view
 from cdc_embed.target.vectors import Change, index_names, joined
-from cdc_embed.target.view import SearchView, drop_view
+from cdc_embed.target.view import SearchView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +47,7 @@ class Relations:
         if again or change.makes_anew:
             self._expect_nothing_lost(change, view)
         if again:
-            statements.insert(0, drop_view(schema, table.search_view))
+            statements[:0] = view.make_way()
         made = again or not view.is_right()
         if made:
             whys.append(f"create the search view of {table.full_name}")

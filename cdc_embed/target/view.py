@@ -93,13 +93,13 @@ class SearchView:
         return ViewState(columns=columns, row_security=row_security, policies=frozenset(policies))
 
     def statements(self, *, again: bool) -> list[sql.Composed]:
-        """Return the statements that make all of it. ``again``: the view is dropped before."""
+        """Return the statements that make all of it. ``again``: it made way before."""
         names = self.functions
         used = {name for name, _ in self._functions()}
         functions = [drop_function(self._schema, name) for name in sorted(names)] if again else []
         unused = [] if again else [drop_function(self._schema, n) for n in sorted(names - used)]
         return [
-            *self._drop_policies(again),
+            *([] if again else self._drop_policies()),
             *functions,
             *(create for _, create in self._functions()),
             *self._security(),
@@ -227,13 +227,18 @@ class SearchView:
             body=sql.Literal(text),
         )
 
-    def _drop_policies(self, again: bool) -> list[sql.Composed]:
+    def make_way(self) -> list[sql.Composed]:
+        """Return the statements that drop what keeps a column of the table as it is: view and
+        policies."""
+        return [drop_view(self._schema, self._table.search_view), *self._drop_policies()]
+
+    def _drop_policies(self) -> list[sql.Composed]:
         """Return the statements that take our policies away, and with them row level security."""
         drops = [
             _compose("drop_policy", policy=sql.Identifier(policy), table=self._vectors)
             for policy in sorted(self.state.policies)
         ]
-        if self.state.policies and not self._table.row_security and not again:
+        if self.state.policies and not self._table.row_security:
             drops.append(_compose("disable_row_security", table=self._vectors))
         return drops
 

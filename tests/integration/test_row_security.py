@@ -131,6 +131,32 @@ def test_no_change_of_the_table_opens_its_vectors(site: Site, reader: str, chang
     assert "nothing to do" in site.cli("setup").stderr
 
 
+@pytest.mark.parametrize("secured", [True, False])
+def test_a_key_under_a_policy_is_retyped_in_place(
+    make_site: Callable[..., Site], secured: bool
+) -> None:
+    """From varchar to text nothing is copied, and our own policies must not refuse it."""
+    site = make_site(18)
+    site.sql("create table letters (id varchar(8) primary key, tenant int, body text)")
+    site.sql("insert into letters select i, i % 2, 'letter ' || i from generate_series(1, 5) i")
+    site.sql("alter table letters enable row level security")
+    site.configure(tables=CONFIG.partition('[[tables]]\nname = "notes"')[0])
+    site.cli("setup")
+    backfill(site)
+    site.sql("alter table letters alter id type text")
+    if not secured:
+        site.sql("alter table letters disable row level security")
+    site.cli("setup")
+    state = (
+        "select relrowsecurity, (select count(*) from pg_policy p where p.polrelid = c.oid) "
+        "from pg_class c where oid = 'cdc_embed.letters_embedding'::regclass"
+    )
+    assert site.sql(state) == [(True, 2) if secured else (False, 0)]
+    backfill(site)
+    assert "nothing to do" in site.cli("setup").stderr
+    assert site.verify()["drift"] == 0
+
+
 def test_row_security_that_comes_later_is_said_and_made(make_site: Callable[..., Site]) -> None:
     site = make_site(18)
     site.sql(TABLE)

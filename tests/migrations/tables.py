@@ -71,8 +71,8 @@ class HistoryTable:
     leaves: list[Leaf] = field(default_factory=list)
     more: tuple[str, ...] = ()
     """Statements that follow its definition."""
-    own_name: bool = False
-    """Its vectors have a configured name, whatever the table's is."""
+    vectors_name: str = ""
+    """The configured name of its table of vectors, which stays when it is renamed."""
     exists: bool = True
     identity: str = ""
     """The index that is its replica identity, or FULL or NOTHING; empty for the primary key."""
@@ -85,11 +85,6 @@ class HistoryTable:
     @property
     def full_name(self) -> str:
         return f"{self.schema}.{self.name}"
-
-    @property
-    def vectors(self) -> str:
-        """The name of the table of vectors, if it is configured."""
-        return f"vectors_{self.number}" if self.own_name else ""
 
     def of(self, *uses: str) -> list[Column]:
         return [c for c in self.columns if c.use in uses and c not in self.key]
@@ -195,5 +190,5 @@ def choose_tables(choice: random.Random, count: int) -> list[HistoryTable]:
     forms = choice.sample(FORMS, count)
     tables = [form(number) for number, form in enumerate(forms, 1)]
     for table in tables:
-        table.own_name = choice.random() < 0.5
+        table.vectors_name = f"vectors_{table.number}" if choice.random() < 0.5 else ""
     return tables

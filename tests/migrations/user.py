@@ -69,7 +69,7 @@ def wanted(table: HistoryTable) -> Entry:
         table=table.name,
         text=tuple(column.name for column in table.of("text")),
         metadata=tuple(column.name for column in table.of("metadata")),
-        vectors=table.vectors,
+        vectors=table.vectors_name,
     )
 
 
