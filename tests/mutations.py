@@ -379,6 +379,49 @@ MUTATIONS = (
         "tests/unit/test_lsn.py::test_an_older_target_is_explained_by_nothing",
     ),
     Mutation(
+        "two columns swap names unnoticed",
+        "cdc_embed/source/found.py",
+        'parts = [f"{c.name}={c.number}{c.inner}" for c in columns]',
+        'parts = [f"{c.number}{c.inner}" for c in columns]',
+        "tests/integration/test_silent_ddl.py::test_values_that_show_otherwise_are_compared",
+    ),
+    Mutation(
+        "only the type itself is watched",
+        "cdc_embed/source/found.py",
+        'parts = [f"{c.name}={c.number}{c.inner}" for c in columns]',
+        'parts = [f"{c.name}={c.number}" for c in columns]',
+        "tests/integration/test_silent_ddl.py::test_values_that_show_otherwise_are_compared",
+    ),
+    Mutation(
+        "a composite with a null in it is null",
+        "cdc_embed/source/comparison.py",
+        "case when {0} is distinct from null then",
+        "case when {0} is not null then",
+        "tests/integration/test_silent_ddl.py::test_values_that_show_otherwise_are_compared",
+    ),
+    Mutation(
+        "the key is the primary key, whatever the identity",
+        "sql/source/tables.sql",
+        "case when f.identified then p.indisreplident else p.indisprimary end",
+        "p.indisprimary",
+        "tests/integration/test_included_columns.py::"
+        "test_the_index_of_the_replica_identity_is_the_key",
+    ),
+    Mutation(
+        "a key without an order is followed",
+        "cdc_embed/source/leaves.py",
+        "    if leaf.own and leaf.temporal:",
+        "    if False:",
+        "tests/integration/test_refusals.py::test_unusable_table_is_named_with_what_mends_it",
+    ),
+    Mutation(
+        "NULL in an array is a word",
+        "cdc_embed/postgres/side.py",
+        '    "array_nulls": "on",\n',
+        "",
+        "tests/integration/test_metadata.py::test_values_keep_their_types_and_follow_every_change",
+    ),
+    Mutation(
         "no visibility check in refetch",
         "cdc_embed/source/rows.py",
         "self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)",
@@ -479,7 +522,7 @@ MUTATIONS = (
     Mutation(
         "any index as identity at setup",
         "cdc_embed/source/leaves.py",
-        "(leaf.identity and set(leaf.identity) == set(leaf.key)):",
+        "(leaf.identity and set(leaf.identity) == key):",
         "leaf.identity:",
         "tests/integration/test_refusals.py::test_unusable_table_is_named_with_what_mends_it",
     ),

@@ -32,6 +32,8 @@ VALUE_SETTINGS: Final = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "lc_monetary": "C",
+    "quote_all_identifiers": "off",
+    "array_nulls": "on",
     "timezone": "UTC",
     "statement_timeout": "0",
     "lock_timeout": "0",
@@ -39,10 +41,10 @@ VALUE_SETTINGS: Final = {
     "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
-"""Settings that fix the text form of values. Without ``public`` in the ``search_path``, no function
-or operator that another role makes there is run as this role: whatever is not PostgreSQL's own is
-named with its schema. The planner cannot know how few rows our questions to the catalogue have, so
-it would compile each of them, each time (``jit``)."""
+"""Settings that fix the text form of values and types. Without ``public`` in the ``search_path``,
+no function or operator that another role makes there is run as this role: whatever is not
+PostgreSQL's own is named with its schema. The planner cannot know how few rows our questions to the
+catalogue have, so it would compile each of them, each time (``jit``)."""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})

@@ -40,7 +40,7 @@ def key_order(kind: str, cast: str, operators: Sequence[str], *rest: Any) -> Key
 def output_of(column: sql.Composable) -> sql.Composed:
     """Return a column in the form of its output function, because a cast to text would trim
     ``character(n)``."""
-    return sql.SQL("case when {0} is not null then format('%%s', {0}) end").format(column)
+    return sql.SQL("case when {0} is distinct from null then format('%%s', {0}) end").format(column)
 
 
 def comparison_parts(table: Table) -> dict[str, sql.Composable]:

@@ -73,11 +73,21 @@ class Wal2jsonCoverage:
             for source in tables
             if source.table.partitioned
         ]
+        keys = [
+            _bad(
+                f"the key of {source.table.full_name} is not its primary key, the only one that "
+                "wal2json tells of",
+                'set source.plugin = "pgoutput" and make a new slot',
+                source.table.full_name,
+            )
+            for source in tables
+            if source.other_key
+        ]
         undelivered = [
             _bad(f"{table} {problem}", "run: cdc-embed setup", table)
             for table, problem in self.observe(tables).undelivered.items()
         ]
-        found = [*self._unread(), *partitioned, *undelivered]
+        found = [*self._unread(), *partitioned, *keys, *undelivered]
         return found or [_finding(True, "wal2json can follow every table")]
 
     def _unread(self) -> list[Finding]:

@@ -32,8 +32,9 @@ class FoundColumn:
     """The type can be missing in another database, or have no order there."""
     in_key: int | None
     generated: bool
-    labels: tuple[str, ...]
-    """The labels of an enum, in order."""
+    inner: str
+    """The labels of enums and the attributes of composite types that its type is made of, which
+    can change while no row does; empty if there are none."""
     order: KeyOrder
     """The comparison of a key column."""
 
@@ -71,12 +72,12 @@ class FoundTable:
         """Return a token that changes with events that the log need not contain.
 
         The file changes with a rewrite or a TRUNCATE. The number of a column changes when another
-        column takes its name, and a label when one of an enum is renamed.
+        column takes its name, also when two swap theirs.
         """
         wanted = set(names)
         columns = [c for c in self.columns if c.in_key is not None or c.name in wanted]
-        numbers = ",".join(f"{c.number}{list(c.labels) if c.labels else ''}" for c in columns)
-        return f"{self.file} {numbers}"
+        parts = [f"{c.name}={c.number}{c.inner}" for c in columns]
+        return f"{self.file} {','.join(parts)}"
 
 
 def look_up(
@@ -133,10 +134,10 @@ def _columns(columns: Sequence[list[Any]], orders: Sequence[list[Any]]) -> tuple
             own_type=own_type or name in unordered,
             in_key=in_key,
             generated=bool(generated),
-            labels=tuple(labels or ()),
+            inner=inner or "",
             order=known.get(name, KeyOrder()),
         )
-        for name, number, kind, oid, own_type, in_key, generated, labels in columns
+        for name, number, kind, oid, own_type, in_key, generated, inner in columns
     )
 
 

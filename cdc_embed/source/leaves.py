@@ -37,9 +37,14 @@ class Leaf:
     full: bool
     """REPLICA IDENTITY FULL."""
     key: tuple[str, ...]
-    """The columns of its primary key; empty if it has none."""
+    """The columns of its primary key, or of the index that ``REPLICA IDENTITY USING INDEX`` names;
+    empty if it has none."""
     immediate: bool
-    """Its primary key is not deferrable."""
+    """Its key is not deferrable."""
+    temporal: bool
+    """Its key is WITHOUT OVERLAPS: an index that knows no order."""
+    primary: tuple[str, ...]
+    """The columns of its primary key."""
     identity: tuple[str, ...]
     """The columns of the index that is its replica identity; empty if there is none."""
     generated_identity: bool
@@ -68,7 +73,8 @@ def read_leaves(session: Session, oids: Iterable[int]) -> dict[int, list[Leaf]]:
     leaves: dict[int, list[Leaf]] = {}
     rows = session.fetch("pg_inherits", queries("source/tables")["leaves"], values)
     for root, oid, name, partition, kind, *facts, ancestors in rows:
-        owned, logged, full, key, immediate, identity, generated_identity, stored, virtual = facts
+        owned, logged, full, key, immediate, temporal, primary, identity, *generated = facts
+        generated_identity, stored, virtual = generated
         leaves.setdefault(root, []).append(
             Leaf(
                 root=root,
@@ -81,6 +87,8 @@ def read_leaves(session: Session, oids: Iterable[int]) -> dict[int, list[Leaf]]:
                 full=full,
                 key=tuple(key or ()),
                 immediate=bool(immediate),
+                temporal=temporal,
+                primary=tuple(primary),
                 identity=tuple(identity or ()),
                 generated_identity=generated_identity,
                 stored=stored,
@@ -93,7 +101,8 @@ def read_leaves(session: Session, oids: Iterable[int]) -> dict[int, list[Leaf]]:
 
 def leaf_problems(leaves: Sequence[Leaf]) -> list[Problem]:
     """Return what keeps changes of a table's rows out of the log, or without their key."""
-    found = [problem for leaf in leaves for problem in _problems(leaf)]
+    key = next((set(leaf.key) for leaf in leaves if leaf.own), set())
+    found = [problem for leaf in leaves for problem in _problems(leaf, key)]
     children = [leaf.name for leaf in leaves if not leaf.own and not leaf.partition]
     if not children:
         return found
@@ -107,7 +116,7 @@ def leaf_problems(leaves: Sequence[Leaf]) -> list[Problem]:
     return [(inherits, fix), *found]
 
 
-def _problems(leaf: Leaf) -> list[Problem]:
+def _problems(leaf: Leaf, key: set[str]) -> list[Problem]:
     if leaf.kind == "f":
         return [
             (
@@ -122,11 +131,11 @@ def _problems(leaf: Leaf) -> list[Problem]:
     if not leaf.logged:
         problem = f"{whose} is unlogged or temporary, so it has no change log"
         found.append((problem, f"alter table {leaf.name} set logged;"))
-    identity = _identity_problem(leaf)
+    identity = _identity_problem(leaf, key)
     return [*found, identity] if identity is not None else found
 
 
-def _identity_problem(leaf: Leaf) -> Problem | None:
+def _identity_problem(leaf: Leaf, key: set[str]) -> Problem | None:
     if leaf.own and not leaf.key:
         return (
             "it has no primary key, so its rows cannot be told apart",
@@ -137,13 +146,20 @@ def _identity_problem(leaf: Leaf) -> Problem | None:
             "its primary key is deferrable, so two rows can have one key for a while",
             f"alter table {leaf.name} drop constraint ..., add primary key (...);",
         )
-    if leaf.full or (leaf.identity and set(leaf.identity) == set(leaf.key)):
+    if leaf.own and leaf.temporal:
+        return (
+            "its primary key is WITHOUT OVERLAPS, so its rows have no order",
+            f"alter table {leaf.name} drop constraint ..., add primary key (...);  -- and add the "
+            f"old one as: unique (... without overlaps)",
+        )
+    if leaf.full or (leaf.identity and set(leaf.identity) == key):
         return None
     whose = (
         "its replica identity" if leaf.own else f"the replica identity of its partition {leaf.name}"
     )
     what = f"({', '.join(sorted(leaf.identity))})" if leaf.identity else "nothing"
+    keys = ", ".join(sorted(key))
     return (
-        f"{whose} is {what}, not the primary key: key changes and deletes would be lost",
+        f"{whose} is {what}, not the key ({keys}): key changes and deletes would be lost",
         f"alter table {leaf.name} replica identity default;",
     )

@@ -24,6 +24,8 @@ class SourceTable:
     full_identity: bool
     """REPLICA IDENTITY FULL of the table or of one partition: it is published without a column
     list, because with one its writers would fail."""
+    other_key: bool = False
+    """Its key is not its primary key, but the index of its replica identity."""
 
     @property
     def published_columns(self) -> tuple[str, ...]:
@@ -65,9 +67,7 @@ def table_states(session: Session, config: Config, listed: Iterable[int] = ()) -
     ``listed``: the oids of the partitioned tables whose leaves' shapes are listed.
     """
     found = look_up(session, config.tables, listed)
-    return [
-        _state(entry, found.get(entry.name), config.max_tokens(entry)) for entry in config.tables
-    ]
+    return [_state(entry, found.get(entry.name), config) for entry in config.tables]
 
 
 def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
@@ -112,7 +112,7 @@ def wide_columns(session: Session, tables: Sequence[SourceTable]) -> dict[str, l
     return found
 
 
-def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> TableState:
+def _state(entry: TableConfig, found: FoundTable | None, config: Config) -> TableState:
     problems = _problems(entry, found)
     if found is None:
         return TableState(name=entry.full_name, source=None, findings=problems)
@@ -125,8 +125,9 @@ def _state(entry: TableConfig, found: FoundTable | None, max_tokens: int) -> Tab
             estimate=found.estimate,
         )
     source = SourceTable(
-        table=_table(entry, found, max_tokens),
+        table=_table(entry, found, config.max_tokens(entry)),
         full_identity=any(leaf.full for leaf in found.leaves),
+        other_key=any(set(leaf.primary) != set(leaf.key) for leaf in found.leaves if leaf.own),
     )
     key = ", ".join(column.name for column in source.table.key)
     return TableState(

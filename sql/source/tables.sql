@@ -4,6 +4,8 @@
 -- shapes of a partitioned table's leaves have one digest; those of the tables in "listed" are listed.
 with recursive found as (
   select w.place, w.columns as wanted, c.oid, c.relkind, c.reltuples, c.relrowsecurity,
+         c.relreplident = 'i' and exists (select from pg_index where indrelid = c.oid and indisreplident)
+           as identified,
          format('%%s:%%s', c.xmin, n.xmin) as version
   from jsonb_to_recordset(%(tables)s::jsonb) as w (place int, schema text, name text, columns text[])
   join pg_namespace n on n.nspname = w.schema
@@ -34,7 +36,8 @@ select f.place, f.oid::bigint, f.relkind::text, has_table_privilege(f.oid, 'sele
                                    where indrelid = f.oid and (indisprimary or indisreplident))),
        f.relrowsecurity, row_security_active(f.oid)
 from found f
-left join pg_index p on p.indrelid = f.oid and p.indisprimary
+left join pg_index p
+  on p.indrelid = f.oid and case when f.identified then p.indisreplident else p.indisprimary end
 left join leaves l on l.root = f.oid
 -- the comparison that the key's own index makes of each key column, whatever schema its type is in:
 -- the type, its cast, the operators, the collation; whether equal keys can have texts that differ,
@@ -57,6 +60,7 @@ cross join lateral (
   from unnest(p.indkey[0:p.indnkeyatts - 1]::smallint[], p.indclass::oid[], p.indcollation::oid[]) as w (attnum, class, sorting)
   join pg_attribute a on a.attrelid = f.oid and a.attnum = w.attnum
   join pg_opclass c on c.oid = w.class
+  join pg_am on pg_am.oid = c.opcmethod and pg_am.amname = 'btree'
   join pg_type t on t.oid = c.opcintype
   cross join lateral (
     with recursive base as (
@@ -75,17 +79,41 @@ cross join lateral (
            a.attname, a.attnum, format_type(a.atttypid, -1), a.atttypid::bigint, a.atttypid >= 16384,
            array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum),
            a.attgenerated,
-           (select array_agg(e.enumlabel order by e.oid) from pg_enum e where e.enumtypid = a.atttypid))
+           inside.form)
            order by a.attnum)
          filter (where a.attname = any (f.wanted) or a.attgenerated <> '' or a.attnum = any (p.indkey)), '[]') as columns,
          case when not f.wanted <@ array_agg(a.attname::text) then array_agg(a.attname::text) end as missing
-  from pg_attribute a where a.attrelid = f.oid and a.attnum > 0 and not a.attisdropped
+  from pg_attribute a
+  -- whatever the text of a value depends on beside the value: domains, arrays, ranges and composite
+  -- types are followed to the enums and attributes that they are made of
+  cross join lateral (
+    with recursive part as (
+      select a.atttypid as oid where a.atttypid >= 16384
+      union
+      select x.oid
+      from part join pg_type t on t.oid = part.oid
+      cross join lateral (
+        select t.typbasetype union all select t.typelem
+        union all select rngsubtype from pg_range where t.oid in (rngtypid, rngmultitypid)
+        union all select c.atttypid from pg_attribute c
+                  where c.attrelid = t.typrelid and c.attnum > 0 and not c.attisdropped) as x (oid)
+      where x.oid >= 16384)
+    select '[' || string_agg(said, ',' order by said) || ']' as form
+    from (select format('%%s %%s', e.enumtypid, array_agg(e.enumlabel order by e.oid)) as said
+          from part join pg_enum e on e.enumtypid = part.oid group by e.enumtypid
+          union all
+          select format('%%s %%s', c.attrelid, array_agg(array[c.attnum::int8, c.atttypid::int8] order by c.attnum))
+          from part join pg_type t on t.oid = part.oid
+          join pg_attribute c on c.attrelid = t.typrelid and c.attnum > 0 and not c.attisdropped
+          group by c.attrelid) as inner_types) as inside
+  where a.attrelid = f.oid and a.attnum > 0 and not a.attisdropped
 ) a
 order by f.place
 
 -- name: leaves
 -- The tables that hold the rows of some tables: these, their partitions, their children; no lock is
--- taken. With each: its primary key, its replica identity, its generated columns, its ancestors.
+-- taken. With each: its key, which is the primary key or the index that REPLICA IDENTITY USING INDEX
+-- names, its replica identity, its generated columns, its ancestors.
 with recursive tree (root, relid) as (
   select oid, oid from unnest(%(oids)s::oid[]) as t (oid)
   union all
@@ -93,7 +121,9 @@ with recursive tree (root, relid) as (
   where not i.inhdetachpending)
 select tree.root::bigint, c.oid::bigint, format('%%I.%%I', c.nspname, c.relname), c.relispartition,
        c.relkind::text, pg_has_role(c.relowner, 'usage'), c.relpersistence = 'p', c.relreplident = 'f',
-       index.key, index.immediate, index.identity, coalesce(index.generated, false),
+       index.key, index.immediate, coalesce(index.temporal, false),
+       coalesce(index.primary_key, '{}'), index.identity,
+       coalesce(index.generated, false),
        coalesce(made.stored, false), coalesce(made.virtual, '{}'),
        array(select relid::oid::bigint from pg_partition_ancestors(c.oid) as a (relid)
              where c.relispartition and a.relid <> c.oid)
@@ -101,20 +131,24 @@ from tree
 -- "offset 0": each of these is found by its oid, else the rest is computed for every relation there is
 cross join lateral (
   select c.oid, c.relname, c.relispartition, c.relkind, c.relowner, c.relpersistence, c.relreplident,
-         n.nspname
+         n.nspname, c.relreplident = 'i' and exists (
+           select from pg_index where indrelid = c.oid and indisreplident) as identified
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.oid = tree.relid and (tree.relid = tree.root or c.relkind <> 'p') offset 0) as c
 cross join lateral (
-  select array_agg(a.attname::text order by k.place) filter (where i.indisprimary),
-         bool_and(i.indimmediate) filter (where i.indisprimary),
+  select array_agg(a.attname::text order by k.place) filter (where i.is_key),
+         bool_and(i.indimmediate) filter (where i.is_key),
+         bool_or(i.indisexclusion) filter (where i.is_key),
+         array_agg(a.attname::text order by k.place) filter (where i.indisprimary),
          array_agg(a.attname::text order by k.place) filter (where i.identifies),
          bool_or(a.attgenerated <> '') filter (where i.identifies)
-  from (select *, case c.relreplident when 'd' then indisprimary when 'i' then indisreplident end
+  from (select *, case when c.identified then indisreplident else indisprimary end as is_key,
+               case c.relreplident when 'd' then indisprimary when 'i' then indisreplident end
                   and (indisvalid or c.relkind = 'p') and indimmediate as identifies
         from pg_index where indrelid = c.oid and (indisprimary or indisreplident)) as i
   cross join unnest(i.indkey::smallint[]) with ordinality as k (attnum, place)
   join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
-  where k.place <= i.indnkeyatts) as index (key, immediate, identity, generated)
+  where k.place <= i.indnkeyatts) as index (key, immediate, temporal, primary_key, identity, generated)
 cross join lateral (
   select bool_or(a.attgenerated = 's'),
          array_agg(a.attname::text order by a.attnum) filter (where a.attgenerated = 'v')
@@ -131,12 +165,16 @@ where lower(c.relname) = lower(%(name)s) and c.relkind in ('r', 'p')
 order by lower(n.nspname) <> lower(%(schema)s), 1 limit 3
 
 -- name: key_columns
--- The columns of its primary key, in order: name, type, the type's number and modifier.
+-- The columns of its key, in order: name, type, the type's number and modifier.
 select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.atttypmod
-from pg_index i
+from pg_class c
+join pg_index i
+  on i.indrelid = c.oid and case
+    when c.relreplident = 'i' and exists (select from pg_index where indrelid = c.oid and indisreplident)
+    then i.indisreplident else i.indisprimary end
 cross join unnest(i.indkey[0:i.indnkeyatts - 1]::smallint[]) with ordinality as k (attnum, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum
-where i.indrelid = %(oid)s and i.indisprimary
+where c.oid = %(oid)s
 order by k.place
 
 -- name: never_filled

@@ -35,6 +35,18 @@ SCHEMAS = {
     "the key as identity": IDENTITY,
     "another index as identity": ANOTHER,
 }
+ONLY_AN_INDEX = """
+create table items (id int not null, tenant int not null, title text, body text);
+create unique index sole on items (tenant, id) include (title);
+alter table items replica identity using index sole
+"""
+ANOTHER_KEY = """
+create table items (id int not null, tenant int not null, row int generated always as identity,
+                    title text, body text, primary key (row) deferrable);
+create unique index another on items (tenant, id) include (title);
+alter table items replica identity using index another
+"""
+IDENTITIES = {"no primary key": ONLY_AN_INDEX, "another primary key": ANOTHER_KEY}
 CHANGES = [
     "insert into items (tenant, id, title, body) values (2, 1, null, 'new'), (2, 2, 'two', null)",
     "update items set title = 'first' where (tenant, id) = (1, 1)",
@@ -73,6 +85,24 @@ def test_an_included_column_is_no_part_of_the_key(
     site = make_source(make_site, kind)
     site.sql(SCHEMAS[schema])
     follow(site)
+
+
+@pytest.mark.parametrize("version", [16, 18])
+@pytest.mark.parametrize("schema", IDENTITIES)
+def test_the_index_of_the_replica_identity_is_the_key(
+    make_site: Callable[..., Site], version: int, schema: str
+) -> None:
+    site = make_site(version)
+    site.sql(IDENTITIES[schema])
+    follow(site)
+    assert site.verify()["drift"] == 0
+
+
+def test_a_key_that_wal2json_does_not_tell_is_refused(make_site: Callable[..., Site]) -> None:
+    site = make_source(make_site, ("wal2json", 15))
+    site.sql(ONLY_AN_INDEX)
+    site.configure(tables=TABLE)
+    assert 'source.plugin = "pgoutput"' in site.cli("setup", expect=4).stderr
 
 
 def test_an_included_column_is_no_part_of_a_partitions_key(

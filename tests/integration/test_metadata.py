@@ -63,6 +63,8 @@ HOSTILE = {
     "extra_float_digits": "-3",
     "timezone": "Asia/Tokyo",
     "bytea_output": "escape",
+    "quote_all_identifiers": "on",
+    "array_nulls": "off",
 }
 """The settings of a database that must not change the values on their way."""
 

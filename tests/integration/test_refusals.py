@@ -88,11 +88,20 @@ def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path
             "replica identity default",
         ),
         (
-            "alter table documents alter views set not null; create unique index other on "
-            "documents (views); alter table documents replica identity using index other",
-            table(),
-            "its replica identity is (views), not the primary key",
+            "create table parts (id int, views int not null, body text, primary key (id, views)) "
+            "partition by list (views); create table part partition of parts for values in (1); "
+            "create unique index other on part (views); "
+            "alter table part replica identity using index other",
+            table("parts", 'text = ["body"]'),
+            "the replica identity of its partition public.part is (views), not the key (id, views)",
             "replica identity default",
+        ),
+        (
+            "create table lasting (id int4range, valid daterange, body text, "
+            "primary key (id, valid without overlaps))",
+            table("lasting", 'text = ["body"]'),
+            "its primary key is WITHOUT OVERLAPS",
+            "add primary key",
         ),
         (
             "create unlogged table fleeting (id int primary key, title text, body text)",
