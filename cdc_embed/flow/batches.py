@@ -32,7 +32,9 @@ from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
 from cdc_embed.lsn import LSN
 
 LARGEST_BATCH: Final = 4 << 20
-"""Bytes of changes in one batch: several are in flight, each several times as large in memory."""
+"""Bytes of changes in one batch: several are in flight at once."""
+COPIES: Final = 3
+"""The times that a batch's text is in memory: its changes, its chunks, the statement."""
 NEAR_THE_END: Final = 256
 """Pending changes with which the stream still counts as near the end of the log."""
 STARVING_SECONDS: Final = 2.0
@@ -161,8 +163,8 @@ class Batches:
 
     @property
     def size(self) -> int:
-        """Bytes of changes that are held."""
-        return self.pending.size + sum(flight.size for flight in self._in_flight)
+        """Bytes that are held: pending changes, and the copies of those in flight."""
+        return self.pending.size + COPIES * sum(flight.size for flight in self._in_flight)
 
     def oldest(self) -> float | None:
         """Return the Unix time of the oldest commit that is not reflected, or None."""
