@@ -62,6 +62,8 @@ WRONG_PARAMETER: Final = re.compile(
 UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 """No such column, table or schema. For a followed table this can pass, until its state is known."""
 
+LOCKED: Final = "55P03"
+"""A lock was not granted in time."""
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
 """A library that is not installed; waiting does not help."""

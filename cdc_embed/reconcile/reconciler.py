@@ -24,6 +24,7 @@ from cdc_embed.errors import (
     is_passing,
 )
 from cdc_embed.flow.patience import Trouble
+from cdc_embed.postgres.side import LOCKED
 from cdc_embed.reconcile.requests import BACKFILL, Requests
 from cdc_embed.reconcile.slices import Scope, StoppedError, Work
 from cdc_embed.source.rows import Scan
@@ -90,12 +91,17 @@ class Reconciler:
         self._opened = False
         self._trouble: Trouble | None = None
         self._failed_at = 0.0
+        self._locked: tuple[str, ...] = ()
+        """The tables that were locked when their rows were to be read; replaced whole."""
         self._thread = Thread(target=self._run, name="reconcile", daemon=True)
 
     @property
     def waiting_for(self) -> str:
-        """The transactions that must end before rows can be compared; empty if there are none."""
-        return self._slices.waiting_for
+        """The transactions that must end before rows can be compared, and the tables that are
+        locked; empty if there are none."""
+        holders = self._slices.waiting_for
+        ends = [f"the end of {holders}"] if holders else []
+        return "; ".join([*ends, *(f"the lock on {name}" for name in self._locked)])
 
     @property
     def trouble(self) -> Trouble | None:
@@ -178,7 +184,7 @@ class Reconciler:
         self._slices.begin(self._requests.say_waiting)
         try:
             for scope in todo:
-                self._backfill(scope, known[scope.table.full_name])
+                self._backfill_unless_locked(scope, known[scope.table.full_name])
             self._requests.close_backfills()
             self._answer(*self._answers)
         finally:
@@ -204,6 +210,19 @@ class Reconciler:
     def _delivered(self) -> list[Scope]:
         undelivered = self._work.undelivered.problems
         return [scope for scope in self._work.scopes if scope.table.full_name not in undelivered]
+
+    def _backfill_unless_locked(self, scope: Scope, comparison: Comparison) -> None:
+        """Continue a comparison; leave a locked table to the next turn, as others can be read."""
+        name = scope.table.full_name
+        others = tuple(table for table in self._locked if table != name)
+        try:
+            self._backfill(scope, comparison)
+            self._locked = others
+        except SourceUnavailableError as exc:
+            if exc.fields.get("state") != LOCKED:
+                raise
+            self._locked = (*others, name)
+            log.warning("table is locked, it is compared later", table=name, problem=str(exc))
 
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:
         """Continue the comparison of one table, and make the stored rows equal."""

@@ -92,7 +92,7 @@ class Health:
         if stuck is not None:
             waiting["stream"] = f"{stuck}; it said: {stuck.problem}"
         if instance.reconcile_waits_for:
-            waiting["reconcile"] = f"the end of {instance.reconcile_waits_for}"
+            waiting["reconcile"] = instance.reconcile_waits_for
         if self.listeners.problem:
             waiting["listeners"] = self.listeners.problem
         return waiting

@@ -122,7 +122,7 @@ class Instance:
 
     @property
     def reconcile_waits_for(self) -> str:
-        """The transactions that must end before rows can be compared; empty if there are none."""
+        """The ends and locks that the comparison of rows waits for; empty if there are none."""
         reconciler = self._reconciler
         return reconciler.waiting_for if reconciler is not None else ""
 
