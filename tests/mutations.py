@@ -159,6 +159,29 @@ MUTATIONS = (
         "tests/integration/test_ownership.py::test_a_namesake_of_another_server_is_refused_everywhere",
     ),
     Mutation(
+        "doctor takes an outage for a mistake",
+        "cdc_embed/setup/preflight.py",
+        "            self.away = found",
+        "            pass",
+        "tests/integration/test_start.py::"
+        "test_a_start_that_waits_can_be_stopped_and_told_not_to_wait",
+    ),
+    Mutation(
+        "the registry is read for each table",
+        "cdc_embed/setup/preflight.py",
+        "        _check_stored(databases, survey, stored, source.table, card)",
+        "        _check_stored(databases, survey, read_stored(databases), source.table, card)",
+        "tests/acceptance/test_many_tables.py::test_a_start_reads_the_registry_once_for_all_tables",
+    ),
+    Mutation(
+        "a locked table delays the others",
+        "cdc_embed/reconcile/reconciler.py",
+        '            if exc.fields.get("state") != LOCKED:',
+        "            if exc:",
+        "tests/integration/test_locked_tables.py::"
+        "test_a_locked_table_delays_no_comparison_of_others",
+    ),
+    Mutation(
         "a database that is away ends the start",
         "cdc_embed/service/service.py",
         "                if not waits and not is_passing(exc):",

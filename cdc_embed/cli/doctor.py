@@ -20,7 +20,7 @@ def doctor(
     ctx: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Check every precondition; exit as ``run`` would: 4 when one fails, 5 for a gap."""
+    """Check every precondition; exit as ``run --no-wait`` would: 4 when one fails, 5, 75."""
     from cdc_embed.setup.connections import connections
 
     context: Context = ctx.obj
@@ -36,12 +36,14 @@ def doctor(
 
 def check_everything(databases: "Connections") -> "Survey":
     """Make all findings; a database that cannot be asked is one of them."""
-    from cdc_embed.setup.preflight import Survey, survey_all, unreachable
+    from cdc_embed.setup.preflight import Survey, survey_all
 
     try:
         survey = survey_all(databases)
     except CdcEmbedError as exc:
-        return Survey(findings=[unreachable(exc)])
+        survey = Survey()
+        survey.fail("connection", exc)
+        return survey
     _check_model(databases, survey)
     survey.findings = [_to_be_made(finding) for finding in survey.findings]
     survey.findings += _check_indexes(databases, survey.tables)
@@ -82,13 +84,14 @@ def _check_model(databases: "Connections", survey: "Survey") -> None:
 
     try:
         embedder = make_embedder(databases.config.embedder)
+        try:
+            card = embedder.describe()
+        finally:
+            embedder.close()
     except CdcEmbedError as exc:
-        survey.findings.append(Finding(id="model", ok=False, message=str(exc), fix=exc.hint))
-        return
-    try:
-        survey_model(databases, survey, embedder.describe())
-    finally:
-        embedder.close()
+        survey.fail("model", exc)
+    else:
+        survey_model(databases, survey, card)
 
 
 def _row(finding: Finding) -> dict[str, object]:

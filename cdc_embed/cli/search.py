@@ -113,16 +113,17 @@ def _embed_query(
     """
     from cdc_embed.embed.make import make_embedder
     from cdc_embed.errors import CdcEmbedError
-    from cdc_embed.setup.connections import expect_set_up, stored_dimensions
+    from cdc_embed.setup.connections import expect_set_up, read_stored, stored_dimensions
 
     dimensions = stored_dimensions(databases, tables)
     embedder = make_embedder(databases.config.embedder, stored_dimensions=dimensions)
     searched = []
     try:
         card = embedder.describe()
+        stored = read_stored(databases)
         for table in tables:
             try:
-                expect_set_up(databases, table, card)
+                expect_set_up(databases, stored, table, card)
                 searched.append(table)
             except CdcEmbedError as exc:
                 if table is tables[-1] and not searched:

@@ -22,7 +22,7 @@ from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
 from cdc_embed.service.watch import Watch, Watched
 from cdc_embed.setup.agreement import expect_unchanged, unfit_tables
-from cdc_embed.setup.connections import cutter, expect_set_up, open_store
+from cdc_embed.setup.connections import cutter, expect_set_up, open_store, read_stored
 from cdc_embed.setup.ownership import expect_keeper, expect_own_slot
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.tables import wide_columns
@@ -157,8 +157,9 @@ class Parts:
         expect_keeper(databases, [table.full_name for table in tables])
         known = self._undelivered.until_setup.keys() - self._checked.left_out.keys()
         expect_unchanged(databases, tables, known)
+        stored = read_stored(databases)
         for table in tables:
-            expect_set_up(databases, table, self._model.card)
+            expect_set_up(databases, stored, table, self._model.card)
 
     def _count_error(self, stage: str, error: CdcEmbedError) -> None:
         self._metrics.errors.labels(stage, type(error).__name__).inc()

@@ -4,7 +4,7 @@
 read the same catalogue in the same way.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -24,9 +24,9 @@ from cdc_embed.target.registry import (
     Registered,
     Space,
     VectorTable,
-    comparable_spaces,
     registered_tables,
     stored_size,
+    stored_spaces,
     vector_tables,
 )
 from cdc_embed.target.schema import vector_type
@@ -102,6 +102,24 @@ def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
     return cut
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """The registry and the columns of all tables of vectors, whatever their number: read once."""
+
+    registered: Mapping[str, Registered]
+    """By the source table's name."""
+    vectors: Mapping[str, VectorTable]
+    """By the name of the table of vectors."""
+
+
+def read_stored(databases: Connections) -> Stored:
+    """Read what is stored of every table, in one statement each."""
+    target, schema = databases.target, databases.config.target.schema
+    return Stored(
+        registered=registered_tables(target, schema), vectors=vector_tables(target, schema)
+    )
+
+
 def open_store(
     databases: Connections, tables: list[Table], card: ModelCard, extension_schema: str
 ) -> Store:
@@ -109,10 +127,14 @@ def open_store(
     differs."""
     config = databases.config
     schema = config.target.schema
+    stored = read_stored(databases)
+    spaces = stored_spaces(databases.target, schema)
     statements = []
     for table in tables:
-        registered = expect_set_up(databases, table, card)
-        donors = comparable_spaces(databases.target, schema, registered.space)
+        registered = expect_set_up(databases, stored, table, card)
+        donors = [
+            number for number, space in spaces.items() if space.is_comparable(registered.space)
+        ]
         statements.append(
             Statements(
                 schema,
@@ -138,11 +160,13 @@ def stored_dimensions(databases: Connections, tables: list[Table]) -> int:
     return next((f.space.dimensions for name, f in known.items() if name in names), 0)
 
 
-def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Registered:
+def expect_set_up(
+    databases: Connections, stored: Stored, table: Table, card: ModelCard
+) -> Registered:
     """Return the registered table of vectors; raise with the reason when ``setup`` must run
     again."""
     schema = databases.config.target.schema
-    registered = registered_tables(databases.target, schema).get(table.full_name)
+    registered = stored.registered.get(table.full_name)
     if registered is None:
         raise PreflightError(
             where=f"table {table.full_name}",
@@ -165,23 +189,20 @@ def expect_set_up(databases: Connections, table: Table, card: ModelCard) -> Regi
             f"the configuration has ({', '.join(column.name for column in table.metadata)})",
             hint=RUN_SETUP,
         )
-    _expect_types(databases, table, registered, f"{databases.config.index.type}({card.dimensions})")
+    _expect_types(table, registered, stored, f"{databases.config.index.type}({card.dimensions})")
     return registered
 
 
-def _expect_types(
-    databases: Connections, table: Table, registered: Registered, vectors: str
-) -> None:
+def _expect_types(table: Table, registered: Registered, stored: Stored, vectors: str) -> None:
     """Raise when a column of ours has another type than the one to be written.
 
     A key or metadata of another type pauses the table alone.
     """
-    schema = databases.config.target.schema
-    stored = vector_tables(databases.target, schema).get(registered.embedding_table, NOT_STORED)
-    problem = lost_vectors(registered, stored)
+    found = stored.vectors.get(registered.embedding_table, NOT_STORED)
+    problem = lost_vectors(registered, found)
     if not problem:
         for name, wanted in {"chunk_row": "integer", "embedding": vectors}.items():
-            kind = stored.columns[name]
+            kind = found.columns[name]
             if kind.rpartition(".")[2] != wanted:
                 problem = f"{name} has the type {kind} in the embedding table, expected {wanted}"
     if problem:

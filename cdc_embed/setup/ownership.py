@@ -63,13 +63,15 @@ def expect_keeper(databases: Connections, tables: Iterable[str], *, migrated: bo
     schema = databases.config.target.schema
     registered = registered_tables(databases.target, schema, migrated=migrated)
     for name in tables:
-        known = registered.get(name)
-        if known is not None and not is_ours(databases, known):
-            raise PreflightError(
-                where=f"table {name}",
-                problem=kept_by(databases, known),
-                hint=TAKE_OVER,
-            )
+        expect_kept(databases, name, registered.get(name))
+
+
+def expect_kept(databases: Connections, name: str, known: Registered | None) -> None:
+    """Raise when another slot keeps the vectors of a table."""
+    if known is not None and not is_ours(databases, known):
+        raise PreflightError(
+            where=f"table {name}", problem=kept_by(databases, known), hint=TAKE_OVER
+        )
 
 
 def name_owner(databases: Connections) -> str:

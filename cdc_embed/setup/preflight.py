@@ -10,6 +10,7 @@ from typing import Final
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import (
+    UNAVAILABLE,
     CdcEmbedError,
     HistoryGapError,
     PreflightError,
@@ -19,8 +20,8 @@ from cdc_embed.finding import Finding, expect, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.agreement import check_tables, lost_tables
-from cdc_embed.setup.connections import RUN_SETUP, Connections, expect_set_up
-from cdc_embed.setup.ownership import OTHER_NAME, expect_keeper, name_owner
+from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
+from cdc_embed.setup.ownership import OTHER_NAME, expect_kept, name_owner
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
 from cdc_embed.source.slot import Server, Slot
@@ -55,6 +56,8 @@ class Survey:
     slot_name: str = ""
     gap: str | None = None
     """The reason why the slot cannot continue the recorded position."""
+    away: Finding | None = None
+    """A database or a model cannot be asked now."""
     paused: dict[str, str] = field(default_factory=dict)
     """The reasons of the tables that cannot be followed, by name; one never stops the others."""
 
@@ -71,11 +74,20 @@ class Survey:
 
     @property
     def exit_code(self) -> int:
-        """The exit code of ``doctor``; that of ``run`` too, unless other tables can be followed."""
+        """The exit code of ``doctor``; that of ``run --no-wait`` too, unless other tables can be
+        followed."""
         if self.gap is not None:
             return HistoryGapError.exit_code
-        failed = any(finding.failed for finding in self.findings)
-        return PreflightError.exit_code if failed else 0
+        if any(finding.failed and finding is not self.away for finding in self.findings):
+            return PreflightError.exit_code
+        return UNAVAILABLE if self.away is not None else 0
+
+    def fail(self, check: str, error: CdcEmbedError) -> None:
+        """Add the finding of an error, which can be an outage."""
+        found = Finding(id=check, ok=False, message=str(error), fix=error.hint)
+        self.findings.append(found)
+        if error.exit_code == UNAVAILABLE:
+            self.away = found
 
     def expect_usable(self) -> None:
         """Raise the error of a service that can do nothing at all; name every obstacle."""
@@ -273,8 +285,9 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
     new = any(finding.id == "setup" for finding in survey.findings)
     if new or not applied_migrations(databases.target, databases.config.target.schema):
         return
+    stored = read_stored(databases)
     for source in list(survey.tables):
-        _check_stored(databases, survey, source.table, card)
+        _check_stored(databases, survey, stored, source.table, card)
     for finding in check_tables(databases, [source.table for source in survey.tables]):
         if finding.failed and finding.id == "row_security":
             survey.pause(finding)
@@ -284,15 +297,17 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
             survey.paused.setdefault(finding.table, why_paused(finding))
 
 
-def _check_stored(databases: Connections, survey: Survey, table: Table, card: ModelCard) -> None:
+def _check_stored(
+    databases: Connections, survey: Survey, stored: Stored, table: Table, card: ModelCard
+) -> None:
     """Check that a table's vectors are ours, and of this form.
 
     What ``setup`` was not run for after another configuration stops all tables: it is not of the
     table's own making.
     """
     try:
-        expect_keeper(databases, [table.full_name])
-        expect_set_up(databases, table, card)
+        expect_kept(databases, table.full_name, stored.registered.get(table.full_name))
+        expect_set_up(databases, stored, table, card)
     except (PreflightError, SpaceMismatchError) as exc:
         own = isinstance(exc, PreflightError) and exc.fields.get("table")
         alone = table.full_name if own else ""
@@ -314,8 +329,3 @@ def check_model(databases: Connections, card: ModelCard) -> list[Finding]:
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
     return findings
-
-
-def unreachable(error: CdcEmbedError) -> Finding:
-    """Return the finding for a database that cannot be reached."""
-    return Finding(id="connection", ok=False, message=str(error), fix=error.hint)

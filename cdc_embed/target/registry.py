@@ -127,11 +127,10 @@ def registered_sources(session: Session, schema: str, slot: str) -> list[tuple[s
     return [(row[0], row[1]) for row in rows]
 
 
-def comparable_spaces(session: Session, schema: str, space: Space) -> list[int]:
-    """Return the spaces whose vectors are the same for the same text."""
-    with session.transaction("space") as cursor:
-        cursor.execute(_compose("spaces", schema=sql.Identifier(schema)))
-        return [row[0] for row in cursor.fetchall() if space.is_comparable(_space(row[1:]))]
+def stored_spaces(session: Session, schema: str) -> dict[int, Space]:
+    """Return every space that ``setup`` recorded, by its number."""
+    rows = session.fetch("space", _compose("spaces", schema=sql.Identifier(schema)))
+    return {row[0]: _space(row[1:]) for row in rows}
 
 
 def stored_size(session: Session, schema: str, embedding_table: str) -> tuple[int, int]:

@@ -67,6 +67,20 @@ def all_counted(service: RunningService, number: int) -> bool:
     return [table["rows_embedded"] for table in service.status()["tables"]] == [1] * number
 
 
+def test_a_start_reads_the_registry_once_for_all_tables(site: Site) -> None:
+    """And the columns of the tables of vectors: each read has those of every table."""
+    follow(site, 20)
+    before = len(statements(site))
+    with site.service(process=True) as service:
+        asked = [statement for _, statement in statements(site)[before:]]
+        for begins in (
+            'select e."table_name", e.embedding_table',
+            "-- it has row level security, its owner",
+        ):
+            assert 0 < sum(statement.startswith(begins) for statement in asked) < 15, begins
+        assert service.stop() == 0
+
+
 @pytest.mark.parametrize(
     ("number", "seconds"),
     [

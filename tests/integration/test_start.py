@@ -67,6 +67,7 @@ def test_a_start_that_waits_can_be_stopped_and_told_not_to_wait(
         service.wait_for("waiting")
         assert service.stop() == 0
     assert "source database" in away.cli("run", "--no-wait", expect=75).stderr
+    assert "source database" in away.cli("doctor", expect=75).stdout
     server.close()
 
 
