@@ -7,6 +7,7 @@ would otherwise be made again at once, for ever.
 from dataclasses import dataclass
 from typing import Final
 
+from cdc_embed.errors import FencedError, SlotBusyError, TargetUnavailableError
 from cdc_embed.lsn import LSN
 
 MOST_FAILURES: Final = 3
@@ -57,3 +58,12 @@ class Failures:
         if self._times < MOST_FAILURES and not long:
             return None
         return self._last
+
+
+def reason_of(error: Exception) -> str:
+    """Return the word of a lost connection's reason, for the metrics and the log."""
+    if isinstance(error, FencedError | SlotBusyError):
+        return "slot"
+    if isinstance(error, TargetUnavailableError):
+        return "target"
+    return "connection"

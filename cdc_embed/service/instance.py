@@ -19,7 +19,6 @@ from cdc_embed.errors import (
     FencedError,
     HistoryGapError,
     ReplicationError,
-    SlotBusyError,
     SourceUnavailableError,
     TargetUnavailableError,
     is_passing,
@@ -31,7 +30,7 @@ from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.slices import Term
-from cdc_embed.service.failures import LASTING_SECONDS, Failures, Stuck
+from cdc_embed.service.failures import LASTING_SECONDS, Failures, Stuck, reason_of
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.stages import Connected, Source, Stages, make_pipeline
 from cdc_embed.service.stop import Stop
@@ -167,7 +166,7 @@ class Instance:
             self._set_phase(Phase.STOPPED)
 
     def _wait_to_reconnect(self, exc: Exception) -> None:
-        reason = _reason(exc)
+        reason = reason_of(exc)
         self.lost = str(exc)
         self._set_phase(Phase.RECONNECTING)
         self._telemetry.metrics.reconnects.labels(reason).inc()
@@ -342,11 +341,3 @@ class Instance:
         metrics.set_phase(phase.value)
         metrics.leader.labels(self._source.slot).set(self.leading)
         metrics.replication_connected.set(self.leading)
-
-
-def _reason(exc: Exception) -> str:
-    if isinstance(exc, FencedError | SlotBusyError):
-        return "slot"
-    if isinstance(exc, TargetUnavailableError):
-        return "target"
-    return "connection"
