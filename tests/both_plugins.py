@@ -39,7 +39,6 @@ HOSTILE: Final = {
     "timezone": "Asia/Tokyo",
     "bytea_output": "escape",
     "quote_all_identifiers": "on",
-    "array_nulls": "off",
 }
 """The settings of a database that must not change the values on their way."""
 _numbers = count(1)

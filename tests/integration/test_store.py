@@ -276,7 +276,7 @@ def test_row_that_the_database_refuses_is_named(store: Store) -> None:
     broken[Document.whole("bad").fingerprint] = np.full(384, np.nan, np.float32)
     refused = store.refused_rows(bad, broken)
     assert list(refused) == [(TABLE, ("2",))]
-    assert "NaN" in refused[TABLE, ("2",)]
+    assert "NaN" in refused[TABLE, ("2",)].error
 
 
 def test_error_of_a_batch_names_the_table_that_it_is_about(site: Site, store: Store) -> None:

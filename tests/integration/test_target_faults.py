@@ -212,14 +212,25 @@ def role(target: Site) -> Iterator[str]:
     target.sql(f"drop role {name}")
 
 
+def test_a_table_of_vectors_that_is_away_is_named_and_waited_for(pair: Site, target: Site) -> None:
+    with pair.service() as service:
+        service.settle()
+        target.sql("alter table cdc_embed.documents_embedding rename to away")
+        pair.sql("insert into documents values (1, 't', 'text')")
+        end = LSN.parse(pair.value("select pg_current_wal_insert_lsn()::text"))
+        wait_until(lambda: "documents_embedding" in str(service.status()), "it is named")
+        assert confirmed(pair) <= recorded(pair) < end
+        target.sql("alter table cdc_embed.away rename to documents_embedding")
+        service.settle()
+        assert pair.drift() == []
+        assert service.stop() == 0
+
+
 def test_what_only_a_person_can_mend_stops_and_names_the_table(
     pair: Site, target: Site, role: str
 ) -> None:
     """Once it is mended the service goes on from where it was."""
     pair.environment["CDC_EMBED_TARGET__DSN"] = target.server.dsn(target.name, role)
-    away = "alter table cdc_embed.documents_embedding rename to away"
-    back = "alter table cdc_embed.away rename to documents_embedding"
-    refusals(pair, 1, "documents_embedding", away, back)
     denied = f"revoke update on cdc_embed.checkpoint from {role}"
     granted = f"grant all on cdc_embed.checkpoint to {role}"
     assert "grant" in refusals(pair, 2, "checkpoint", denied, granted)
