@@ -445,6 +445,13 @@ MUTATIONS = (
         "tests/integration/test_metadata.py::test_values_keep_their_types_and_follow_every_change",
     ),
     Mutation(
+        "rows that changed long ago stay known",
+        "cdc_embed/change/knowledge.py",
+        "        return self._committed, self._older",
+        "        return self._committed, {}",
+        "tests/unit/test_knowledge.py::test_what_was_remembered_long_ago_is_forgotten_alike",
+    ),
+    Mutation(
         "no visibility check in refetch",
         "cdc_embed/source/rows.py",
         "self.waiting_for = next((xid for xid in xids if not snapshot.sees(xid)), None)",

@@ -181,10 +181,9 @@ def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> A
     if image.origin in {None, row[1]} or not isinstance(action, Write):
         return action
     letter = states.get((row[0], image.origin))
-    whole = isinstance(letter, Refused) and letter.reason != REFUSED_METADATA
     if (
         isinstance(letter, Refused)
-        and whole
+        and letter.reason != REFUSED_METADATA
         and letter.refuses(action.document.fingerprint, action.metadata.hash)
     ):
         return Refuse(letter.fingerprint, letter.reason, letter.error)

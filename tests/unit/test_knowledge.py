@@ -149,6 +149,29 @@ def test_beyond_capacity_the_oldest_change_is_forgotten() -> None:
     assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: B, ELSEWHERE: A}
 
 
+def test_what_was_remembered_long_ago_is_forgotten_alike() -> None:
+    """The older half of the cache holds these rows: a state of it that is wrong skips a row."""
+
+    def long_ago() -> Knowledge:
+        knowledge = Knowledge(capacity=4)
+        commit(knowledge, {ROW: A, OTHER: A, ELSEWHERE: A})
+        assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {ROW: A, OTHER: A, ELSEWHERE: A}
+        return knowledge
+
+    knowledge = long_ago()
+    commit(knowledge, {OTHER: B}, FIRST)
+    assert known(knowledge, [ROW, OTHER, ELSEWHERE]) == {OTHER: B, ELSEWHERE: A}
+    knowledge = long_ago()
+    knowledge.replan([ROW])
+    assert known(knowledge, [ROW, OTHER]) == {OTHER: A}
+    knowledge = long_ago()
+    knowledge.distrust(FIRST)
+    assert known(knowledge, [ROW, ELSEWHERE]) == {ROW: A.unproven(), ELSEWHERE: A}
+    knowledge = long_ago()
+    commit(knowledge, {ROW: Refused(b"b" * 16)})
+    assert known(knowledge, [ROW]) == {}, "a letter is looked up, not the state before it"
+
+
 def test_chunks_arrive_only_from_batches_in_flight() -> None:
     knowledge = Knowledge()
     first = outcome(hashes=frozenset({(FIRST, b"x")}))
