@@ -6,6 +6,7 @@ Format: https://www.postgresql.org/docs/current/sql-copy.html#id-1.9.3.55.9.4
 import struct
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -52,18 +53,26 @@ def timestamp(value: datetime | None) -> bytes:
     return int8((value - _POSTGRES_EPOCH) // _MICROSECOND)
 
 
-def vectors(values: Sequence[NDArray[np.float32]], *, half: bool) -> list[bytes]:
-    """Return the vector (or halfvec) fields of float32 arrays (d,)."""
-    kind = HalfVector if half else Vector
-    return [raw(kind(value).to_binary()) for value in values]
+def vector(value: NDArray[np.float32], *, half: bool) -> bytes:
+    """Return the vector (or halfvec) field of a float32 array (d,)."""
+    return raw((HalfVector if half else Vector)(value).to_binary())
 
 
-def stream(rows: Iterable[Sequence[bytes]]) -> bytes:
-    """Return the whole COPY input for rows of encoded fields."""
-    body = bytearray(HEADER)
-    for row in rows:
-        body += struct.pack(">h", len(row))
-        for field in row:
-            body += field
-    body += TRAILER
-    return bytes(body)
+class Stream:
+    """The COPY input for rows of encoded fields: a row is made when it is read, to save memory."""
+
+    def __init__(self, rows: Iterable[Sequence[bytes]]) -> None:
+        self._parts = chain([HEADER], map(_row, rows), [TRAILER])
+        self._buffer = bytearray()
+
+    def read(self, size: int) -> bytes:
+        """Return the next ``size`` bytes, fewer only at the end."""
+        while len(self._buffer) < size and (part := next(self._parts, None)) is not None:
+            self._buffer += part
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+def _row(fields: Sequence[bytes]) -> bytes:
+    return b"".join([struct.pack(">h", len(fields)), *fields])

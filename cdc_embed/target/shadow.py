@@ -5,7 +5,6 @@ not matter what became of the former key. Nothing is embedded; a row whose text 
 left to the comparison.
 """
 
-import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,8 +58,7 @@ class Shadow:
             cursor.execute(self._compose("create_keys"))
         for rows in slices:
             with session.transaction(where) as cursor:
-                fields = io.BytesIO(copy.stream(self._fields(rows)))
-                cursor.copy_expert(self._compose("copy_keys"), fields)
+                cursor.copy_expert(self._compose("copy_keys"), copy.Stream(self._fields(rows)))
         with session.transaction(where) as cursor:
             for name in ("empty_shadow", "fill_shadow", "drop_keys"):
                 cursor.execute(self._compose(name))

@@ -5,8 +5,7 @@ any delete. Then delete the touched keys' other chunks, update those that are ke
 ones, and last the dead letters.
 """
 
-import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -134,10 +133,10 @@ class TableWriter:
 
     def _stage(self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]) -> int:
         """Copy the chunks of these documents in; return how many of them are kept."""
-        rows, reused = self._rows(writes, pieces)
-        statement = self._statements["copy_stage"]
-        self._cursor.copy_expert(statement, io.BytesIO(copy.stream(rows)))
-        if reused:
+        rows = copy.Stream(self._rows(writes, pieces))
+        self._cursor.copy_expert(self._statements["copy_stage"], rows)
+        chunks = (chunk for write in writes.values() for chunk in write.document.chunks)
+        if any(chunk.hash not in self._vectors for chunk in chunks):
             self._execute("fill_from_donors", self._statements.values)
             self._expect_none("missing_donors")
         keeping = {key: write for key, write in writes.items() if write.metadata.origin is not None}
@@ -182,33 +181,24 @@ class TableWriter:
 
     def _rows(
         self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]
-    ) -> tuple[list[list[bytes]], bool]:
-        """Return the staged rows in binary COPY fields, and whether some of them need a donor.
+    ) -> Iterator[Sequence[bytes]]:
+        """Yield the staged rows in binary COPY fields; a vector that is reused is still missing.
 
         A text that was read again has no commit LSN, because it is not from the log.
         """
-        chunks = [
-            (key, write, place, chunk)
-            for key, write in writes.items()
-            for place, chunk in enumerate(write.document.chunks)
-        ]
-        in_hand = {c.hash: self._vectors[c.hash] for *_, c in chunks if c.hash in self._vectors}
-        encoded = dict(
-            zip(in_hand, copy.vectors(list(in_hand.values()), half=self._half), strict=True)
-        )
         store_text = self._statements.table.store_text
-        rows = []
-        for key, write, place, chunk in chunks:
+        for key, write in writes.items():
             change = self._changes.get(key)
             metadata = write.metadata
-            piece = pieces[key][place] if key in pieces else Piece(place, False)
-            rows.append(
-                [
+            for place, chunk in enumerate(write.document.chunks):
+                piece = pieces[key][place] if key in pieces else Piece(place, False)
+                vector = self._vectors.get(chunk.hash)
+                yield [
                     *(copy.text(value) for value in key),
                     copy.int4(place),
                     copy.int4(piece.number),
                     copy.boolean(piece.kept),
-                    encoded.get(chunk.hash, copy.NULL),
+                    copy.NULL if vector is None else copy.vector(vector, half=self._half),
                     copy.text(chunk.text if store_text else None),
                     copy.int4(chunk.start),
                     copy.int4(chunk.end),
@@ -219,8 +209,6 @@ class TableWriter:
                     copy.NULL if metadata.origin is not None else copy.raw(metadata.hash),
                     *(copy.text(None if v is UNCHANGED else v) for v in metadata.values),
                 ]
-            )
-        return rows, any(chunk.hash not in encoded for *_, chunk in chunks)
 
     def _stage_moves(self, moves: Mapping[Key, Move]) -> None:
         values = {

@@ -13,7 +13,7 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 
 def test_a_stream_is_signature_rows_and_trailer() -> None:
     rows = [[copy.int4(1), copy.text("é")], [copy.NULL, copy.raw(b"\x00\xff")]]
-    assert copy.stream(rows) == (
+    assert copy.Stream(rows).read(1000) == (
         SIGNATURE
         + struct.pack(">ii", 0, 0)
         + struct.pack(">hiii2s", 2, 4, 1, 2, b"\xc3\xa9")
@@ -23,7 +23,23 @@ def test_a_stream_is_signature_rows_and_trailer() -> None:
 
 
 def test_a_stream_without_rows_is_still_whole() -> None:
-    assert copy.stream([]) == SIGNATURE + bytes(8) + b"\xff\xff"
+    assert copy.Stream([]).read(1000) == SIGNATURE + bytes(8) + b"\xff\xff"
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_a_stream_is_read_in_pieces_of_any_size(size: int) -> None:
+    rows = [[copy.int4(number), copy.text("x" * number)] for number in range(40)]
+    stream = copy.Stream(rows)
+    pieces = list(iter(lambda: stream.read(size), b""))
+    assert b"".join(pieces) == copy.Stream(rows).read(10_000)
+    assert all(len(piece) == size for piece in pieces[:-1])
+    assert stream.read(size) == b""
+
+
+def test_a_row_is_made_when_it_is_read() -> None:
+    rows = ([copy.int4(number)] for number in range(1000))
+    copy.Stream(rows).read(100)
+    assert len(list(rows)) > 980
 
 
 @pytest.mark.parametrize("value", ["", "plain", "tab\tnew\nline \\N", "漢字 🐘"])
@@ -64,18 +80,9 @@ def test_a_timestamp_is_microseconds_since_2000(value: datetime, microseconds: i
 
 def test_a_vector_is_its_dimensions_and_floats() -> None:
     value = np.array([1.0, -0.5, 0.1], dtype=np.float32)
-    assert copy.vectors([value], half=False) == [struct.pack(">iHH3f", 16, 3, 0, 1.0, -0.5, 0.1)]
+    assert copy.vector(value, half=False) == struct.pack(">iHH3f", 16, 3, 0, 1.0, -0.5, 0.1)
 
 
 def test_a_half_vector_is_its_dimensions_and_half_floats() -> None:
     value = np.array([1.0, -0.5, 0.1], dtype=np.float32)
-    assert copy.vectors([value], half=True) == [struct.pack(">iHH3e", 10, 3, 0, 1.0, -0.5, 0.1)]
-
-
-@pytest.mark.parametrize("half", [False, True])
-def test_vectors_keep_their_order(half: bool) -> None:
-    values = [np.full(2, number, dtype=np.float32) for number in (1, 2, 3)]
-    fields = copy.vectors(values, half=half)
-    assert fields == [copy.vectors([value], half=half)[0] for value in values]
-    assert len(set(fields)) == 3
-    assert copy.vectors([], half=half) == []
+    assert copy.vector(value, half=True) == struct.pack(">iHH3e", 10, 3, 0, 1.0, -0.5, 0.1)
