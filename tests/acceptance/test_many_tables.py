@@ -84,7 +84,7 @@ def test_a_start_reads_the_registry_once_for_all_tables(site: Site) -> None:
 @pytest.mark.parametrize(
     ("number", "seconds"),
     [
-        (3, 14),
+        (3, 10),
         pytest.param(300, 14, marks=pytest.mark.long),
         pytest.param(300, 60, marks=pytest.mark.long),
     ],

@@ -87,6 +87,7 @@ def test_few_short_rows_before_long_ones_take_no_more_memory(
         assert site.value(STORED) == 400
 
 
+@pytest.mark.long
 def test_rows_compared_again_take_no_more_memory(make_site: Callable[..., Site]) -> None:
     """Every row is a suspect of verify, and differs still at its second look."""
     site = make_site()
@@ -101,7 +102,9 @@ def test_rows_compared_again_take_no_more_memory(make_site: Callable[..., Site])
         growth.expect(LONG_ROW)
 
 
-@pytest.mark.parametrize("statement", ["title = upper(title)", "views = views + 1"])
+@pytest.mark.parametrize(
+    "statement", ["title = upper(title)", pytest.param("views = views + 1", marks=pytest.mark.long)]
+)
 def test_long_texts_the_log_leaves_out_take_no_more_memory(
     make_site: Callable[..., Site], statement: str
 ) -> None:

@@ -210,6 +210,7 @@ def test_source_that_crashes_again_and_again(
     crash_source(servers.own(version, SELDOM_SAVED), make_site(16), tmp_path, 15)
 
 
+@pytest.mark.long
 def test_embedder_hanging_three_timeouts_costs_no_connection(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:

@@ -1,4 +1,7 @@
-"""The demo as a user runs it: everything works, and nothing is left behind."""
+"""The demo as a user runs it: everything works, and nothing is left behind.
+
+It has a database of its own: one that the shell names is not for playing with.
+"""
 
 import json
 import os
@@ -10,8 +13,13 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from tests.own_process import COMMAND
+from tests.secret import CANARY
 
-FEW = 130
+FOREIGN = {
+    "CDC_EMBED_SOURCE__DSN": f"postgresql://app:{CANARY}@127.0.0.1:1/production",
+    "PGPASSWORD": CANARY,
+}
+FEW = 60
 FEW_PAGES = f"""
 from cdc_embed.cli import main, stage
 corpus = stage.corpus
@@ -39,13 +47,18 @@ def test_demo_embeds_a_corpus_skips_equal_texts_and_cleans_up(
             text=True,
             timeout=580,
             check=False,
-            # several of torch's threads would mostly wait for each other, beside other tests
-            env={**os.environ, "TMPDIR": folder, "OMP_NUM_THREADS": "1"},
+            env={
+                **os.environ,
+                **FOREIGN,
+                "TMPDIR": folder,
+                "OMP_NUM_THREADS": "1",
+            },
         )
         # torch keeps a cache of its own between processes
         left = {path.name for path in Path(folder).iterdir() if "torch" not in path.name}
         running = [line for line in command_lines() if folder in line]
     assert done.returncode == 0, done.stderr
+    assert CANARY not in done.stdout + done.stderr
     result = json.loads(done.stdout)
     assert set(result) == {
         *("documents", "documents_per_second", "latency_seconds", "skipped", "searches", "drift"),

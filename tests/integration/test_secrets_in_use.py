@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +13,6 @@ import pytest
 from psycopg2.extensions import make_dsn
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from tests.own_process import COMMAND
 from tests.secret import API_KEY, CANARY, PASSWORD, Refusing, guarded_server, refusing_service
 from tests.servers import Servers
 from tests.site import RunningService, Site, wait_until
@@ -126,27 +124,3 @@ def children(pid: int) -> list[int]:
     for task in (Path("/proc") / str(pid) / "task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
     return found
-
-
-def test_demo_leaves_the_environment_alone() -> None:
-    """It has a database of its own: one that the shell names is not for playing with."""
-    secret = f"postgresql://app:{CANARY}@127.0.0.1:1/production"
-    demo = subprocess.Popen(
-        [*COMMAND, "demo", "--once"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, "CDC_EMBED_SOURCE__DSN": secret, "PGPASSWORD": CANARY},
-    )
-    assert demo.stdout is not None
-    written = ""
-    try:
-        for line in demo.stdout:
-            written += line
-            if "documents embedded" in line or "embedding: " in line:
-                break
-    finally:
-        demo.terminate()
-        written += demo.communicate(timeout=60)[0]
-    assert CANARY not in written
-    assert "embedding: " in written, written

@@ -286,24 +286,21 @@ def outcome(service: RunningService, table: Followed) -> str:
     return "compared" if compared(service, table.full_name) else "nothing"
 
 
-def wrong(service: RunningService, tables: Sequence[Followed]) -> list[str]:
+def wrong(service: RunningService, tables: Sequence[Followed]) -> Iterator[str]:
     """The lines whose outcome is another one than promised."""
-    return [
-        f"{table.line.statement}: {found}, not {table.line.outcome}"
-        for table in tables
-        if not table.line.outcome.startswith((found := outcome(service, table), "refused"))
-    ]
+    for table in tables:
+        found = outcome(service, table)
+        if not table.line.outcome.startswith((found, "refused")):
+            yield f"{table.line.statement}: {found}, not {table.line.outcome}"
 
 
-def unfollowed(service: RunningService, tables: Sequence[Followed], site: Site) -> list[str]:
+def unfollowed(service: RunningService, tables: Sequence[Followed], site: Site) -> Iterator[str]:
     """The tables that are not followed and equal, whose statement this is."""
     now = states(service)
-    return [
-        f"{table.line.statement}: {problem or drift}"
-        for table in tables
-        if (problem := (now.get(table.full_name) or {"problem": "unknown"})["problem"])
-        or (drift := table.documents().drift(site))
-    ]
+    for table in tables:
+        problem = (now.get(table.full_name) or {"problem": "unknown"})["problem"]
+        if found := problem or table.documents().drift(site):
+            yield f"{table.line.statement}: {found}"
 
 
 def refuse(table: Followed) -> None:
@@ -314,18 +311,12 @@ def refuse(table: Followed) -> None:
     table.run(out, table.line.statement, *back)
 
 
-def wait_until_none(look: Callable[[], list[str]], seconds: float) -> None:
+def wait_until_none(look: Callable[[], Iterator[str]], seconds: float) -> None:
     """Wait until nothing is wrong any more; else fail with all that is."""
-    found = ["never looked"]
-
-    def nothing() -> bool:
-        found[:] = look()
-        return not found
-
     try:
-        wait_until(nothing, "nothing is wrong", seconds)
+        wait_until(lambda: next(look(), None) is None, "nothing is wrong", seconds)
     except AssertionError:
-        raise AssertionError("\n".join(found)) from None
+        raise AssertionError("\n".join(look())) from None
 
 
 def migrate(service: RunningService, tables: Sequence[Followed], site: Site) -> None:
@@ -346,7 +337,7 @@ def migrate(service: RunningService, tables: Sequence[Followed], site: Site) -> 
             table.run(*table.line.sql, role="postgres")
     wait_until_none(lambda: unfollowed(service, again, site), 60)
     quiet = [table for table in again if table.line.outcome.startswith("nothing")]
-    assert wrong(service, quiet) == []
+    assert list(wrong(service, quiet)) == []
 
 
 @pytest.mark.parametrize("batch", BATCHES)
