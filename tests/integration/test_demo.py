@@ -19,7 +19,7 @@ FOREIGN = {
     "CDC_EMBED_SOURCE__DSN": f"postgresql://app:{CANARY}@127.0.0.1:1/production",
     "PGPASSWORD": CANARY,
 }
-FEW = 60
+FEW = 100
 FEW_PAGES = f"""
 from cdc_embed.cli import main, stage
 corpus = stage.corpus
