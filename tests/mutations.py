@@ -1129,15 +1129,15 @@ MUTATIONS = (
     Mutation(
         "parallel workers again, without shared memory for them",
         "cdc_embed/target/index.py",
-        "            self._serial |= _lacks_resources(exc)",
-        "            self._serial |= False",
-        "tests/integration/test_index.py::test_no_shared_memory_means_a_build_without_workers",
+        "again=again, parallel=False)",
+        "again=again)",
+        "tests/integration/test_index.py::test_an_index_is_rebuilt_without_memory_for_workers",
     ),
     Mutation(
         "setup gives up an index without shared memory",
         "cdc_embed/target/index.py",
-        "            if not _lacks_resources(exc):",
-        "            if exc:",
+        "session, ddl, queries(",
+        "session, ddl, bool(ddl) and 'select' or queries(",
         "tests/integration/test_index.py::"
         "test_setup_indexes_a_table_of_another_key_without_workers",
     ),
@@ -1154,6 +1154,27 @@ MUTATIONS = (
         "        return self.valid and (self",
         "        return (self",
         "tests/integration/test_index.py::test_broken_build_is_dropped_and_made_again",
+    ),
+    Mutation(
+        "a finished index is not named",
+        "cdc_embed/target/index.py",
+        "    if found.phase is None and found.takes(config):",
+        "    if found.phase is None and found.takes(config) and found.rows < 0:",
+        "tests/integration/test_index.py::test_a_finished_index_is_named_and_taken_after_a_kill",
+    ),
+    Mutation(
+        "a finished index is built again",
+        "cdc_embed/target/index.py",
+        "            built = found.takes(self._config)",
+        "            built = False",
+        "tests/integration/test_index.py::test_a_finished_index_whose_swap_is_refused_is_taken",
+    ),
+    Mutation(
+        "an index that searches do not use is not named",
+        "cdc_embed/target/index.py",
+        "problem=found.leftover)",
+        "problem=None)",
+        "tests/integration/test_index.py::test_an_index_that_is_in_the_way_is_named_and_dropped",
     ),
     Mutation(
         "the reason of a missing index is forgotten",

@@ -85,12 +85,12 @@ def _is_text(column: TableColumn) -> bool:
 
 def check_index(table_name: str, found: IndexFacts) -> Finding:
     """Check that searches of a table have the configured index, as far as it is due."""
-    state = {"off": "index.kind is none", "ready": "has its index"}.get(
-        found.state, f"index {found.state}: {found.problem}"
-    )
+    state = f"index {found.state}: {found.problem}"
+    if not found.problem:
+        state = "has its index" if found.state == "ready" else "index.kind is none"
     return judge(
         "index",
-        found.state in {"off", "ready", "building"} or not found.due,
+        found.problem is None or found.state == "building" or not found.due,
         f"{table_name}: {state}",
         f"run the service, or: cdc-embed index rebuild --table {table_name}",
         Severity.WARNING,

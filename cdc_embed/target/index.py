@@ -27,6 +27,7 @@ SWAP_LOCK_TIMEOUT: Final = "2s"
 """The wait for a lock of the swap, behind which others would wait."""
 RESOURCES: Final = "53"
 """The SQLSTATE class of insufficient resources, such as shared memory for parallel workers."""
+NO_WORKERS: Final = "index is built without parallel workers"
 MARK: Final = "made by cdc_embed after {rewritten} rewritten rows"
 
 log = structlog.get_logger()
@@ -65,6 +66,20 @@ class Indexes:
         """The index that searches use."""
         return self.by_name.get(names_of(self.embedding_table)[0])
 
+    def takes(self, config: IndexConfig) -> bool:
+        """Return whether an index is complete that was not swapped in, because its builder ended
+        or a lock was refused."""
+        new = self.by_name.get(names_of(self.embedding_table)[1])
+        return new is not None and new.fits(config)
+
+    @property
+    def leftover(self) -> str | None:
+        """The indexes that searches do not use and writes pay for; None while one is built."""
+        left = sorted(self.by_name.keys() - {names_of(self.embedding_table)[0]})
+        if not left or self.phase is not None:
+            return None
+        return f"{', '.join(left)} is of no use, and is dropped by the next start or rebuild"
+
     @property
     def rewritten_ratio(self) -> float | None:
         """The share of rows rewritten since the index was built; None if it is unknown."""
@@ -79,10 +94,10 @@ class Indexes:
 class IndexFacts:
     """The state of one table's index, for ``status`` and ``doctor``."""
 
-    state: Literal["off", "ready", "building", "outdated", "invalid", "missing"]
+    state: Literal["off", "ready", "building", "unswapped", "outdated", "invalid", "missing"]
     rewritten_ratio: float | None = None
     problem: str | None = None
-    """The reason why searches cannot use the configured index."""
+    """The reason why searches cannot use the configured index, or what writes pay for beside it."""
     due: bool = True
     """Every row is compared, so the index is to be there."""
 
@@ -92,8 +107,12 @@ def describe(found: Indexes, config: IndexConfig, *, compared: bool) -> IndexFac
     current, ratio = found.current, found.rewritten_ratio
     if config.kind == "none":
         return IndexFacts(state="off")
+    if found.phase is None and found.takes(config):
+        new = names_of(found.embedding_table)[1]
+        problem = f"{new} is complete, and is taken by the next start or rebuild"
+        return IndexFacts(state="unswapped", rewritten_ratio=ratio, problem=problem)
     if current is not None and current.fits(config):
-        return IndexFacts(state="ready", rewritten_ratio=ratio)
+        return IndexFacts(state="ready", rewritten_ratio=ratio, problem=found.leftover)
     if found.phase is not None:
         return IndexFacts(state="building", rewritten_ratio=ratio, problem=found.phase)
     if current is not None and current.valid:
@@ -188,7 +207,6 @@ class IndexBuilder:
         self._schema = schema
         self._config = config
         self._extension_schema = extension_schema
-        self._serial = False
 
     def ensure(self, session: Session, embedding_table: str) -> bool:
         """Make the configured index, while reads and writes go on; return whether that was
@@ -203,10 +221,19 @@ class IndexBuilder:
         self._make(session, embedding_table, again=True)
 
     def _make(self, session: Session, table: str, *, again: bool) -> bool:
+        try:
+            return self._attempt(session, table, again=again)
+        except TargetUnavailableError as exc:
+            if not _lacks_resources(exc):
+                raise
+            log.warning(NO_WORKERS, table=table, problem=exc.fields.get("problem"))
+            return self._attempt(session, table, again=again, parallel=False)
+
+    def _attempt(self, session: Session, table: str, *, again: bool, parallel: bool = True) -> bool:
         one, new, old = names_of(table)
         with self._alone(session, table):
             found = self._read(session, table)
-            built = new in found.by_name and found.by_name[new].fits(self._config)
+            built = found.takes(self._config)
             if self._config.kind == "none":
                 self._drop(session, table, found, one, new, old)
                 return False
@@ -217,7 +244,7 @@ class IndexBuilder:
                 return False
             self._drop(session, table, found, old, *(() if built else (new,)))
             if not built:
-                self._build(session, table, new)
+                self._build(session, table, new, parallel=parallel)
             self._swap(session, table)
             self._mark(session, table)
             self._drop(session, table, self._read(session, table), old)
@@ -246,36 +273,37 @@ class IndexBuilder:
                 with session.transaction(table) as cursor:
                     cursor.execute(queries("target/reconcile")["unlock_index"], values)
 
-    def _build(self, session: Session, table: str, name: str) -> None:
+    def _build(self, session: Session, table: str, name: str, *, parallel: bool) -> None:
         relation = sql.Identifier(self._schema, table)
         create = create_hnsw(
             relation, name, self._config, self._extension_schema, concurrently=True
         )
-        try:
-            with session.autocommit(table) as cursor:
-                cursor.execute(queries("target/reconcile")["outlive_client"])
-                if self._serial:
-                    cursor.execute(queries("target/reconcile")["build_serially"])
-                notices = cursor.connection.notices
-                notices.clear()
-                try:
-                    cursor.execute(create)
-                finally:
-                    for notice in notices:
-                        log.warning("index notice", table=table, notice=" ".join(notice.split()))
-        except TargetUnavailableError as exc:
-            self._serial |= _lacks_resources(exc)
-            raise
+        with session.autocommit(table) as cursor:
+            cursor.execute(queries("target/reconcile")["outlive_client"])
+            if not parallel:
+                cursor.execute(queries("target/reconcile")["build_serially"])
+            notices = cursor.connection.notices
+            notices.clear()
+            try:
+                cursor.execute(create)
+            finally:
+                for notice in notices:
+                    log.warning("index notice", table=table, notice=" ".join(notice.split()))
 
     def _swap(self, session: Session, table: str) -> None:
         """Give the new index the name of the one that searches use."""
         one, new, old = names_of(table)
         found = self._read(session, table)
-        with session.transaction(table) as cursor:
-            cursor.execute("select set_config('lock_timeout', %s, true)", (SWAP_LOCK_TIMEOUT,))
-            if one in found.by_name:
-                cursor.execute(self._rename(one, old))
-            cursor.execute(self._rename(new, one))
+        try:
+            with session.transaction(table) as cursor:
+                cursor.execute("select set_config('lock_timeout', %s, true)", (SWAP_LOCK_TIMEOUT,))
+                if one in found.by_name:
+                    cursor.execute(self._rename(one, old))
+                cursor.execute(self._rename(new, one))
+        except TargetUnavailableError as exc:
+            problem = f"{new} is complete, but cannot take its place yet: {exc.fields['problem']}"
+            hint = "the next start, or cdc-embed index rebuild, takes it; it is not built again"
+            raise TargetUnavailableError(problem=problem, hint=hint) from exc
 
     def _mark(self, session: Session, table: str) -> None:
         """Store beside the index how many rows had been rewritten before it."""

@@ -1,17 +1,23 @@
 """The HNSW index: built whatever happens to a build, named while missing, rebuilt on demand."""
 
 import json
+import resource
 import signal
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.own_process import COMMAND
+from tests.servers import Servers
 from tests.site import PATIENCE, RunningService, Site, wait_until
 
 NAME = "documents_embedding_hnsw"
+SERIALLY = "index is built without parallel workers"
 INDEXES = (
     "select c.relname::text, i.indisvalid, c.oid::bigint from pg_index i "
     "join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam and a.amname = 'hnsw' "
@@ -44,7 +50,7 @@ def fill(site: Site, rows: int) -> None:
 
 
 @contextmanager
-def held_build(site: Site) -> Iterator[RunningService]:
+def held_build(site: Site, *, process: bool = False) -> Iterator[RunningService]:
     """A service whose build waits, because a transaction writes into the table of vectors."""
     fill(site, 20)
     with site.service() as service:
@@ -54,7 +60,7 @@ def held_build(site: Site) -> Iterator[RunningService]:
     site.sql(f"drop index cdc_embed.{NAME}")
     with closing(site.connect()) as writer, writer.cursor() as cursor:
         cursor.execute("update cdc_embed.documents_embedding set chunk_text = chunk_text")
-        with site.service() as service:
+        with site.service(process=process) as service:
             wait_until(lambda: site.sql(BUILDS), "the build has begun")
             yield service
 
@@ -71,29 +77,71 @@ def doctor_says(site: Site) -> dict[str, Any]:
     return dict(found)
 
 
+@pytest.fixture
+def cramped(servers: Servers, tmp_path: Path) -> Iterator[Site]:
+    """A server that lacks the shared memory for the parallel workers of a build.
+
+    Its files can have 17 MB, a segment of the log; the workers' segment has the 64 MB of
+    maintenance_work_mem.
+    """
+    settings = {"min_parallel_table_scan_size": "0", "max_parallel_maintenance_workers": "2"}
+    server = servers.own(18, {**settings, "fsync": "off"})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (17 << 20, before[1]))
+    try:
+        server.start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with server:
+        site = Site(server, "cramped", tmp_path)
+        site.sql("create table documents (id bigint primary key, title text, body text)")
+        site.configure()
+        site.cli("setup")
+        fill(site, 900)
+        yield site
+        site.close()
+
+
+def test_an_index_is_built_without_memory_for_workers(cramped: Site) -> None:
+    with cramped.service() as service:
+        said = service.wait_for(SERIALLY)
+        assert "could not resize shared memory segment" in said["problem"]
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    assert [row[:2] for row in cramped.sql(INDEXES)] == [(NAME, True)]
+    assert doctor_says(cramped)["ok"]
+
+
+def test_an_index_is_rebuilt_without_memory_for_workers(cramped: Site) -> None:
+    with cramped.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    first = cramped.sql(INDEXES)
+    said = cramped.cli("index", "rebuild").stderr
+    assert "could not resize shared memory segment" in said
+    assert cramped.sql(INDEXES) != first
+    assert [row[:2] for row in cramped.sql(INDEXES)] == [(NAME, True)]
+
+
 def test_no_shared_memory_means_a_build_without_workers(site: Site) -> None:
     refuse_index(site, "53100", "current_setting('max_parallel_maintenance_workers') <> '0'")
     with site.service() as service:
-        assert "made to fail" in service.wait_for("waiting")["problem"]
+        assert "made to fail" in service.wait_for(SERIALLY)["problem"]
         service.wait_for("indexed")
         assert service.stop() == 0
     assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True)]
 
 
-def test_setup_indexes_a_table_of_another_key_without_workers(site: Site) -> None:
-    site.sql("insert into documents (id, title, body) values (1, 'one', 'text')")
-    with site.service() as service:
+def test_setup_indexes_a_table_of_another_key_without_workers(cramped: Site) -> None:
+    with cramped.service() as service:
         service.wait_for("indexed")
         assert service.stop() == 0
-    refuse_index(
-        site,
-        "53100",
-        "current_setting('max_parallel_maintenance_workers') <> '0' "
-        "and current_query() like '%using hnsw%'",
-    )
-    site.sql("alter table documents drop constraint documents_pkey, add primary key (id, title)")
-    assert "index the vectors of public.documents" in site.cli("setup").stderr
-    assert [row[:2] for row in site.sql(INDEXES)] == [(NAME, True)]
+    cramped.sql("alter table documents drop constraint documents_pkey, add primary key (id, body)")
+    lacks = cramped.server.log_text().count("could not resize shared memory segment")
+    assert "index the vectors of public.documents" in cramped.cli("setup").stderr
+    said = cramped.server.log_text().count("could not resize shared memory segment")
+    assert said > lacks, "there is no memory for workers"
+    assert [row[:2] for row in cramped.sql(INDEXES)] == [(NAME, True)]
 
 
 def found_index(service: RunningService) -> dict[str, Any]:
@@ -155,6 +203,72 @@ def test_stop_leaves_a_long_build_to_the_server(site: Site) -> None:
         service.wait_for("indexed")
         assert service.stop() == 0
     assert site.sql(INDEXES) == [(NAME, True, oid)], "it was not built twice"
+
+
+@pytest.mark.parametrize("taken_by", ["run", "index rebuild"])
+def test_a_finished_index_is_named_and_taken_after_a_kill(site: Site, taken_by: str) -> None:
+    with held_build(site, process=True) as service:
+        service.kill()
+    wait_until(lambda: not site.sql(BUILDS), "the server has built it")
+    ((name, valid, oid),) = site.sql(INDEXES)
+    assert (name, valid) == (f"{NAME}_new", True)
+    found = index_status(site)
+    assert (found["state"], f"{NAME}_new is complete" in found["problem"]) == ("unswapped", True)
+    check = doctor_says(site)
+    assert (check["ok"], "index unswapped" in check["message"]) == (False, True)
+    assert "cdc-embed index rebuild --table public.documents" in check["fix"]
+    if taken_by == "run":
+        with site.service() as next_service:
+            next_service.wait_for("indexed")
+            assert next_service.stop() == 0
+    else:
+        site.wait_for_free_slot()
+        site.cli("index", "rebuild")
+    assert site.sql(INDEXES) == [(NAME, True, oid)], "it was not built twice"
+    assert (index_status(site)["state"], doctor_says(site)["ok"]) == ("ready", True)
+
+
+def test_a_finished_index_whose_swap_is_refused_is_taken(site: Site) -> None:
+    """Beside the index that searches use, and while the service goes on."""
+    fill(site, 20)
+    with site.service() as service:
+        service.wait_for("indexed")
+        with closing(site.connect()) as other, other.cursor() as cursor:
+            cursor.execute(f"comment on index cdc_embed.{NAME} is 'locked'")
+            said = site.cli("index", "rebuild", expect=75).stderr
+            assert f"{NAME}_new" in said, said
+            assert index_status(site)["state"] == "unswapped"
+            assert "index unswapped" in doctor_says(site)["message"]
+            wait_until(lambda: found_index(service)["state"] == "unswapped", "it is told")
+        (new,) = [row for row in site.sql(INDEXES) if row[0] == f"{NAME}_new"]
+        site.cli("index", "rebuild")
+        assert site.sql(INDEXES) == [(NAME, True, new[2])]
+        assert service.stop() == 0
+
+
+@pytest.mark.parametrize("left", ["new", "old"])
+def test_an_index_that_is_in_the_way_is_named_and_dropped(site: Site, left: str) -> None:
+    """A broken build beside a good index, or the former index after the swap: writes pay for it."""
+    fill(site, 20)
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    index = f"{NAME}_{left}"
+    site.sql(
+        f"create index {index} on cdc_embed.documents_embedding using hnsw "
+        "(embedding public.vector_cosine_ops)"
+    )
+    if left == "new":
+        invalid = "update pg_index set indisvalid = false where indexrelid = %s::regclass"
+        site.sql(invalid, f"cdc_embed.{index}")
+    found = index_status(site)
+    assert (found["state"], index in str(found["problem"])) == ("ready", True)
+    check = doctor_says(site)
+    assert (check["ok"], index in check["message"]) == (False, True)
+    with site.service() as service:
+        wait_until(lambda: len(site.sql(INDEXES)) == 1, "it is dropped")
+        assert service.stop() == 0
+    assert doctor_says(site)["ok"]
 
 
 def test_setup_and_teardown_end_a_build_first(site: Site) -> None:
