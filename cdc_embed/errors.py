@@ -51,6 +51,15 @@ class PreflightError(CdcEmbedError):
     default_hint = "check everything at once with: cdc-embed doctor"
 
 
+class OtherSourceError(PreflightError):
+    """slot {slot}: {problem}"""
+
+    default_hint = (
+        "set source.slot or target.schema; or, if this source replaces that one, stop its service "
+        "and run: cdc-embed setup --rebuild"
+    )
+
+
 class PoolerError(PreflightError):
     """{where}: a connection pooler (such as PgBouncer) answers, in whatever mode it is"""
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from cdc_embed.errors import (
     CdcEmbedError,
     HistoryGapError,
+    OtherSourceError,
     PreflightError,
     TablesChangedError,
     TargetRefusedError,
@@ -168,8 +169,8 @@ class Service:
             except StartStoppedError:
                 return None
             except (CdcEmbedError, OSError) as exc:
-                failed = isinstance(exc, PreflightError | TargetRefusedError)
-                waits = waits_for_setup and failed
+                mendable = isinstance(exc, PreflightError | TargetRefusedError)
+                waits = waits_for_setup and mendable and not isinstance(exc, OtherSourceError)
                 if not waits and not is_passing(exc):
                     raise
                 self._away = f"setup: {exc}" if waits else str(exc)

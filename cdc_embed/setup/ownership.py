@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from cdc_embed.change.document import Table
-from cdc_embed.errors import PreflightError
+from cdc_embed.errors import OtherSourceError, PreflightError
 from cdc_embed.lsn import Identity
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.slot import SlotCatalogue, expect_idle
@@ -21,10 +21,6 @@ from cdc_embed.target.registry import (
     service_sessions,
 )
 
-OTHER_NAME: Final = (
-    "set source.slot or target.schema; or, if this source replaces that one, stop its service and "
-    "run: cdc-embed setup --rebuild"
-)
 TAKE_OVER: Final = "run: cdc-embed setup, which takes the table over and compares every row"
 
 
@@ -93,8 +89,7 @@ def expect_own_slot(databases: Connections) -> None:
     """Raise when another source's slot of our name has its position in the target."""
     owner = name_owner(databases)
     if owner:
-        where = f"slot {databases.config.source.slot}"
-        raise PreflightError(where=where, problem=owner, hint=OTHER_NAME)
+        raise OtherSourceError(slot=databases.config.source.slot, problem=owner)
 
 
 def expect_no_service(databases: Connections, slot: str) -> None:

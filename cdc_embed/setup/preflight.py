@@ -13,6 +13,7 @@ from cdc_embed.errors import (
     UNAVAILABLE,
     CdcEmbedError,
     HistoryGapError,
+    OtherSourceError,
     PreflightError,
     SpaceMismatchError,
 )
@@ -21,7 +22,7 @@ from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.agreement import check_tables, lost_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
-from cdc_embed.setup.ownership import OTHER_NAME, expect_kept, name_owner
+from cdc_embed.setup.ownership import expect_kept, name_owner
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
 from cdc_embed.source.slot import Server, Slot
@@ -56,6 +57,8 @@ class Survey:
     slot_name: str = ""
     gap: str | None = None
     """The reason why the slot cannot continue the recorded position."""
+    stranger: OtherSourceError | None = None
+    """The server is not the one that the slot's name belongs to."""
     away: Finding | None = None
     """A database or a model cannot be asked now."""
     paused: dict[str, str] = field(default_factory=dict)
@@ -91,6 +94,8 @@ class Survey:
 
     def expect_usable(self) -> None:
         """Raise the error of a service that can do nothing at all; name every obstacle."""
+        if self.stranger is not None:  # nothing that it says of tables is about ours
+            raise self.stranger
         if self.gap is not None:
             raise HistoryGapError(slot=self.slot_name, problem=self.gap)
         together = [finding for finding in self.findings if not finding.table]
@@ -206,8 +211,8 @@ def _check_history(databases: Connections, survey: Survey) -> None:
     slot = check_slot(survey.slot, config.slot, config.plugin, survey.database)
     owner = name_owner(databases)
     if owner:
-        message = f"slot {config.slot}: {owner}"
-        survey.findings.append(Finding(id="owner", ok=False, message=message, fix=OTHER_NAME))
+        survey.stranger = OtherSourceError(slot=config.slot, problem=owner)
+        survey.fail("owner", survey.stranger)
         return
     survey.gap = history_gap(databases, survey)
     if survey.gap is None:
