@@ -1041,7 +1041,7 @@ MUTATIONS = (
     ),
     Mutation(
         "former spaces go in one transaction",
-        "cdc_embed/target/ledger.py",
+        "cdc_embed/target/stored.py",
         "range(0, self._count_pages(table), PAGES)",
         "range(0, self._count_pages(table), 10**9)",
         "tests/integration/test_retired_spaces.py::test_vectors_of_former_spaces_go_in_parts",
@@ -1183,6 +1183,20 @@ MUTATIONS = (
         "problem=found.leftover)",
         "problem=None)",
         "tests/integration/test_index.py::test_an_index_that_is_in_the_way_is_named_and_dropped",
+    ),
+    Mutation(
+        "an index has a connection of its own",
+        "cdc_embed/target/lookups.py",
+        "        self._lent = True",
+        "        self._lent = False",
+        "tests/integration/test_index.py::test_rows_are_read_beside_a_build_with_seven_connections",
+    ),
+    Mutation(
+        "rows are counted in a connection more",
+        "cdc_embed/reconcile/slices.py",
+        "            self.source.close()",
+        "            pass",
+        "tests/unit/test_verify.py::test_a_count_has_the_connection_in_which_rows_are_read",
     ),
     Mutation(
         "the reason of a missing index is forgotten",

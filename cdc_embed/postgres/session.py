@@ -120,6 +120,11 @@ class Session:
         PULSE.unwatch(self)
         self._drop_connection()
 
+    def close_when_free(self) -> None:
+        """End the connection once no thread uses it."""
+        with self._lock:
+            self.close()
+
     def close_unused(self, seconds: float) -> None:
         """End the connection if no thread has used it for so long."""
         if not self._lock.acquire(blocking=False):

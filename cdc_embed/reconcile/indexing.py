@@ -7,6 +7,7 @@ the next start takes what it made. Without an index searches are exact and slowe
 from collections.abc import Callable
 from queue import Queue
 from threading import Event, Thread
+from typing import Protocol
 
 import structlog
 
@@ -19,6 +20,13 @@ from cdc_embed.postgres.side import is_refused_ddl
 log = structlog.get_logger()
 
 
+class Lender(Protocol):
+    """Gives up a connection while the indexer has one, so that they do not add up."""
+
+    def lend_connection(self) -> None: ...
+    def take_connection_back(self) -> None: ...
+
+
 class Indexer:
     """Makes the search index of each table that is filled."""
 
@@ -26,11 +34,13 @@ class Indexer:
         self,
         session: Session,
         ensure: Callable[[Session, Table], bool],
+        lender: Lender,
         *,
         delay: Delay = delay,
     ) -> None:
         self._session = session
         self._ensure = ensure
+        self._lender = lender
         self._filled: Queue[Table | None] = Queue()
         self._closed = Event()
         self.problems: dict[str, str] = {}
@@ -63,7 +73,7 @@ class Indexer:
                 name = table.full_name
                 log.error("no index", table=name, problem=str(exc), hint=exc.hint)
             if self._filled.empty():
-                self._session.close()  # it is needed for this only
+                self._rest()
 
     def _make_index(self, table: Table) -> None:
         if self._patience.keep_trying("index", lambda: self._attempt(table)):
@@ -71,16 +81,23 @@ class Indexer:
 
     def _attempt(self, table: Table) -> bool:
         problem = ""
+        self._lender.lend_connection()
         try:
             return self._ensure(self._session, table)
         except CdcEmbedError as exc:
             problem = str(exc)
+            self._rest()
             if is_refused_ddl(str(exc.fields.get("state") or "")):  # it can be allowed again
                 raise TargetUnavailableError(problem=problem) from exc
             raise
         finally:
             others = {k: why for k, why in self.problems.items() if k != table.full_name}
             self.problems = others | ({table.full_name: problem} if problem else {})
+
+    def _rest(self) -> None:
+        """Close the session, which is needed for indexes only."""
+        self._session.close()
+        self._lender.take_connection_back()
 
     def _on_error(self, stage: str, error: CdcEmbedError) -> None:
         if not self._closed.is_set():

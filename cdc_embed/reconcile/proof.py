@@ -33,7 +33,7 @@ class Proof:
 
     def _expect_key(self) -> None:
         real = self._work.slices.key_columns(self._table)
-        difference = key_difference(real, self._work.ledger.stored_key_columns(self._table))
+        difference = key_difference(real, self._work.stored.stored_key_columns(self._table))
         if difference:
             raise self._error(difference)
         if [column.name for column in real] != [column.name for column in self._table.key]:

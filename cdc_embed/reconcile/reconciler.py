@@ -285,7 +285,7 @@ class Reconciler:
         # the slices may have seen what the log has not brought yet
         self._slices.wait_until_durable()
         self._save(comparison)  # or a document that was missed would lose its former vectors
-        for _ in self._ledger.delete_other_spaces(table, scope.space, self._epoch):
+        for _ in self._work.stored.delete_other_spaces(table, scope.space, self._epoch):
             self._slices.pause(0)
 
     def _mark_compared(self, table: Table) -> None:

@@ -23,6 +23,7 @@ from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import Ledger
+from cdc_embed.target.stored import StoredDocuments
 
 SLICE_ROWS: Final = 1000
 POLL_SECONDS: Final = 0.5
@@ -84,14 +85,14 @@ class SliceReader:
         *,
         term: Term,
         rows: RowReader,
-        ledger: Ledger,
+        stored: StoredDocuments,
         wal_end: Callable[[], int],
         pace: Pace,
     ) -> None:
         self._lane = term.lane
         self._ended = term.ended
         self._rows = rows
-        self._ledger = ledger
+        self._stored = stored
         self._wal_end = wal_end
         self._pace = pace
         self.waiting_for = ""
@@ -141,11 +142,11 @@ class SliceReader:
     def orphans(self, table: Table, after: Key | None) -> Iterator[tuple[Scan, Key | None]]:
         """Find stored keys without a row in the source, in the order of the target."""
         most = self._pace.slice_rows
-        while keys := self._ledger.stored_keys(table, after, most):
+        while keys := self._stored.stored_keys(table, after, most):
             after = keys[-1]
             for scan in self._read_parts(self._rows.scan_missing, table, keys):
                 yield scan, after
-        letters = self._ledger.letter_keys(table)
+        letters = self._stored.letter_keys(table)
         for start in range(0, len(letters), most):
             part = letters[start : start + most]
             for scan in self._read_parts(self._rows.scan_missing, table, part):
@@ -246,10 +247,13 @@ class Counts:
     """Counts whole tables, in sessions that are open only meanwhile: nothing else waits for it."""
 
     source: RowReader
-    target: Ledger
+    target: StoredDocuments
+    make_room: Callable[[], None]
+    """Closes the session in which rows are read, so that one is open at a time."""
 
     def rows(self, table: Table) -> int:
         """Return the number of rows in the source, whatever their key."""
+        self.make_room()
         try:
             return self.source.count(table)
         finally:
@@ -257,6 +261,7 @@ class Counts:
 
     def documents(self, table: Table) -> tuple[int, int]:
         """Return (documents that the search view shows, documents that are stored)."""
+        self.make_room()
         try:
             return self.target.count_shown(table)
         finally:
@@ -271,6 +276,7 @@ class Work:
     slices: SliceReader
     scopes: Sequence[Scope]
     ledger: Ledger
+    stored: StoredDocuments
     leaves: Leaves
     undelivered: Undelivered
     metrics: Metrics

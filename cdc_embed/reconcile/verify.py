@@ -261,7 +261,7 @@ class Verifier:
     def _sample(self, scope: Scope, tally: Tally, size: int, *, repair: bool) -> None:
         """Embed some fresh documents again; count a stored vector that differs as stale."""
         table = scope.table
-        keys = self._ledger.sample_keys(table, scope.space, size)
+        keys = self._work.stored.sample_keys(table, scope.space, size)
         for start in range(0, len(keys), SAMPLE_ROWS):
             part = keys[start : start + SAMPLE_ROWS]
             fresh = self._verdicts(table, part, sample=False, of={Verdict.FRESH})

@@ -9,7 +9,7 @@ from typing import Any
 
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.lsn import LSN
-from cdc_embed.serve.facts import Facts
+from cdc_embed.serve.facts import Facts, TableFacts
 from cdc_embed.source.slot import Slot
 
 
@@ -55,24 +55,25 @@ def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
         "oldest_pending_age_seconds": live.oldest_pending_age_seconds if live else None,
         "oldest_transaction_seconds": facts.oldest_transaction_seconds,
         "waiting": _waiting(slot, live),
-        "tables": [
-            {
-                "name": table.name,
-                "rows_embedded": table.rows_embedded,
-                "rows_source_estimate": table.rows_source_estimate,
-                "backfill_state": table.backfill_state,
-                "backfill_done": table.backfill_done,
-                "dead_letters": table.dead_letters,
-                "problem": table.problem,
-                "index": {
-                    "state": table.index.state,
-                    "rewritten_ratio": table.index.rewritten_ratio,
-                    "problem": (live and live.index_problems.get(table.name))
-                    or table.index.problem,
-                },
-            }
-            for table in facts.tables
-        ],
+        "tables": [_table(table, live) for table in facts.tables],
+    }
+
+
+def _table(table: TableFacts, live: Live | None) -> dict[str, Any]:
+    attempted = live.index_problems.get(table.name) if live else None
+    return {
+        "name": table.name,
+        "rows_embedded": table.rows_embedded,
+        "rows_source_estimate": table.rows_source_estimate,
+        "backfill_state": table.backfill_state,
+        "backfill_done": table.backfill_done,
+        "dead_letters": table.dead_letters,
+        "problem": table.problem,
+        "index": {
+            "state": table.index.state,
+            "rewritten_ratio": table.index.rewritten_ratio,
+            "problem": attempted or table.index.problem,
+        },
     }
 
 

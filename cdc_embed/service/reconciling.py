@@ -25,6 +25,7 @@ from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
 from cdc_embed.target.store import Store
+from cdc_embed.target.stored import StoredDocuments
 
 
 class Reconciling:
@@ -53,7 +54,7 @@ class Reconciling:
             self._config.target.schema, self._config.index, checked.find_extension_schema()
         )
         index = Session(TARGET, config.target_dsn(), f"cdc_embed index {config.source.slot}")
-        self._indexer = Indexer(index, self._ensure_index)
+        self._indexer = Indexer(index, self._ensure_index, store.look_ups)
         name = f"cdc_embed count {config.source.slot}"
         self._count_source = Session(SOURCE, config.source.resolved_dsn(), name)
         self._count_target = Session(TARGET, config.target_dsn(), name)
@@ -66,11 +67,29 @@ class Reconciling:
 
     def make(self, term: Term, on_failure: Callable[[CdcEmbedError], None]) -> Reconciler:
         """Make the reconciler of one term; ``on_failure`` is called with an error that ends it."""
+        work = self._make_work(term)
+        paid = self._card.paid
+        letters = Letters(self._databases.target, self._config.target.schema)
+        return Reconciler(
+            work=work,
+            requests=Requests(
+                work=work, backfill=self._config.backfill, paid=paid, measure=self._measure
+            ),
+            answers={
+                "verify": Verifier(work=work, paid=paid).answer,
+                "retry": Retrier(work=work, letters=letters).answer,
+            },
+            surroundings=self,
+            on_failure=on_failure,
+        )
+
+    def _make_work(self, term: Term) -> Work:
         config = self._config
         target = self._databases.target
         ledger = Ledger(target, config.target.schema, config.source.slot)
+        stored = self._stored(target)
         pace = Pace(rows_per_second=config.backfill.rows_per_second)
-        work = Work(
+        return Work(
             term=term,
             slices=SliceReader(
                 term=term,
@@ -79,35 +98,27 @@ class Reconciling:
                     term.ended,
                     part_bytes=part_bytes(config.limits.memory),
                 ),
-                ledger=ledger,
+                stored=stored,
                 wal_end=self._databases.catalogue.wal_end,
                 pace=pace,
             ),
             scopes=self._scopes,
             ledger=ledger,
+            stored=stored,
             leaves=Leaves(target, config.target.schema),
             undelivered=self._undelivered,
             metrics=self._metrics,
             pace=pace,
             counts=Counts(
                 source=RowReader(self._count_source, term.ended),
-                target=Ledger(self._count_target, config.target.schema, config.source.slot),
+                target=self._stored(self._count_target),
+                make_room=lambda: self._databases.rows.close_unused(0),
             ),
         )
-        paid = self._card.paid
-        retrier = Retrier(work=work, letters=Letters(target, config.target.schema))
-        return Reconciler(
-            work=work,
-            requests=Requests(
-                work=work, backfill=config.backfill, paid=paid, measure=self._measure
-            ),
-            answers={
-                "verify": Verifier(work=work, paid=paid).answer,
-                "retry": retrier.answer,
-            },
-            surroundings=self,
-            on_failure=on_failure,
-        )
+
+    def _stored(self, session: Session) -> StoredDocuments:
+        config = self._config
+        return StoredDocuments(session, config.target.schema, config.source.slot)
 
     # -- the surroundings of a reconciler ----------------------------------------------------------
 

@@ -94,7 +94,8 @@ def make_pipeline(
     assembler = Assembler(source.tables, checkpoint, connected.confirmed, source.callbacks)
     progress = Progress(checkpoint.recorded)
     progress.mark_durable(connected.confirmed)
-    supply = VectorSupply(store, stages.runner, patience)
+    look_ups = store.look_ups
+    supply = VectorSupply(look_ups, stages.runner, patience)
     return Pipeline(
         log=ChangeLog(
             stream=connected.stream,
@@ -104,13 +105,13 @@ def make_pipeline(
         ),
         workers=Workers(
             preparer=Preparer(
-                store=store,
+                store=look_ups,
                 read_rows=source.read_rows,
                 cut=stages.cut,
                 supply=supply,
                 patience=patience,
             ),
-            examiner=Examiner(store=store, cut=stages.cut, supply=supply, patience=patience),
+            examiner=Examiner(store=look_ups, cut=stages.cut, supply=supply, patience=patience),
             writer=Writer(store, patience, checkpoint.batch_seq),
         ),
         lane=lane,

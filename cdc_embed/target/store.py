@@ -1,24 +1,18 @@
-"""The target, for the flow: look up, write, record.
+"""The target, for the flow: write and record. ``lookups`` reads what is stored.
 
 ``Store.write`` is the one place that changes vectors. Its transaction holds the vectors, the
 deletes, the dead letters and the position, or nothing. Its order of statements survives key swaps
 and shifts: copy the reused rows, delete the touched rows, insert the new ones.
 
-One thread can look up while another one writes, because each has a session of its own. The flow
-decides when to retry, and handles lost connections.
+The flow decides when to retry, and handles lost connections.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from cdc_embed.change.action import Annotate, Move, Refuse, RowRefusal, Write, with_letter
 from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.compare import Stored
-from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -30,16 +24,12 @@ from cdc_embed.errors import (
 from cdc_embed.lsn import LSN, Checkpoint, Identity, why_foreign
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET, RowRefusedError, refusal_is_outage, translated
+from cdc_embed.target.lookups import LookUps
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
 
 TAKEOVER_LOCK_TIMEOUT = "5s"
-
-StoredVector = tuple[bytes, NDArray[np.float32]]
-"""A stored vector: (chunk hash, float32 array (d,))."""
-
-_T = TypeVar("_T")
 
 
 class Store:
@@ -56,6 +46,7 @@ class Store:
         writer_name = f"cdc_embed writer {slot}"
         self._reader = Session(TARGET, dsn, f"cdc_embed reader {slot}")
         self._writer = Session(TARGET, dsn, writer_name)
+        self.look_ups = LookUps(self._reader, self._writer, self._statements)
         self._old_writers = {"application_name": writer_name, "schema": schema}
         self._staged: dict[int, frozenset[Table]] = {}
         self._in_doubt = False
@@ -171,54 +162,9 @@ class Store:
         if cursor.rowcount != 1:
             raise FencedError(slot=self._slot, epoch=self.epoch)
 
-    # -- look-ups ------------------------------------------------------------------------------
-
-    def look_up(self, rows: Sequence[RowId]) -> dict[RowId, State]:
-        """Return the stored states of ``rows``, as of the last commit."""
-        found: dict[RowId, State] = {}
-        for table, keys in _by_table(rows).items():
-            statements = self._statements[table]
-            with self._reader.transaction(table.embedding_table) as cursor:
-                cursor.execute(statements["look_up"], statements.keys(keys))
-                for place, *stored in cursor.fetchall():
-                    found[table, keys[place - 1]] = _state(*stored)
-        return found
-
-    def look_up_whole(self, rows: Sequence[RowId]) -> dict[RowId, Stored]:
-        """Return the stored documents of ``rows`` with all their chunks, as of the last commit."""
-        found: dict[RowId, Stored] = {}
-        for table, keys in _by_table(rows).items():
-            statements = self._statements[table]
-            with self._reader.transaction(table.embedding_table) as cursor:
-                cursor.execute(statements["look_up_whole"], statements.keys(keys))
-                for place, *stored, whole, end in cursor.fetchall():
-                    state = _state(*stored)
-                    found[table, keys[place - 1]] = Stored(state, bool(whole), end or 0)
-        return found
-
-    def vectors(self, table: Table, keys: Sequence[Key]) -> dict[tuple[Key, int], StoredVector]:
-        """Return the stored vectors of some documents, by key and chunk."""
-        statements = self._statements[table]
-        with self._reader.transaction(table.embedding_table) as cursor:
-            cursor.execute(statements["stored_vectors"], statements.keys(keys))
-            return {
-                (keys[place - 1], chunk): (bytes(digest), _vector(text))
-                for place, chunk, digest, text in cursor.fetchall()
-            }
-
     def space(self, table: Table) -> int:
         """Return the number of the space of a table's vectors."""
         return self._statements[table].space
-
-    def find_donors(self, chunks: Iterable[tuple[Table, bytes]]) -> set[tuple[Table, bytes]]:
-        """Return those chunks (by table and hash) that are stored already."""
-        found = set()
-        for table, hashes in _by_table(chunks).items():
-            statements = self._statements[table]
-            with self._reader.transaction(table.embedding_table) as cursor:
-                cursor.execute(statements["find_donors"], {"hashes": hashes, **statements.values})
-                found |= {(table, bytes(row[0])) for row in cursor.fetchall()}
-        return found
 
     # -- write ---------------------------------------------------------------------------------
 
@@ -334,25 +280,3 @@ class Store:
             }
             cursor.execute(self._sql["record_batch"], values)
         self._expect_epoch(cursor)
-
-
-def _state(document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any) -> State:
-    refused, reason, error = letter
-    if refused is not None:
-        return Refused(bytes(refused), reason, error)
-    if document_hash is None:
-        return ABSENT
-    if not len(document_hash):
-        return UNKNOWN
-    return Known(bytes(document_hash), bytes(metadata_hash or b""), LOG if from_log else READ)
-
-
-def _vector(text: str) -> NDArray[np.float32]:
-    return np.fromstring(text[1:-1], np.float32, sep=",")
-
-
-def _by_table(pairs: Iterable[tuple[Table, _T]]) -> dict[Table, list[_T]]:
-    grouped: dict[Table, list[_T]] = {}
-    for table, value in pairs:
-        grouped.setdefault(table, []).append(value)
-    return grouped

@@ -16,8 +16,6 @@ from tests.site import RunningService, Site, wait_until
 MOST_STATEMENTS = 3
 """A second, on both databases together."""
 MOST_CONNECTIONS = 6
-READING = 1
-INDEXING = 1
 MOST_PROCESSOR = 0.04
 """Seconds of processor time a second; half of it is the machine's mood."""
 CONNECTIONS = (

@@ -271,6 +271,38 @@ def test_an_index_that_is_in_the_way_is_named_and_dropped(site: Site, left: str)
     assert doctor_says(site)["ok"]
 
 
+def sessions(site: Site) -> list[str]:
+    """The services' sessions, by what they are for."""
+    names = site.sql(
+        "select application_name from pg_stat_activity where datname = current_database() "
+        "and application_name like 'cdc_embed%'"
+    )
+    return sorted(
+        name.removeprefix("cdc_embed").replace(site.name, "").strip() for (name,) in names
+    )
+
+
+def test_rows_are_read_beside_a_build_with_seven_connections(site: Site) -> None:
+    """Whatever a service does, it has one connection more than at rest; changes go on."""
+    with held_build(site) as service:
+        site.sql("insert into documents values (99, 'new', 'row')")
+        service.settle()
+        site.sql("insert into cdc_embed.request (slot, kind) values (%s, 'verify')", site.name)
+        wait_until(lambda: {"index", "rows"} <= set(sessions(site)), "rows are read meanwhile")
+        wait_until(lambda: len(sessions(site)) == 7, f"seven: {sessions(site)}", 3)
+        assert {"index", "rows"} <= set(sessions(site)), sessions(site)
+        site.sql(WRITER)
+        service.wait_for("indexed")
+        done = "select state from cdc_embed.request"
+        wait_until(lambda: site.value(done) == "done", "rows are compared")
+        site.sql("insert into documents values (100, 'another', 'row')")
+        service.settle()
+        wait_until(lambda: len(sessions(site)) == 6, "six are left", 30)
+        assert "reader" in sessions(site)
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
 def test_setup_and_teardown_end_a_build_first(site: Site) -> None:
     with held_build(site) as service:
         assert service.stop() == 0

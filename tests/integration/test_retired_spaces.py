@@ -7,8 +7,8 @@ import pytest
 
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET
-from cdc_embed.target import ledger
-from cdc_embed.target.ledger import Ledger
+from cdc_embed.target import stored
+from cdc_embed.target.stored import StoredDocuments
 from tests.builders import table
 from tests.site import Site
 
@@ -18,9 +18,9 @@ FORMER = "select count(*) from cdc_embed.documents_embedding where space <> 1"
 
 
 @pytest.fixture
-def former(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
+def former(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoredDocuments]:
     """A table with vectors of two spaces, a few on each page."""
-    monkeypatch.setattr(ledger, "PAGES", 10)
+    monkeypatch.setattr(stored, "PAGES", 10)
     site.sql(
         "insert into cdc_embed.space "
         "(model, dimensions, document_prompt, query_prompt, preparation) "
@@ -35,10 +35,10 @@ def former(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ledger]:
         ROWS,
     )
     with closing(Session(TARGET, site.dsn, "test")) as session:
-        yield Ledger(session, "cdc_embed", site.name)
+        yield StoredDocuments(session, "cdc_embed", site.name)
 
 
-def test_vectors_of_former_spaces_go_in_parts(site: Site, former: Ledger) -> None:
+def test_vectors_of_former_spaces_go_in_parts(site: Site, former: StoredDocuments) -> None:
     rows = site.value(FORMER)
     parts = former.delete_other_spaces(TABLE, 1, 0)
     first = next(parts)
@@ -48,7 +48,7 @@ def test_vectors_of_former_spaces_go_in_parts(site: Site, former: Ledger) -> Non
     assert site.value(FORMER) == 0
 
 
-def test_an_older_writer_deletes_no_former_space(site: Site, former: Ledger) -> None:
+def test_an_older_writer_deletes_no_former_space(site: Site, former: StoredDocuments) -> None:
     rows = site.value(FORMER)
     site.sql("update cdc_embed.checkpoint set epoch = 7")
     assert sum(former.delete_other_spaces(TABLE, 1, 6)) == 0

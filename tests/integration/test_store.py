@@ -253,13 +253,13 @@ def test_look_up_tells_known_refused_forgotten_and_absent_apart(store: Store) ->
     store.write(plan(actions), vectors("a"), 1)
     store.write(plan({"3": Forget()}, at=2), {}, 2)
     rows = [(TABLE, (key,)) for key in "1234"]
-    assert list(store.look_up(rows).values()) == [
+    assert list(store.look_ups.look_up(rows).values()) == [
         Known(digest),
         Refused(b"f" * 16),
         UNKNOWN,
         ABSENT,
     ]
-    assert store.find_donors([(TABLE, digest), (TABLE, b"n" * 16)]) == {(TABLE, digest)}
+    assert store.look_ups.find_donors([(TABLE, digest), (TABLE, b"n" * 16)]) == {(TABLE, digest)}
 
 
 def test_truncate_comes_before_what_the_batch_writes(site: Site, store: Store) -> None:

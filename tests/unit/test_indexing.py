@@ -22,8 +22,13 @@ class Target:
         self.tried: list[str] = []
         self.failed = Event()
         self.made = Event()
+        self.returned = Event()
+        self.open = False
+        self.lent = False
 
     def ensure(self, _session: Session, of: Table) -> bool:
+        assert self.lent, "a connection is given up first"
+        self.open = True
         self.tried.append(of.name)
         if self.errors:
             self.failed.set()
@@ -35,11 +40,20 @@ class Target:
         pass
 
     def close(self) -> None:
-        pass
+        self.open = False
+
+    def lend_connection(self) -> None:
+        assert self.lent or not self.open
+        self.lent = True
+
+    def take_connection_back(self) -> None:
+        assert not self.open, "the index has its connection still"
+        self.lent = False
+        self.returned.set()
 
 
 def indexer(target: Target, delay: Delay = delay) -> Indexer:
-    return Indexer(cast(Session, target), target.ensure, delay=delay)
+    return Indexer(cast(Session, target), target.ensure, target, delay=delay)
 
 
 def test_an_index_that_cannot_be_made_now_is_tried_again() -> None:
@@ -49,6 +63,24 @@ def test_an_index_that_cannot_be_made_now_is_tried_again() -> None:
     assert target.made.wait(30)
     making.close()
     assert target.tried == ["a", "a", "a"]
+
+
+def test_a_lent_connection_is_returned_before_another_attempt() -> None:
+    target = Target(AWAY)
+    making = indexer(target, lambda *_: 3600.0)
+    making.filled(table("a"))
+    assert target.returned.wait(30)
+    assert not target.lent
+    making.close()
+
+
+def test_a_lent_connection_is_returned_after_the_last_table() -> None:
+    target = Target()
+    making = indexer(target)
+    making.filled(table("a"))
+    assert target.returned.wait(30)
+    assert target.tried == ["a"]
+    making.close()
 
 
 def test_what_a_person_must_mend_keeps_no_other_table_waiting() -> None:

@@ -21,6 +21,7 @@ from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import DONE, RUNNING, Ledger, Request
+from cdc_embed.target.stored import StoredDocuments
 from tests.builders import table, touch
 
 KEY = [KeyColumn("id", "bigint", 20, -1)]
@@ -193,11 +194,16 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
             slices=cast(SliceReader, world),
             scopes=[Scope(table=TABLE, space=1)],
             ledger=cast(Ledger, world),
+            stored=cast(StoredDocuments, world),
             leaves=cast(Leaves, world),
             undelivered=Undelivered(),
             metrics=metrics,
             pace=world.pace,
-            counts=Counts(source=cast(RowReader, world), target=cast(Ledger, world)),
+            counts=Counts(
+                source=cast(RowReader, world),
+                target=cast(StoredDocuments, world),
+                make_room=lambda: None,
+            ),
         )
     )
     verifier.answer(Request(id=3, kind="verify", arguments=arguments, state=RUNNING))
@@ -473,6 +479,31 @@ def test_a_sampled_document_touched_meanwhile_is_no_drift(world: World) -> None:
     world.meanwhile = [lambda: world.note("2")]
     found = verified(world, sample=10)
     assert found == {"checked": 2, "fresh": 2, "sampled": 2, "remaining": 0}
+
+
+def test_a_count_has_the_connection_in_which_rows_are_read() -> None:
+    steps: list[str] = []
+
+    class Rows:
+        def count(self, _: Table) -> int:
+            steps.append("rows")
+            return 1
+
+        def count_shown(self, _: Table) -> tuple[int, int]:
+            steps.append("documents")
+            return 1, 1
+
+        def close(self) -> None:
+            steps.append("closed")
+
+    counts = Counts(
+        source=cast(RowReader, Rows()),
+        target=cast(StoredDocuments, Rows()),
+        make_room=lambda: steps.append("room"),
+    )
+    counts.rows(TABLE)
+    counts.documents(TABLE)
+    assert steps == ["room", "rows", "closed", "room", "documents", "closed"]
 
 
 # -- what is shown ----------------------------------------------------------------------------

@@ -46,6 +46,12 @@ LONGEST_TEST_NAME = 60
 """So that the promise of a test is read at once, and fits on a line wherever it is named."""
 
 
+LONGEST_MODULE = 350
+"""Lines of a module of the product: it answers one question, and a longer one answers two."""
+LONGEST_FUNCTION = 45
+"""Lines of a function of the product below its signature, which fit a screen."""
+
+
 def read_texts(top: Path) -> Texts:
     return {
         str(path.relative_to(top.parent)): path.read_text(encoding="utf-8")
@@ -176,6 +182,21 @@ def long_names_of_tests(texts: Texts) -> list[str]:
     ]
 
 
+def long_modules(texts: Texts) -> list[str]:
+    lengths = {path: len(text.splitlines()) for path, text in texts.items()}
+    return [f"{path}: {length}" for path, length in lengths.items() if length > LONGEST_MODULE]
+
+
+def long_functions(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, text in texts.items()
+        for node in nodes(text)
+        if isinstance(node, Function)
+        and (node.end_lineno or 0) - node.body[0].lineno >= LONGEST_FUNCTION
+    ]
+
+
 # -- the tree as it is -------------------------------------------------------------------------
 
 
@@ -185,6 +206,11 @@ def long_names_of_tests(texts: Texts) -> list[str]:
 )
 def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
     assert len(TEXTS) > 40
+    assert rule(TEXTS) == []
+
+
+@pytest.mark.parametrize("rule", [long_modules, long_functions])
+def test_modules_and_functions_are_read_in_one_sitting(rule: Rule) -> None:
     assert rule(TEXTS) == []
 
 
@@ -231,6 +257,8 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (figures_of_speech, 'log.error("table stands still")'),
         (figures_of_speech, 'def f():\n    """Let go of\n    it."""'),
         (long_names_of_tests, f"class X:\n    def test_{'x' * 56}(self): ..."),
+        (long_modules, "x = 1\n" * 351),
+        (long_functions, "def f():\n" + "    x = 1\n" * 46),
     ],
 )
 def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
@@ -254,6 +282,8 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
         (former_names, "import both"),
         (figures_of_speech, "# the target lets another writer go on"),
         (long_names_of_tests, f"def test_{'x' * 55}(): ..."),
+        (long_modules, "x = 1\n" * 350),
+        (long_functions, "def f():\n" + "    x = 1\n" * 45),
     ],
 )
 def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, code: str) -> None:

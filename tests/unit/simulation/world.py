@@ -45,6 +45,7 @@ from cdc_embed.source.rows import RowReader
 from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
+from cdc_embed.target.stored import StoredDocuments
 from tests.builders import HERE
 from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
 from tests.unit.simulation.data import (
@@ -361,7 +362,7 @@ class World:
         reader = SliceReader(
             term=term,
             rows=cast(RowReader, self.reader),
-            ledger=cast(Ledger, notes),
+            stored=cast(StoredDocuments, notes),
             wal_end=lambda: self.source.wal,
             pace=pace,
         )
@@ -370,11 +371,16 @@ class World:
             slices=reader,
             scopes=[Scope(table=t, space=1) for t in TABLES],
             ledger=cast(Ledger, notes),
+            stored=cast(StoredDocuments, notes),
             leaves=cast(Leaves, notes),
             undelivered=Undelivered(),
             metrics=METRICS,
             pace=pace,
-            counts=Counts(source=cast(RowReader, self.reader), target=cast(Ledger, notes)),
+            counts=Counts(
+                source=cast(RowReader, self.reader),
+                target=cast(StoredDocuments, notes),
+                make_room=lambda: None,
+            ),
         )
         letters = cast(Letters, DeadLetters(self.target, self.actor))
         surroundings = SimpleNamespace(
