@@ -431,6 +431,13 @@ MUTATIONS = (
         "test_the_index_of_the_replica_identity_is_the_key",
     ),
     Mutation(
+        "a setting that superusers alone may read is asked for",
+        "sql/source/slot.sql",
+        "(select setting from pg_settings where name = 'output_plugin_libraries')",
+        "current_setting('output_plugin_libraries', true)",
+        "tests/integration/test_hosted_servers.py::test_a_role_that_sees_few_settings_is_enough",
+    ),
+    Mutation(
         "a key without an order is followed",
         "cdc_embed/source/leaves.py",
         "    if leaf.own and leaf.temporal:",

@@ -135,7 +135,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
             raise side.unavailable(problem=problem, state=state) from exc
-        hint = HINTS.get(state)
+        hint = exc.diag.message_hint if state == PRIVILEGE else None
+        hint = hint or HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
 
 

@@ -38,7 +38,7 @@ class Server:
     user: str
     """The role, quoted where SQL needs it."""
     allowed_plugins: str | None
-    """``output_plugin_libraries``; None where the server lets every role load any plugin."""
+    """``output_plugin_libraries``; None where it is hidden from the role, or is no setting."""
     hosting: Hosting = OWN
 
     @property

@@ -5,7 +5,8 @@ select s.system_identifier::text, current_database()::text,
 from pg_control_system() s
 
 -- name: server
--- The settings that decide whether the change log can be read.
+-- The settings that decide whether the change log can be read. The view hides a setting, where
+-- current_setting raises an error, from a role that may not read it.
 select current_setting('server_version_num')::int, current_setting('server_version'),
        current_setting('wal_level'), current_setting('max_replication_slots')::int,
        pg_is_in_recovery(),
@@ -14,7 +15,7 @@ select current_setting('server_version_num')::int, current_setting('server_versi
         from pg_roles where rolname = current_user),
        current_setting('server_encoding'),
        current_setting('max_slot_wal_keep_size'), quote_ident(current_user),
-       current_setting('output_plugin_libraries', true),
+       (select setting from pg_settings where name = 'output_plugin_libraries'),
        array(select rolname::text from pg_roles where rolname = any (%(marks)s))
 
 -- name: times

@@ -1,7 +1,7 @@
 """Servers of a hosting service, known by its roles: its own right to replicate, its own words."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,42 @@ def test_fixes_are_in_the_words_of_the_service(
 def findings(site: Site) -> dict[str, dict[str, Any]]:
     done = site.cli("doctor", "--json", expect=4)
     return {finding["id"]: finding for finding in json.loads(done.stdout)["checks"]}
+
+
+@pytest.fixture(params=["pgoutput", "wal2json"])
+def ordinary(request: pytest.FixtureRequest, make_site: Callable[..., Site]) -> Iterator[Site]:
+    """A source with a role that owns the table and is no superuser."""
+    site = make_site(15, target=make_site(18))
+    role = site.name
+    site.sql(DOCUMENTS)
+    site.sql(f"create role {role} login replication")
+    site.sql(f"alter table documents owner to {role}")
+    site.sql(f"grant create on database {site.name} to {role}")
+    site.configure()
+    site.environment["CDC_EMBED_SOURCE__DSN"] = site.dsn.replace("//postgres", f"//{role}")
+    site.environment["CDC_EMBED_SOURCE__PLUGIN"] = request.param
+    yield site
+    site.sql(f"drop owned by {role}")
+    site.sql(f"drop role {role}")
+
+
+def test_a_role_that_sees_few_settings_is_enough(ordinary: Site) -> None:
+    """Newer minor releases show the plugins that they allow to superusers only."""
+    ordinary.cli("setup")
+    ordinary.cli("doctor")
+    with ordinary.service() as service:
+        ordinary.sql("insert into documents values (1, 'one', 'text')")
+        service.settle()
+        assert not ordinary.drift()
+    ordinary.cli("teardown", "--yes")
+
+
+def test_a_plugin_that_is_not_allowed_is_told_with_the_setting(ordinary: Site) -> None:
+    if not ordinary.sql("select 1 from pg_settings where name = 'output_plugin_libraries'"):
+        pytest.skip("this minor release allows every plugin")
+    ordinary.sql(f"alter role {ordinary.name} set output_plugin_libraries = 'test_decoding'")
+    told = ordinary.cli("setup", expect=4).stderr
+    assert 'add it to "output_plugin_libraries"' in told
 
 
 def test_a_right_that_no_catalogue_shows_is_found_by_trying(
