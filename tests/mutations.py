@@ -640,6 +640,37 @@ MUTATIONS = (
         "tests/integration/test_leaves.py::test_changed_leaf_is_compared_alone[18]",
     ),
     Mutation(
+        "keys without rows are looked for before the log has brought them",
+        "cdc_embed/reconcile/reconciler.py",
+        "            self._slices.wait_until_durable()  # the log can still bring rows",
+        "            #",
+        "tests/unit/test_convergence.py::"
+        "test_a_partition_is_compared_after_what_the_log_has_of_it[it is gone]",
+    ),
+    Mutation(
+        "a leaf is compared before the log has brought its older versions",
+        "cdc_embed/reconcile/reconciler.py",
+        "        if pending.leaves:\n",
+        "        if not pending.leaves:\n",
+        "tests/unit/test_convergence.py::"
+        "test_a_partition_is_compared_after_what_the_log_has_of_it[it is back]",
+    ),
+    Mutation(
+        "a leaf that was changed left no keys behind",
+        "cdc_embed/change/shape.py",
+        "orphans=bool(gone or changed)",
+        "orphans=bool(gone)",
+        "tests/unit/test_convergence.py::test_partitions_that_come_and_go_end_as_the_source_is",
+    ),
+    Mutation(
+        "a leaf that went left nothing behind",
+        "cdc_embed/change/shape.py",
+        "gone = known.keys() - found.keys()",
+        "gone = frozenset[int]()",
+        "tests/integration/test_leaves.py::"
+        "test_keys_of_a_leaf_that_was_emptied_elsewhere_are_deleted[18]",
+    ),
+    Mutation(
         "a leaf that comes with rows is empty",
         "cdc_embed/change/shape.py",
         "known.keys() - set(never_filled)\n    gone",

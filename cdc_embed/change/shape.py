@@ -38,10 +38,11 @@ def leaf_changes(
     """Decide what follows from other leaves than those that are known.
 
     ``never_filled``: tables that have no rows, and whose file is as it was made. Nothing is missed
-    in a new one, and nothing is left behind by one that went. The rows of any other leaf that is
-    new or changed are compared. A leaf that went or was changed can leave keys without rows.
+    in a new one. One that went can look like that, too: its rows were deleted since, and the log
+    does not tell. The rows of any other leaf that is new or changed are compared. A leaf that went
+    or was changed can leave keys without rows.
     """
     new = found.keys() - known.keys() - set(never_filled)
-    gone = known.keys() - found.keys() - set(never_filled)
+    gone = known.keys() - found.keys()
     changed = {oid for oid in found.keys() & known.keys() if found[oid] != known[oid]}
     return LeafChanges(compared=frozenset(new | changed), orphans=bool(gone or changed))

@@ -262,6 +262,8 @@ class Reconciler:
         all the time must not keep a comparison from its end.
         """
         pending = self._work.leaves.pending(table.full_name)
+        if pending.leaves:
+            self._slices.wait_until_durable()  # the log can still bring older versions than theirs
         began = comparison.cursor or ()
         for leaf, token in pending.leaves.items():
             place = (str(leaf), token)
@@ -281,6 +283,7 @@ class Reconciler:
         if comparison.stage != "orphans":
             comparison.stage, comparison.cursor = "orphans", None
             self._save(comparison, looks_for_orphans=True)
+            self._slices.wait_until_durable()  # the log can still bring rows of a leaf that went
         self._pass(table, comparison, self._slices.orphans(table, comparison.cursor))
         # the slices may have seen what the log has not brought yet
         self._slices.wait_until_durable()

@@ -90,8 +90,8 @@ class Shapes:
     def _note_leaves(self, name: str, shape: Shape, before: str, passed: Collection[int]) -> None:
         """Note what follows from other leaves than before, and from those that came and went."""
         known = {**self._leaves.known(name), **dict.fromkeys(passed, "")}
-        others = list(known.keys() ^ shape.leaves.keys())
-        empty = never_filled(self._databases.source, others) if others else ()
+        new = list(shape.leaves.keys() - known.keys())
+        empty = never_filled(self._databases.source, new) if new else ()
         changes = leaf_changes(known, shape.leaves, empty)
         noted = self._leaves.note(name, shape, before, changes)
         if noted and (changes.compared or changes.orphans):

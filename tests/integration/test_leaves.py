@@ -147,6 +147,22 @@ def test_keys_of_a_leaf_that_went_are_deleted(site: Site, goes: str) -> None:
         assert EVENTS.drift(site) == []
 
 
+def test_keys_of_a_leaf_that_was_emptied_elsewhere_are_deleted(site: Site) -> None:
+    """Detached, its rows moved away, vacuumed: it looks as if it had never had a row."""
+    with followed(site):
+        pass
+    site.sql("alter table events detach partition low")
+    site.sql("with gone as (delete from low returning *) insert into other select * from gone")
+    wait_until(
+        lambda: site.sql("vacuum low") or not site.value("select pg_relation_size('low')"),
+        "its file is empty",
+    )
+    with site.service() as service:
+        settle(site, service, "partitions were changed")
+        assert EVENTS.drift(site) == []
+        assert service.stop() == 0
+
+
 def test_new_empty_leaf_costs_nothing(site: Site) -> None:
     noted = "select count(*) from cdc_embed.reconcile, jsonb_object_keys(leaves)"
     with followed(site) as service:

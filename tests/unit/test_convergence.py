@@ -17,7 +17,7 @@ from cdc_embed.change.unseen import Unseen
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.telemetry import Committed
 from cdc_embed.reconcile.slices import SliceReader
-from tests.unit.simulation.data import FIRST, LARGE, SMALL, TABLES
+from tests.unit.simulation.data import FIRST, KEYS, LARGE, SMALL, TABLES, Row
 from tests.unit.simulation.source import KINDS, Op
 from tests.unit.simulation.world import Setting, World, run, simulated
 
@@ -32,7 +32,12 @@ COMPARING_SEEDS: Final = 300
 
 
 def schedule(
-    seed: int, *, crashes: bool, compares: bool = False, damages: bool = False
+    seed: int,
+    *,
+    crashes: bool,
+    compares: bool = False,
+    damages: bool = False,
+    partitions: bool = False,
 ) -> tuple[Setting, Steps]:
     """A setting and what happens in it. Few keys and few texts, so that they meet."""
     random = Random(seed)
@@ -45,16 +50,19 @@ def schedule(
         interruptions=tuple(random.random() < 0.3 for _ in range(random.randrange(40))),
         in_pieces=random.random() < 0.3,
         slice_rows=random.choice((1, 1, 2, 1000)),
+        parted=partitions,
     )
     values = random.choice(((*SMALL, *LARGE), ("A", "B", "C", "a"), ("A", "B"), ("A", "a", "b")))
     keys, tables = random.choice((2, 2, 3)), random.choice(((0,), (1,), (1,), (0, 1)))
     crashing = random.choice((0.1, 0.6)) if crashes else 0.0
-    comparing, working, unseen, damaging = 0.0, 0.0, 0.0, 0.0
+    comparing, working, unseen, damaging, moving = 0.0, 0.0, 0.0, 0.0, 0.0
     if compares:
         working = random.choice((0.0, 0.5, 2.0))
         comparing, unseen = random.choice((1, 5, 15)), random.choice((0.0, 0.5, 2.0))
     if damages:
         damaging = random.choice((0.3, 1.5))
+    if partitions:
+        moving, tables = random.choice((0.5, 1.5, 3.0)), random.choice(((1,), (1,), (0, 1)))
 
     def op() -> Op:
         return Op(
@@ -79,6 +87,11 @@ def schedule(
         text = "\n\n".join(random.choices(("A", "B", "a"), k=random.choice((1, 2, 2))))
         return what, random.choice(tables), random.randrange(keys), text
 
+    def leaf() -> tuple[bool, dict[str, Row]]:
+        rows = {key: (random.choice(values), random.choice(values), "m") for key in KEYS[1:]}
+        filled = random.sample(sorted(rows), random.choice((0, 1, 1, 2)))
+        return random.random() < 0.5, {key: rows[key] for key in filled}
+
     happenings: dict[str, tuple[float, Callable[[], Any]]] = {
         "commit": (6, ops),
         "commit_unseen": (unseen, ops),
@@ -92,6 +105,11 @@ def schedule(
         "work": (working, lambda: random.choice((2, 5, 10, 30))),
         "ask": (0.3 * comparing, request),
         "damage": (damaging, damage),
+        "attach": (moving, leaf),
+        "detach": (moving / 2, lambda: None),
+        "drop": (moving / 4, lambda: None),
+        "empty": (moving / 4, lambda: None),
+        "look": (moving, lambda: None),
         "crash": (crashing, lambda: random.random() < 0.3),
         "reconnect": (crashing / 3, lambda: None),
         "persist": (0.3, lambda: None),
@@ -145,6 +163,10 @@ def test_comparing_rows_meanwhile_causes_no_drift() -> None:
 
 def test_verify_finds_damage_and_comparing_mends_it() -> None:
     try_all(range(COMPARING_SEEDS), crashes=True, compares=True, damages=True)
+
+
+def test_partitions_that_come_and_go_end_as_the_source_is() -> None:
+    try_all(range(COMPARING_SEEDS), crashes=True, compares=True, partitions=True)
 
 
 ONE_BY_ONE: Final = Setting(take=1)
@@ -389,6 +411,23 @@ def test_a_comparison_ends_only_once_the_log_reached_what_it_saw() -> None:
     for begun in range(12):
         asked = [("ask", ("backfill", 0)), *[("compare", 1)] * begun]
         run(ROW_BY_ROW, [*before, *stale, *asked, *ahead, *slowly])
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        pytest.param([], id="it is gone"),
+        pytest.param([("attach", (True, {KEYS[1]: ("b", "b", "m")}))], id="it is back"),
+    ],
+)
+def test_a_partition_is_compared_after_what_the_log_has_of_it(then: Steps) -> None:
+    """It goes, or comes back with another text, while the log is late and a comparison is on."""
+    slowly = [("compare", 1), ("work_on_log", 0)]
+    before, rows = (commits([Op("insert", key=key, table=1)]) for key in (2, 1))
+    for begun in range(40):
+        asked = [*before, REST, ("look", None), ("ask", ("backfill", 1)), *slowly * begun]
+        steps = [*asked, *rows, ("detach", None), *then, ("look", None), *slowly * 40]
+        run(Setting(parted=True), steps)
 
 
 def test_a_comparison_comes_after_what_the_log_has_before_it() -> None:

@@ -16,8 +16,8 @@ from cdc_embed.target.leaves import PendingWork
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 from cdc_embed.target.letters import Letter
 from tests.builders import NOW
-from tests.unit.simulation.data import TABLES
-from tests.unit.simulation.source import Row, Source, as_found
+from tests.unit.simulation.data import TABLES, Row
+from tests.unit.simulation.source import Source, as_found
 from tests.unit.simulation.target import Target
 
 if TYPE_CHECKING:
@@ -112,9 +112,10 @@ class Reader:
     def running_before(self, _xid: int) -> list[str]:
         return ["somebody"]
 
-    def scan(self, source: Table, after: Key | None, most: int, _leaf: int | None) -> Scan | None:
+    def scan(self, source: Table, after: Key | None, most: int, leaf: int | None) -> Scan | None:
         def fetch(rows: Mapping[str, Row]) -> tuple[dict[Key, Read | None], bool]:
-            keys = [key for key in sorted(rows) if after is None or (key,) > after][:most]
+            own = [key for key in sorted(rows) if self._source.is_in(key, leaf)]
+            keys = [key for key in own if after is None or (key,) > after][:most]
             return {(key,): as_found(source, rows[key]) for key in keys}, len(keys) == most
 
         return self._read(source, fetch)
@@ -179,16 +180,27 @@ class Notes:
         self._actor.rest()
         return {t.full_name: replace(c) for t, c in self._target.comparisons.items()}
 
-    def save(self, comparison: Comparison, _epoch: int, **_looks_for_orphans: bool) -> str | None:
+    def save(
+        self, comparison: Comparison, _epoch: int, *, looks_for_orphans: bool = False
+    ) -> str | None:
         self._actor.rest()
-        (source,) = (t for t in TABLES if t.full_name == comparison.table_name)
-        self._target.comparisons[source] = replace(comparison)
-        if comparison.state == DONE:
+        source = _named(comparison.table_name)
+        noted, saved = self._target.noted[source], replace(comparison)
+        if saved.state == DONE and noted.left:
+            saved.state, saved.stage, saved.cursor = RUNNING, "leaves", None
+        noted.orphans = noted.orphans and not looks_for_orphans
+        self._target.comparisons[source] = saved
+        if saved.state == DONE:
             self._world.compared(source)
-        return comparison.state
+        return saved.state
 
-    def pending(self, _table_name: str) -> PendingWork:
-        return PendingWork(leaves={}, orphans=True)
+    def pending(self, table_name: str) -> PendingWork:
+        self._actor.rest()
+        return self._target.noted[_named(table_name)].pending()
+
+    def compared(self, table_name: str, _run: int, leaf: int, token: str) -> None:
+        self._actor.rest()
+        self._target.noted[_named(table_name)].compared(leaf, token)
 
     def stored_keys(self, source: Table, after: Key | None, limit: int) -> list[Key]:
         self._actor.rest()
@@ -243,6 +255,7 @@ class Notes:
             if self._target.comparisons[source].state != RUNNING:
                 fresh = Comparison(table_name=source.full_name, state=RUNNING)
                 self._target.comparisons[source] = fresh
+                self._target.noted[source].begin(self._world.source.tokens(source))
                 self._world.comparing(source)
 
     def close_backfills(self) -> None: ...
@@ -279,3 +292,8 @@ class DeadLetters:
             if t.full_name in tables
         ]
         return [letter for letter in found if ids is None or letter.id in ids]
+
+
+def _named(full_name: str) -> Table:
+    (source,) = (table for table in TABLES if table.full_name == full_name)
+    return source

@@ -1,5 +1,6 @@
 """The data of the simulated application: two tables, their values, and those refused."""
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,8 +18,14 @@ LARGE: Final = ("A", "B", "C", "X")
 
 
 FIRST: Final = table("first", text=("a", "b"))
-SECOND: Final = table("second", TableColumn("m", "text"), oid=2, text=("a", "b"))
+SECOND: Final = replace(
+    table("second", TableColumn("m", "text"), oid=2, text=("a", "b")), partitioned=True
+)
+PARTED: Final = SECOND
+"""The table in partitions, where a setting says that they come and go."""
 TABLES: Final = (FIRST, SECOND)
+Row = tuple[str | None, str | None, str | None]
+"""Two columns of text and one beside it."""
 METRICS: Final = Metrics(slot="s", tables=[t.full_name for t in TABLES], model="m")
 TELEMETRY: Final = Telemetry(METRICS)
 

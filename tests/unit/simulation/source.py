@@ -26,7 +26,16 @@ from cdc_embed.wire.messages import (
     Update,
 )
 from tests.builders import NOW
-from tests.unit.simulation.data import KEYS, LARGE, SPARE, TABLES, refused_by_database
+from tests.unit.simulation.data import (
+    KEYS,
+    LARGE,
+    PARTED,
+    SPARE,
+    TABLES,
+    Row,
+    refused_by_database,
+)
+from tests.unit.simulation.partitions import LEAVING, Partitions
 
 
 class Op(NamedTuple):
@@ -55,9 +64,6 @@ class Version(NamedTuple):
     new: bool
 
 
-Row = tuple[str | None, str | None, str | None]
-"""Two columns of text and one beside it."""
-
 Rows = dict[Table, dict[str, Row]]
 
 
@@ -76,12 +82,15 @@ class Unseen:
 class Source:
     """Rows as they are now and as they are seen, and the log of how they came to be."""
 
-    def __init__(self, *, full: bool, leaves_out: bool = False) -> None:
+    def __init__(self, *, full: bool, leaves_out: bool = False, parted: bool = False) -> None:
         self.rows: Rows = {t: {} for t in TABLES}
         """With what is committed, be it seen or not."""
         self.seen: Rows = {t: {} for t in TABLES}
         self.files: Counter[Table] = Counter()
         """A table gets new ones when it is emptied."""
+        self.partitions = Partitions() if parted else None
+        self.leaves: dict[LSN, int] = {}
+        """The partition of each row in the log, by the row's position."""
         self.unseen: list[Unseen] = []
         self.log: list[Transaction] = []
         self.wal = LSN(1000)
@@ -108,7 +117,7 @@ class Source:
         self._messages, self._versions, self._ordinal = [], [], 0
         self._touched, self._emptied = set(), set()
         for op in ops:
-            if not self._is_locked(op):
+            if not self._is_locked(op) and self._has_room(op):
                 getattr(self, f"_{op.kind}")(TABLES[op.table], op)
         xid = self._open.pop(0) if self._open else self._new_xid()
         rows = {(t, key): self.rows[t].get(key) for t, key in self._touched}
@@ -151,6 +160,8 @@ class Source:
             for emptied in commit.emptied:
                 self.seen[emptied].clear()
                 self.files[emptied] += 1
+                if self.partitions is not None and emptied is PARTED:
+                    self.partitions.empty((self.partitions.stays, self.partitions.leaf))
             for (source, key), row in commit.rows.items():
                 self.seen[source].pop(key, None)
                 if row is not None:
@@ -172,11 +183,7 @@ class Source:
         source = TABLES[op.table]
         if op.kind == "truncate_both":
             return bool(self.unseen)
-        keys = {KEYS[op.key]}
-        if op.kind in {"move", "move_and_write", "swap"}:
-            keys.add(KEYS[op.other])
-        if op.kind == "swap":
-            keys.add(SPARE)
+        keys = _keys(op)
         for commit in self.unseen:
             touched = {key for t, key in commit.rows if t is source}
             if source in commit.emptied or touched & keys:
@@ -184,6 +191,67 @@ class Source:
             if op.kind == "truncate" and touched:
                 return True
         return False
+
+    # -- partitions --------------------------------------------------------------------------------
+
+    def attach(self, rows: dict[str, Row], *, again: bool) -> None:
+        """A table that has rows becomes a partition."""
+        away = self.partitions is not None and self.partitions.leaf is None
+        if self.partitions is not None and away and not self.is_closed(PARTED):
+            leaf = self.partitions.attach(rows, again=again)
+            self._partition_is(leaf.rows)
+
+    def detach(self, *, dropped: bool) -> None:
+        if self.partitions is not None and self.partitions.leaf is not None and self._is_free():
+            rows = self.rows[PARTED]
+            self.partitions.detach({k: rows[k] for k in rows.keys() & LEAVING}, dropped=dropped)
+            self._partition_is({})
+
+    def empty(self) -> None:
+        """TRUNCATE of the partition alone."""
+        if self.partitions is not None and self.partitions.leaf is not None and self._is_free():
+            self.partitions.empty([self.partitions.leaf])
+            self.partitions.moved = True
+            self._partition_is({})
+
+    def tokens(self, source: Table) -> dict[int, str]:
+        """Return the shape of each partition of a table."""
+        return self.partitions.tokens() if self.partitions is not None and source is PARTED else {}
+
+    def is_in(self, key: str, leaf: int | None) -> bool:
+        """Whether a partition has a key; with None, whether the table has it."""
+        if leaf is None or self.partitions is None:
+            return leaf is None
+        found = self.partitions.of(key)
+        return found is not None and found.oid == leaf
+
+    def never_filled(self) -> bool:
+        """Whether the partition that comes and goes looks as if it had never had a row."""
+        leaf = self.partitions.leaf if self.partitions is not None else None
+        filled = (self.rows[PARTED].keys() | self.seen[PARTED].keys()) & LEAVING
+        return leaf is not None and not leaf.file and not filled
+
+    def _partition_is(self, partition: dict[str, Row]) -> None:
+        for rows in (self.rows[PARTED], self.seen[PARTED]):
+            for key in rows.keys() & LEAVING:
+                del rows[key]
+            rows.update(partition)
+        self.files[PARTED] += 1
+        self.other_transaction()
+
+    def _is_free(self) -> bool:
+        """Whether no transaction that nobody sees yet holds locks on the partition."""
+        held = {source for commit in self.unseen for source, _ in commit.rows}
+        return PARTED not in held and not self.is_closed(PARTED)
+
+    def _has_room(self, op: Op) -> bool:
+        """Whether there is a partition for its rows; PostgreSQL refuses them if there is none."""
+        away = self.partitions is not None and self.partitions.leaf is None
+        return not (away and TABLES[op.table] is PARTED and _keys(op) & LEAVING)
+
+    def _has_moved(self, source: Table, key: str, new_key: str) -> bool:
+        parts = self.partitions if source is PARTED else None
+        return parts is not None and parts.of(key) is not parts.of(new_key)
 
     # -- reads -------------------------------------------------------------------------------------
 
@@ -213,16 +281,23 @@ class Source:
         self._messages.append((self.wal, message))
         if source is not None:
             self._touched |= {(source, key) for key in keys}
+        if self.partitions is not None and source is PARTED:
+            leaf = self.partitions.of(keys[-1])
+            assert leaf is not None
+            self.leaves[self.wal] = leaf.oid
 
     def _insert(self, source: Table, op: Op, *, filtered: bool = False) -> None:
         rows, key = self.rows[source], KEYS[op.key]
         if key in rows:
             self._update(source, key, key, (op.a, op.b, op.m))
             return
-        rows[key] = (op.a, op.b, op.m)
-        values = [UNCHANGED if filtered and v in LARGE else v for v in rows[key]]
+        self._add(source, key, (op.a, op.b, op.m), filtered=filtered)
+
+    def _add(self, source: Table, key: str, row: Row, *, filtered: bool = False) -> None:
+        self.rows[source][key] = row
+        values = [UNCHANGED if filtered and v in LARGE else v for v in row]
         self._emit(Insert(relation_oid=source.oid, new=(key, *values)), source, key)
-        self._count(source, rows[key], new=True)
+        self._count(source, row, new=True)
 
     def _appear(self, source: Table, op: Op) -> None:
         """A row filter turned an UPDATE into an INSERT."""
@@ -230,6 +305,10 @@ class Source:
 
     def _update(self, source: Table, key: str, new_key: str, new: Row) -> None:
         rows = self.rows[source]
+        if self._has_moved(source, key, new_key):  # it is logged so, with all values
+            self._remove(source, key)
+            self._add(source, new_key, new)
+            return
         before = rows.pop(key)
         rows[new_key] = new
         values = [
@@ -287,12 +366,14 @@ class Source:
             self._update(source, key, other, rows[key])
 
     def _delete(self, source: Table, op: Op) -> None:
-        key = KEYS[op.key]
-        before = self.rows[source].pop(key, None)
-        if before is not None:
-            kind = OldTuple.FULL if self._full else OldTuple.KEY
-            old = (key, *before) if self._full else (key, None, None, None)
-            self._emit(Delete(relation_oid=source.oid, old_kind=kind, old=old), source, key)
+        if KEYS[op.key] in self.rows[source]:
+            self._remove(source, KEYS[op.key])
+
+    def _remove(self, source: Table, key: str) -> None:
+        before = self.rows[source].pop(key)
+        kind = OldTuple.FULL if self._full else OldTuple.KEY
+        old = (key, *before) if self._full else (key, None, None, None)
+        self._emit(Delete(relation_oid=source.oid, old_kind=kind, old=old), source, key)
 
     def _truncate(self, source: Table, _op: Op) -> None:
         self._truncate_all([source])
@@ -318,10 +399,20 @@ class Source:
             Column(name=name, type_oid=25, type_modifier=-1, part_of_key=name == "id")
             for name in ("id", "a", "b", "m")
         )
-        name = TABLES[oid - 1].name
+        name = TABLES[oid - 1].name if oid <= len(TABLES) else f"leaf_{oid}"
         return Relation(
             oid=oid, namespace="public", name=name, replica_identity=identity, columns=columns
         )
+
+
+def _keys(op: Op) -> set[str]:
+    """The keys that a step of the application is about."""
+    keys = {KEYS[op.key]}
+    if op.kind in {"move", "move_and_write", "swap"}:
+        keys.add(KEYS[op.other])
+    if op.kind == "swap":
+        keys.add(SPARE)
+    return keys
 
 
 def as_found(source: Table, row: Row | None) -> Read | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from cdc_embed.change.action import (
+    REFUSED_METADATA,
     Action,
     Annotate,
     Forget,
@@ -19,16 +20,18 @@ from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
 from cdc_embed.change.plan import Plan
+from cdc_embed.change.shape import LeafChanges
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
 from cdc_embed.lsn import LSN
 from cdc_embed.postgres.side import RowRefusedError
-from cdc_embed.target.ledger import DONE, Comparison
+from cdc_embed.target.ledger import DONE, RUNNING, Comparison
 from cdc_embed.target.write import Actions, MissingDonorError, Vectors, actions_by_table
 from cdc_embed.wire.messages import (
     UNCHANGED,
 )
 from tests.builders import checkpoint
 from tests.unit.simulation.data import TABLES, refused_by_database, vector
+from tests.unit.simulation.partitions import Noted
 
 
 class Piece(NamedTuple):
@@ -70,6 +73,7 @@ class Target:
         self.comparisons: dict[Table, Comparison] = {
             t: Comparison(table_name=t.full_name, state=DONE) for t in TABLES
         }
+        self.noted = {t: Noted() for t in TABLES}
         self.answers_lost = 0
         self.interrupt: Callable[[], None] = lambda: None
         self.checkpoint = checkpoint(confirmed_lsn=confirmed)
@@ -101,7 +105,8 @@ class Target:
 
     def _state(self, row: RowId, *, whole: bool = False) -> State:
         if row in self.now.letters:
-            return Refused(self.now.letters[row])
+            beside = row in self.now.chunks
+            return Refused(self.now.letters[row], REFUSED_METADATA if beside else "")
         stored = self.now.chunks.get(row)
         if stored is None or not (whole or stored.has_first):
             return ABSENT
@@ -237,6 +242,13 @@ class Target:
         if self.answers_lost:
             self.answers_lost -= 1
             raise TargetUnavailableError(problem="the answer to a commit was lost")
+
+    def note_leaves(self, source: Table, found: dict[int, str], changes: LeafChanges) -> None:
+        """Take the present leaves into account, and what follows from their changes."""
+        self.noted[source].note(found, changes)
+        comparison = self.comparisons[source]
+        if comparison.state == DONE and (changes.compared or changes.orphans):
+            self.comparisons[source] = replace(comparison, state=RUNNING, stage="leaves")
 
     # -- damage ------------------------------------------------------------------------------------
 

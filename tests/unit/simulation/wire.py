@@ -9,6 +9,7 @@ from cdc_embed.wire.messages import (
     Commit,
     Message,
 )
+from tests.unit.simulation.data import PARTED
 from tests.unit.simulation.source import Source, relations
 
 
@@ -103,6 +104,15 @@ class Wire:
                     if oid not in self._announced:
                         self._announced.add(oid)
                         yield ZERO, self._source.relation(oid)
+                yield from self._partition(data_start)
                 if isinstance(message, Commit):
                     self._sent = transaction.end_lsn
                 yield data_start, message
+
+    def _partition(self, at: LSN) -> Iterator[tuple[LSN, Message]]:
+        """Announce a row's partition before its first row, behind the table once more."""
+        leaf = self._source.leaves.get(at)
+        if leaf is not None and leaf not in self._announced:
+            self._announced.add(leaf)
+            yield ZERO, self._source.relation(PARTED.oid)
+            yield ZERO, self._source.relation(leaf)

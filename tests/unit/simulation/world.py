@@ -21,7 +21,8 @@ from cdc_embed.change.action import Row as Read
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Key, Table, fingerprint
 from cdc_embed.change.plan import one_chunk
-from cdc_embed.change.transaction import Assembler
+from cdc_embed.change.shape import leaf_changes
+from cdc_embed.change.transaction import Assembler, Callbacks
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow import batches
 from cdc_embed.flow.batches import Workers
@@ -52,9 +53,11 @@ from tests.unit.simulation.data import (
     FIRST,
     KEYS,
     METRICS,
+    PARTED,
     SMALL,
     TABLES,
     TELEMETRY,
+    Row,
     refused_by_database,
     refused_by_model,
     vector,
@@ -124,13 +127,21 @@ class Setting:
     """Each column of text is a chunk."""
     slice_rows: int = 1000
     """Rows that are read at once to be compared."""
+    parted: bool = False
+    """A table is in partitions, which come and go."""
 
 
 class World:
     """Source, target and the service between them."""
 
     def __init__(self, setting: Setting) -> None:
-        self.source = Source(full=setting.full, leaves_out=setting.leaves_out)
+        self.source = Source(
+            full=setting.full, leaves_out=setting.leaves_out, parted=setting.parted
+        )
+        self._met: set[int] = set()
+        """Partitions of which the log brought rows since the last look."""
+        self._read_before = 0
+        """The rows that were read to be compared before the last look."""
         self.slot = Slot(self.source.wal)
         self.target = Target(self.source.wal)
         self.model = Model(setting.least_texts)
@@ -151,6 +162,7 @@ class World:
         self._setting = setting
         self._interruptions = iter(setting.interruptions)
         self.target.interrupt = self._interrupt
+        self.target.noted[PARTED].known = self.source.tokens(PARTED)
         self._connect()
 
     def play(self, steps: Iterable[tuple[str, Any]]) -> None:
@@ -175,6 +187,40 @@ class World:
 
     def other_transaction(self, _: Any = None) -> None:
         self.source.other_transaction()
+
+    def attach(self, leaf: tuple[bool, dict[str, Row]]) -> None:
+        """A table with rows becomes a partition: the one that went, or a new one."""
+        again, rows = leaf
+        self.source.attach(dict(rows), again=again)
+
+    def detach(self, _: Any = None) -> None:
+        self._look_while_compared()
+        self.source.detach(dropped=False)
+
+    def drop(self, _: Any = None) -> None:
+        self._look_while_compared()
+        self.source.detach(dropped=True)
+
+    def empty(self, _: Any = None) -> None:
+        self._look_while_compared()
+        self.source.empty()
+
+    def _look_while_compared(self) -> None:
+        """Look before a partition goes of which a comparison read rows since the last look: else
+        they can stay (README, limits)."""
+        if self.reader.rows_read != self._read_before:
+            self.look()
+
+    def look(self, _: Any = None) -> None:
+        """Look at the partitions as ``service/shapes.py`` does, every few seconds."""
+        noted, met, found = self.target.noted[PARTED], self._met, self.source.tokens(PARTED)
+        passed = met - found.keys()
+        if passed or found != noted.known:
+            known = {**noted.known, **dict.fromkeys(passed, "")}
+            new = found.keys() - known.keys()
+            empty = new if self.source.never_filled() else set[int]()
+            self.target.note_leaves(PARTED, found, leaf_changes(known, found, empty))
+        self._met, self._read_before = set(), self.reader.rows_read
 
     def turn(self, frames: int) -> None:
         self.clock += 0.3
@@ -235,7 +281,12 @@ class World:
         self._damaged_since.add(row[0])
 
     def crash(self, server_too: bool) -> None:
-        """Everything but the two databases is lost; with the server, its slot's last steps too."""
+        """Everything but the two databases is lost; with the server, its slot's last steps too.
+
+        Somebody looked before: what a partition leaves behind that came and went since the last
+        look can stay (README, limits).
+        """
+        self.look()
         if server_too:
             self.slot.confirmed = self.slot.persisted
         self.reconnect()
@@ -277,7 +328,7 @@ class World:
         if request.kind == "retry":
             return
         self.answers.append(result)
-        if not self.damaged:
+        if not self._unlogged:
             assert result["drift"] == 0, f"nothing is wrong, but verify says {result}"
 
     # -- until nothing is left to do ---------------------------------------------------------------
@@ -285,6 +336,7 @@ class World:
     def settle(self) -> None:
         self.source.end_all()
         for _ in range(2000):
+            self.look()
             self.work(1)
             flow, batches = self.pipeline, self.pipeline._batches
             busy = batches.pending or batches.in_flight or flow._confirmation.recording
@@ -326,7 +378,12 @@ class World:
             log=ChangeLog(
                 stream=wire,
                 decode=wire.decode,
-                assembler=Assembler(TABLES, checkpoint, self.slot.confirmed),
+                assembler=Assembler(
+                    TABLES,
+                    checkpoint,
+                    self.slot.confirmed,
+                    Callbacks(on_leaf=lambda _, leaf: self._met.add(leaf)),
+                ),
                 progress=Progress(checkpoint.recorded),
             ),
             workers=Workers(
@@ -479,13 +536,19 @@ class World:
             if stored.get(row_id) != wanted.get(row_id)
         ]
 
+    @property
+    def _unlogged(self) -> bool:
+        """Whether something happened that the log does not have."""
+        partitions = self.source.partitions
+        return self.damaged or (partitions is not None and partitions.moved)
+
     def _check_embeddings(self) -> None:
         """Each version that the target does not have costs one embedding at most.
 
         After a restart a change that says nothing new may have to stand for one that was left
         out. A row that is read again may be ahead of the log, and be written to and fro once.
         """
-        if self.damaged:
+        if self._unlogged:
             return
         versions = Counter(
             chunk.text
@@ -506,7 +569,7 @@ def _fail(error: Exception) -> None:
 @contextmanager
 def simulated() -> Iterator[None]:
     """Workers that only the schedule runs, and no waiting."""
-    silent = SimpleNamespace(info=lambda *_, **__: None, exception=lambda *_, **__: None)
+    silent = SimpleNamespace(**dict.fromkeys(("info", "error", "exception"), lambda *_, **__: None))
     with (
         patch.object(batches, "ThreadPoolExecutor", Steered),
         patch.object(batches, "log", silent),
