@@ -2,40 +2,57 @@
 
 Each statement runs in a twin database without cdc_embed, too, and must end there in the same way.
 After every burst the service is ready and the vectors are right, or it says what is wrong, and
-what it says helps. A seed fixes the statements, not how they meet the service.
+what it says helps. A seed fixes the surroundings and the statements, not how they meet the service.
 
     DDL_SEED=7 pytest --long tests/acceptance/test_ddl_histories.py    the same again
     pytest --long --history-minutes 60 tests/acceptance/test_ddl_histories.py
 """
 
+import itertools
 import os
 import random
+import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Final
 
 import pytest
 
+from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.installed import INSTALLED
 from tests.migrations.run import DdlHistory
+from tests.migrations.surroundings import Surroundings, choose_surroundings, made
 from tests.site import Site
+from tests.sources import sites
 
-SHORT_SEED = 1
-
-
-def history(make_site: Callable[..., Site], seed: int, version: int) -> DdlHistory:
-    return DdlHistory(seed, make_site(version), make_site(version), version)
+SHORT_SEED: Final = 1
+HISTORY_SECONDS: Final = 300.0
+"""After this time another history begins: other tables, in other surroundings."""
 
 
 def test_short_history_with_ddl_ends_equal(make_site: Callable[..., Site]) -> None:
-    with history(make_site, SHORT_SEED, 18).prepared() as short:
-        short.run(0, bursts=1)
+    with made(Surroundings(), make_site) as ground, DdlHistory(SHORT_SEED, ground).prepared() as it:
+        it.run(0, bursts=1)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
-@pytest.mark.parametrize("version", [18, 16])
+@pytest.mark.parametrize("version", [18, 16, INSTALLED])
 def test_long_histories_with_ddl_end_equal(
-    make_site: Callable[..., Site], version: int, request: pytest.FixtureRequest
+    servers: Callable[[int], EmbeddedPostgres],
+    tmp_path: Path,
+    version: int,
+    request: pytest.FixtureRequest,
 ) -> None:
-    minutes = request.config.getoption("--history-minutes")
+    end = time.monotonic() + 60 * request.config.getoption("--history-minutes")
     chosen = int(os.environ.get("DDL_SEED") or random.SystemRandom().randrange(1 << 32))
-    with history(make_site, chosen, version).prepared() as long:
-        long.run(60 * minutes)
+    for seed in itertools.count(chosen):
+        surroundings = choose_surroundings(random.Random(f"{seed}/surroundings"), version)
+        with (
+            sites(servers, tmp_path) as make_site,
+            made(surroundings, make_site) as ground,
+            DdlHistory(seed, ground).prepared() as history,
+        ):
+            history.run(min(HISTORY_SECONDS, end - time.monotonic()))
+        if time.monotonic() > end:
+            return

@@ -63,7 +63,7 @@ class Rows:
             return f'{{"n": {number}}}'
         if base == "uuid":
             return f"00000000-0000-4000-8000-{number:012d}"
-        return f"k{number}"
+        return f"{choice.choice('kK')}{number}"
 
     def _text(self, column: Column, number: int) -> str:
         choice = self._choice

@@ -29,6 +29,7 @@ TYPES: Final = {
     "jsonb": ("text", "json"),
     "json": ("jsonb",),
     "double precision": ("numeric",),
+    "extensions.citext": ("text", "varchar(40)"),
 }
 """Types, with those that a migration turns them into."""
 
@@ -74,8 +75,9 @@ class HistoryTable:
     vectors_name: str = ""
     """The configured name of its table of vectors, which stays when it is renamed."""
     exists: bool = True
-    identity: str = ""
-    """The index that is its replica identity, or FULL or NOTHING; empty for the primary key."""
+    identity_key: Sequence[Column] = ()
+    """The columns of the index that is its replica identity: then they are the key, whatever
+    becomes of the primary key."""
     logged: bool = True
     pkey: str = ""
     """The name of its primary key."""
@@ -183,11 +185,18 @@ def other_keys(number: int) -> HistoryTable:
     return _table(number, f"things{number}", ["id", "since"], columns)
 
 
-FORMS: Final = (plain, composite, partitioned, whole, secured, other_keys)
+def caseless(number: int) -> HistoryTable:
+    columns = "slug other extensions.citext|tenant other integer|body text text"
+    columns += "|title text extensions.citext|tag metadata extensions.citext"
+    return _table(number, f"words{number}", ["slug"], columns)
 
 
-def choose_tables(choice: random.Random, count: int) -> list[HistoryTable]:
-    forms = choice.sample(FORMS, count)
+FORMS: Final = (plain, composite, whole, secured, other_keys, caseless)
+
+
+def choose_tables(choice: random.Random, partitions: bool) -> list[HistoryTable]:
+    """Choose one to four of them; wal2json follows no table in partitions."""
+    forms = choice.sample([*FORMS, *([partitioned] if partitions else [])], choice.randint(1, 4))
     tables = [form(number) for number, form in enumerate(forms, 1)]
     for table in tables:
         table.vectors_name = f"vectors_{table.number}" if choice.random() < 0.5 else ""

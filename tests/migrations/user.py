@@ -13,10 +13,11 @@ import psycopg2
 
 from cdc_embed.lsn import LSN
 from tests.history.clients import Diary
+from tests.migrations.surroundings import Ground
 from tests.migrations.tables import HistoryTable
 from tests.oracle import Documents
 from tests.own_process import run_command
-from tests.site import RunningService, Site
+from tests.site import RunningService
 
 SQL: Final = re.compile(r"\b(?:alter table|grant) (?:[^;(]|\(\.\.\.\))*;")
 """A statement that a message advises; a person fills in what is left open."""
@@ -27,7 +28,9 @@ KEY: Final = """
 select array_agg(a.attname::text order by k.place) from pg_index i
 cross join unnest(i.indkey::int2[]) with ordinality k (number, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.number
-where i.indrelid = to_regclass(%s) and i.indisprimary and k.place <= i.indnkeyatts
+join pg_class c on c.oid = i.indrelid
+where c.oid = to_regclass(%s) and k.place <= i.indnkeyatts
+  and case c.relreplident when 'i' then i.indisreplident else i.indisprimary end
 """
 COLUMNS: Final = """
 select attname::text from pg_attribute
@@ -68,7 +71,7 @@ def wanted(table: HistoryTable) -> Entry:
         schema=table.schema,
         table=table.name,
         text=tuple(column.name for column in table.of("text")),
-        metadata=tuple(column.name for column in table.of("metadata")),
+        metadata=tuple(c.name for c in table.of("metadata") if c not in table.identity_key),
         vectors=table.vectors_name,
     )
 
@@ -76,8 +79,9 @@ def wanted(table: HistoryTable) -> Entry:
 class User:
     """Looks at a service from outside, and does what its messages say."""
 
-    def __init__(self, site: Site, diary: Diary, choice: random.Random) -> None:
-        self._site = site
+    def __init__(self, ground: Ground, diary: Diary, choice: random.Random) -> None:
+        self._site = ground.site
+        self._source = ground.surroundings.source
         self._diary = diary
         self._choice = choice
         self.entries: list[Entry] = []
@@ -92,11 +96,12 @@ class User:
         self._site.configure(
             tables="".join(entry.toml for entry in self.entries),
             embedder='kind = "hash"\ndimensions = 8',
+            source=self._source,
         )
         self._diary.note(f"configured: {self.entries}")
 
     def command(self, *arguments: str) -> tuple[int, str, str]:
-        done = run_command(["-c", str(self._site.config_path), *arguments], {})
+        done = run_command(["-c", str(self._site.config_path), *arguments], self._site.environment)
         said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
         self._diary.note(f"$ {' '.join(arguments)}: {done.returncode}\n{said}")
         self.logs.append(done.stderr)
