@@ -40,6 +40,30 @@ MUTATIONS = (
         "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
+        "setup takes a broken table out of its publication",
+        "cdc_embed/source/publishing.py",
+        "        only = len(tables) == len(states)",
+        "        only = True",
+        "tests/integration/test_broken_table.py::"
+        "test_a_setup_meanwhile_leaves_a_broken_table_published",
+    ),
+    Mutation(
+        "what setup cannot put back keeps it from every table",
+        "cdc_embed/setup/tables.py",
+        '            if not exc.fields.get("table"):',
+        "            if exc.fields:",
+        "tests/integration/test_broken_table.py::"
+        "test_what_setup_cannot_put_back_keeps_it_from_one_table",
+    ),
+    Mutation(
+        "one table that setup leaves out ends the service",
+        "cdc_embed/setup/preflight.py",
+        "        refused = any(f.table == table.full_name and f.fix != RUN_SETUP for f in survey.failed)",
+        "        refused = False",
+        "tests/integration/test_broken_table.py::"
+        "test_another_ones_publication_keeps_setup_from_one_table",
+    ),
+    Mutation(
         "tables of others are named when some are published",
         "cdc_embed/source/publishing.py",
         " if not self._carries(sight, publication, source)]",

@@ -8,13 +8,13 @@ keep its log from that moment on. Every statement can be run again.
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Final
 
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
-from cdc_embed.finding import expect
+from cdc_embed.finding import Finding
 from cdc_embed.lsn import START, ZERO, Checkpoint
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
@@ -61,6 +61,8 @@ class SetupPlan:
     steps: list[Step]
     notes: list[str]
     """Facts that the user should know beside the steps."""
+    left_out: list[Finding] = field(default_factory=list)
+    """The reasons why the steps leave tables out, which ``run`` pauses."""
 
 
 def plan_setup(
@@ -73,6 +75,7 @@ def plan_setup(
 ) -> SetupPlan:
     """Return the missing steps; raise ``PreflightError`` with every obstacle.
 
+    A table that alone cannot be followed is left out, as ``run`` does, unless no other one can be.
     With ``rebuild`` a slot whose log is lost is made again, and the configured space replaces the
     stored one. Afterwards ``run`` compares every row and embeds the differences. With ``adopt`` a
     publication that setup did not make is added to. ``gap`` is the reason why the log is lost, if
@@ -84,20 +87,21 @@ def plan_setup(
     elif name_owner(databases):
         expect_no_service(databases, config.source.slot)
     survey = survey_source(databases)
-    findings = [*survey.findings, *check_model(databases, card)]
     prepared = databases.coverage.prepare(survey.tables, adopt)
-    findings += prepared.obstacles
+    for obstacle in prepared.obstacles:
+        survey.add(obstacle)
+    survey.findings += check_model(databases, card)
     extension = check_vector_extension(databases.target)
     if extension.id == "pgvector_available" and not extension.ok:
-        findings.append(extension)
+        survey.findings.append(extension)
     followed = [source.table for source in survey.tables]
-    findings.append(check_encoding(databases.target, survey.encoding, followed))
+    survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     gap = gap or history_gap(databases, survey)
     if survey.slot is not None and not (rebuild and survey.slot.lost):
-        findings.append(
+        survey.findings.append(
             check_slot(survey.slot, config.source.slot, config.source.plugin, survey.database)
         )
-    expect(findings)
+    survey.expect_usable()
     if gap and not rebuild:
         raise HistoryGapError(slot=config.source.slot, problem=gap)
     steps = [
@@ -107,7 +111,7 @@ def plan_setup(
         *_source_steps(databases, survey, prepared, new_slot=bool(gap)),
         *(_forget_position(databases) if gap else []),
     ]
-    return SetupPlan(steps, prepared.notes)
+    return SetupPlan(steps, prepared.notes, survey.failed)
 
 
 def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
@@ -202,6 +206,9 @@ def _target_steps(
         rebuild=rebuild,
     )
     found += planner.ddl(source.table for source in survey.tables)
+    for refused in planner.refused:
+        survey.pause(refused)
+    survey.expect_usable()
     if (planner.alone or unasked) and survey.slot is not None:
         expect_idle(survey.slot, "cdc-embed setup" + (" --rebuild" if rebuild else ""))
     return steps_of(databases, Where.TARGET, found)
@@ -212,8 +219,10 @@ def _adopted_steps(databases: Connections, survey: Survey, prepared: Preparation
 
     A table that is not configured any more is taken out of it.
     """
-    configured = {source.table.oid for source in survey.tables}
-    left = [table for table in adopted_tables(databases) if table.source_oid not in configured]
+    oids = {source.table.oid for source in survey.tables}
+    names = {table.full_name for table in databases.config.tables}
+    adopted = adopted_tables(databases)
+    left = [t for t in adopted if t.source_oid not in oids and t.table_name not in names]
     return [
         *steps_of(databases, Where.TARGET, adopt_ddl(databases, prepared.adds)),
         *steps_of(databases, Where.SOURCE, withdraw_ddl(databases, left)),

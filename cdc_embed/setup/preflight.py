@@ -69,6 +69,18 @@ class Survey:
         """The encoding of the source's database."""
         return self.server.encoding if self.server is not None else ""
 
+    @property
+    def failed(self) -> list[Finding]:
+        """The findings that keep ``run`` from a table, or from all."""
+        return [finding for finding in self.findings if finding.failed]
+
+    def add(self, finding: Finding) -> None:
+        """Add a finding; one that failed for a table alone leaves that table out."""
+        if finding.failed and finding.table:
+            self.pause(finding)
+        else:
+            self.findings.append(finding)
+
     def pause(self, finding: Finding) -> None:
         """Leave a table out, which alone is concerned by a finding."""
         self.findings.append(finding)
@@ -308,13 +320,14 @@ def _check_stored(
     """Check that a table's vectors are ours, and of this form.
 
     What ``setup`` was not run for after another configuration stops all tables: it is not of the
-    table's own making.
+    table's own making. What ``setup`` leaves out pauses one.
     """
     try:
         expect_kept(databases, table.full_name, stored.registered.get(table.full_name))
         expect_set_up(databases, stored, table, card)
     except (PreflightError, SpaceMismatchError) as exc:
-        own = isinstance(exc, PreflightError) and exc.fields.get("table")
+        refused = any(f.table == table.full_name and f.fix != RUN_SETUP for f in survey.failed)
+        own = isinstance(exc, PreflightError) and (exc.fields.get("table") or refused)
         alone = table.full_name if own else ""
         found = Finding(id="space", ok=False, message=str(exc), fix=exc.hint, table=alone)
         if alone:

@@ -79,6 +79,7 @@ class Relations:
             f"back what depends on them: {listed}",
             hint=f"drop {listed}, run: cdc-embed setup, and create "
             f"{'it' if len(found) == 1 else 'them'} again",
+            table=self.table.full_name,
         )
 
     def _altered(self, change: Change, view: SearchView) -> list[Altered]:

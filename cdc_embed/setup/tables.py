@@ -12,6 +12,7 @@ from dataclasses import replace
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
+from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
@@ -79,15 +80,28 @@ class TablePlanner:
         )
         self.alone = False
         """Vectors are dropped or made again, so no service may write the old ones meanwhile."""
+        self.refused: list[Finding] = []
+        """The reasons why tables are left as they are, each for one table alone."""
 
     def ddl(self, tables: Iterable[Table]) -> list[Ddl]:
         """Return the statements of all tables, in order."""
-        configured = list(tables)
-        names = {table.full_name for table in configured}
-        return [ddl for table in configured for ddl in self._table(table, names)]
+        return [ddl for table in tables for ddl in self._unless_refused(table)]
 
-    def _table(self, table: Table, configured: set[str]) -> list[Ddl]:
-        known = self._known.get(table.full_name) or self._former(table, configured)
+    def _unless_refused(self, table: Table) -> list[Ddl]:
+        alone = self.alone
+        try:
+            return self._table(table)
+        except PreflightError as exc:
+            if not exc.fields.get("table"):
+                raise
+            self.alone = alone
+            name = table.full_name
+            refused = Finding(id="table", ok=False, message=str(exc), fix=exc.hint, table=name)
+            self.refused.append(refused)
+            return []
+
+    def _table(self, table: Table) -> list[Ddl]:
+        known = self._known.get(table.full_name) or self._former(table)
         if known is not None:
             expect_free(self._databases, table, known, takes_over=self._rebuild)
         self._expect_own(table, known)
@@ -245,8 +259,9 @@ class TablePlanner:
             space,
         )
 
-    def _former(self, table: Table, configured: set[str]) -> Registered | None:
+    def _former(self, table: Table) -> Registered | None:
         """Return the same source table under its former name."""
+        configured = {entry.full_name for entry in self._databases.config.tables}
         found = (r for r in self._known.values() if r.source_oid == table.oid)
         former = (r for r in found if r.table_name not in configured)
         return next((r for r in former if not self._is_elsewhere(r)), None)

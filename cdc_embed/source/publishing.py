@@ -89,13 +89,18 @@ class PublicationCoverage:
         return protect(self._session, self._config)
 
     def prepare(self, tables: Sequence[SourceTable], adopt: bool, /) -> Preparation:
-        sight = self._look(table_states(self._session, self._config))
+        states = table_states(self._session, self._config)
+        sight = self._look(states)
         publication = sight.publication
+        obstacles = self._obstacles(sight, tables, adopt=adopt)
+        left_out = {finding.table for finding in obstacles}
+        tables = [source for source in tables if source.table.full_name not in left_out]
         foreign = publication is not None and not publication.ours
         missing = _missing(publication, tables) if publication is not None and foreign else []
+        only = len(tables) == len(states)
         return Preparation(
-            obstacles=self._obstacles(sight, tables, adopt=adopt),
-            ddl=self._added(missing) if foreign else self._own(sight, tables),
+            obstacles=obstacles,
+            ddl=self._added(missing) if foreign else self._own(sight, tables, only=only),
             notes=self._notes(tables),
             adds=[source.table for source in missing],
         )
@@ -186,8 +191,12 @@ class PublicationCoverage:
 
     # -- what setup runs ---------------------------------------------------------------------------
 
-    def _own(self, sight: Sight, tables: Sequence[SourceTable]) -> list[Ddl]:
-        """Return the statements that make our publication carry exactly these tables."""
+    def _own(self, sight: Sight, tables: Sequence[SourceTable], *, only: bool) -> list[Ddl]:
+        """Return the statements that make our publication carry these tables.
+
+        ``only``: and no others. While a configured table cannot be followed nothing is taken out,
+        because it can be that table, by another name; once it is mended its changes arrive.
+        """
         publication, name = sight.publication, self._name
         mark = Ddl("mark the publication as made by setup", statements.set_mark(name, self._slot))
         if publication is None:
@@ -200,7 +209,7 @@ class PublicationCoverage:
             set_options = statements.set_options(name, options)
             found.append(Ddl(f"have publication {name} carry every change", set_options))
         if not publication.all_tables:
-            found += self._corrected(sight, publication, tables)
+            found += self._corrected(sight, tables, only=only)
         return [*found, *([mark] if publication.mark != mark_of(self._slot) else [])]
 
     def _added(self, missing: Iterable[SourceTable]) -> list[Ddl]:
@@ -212,22 +221,26 @@ class PublicationCoverage:
             for source in missing
         ]
 
-    def _corrected(
-        self, sight: Sight, publication: Publication, tables: Sequence[SourceTable]
-    ) -> list[Ddl]:
+    def _corrected(self, sight: Sight, tables: Sequence[SourceTable], *, only: bool) -> list[Ddl]:
         """Return the statement that takes out and adds what differs; a table that is right is not
         named, because to name it one must own it."""
+        publication, name = sight.publication, self._name
+        assert publication is not None
         wrong = [source for source in tables if not self._carries(sight, publication, source)]
-        right = {source.table.oid for source in tables if source not in wrong}
-        out = [table for oid, table in publication.tables.items() if oid not in right]
-        name, parts = self._name, []
+        followed = {source.table.oid for source in tables}
+        others = [table for oid, table in publication.tables.items() if oid not in followed]
+        stay, out = ([], others) if only else (others, [])
+        again = [publication.tables.get(source.table.oid) for source in wrong]
+        out += [table for table in again if table is not None]
+        if not out and not wrong:
+            return []
+        parts = []
         if all(table.direct for table in out):
             parts += [statements.drop_table(name, statements.entry(t.identifier)) for t in out]
             parts += [statements.add_table(name, self._entry(source)) for source in wrong]
         else:  # it carries a schema
-            parts.append(statements.set_tables(name, map(self._entry, tables)))
-        if not out and not wrong:
-            return []
+            entries = [*map(self._entry, tables), *(statements.entry(t.identifier) for t in stay)]
+            parts.append(statements.set_tables(name, entries))
         why = _publish(wrong) if wrong else f"publish {', '.join(t.name for t in out)} no more"
         return [Ddl(why, sql.SQL(";\n").join(parts))]
 
