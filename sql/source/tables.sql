@@ -4,8 +4,7 @@
 -- shapes of a partitioned table's leaves have one digest; those of the tables in "listed" are listed.
 with recursive found as (
   select w.place, w.columns as wanted, c.oid, c.relkind, c.reltuples, c.relrowsecurity,
-         c.relreplident = 'i' and exists (select from pg_index where indrelid = c.oid and indisreplident)
-           as identified,
+         exists (select from pg_index where indrelid = c.oid and indisreplident) as identified,
          format('%%s:%%s', c.xmin, n.xmin) as version
   from jsonb_to_recordset(%(tables)s::jsonb) as w (place int, schema text, name text, columns text[])
   join pg_namespace n on n.nspname = w.schema
@@ -131,8 +130,7 @@ from tree
 -- "offset 0": each of these is found by its oid, else the rest is computed for every relation there is
 cross join lateral (
   select c.oid, c.relname, c.relispartition, c.relkind, c.relowner, c.relpersistence, c.relreplident,
-         n.nspname, c.relreplident = 'i' and exists (
-           select from pg_index where indrelid = c.oid and indisreplident) as identified
+         n.nspname, exists (select from pg_index where indrelid = c.oid and indisreplident) as identified
   from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where c.oid = tree.relid and (tree.relid = tree.root or c.relkind <> 'p') offset 0) as c
 cross join lateral (
@@ -170,7 +168,7 @@ select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint
 from pg_class c
 join pg_index i
   on i.indrelid = c.oid and case
-    when c.relreplident = 'i' and exists (select from pg_index where indrelid = c.oid and indisreplident)
+    when exists (select from pg_index where indrelid = c.oid and indisreplident)
     then i.indisreplident else i.indisprimary end
 cross join unnest(i.indkey[0:i.indnkeyatts - 1]::smallint[]) with ordinality as k (attnum, place)
 join pg_attribute a on a.attrelid = i.indrelid and a.attnum = k.attnum

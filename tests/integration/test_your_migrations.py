@@ -100,10 +100,11 @@ def lines(head: str) -> list[Line]:
             Line(
                 statement=prefix + statement,
                 outcome=outcome.strip(" *"),
-                then=re.findall(r"`([^`]+)`", then),
-                text=then,
+                then=re.findall(r"`([^`]+)`", way),
+                text=way,
             )
             for statement in re.findall(r"`([^`]+)`", statements)
+            for way in then.split("; or ")
         ]
     return found
 
@@ -187,7 +188,8 @@ class Followed:
         """The documents that the configuration asks for now."""
         key = self._site.sql(
             "select a.attname::text from pg_index i join pg_attribute a on a.attrelid = i.indrelid "
-            "and a.attnum = any (i.indkey) where i.indrelid = %s::regclass and i.indisprimary",
+            "and a.attnum = any (i.indkey) where i.indrelid = %s::regclass "
+            "order by not i.indisreplident, not i.indisprimary limit 1",
             self.full_name,
         )
         columns = [re.findall(r'"(\w+)"', row) for row in self.config.splitlines()[2:]]
