@@ -17,10 +17,15 @@ app = typer.Typer(help="Check the configuration, show it, describe it.")
 @app.command()
 def check(ctx: typer.Context) -> None:
     """Read the configuration and report every problem in it (exit 3)."""
+    from cdc_embed.postgres.connect import expect_usable
+    from cdc_embed.postgres.side import SOURCE, TARGET
+
     context: Context = ctx.obj
-    tables = context.load().tables
-    names = ", ".join(table.name for table in tables)
-    typer.echo(f"{context.config_path}: ok, {len(tables)} table(s): {names}")
+    config = context.load()
+    expect_usable(SOURCE, config.source.resolved_dsn())
+    expect_usable(TARGET, config.target_dsn())
+    names = ", ".join(table.name for table in config.tables)
+    typer.echo(f"{context.config_path}: ok, {len(config.tables)} table(s): {names}")
 
 
 @app.command()

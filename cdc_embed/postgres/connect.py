@@ -14,8 +14,10 @@ from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
+from cdc_embed.errors import ConfigError
 from cdc_embed.postgres.pooler import without_pooler
 from cdc_embed.postgres.side import VALUE_SETTINGS, Side
+from cdc_embed.postgres.words import describe
 
 SINCE_17: Final = {"transaction_timeout": "0"}
 
@@ -117,6 +119,21 @@ def _set_up(connection: Any, side: Side) -> None:
         with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
             cursor.execute(NOTICE_A_LOST_CLIENT)
     connection.autocommit = False
+
+
+def expect_usable(side: Side, dsn: str) -> None:
+    """Raise for a connection string that libpq can never use, such as one whose service is in no
+    service file; nothing is connected to.
+
+    libpq refuses a wrong ``target_session_attrs`` after everything else.
+    """
+    parameters = {**parameters_of(dsn), "target_session_attrs": "none of them"}
+    try:
+        psycopg2.connect(**parameters)
+    except psycopg2.OperationalError as exc:
+        if "target_session_attrs" not in str(exc):
+            where = f"{side.name.partition(' ')[0]}.dsn"
+            raise ConfigError(where=where, problem=describe(exc)) from exc
 
 
 def connect_for_replication(dsn: str, application_name: str) -> Any:

@@ -52,6 +52,36 @@ def run(path: Path, *arguments: str) -> Result:
     return result
 
 
+@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize(
+    ("dsn", "problem"),
+    [
+        (f"service=nope password={CANARY}", 'definition of service "nope" not found'),
+        (f"postgresql://app:{CANARY}@db/app?service=nope", 'service "nope" not found'),
+        (f"host=a,b port=1,2,3 password={CANARY}", "could not match 3 port numbers to 2 hosts"),
+        (f"host=db password={CANARY} require_auth=guess", "require_auth"),
+    ],
+)
+def test_check_names_what_libpq_can_never_use(
+    path: Path, side: str, dsn: str, problem: str
+) -> None:
+    text = TEXT.replace(f"postgresql://app:{CANARY}@db.example/app", dsn)
+    path.write_text(text if side == "source" else f'{TEXT}\n[target]\ndsn = "{dsn}"\n')
+    refused = run(path, "check").exception
+    assert isinstance(refused, ConfigError)
+    assert f"{side}.dsn: " in str(refused)
+    assert problem in str(refused)
+    assert CANARY not in str(refused)
+
+
+def test_check_finds_a_service_in_its_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    services = path.with_name("services")
+    services.write_text("[vectors]\nhost=db\nsslmode=require\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(services))
+    path.write_text(f'{TEXT}\n[target]\ndsn = "service=vectors"\n')
+    assert run(path, "check").exit_code == 0
+
+
 def test_check_names_the_file_and_its_tables(path: Path) -> None:
     result = run(path, "check")
     assert result.exit_code == 0
