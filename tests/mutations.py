@@ -64,6 +64,14 @@ MUTATIONS = (
         "test_another_ones_publication_keeps_setup_from_one_table",
     ),
     Mutation(
+        "a rebuild is asked for where there are no vectors",
+        "cdc_embed/setup/connections.py",
+        "    if rows:",
+        "    if True:",
+        "tests/integration/test_spaces.py::"
+        "test_another_space_asks_nothing_before_there_are_vectors[False-size]",
+    ),
+    Mutation(
         "tables of others are named when some are published",
         "cdc_embed/source/publishing.py",
         " if not self._carries(sight, publication, source)]",

@@ -165,7 +165,6 @@ def expect_set_up(
 ) -> Registered:
     """Return the registered table of vectors; raise with the reason when ``setup`` must run
     again."""
-    schema = databases.config.target.schema
     registered = stored.registered.get(table.full_name)
     if registered is None:
         raise PreflightError(
@@ -173,14 +172,14 @@ def expect_set_up(
             problem="it has no embedding table yet",
             hint=RUN_SETUP,
         )
-    difference = space_of(card, table).difference(registered.space)
-    if difference:
-        rows, characters = stored_size(databases.target, schema, registered.embedding_table)
-        raise SpaceMismatchError(
-            table=table.full_name,
-            rows=rows,
-            difference=f"stored: {difference}",
-            tokens=characters // CHARACTERS_PER_TOKEN,
+    space = space_of(card, table)
+    expect_comparable(databases, stored.vectors, registered, space)
+    if space != registered.space:
+        raise PreflightError(
+            where=f"table {table.full_name}",
+            problem=f"it is set up for another vector space, of which it has no vectors "
+            f"({space.difference(registered.space)})",
+            hint=RUN_SETUP,
         )
     if set(registered.metadata) != {column.name for column in table.metadata}:
         raise PreflightError(
@@ -191,6 +190,24 @@ def expect_set_up(
         )
     _expect_types(table, registered, stored, f"{databases.config.index.type}({card.dimensions})")
     return registered
+
+
+def expect_comparable(
+    databases: Connections, vectors: Mapping[str, VectorTable], registered: Registered, space: Space
+) -> None:
+    """Raise when a table has vectors of another space than the configured one."""
+    name = registered.embedding_table
+    difference = space.difference(registered.space)
+    if not difference or name not in vectors:
+        return
+    rows, characters = stored_size(databases.target, databases.config.target.schema, name)
+    if rows:
+        raise SpaceMismatchError(
+            table=registered.table_name,
+            rows=rows,
+            difference=f"stored: {difference}",
+            tokens=characters // CHARACTERS_PER_TOKEN,
+        )
 
 
 def _expect_types(table: Table, registered: Registered, stored: Stored, vectors: str) -> None:

@@ -10,11 +10,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 from cdc_embed.change.document import Table
-from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
-from cdc_embed.errors import PreflightError, SpaceMismatchError
+from cdc_embed.embed.base import ModelCard
+from cdc_embed.errors import PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl
-from cdc_embed.setup.connections import Connections, space_of
+from cdc_embed.setup.connections import Connections, expect_comparable, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.relations import Relations
 from cdc_embed.setup.shadow import all_rows
@@ -26,7 +26,6 @@ from cdc_embed.target.registry import (
     Registered,
     Space,
     VectorTable,
-    stored_size,
     vector_tables,
 )
 from cdc_embed.target.schema import (
@@ -288,19 +287,10 @@ class TablePlanner:
     def _change_space(
         self, table: Table, registered: Registered, space: Space, change: Change
     ) -> None:
-        difference = space.difference(registered.space)
-        if not difference:
+        if space == registered.space:
             return
         if not self._rebuild:
-            rows, characters = stored_size(
-                self._databases.target, self._schema, registered.embedding_table
-            )
-            raise SpaceMismatchError(
-                table=table.full_name,
-                rows=rows,
-                difference=f"stored: {difference}",
-                tokens=characters // CHARACTERS_PER_TOKEN,
-            )
+            expect_comparable(self._databases, self._stored, registered, space)
         self.alone = True
         change.together.append(forget_comparison_ddl(self._schema, table))
 

@@ -435,6 +435,39 @@ def test_another_model_of_the_same_size_drops_the_old_vectors(
     assert site.drift() == []
 
 
+@pytest.mark.parametrize(
+    ("tables", "embedder"),
+    [
+        ("", 'kind = "hash"\ndimensions = 100'),
+        (table(text='text = ["title"]'), 'kind = "hash"'),
+    ],
+    ids=["size", "text"],
+)
+@pytest.mark.parametrize("gone", [False, True])
+def test_another_space_asks_nothing_before_there_are_vectors(
+    make_site: Callable[..., Site], tables: str, embedder: str, *, gone: bool
+) -> None:
+    """There is nothing to lose, so no --rebuild has to be asked for."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.configure()
+    command(site, "setup")
+    if gone:
+        site.sql("drop table cdc_embed.documents_embedding cascade")
+    site.sql("insert into documents values (1, 'one', 'first')")
+    site.configure(tables=tables or None, embedder=embedder)
+    said = command(site, "run", "--no-wait", code=4)
+    assert "run: cdc-embed setup" in said
+    assert "--rebuild" not in said
+    command(site, "setup")
+    with site.service() as service:
+        service.logged("reconciled")
+        assert service.stop() == 0
+    assert site.verify()["tables"][0]["fresh"] == 1
+    site.configure(embedder='kind = "hash"\ndimensions = 99')
+    assert REBUILD in command(site, "setup", code=4), "now there is something"
+
+
 def test_a_model_of_another_size_makes_the_vectors_anew(make_site: Callable[..., Site]) -> None:
     site = make_site(18)
     site.sql(DOCUMENTS)
