@@ -58,8 +58,8 @@ MUTATIONS = (
     Mutation(
         "one table that setup leaves out ends the service",
         "cdc_embed/setup/preflight.py",
-        "        refused = any(f.table == table.full_name and f.fix != RUN_SETUP for f in survey.failed)",
-        "        refused = False",
+        "f.table == table.full_name and f.fix != RUN_SETUP",
+        "False",
         "tests/integration/test_broken_table.py::"
         "test_another_ones_publication_keeps_setup_from_one_table",
     ),
