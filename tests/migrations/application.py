@@ -21,6 +21,8 @@ HARMS: Final = {"55000", "42P10"}
 """The errors of UPDATE and DELETE of a published table whose log could not tell the row."""
 HARM_SECONDS: Final = 20.0
 """The time within which a running service ends such an error; a start has its share of it."""
+REFUSED: Final = ("set unlogged", "set expression")
+"""Clauses that PostgreSQL refuses of a published table, in some versions."""
 BOUND: Final = {"0A000", "2BP01"}
 """The errors of ALTER TYPE and DROP of a column that a publication lists."""
 ALTERED: Final = re.compile(r"alter table (\S+)")
@@ -64,9 +66,8 @@ class Application:
         found = self._run_in(self._ground.site, step)
         if found == expected or not found[0]:
             return found
-        if "set unlogged" in step.statements[-1] or (
-            found[0] in BOUND and self._ground.surroundings.publish == "columns"
-        ):
+        refused = any(clause in step.statements[-1] for clause in REFUSED)
+        if refused or (found[0] in BOUND and self._ground.surroundings.publish == "columns"):
             return self._unpublished(step)
         deadline = time.monotonic() + HARM_SECONDS
         while found[0] in HARMS and time.monotonic() < deadline:

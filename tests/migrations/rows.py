@@ -51,6 +51,10 @@ class Rows:
     def _plain(self, kind: str, number: int) -> str:
         choice = self._choice
         base = kind.partition("(")[0]
+        if base.endswith("[]"):
+            return f"{{{self._plain(base[:-2], number)}}}"
+        if base == "pair":
+            return f"({number},{choice.choice(['a', ''])})"
         if base in {"integer", "bigint", "numeric", "double precision"}:
             return str(number)
         if base in {"timestamp", "timestamptz", "date"}:

@@ -12,6 +12,8 @@ from tests.site import Site
 PREPARATION: Final = """
 create schema other;
 create type mood as enum ('happy', 'sad');
+create type pair as (number integer, word text);
+create domain short as varchar(12);
 create schema extensions
 """
 
@@ -56,6 +58,8 @@ OWNERSHIP: Final = (
     "alter schema public owner to {role}",
     "alter schema other owner to {role}",
     "alter type mood owner to {role}",
+    "alter type pair owner to {role}",
+    "alter domain short owner to {role}",
     "grant usage on schema extensions to {role}",
 )
 

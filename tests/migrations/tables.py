@@ -29,6 +29,10 @@ TYPES: Final = {
     "jsonb": ("text", "json"),
     "json": ("jsonb",),
     "double precision": ("numeric",),
+    "mood[]": ("text",),
+    "text[]": ("text",),
+    "short": ("text", "varchar(20)"),
+    "pair": ("text",),
     "extensions.citext": ("text", "varchar(40)"),
 }
 """Types, with those that a migration turns them into."""
