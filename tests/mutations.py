@@ -420,6 +420,21 @@ MUTATIONS = (
         "test_keepalive_after_frame_without_position_confirms_no_more",
     ),
     Mutation(
+        "a keepalive comes before the anchor",
+        "cdc_embed/service/instance.py",
+        "catalogue.anchor()\n            stream.start(self._source.plugin.options)",
+        "slot\n            stream.start(self._source.plugin.options)",
+        "tests/acceptance/test_durability.py::"
+        "test_a_stop_of_the_source_at_once_confirms_nothing_new",
+    ),
+    Mutation(
+        "the anchor is not flushed",
+        "sql/source/slot.sql",
+        "       pg_current_xact_id()\n",
+        "       0\n",
+        "tests/integration/test_stream.py::test_the_anchor_comes_before_any_new_position",
+    ),
+    Mutation(
         "a keepalive answered too soon is a gap",
         "cdc_embed/lsn.py",
         "        return confirmed <= self.durable and recorded >= self.recorded",

@@ -204,6 +204,7 @@ class Instance:
             history = stream.timeline_history(source.timeline)
             # before the slot is taken: afterwards our own writes would wait for ourselves
             self._source.catalogue.refuse_synchronous(stream.application_name)
+            self._source.catalogue.anchor()
             stream.start(self._source.plugin.options)
             checkpoint = self._stages.store.take_epoch(source)
             # setup can have changed the space while this instance stood by
@@ -220,7 +221,6 @@ class Instance:
             if gap is not None:
                 raise HistoryGapError(slot=slot.name, problem=gap)
             self._adopt_servers(checkpoint, source)
-            self._source.catalogue.anchor()
             self._began = time.monotonic(), slot.wal_end
             self._follow(Connected(stream, checkpoint, confirmed, times.wal_sender_timeout))
         finally:

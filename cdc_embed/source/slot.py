@@ -189,7 +189,8 @@ class SlotCatalogue:
         return [row[0] for row in self._session.fetch("catalogue", statement)]
 
     def anchor(self) -> None:
-        """Write an empty logical message, so that the stream has a message with a position."""
+        """Write an empty logical message, so that a stream that begins now has a message with a
+        position before it tells of a new one by a keepalive."""
         self._row("anchor")
 
     def refuse_synchronous(self, application_name: str) -> None:

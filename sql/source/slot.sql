@@ -93,8 +93,9 @@ select 'prepared transaction ' || quote_literal(gid) from pg_prepared_xacts
 order by 1
 
 -- name: anchor
--- An empty message, so that the first message of a new connection has a position.
-select pg_logical_emit_message(false, 'cdc_embed', '')
+-- An empty message, flushed by the commit, so that the first message of a new connection has a position.
+select set_config('synchronous_commit', 'local', true), pg_logical_emit_message(false, 'cdc_embed', ''),
+       pg_current_xact_id()
 
 -- name: synchronous_walsender
 -- Whether commits wait, or would wait, for a walsender of this name.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from cdc_embed.flow.confirm import Confirmation
 from cdc_embed.lsn import LSN
+from cdc_embed.service.instance import Instance
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.stream import Stream
 from tests.invariant import confirmed, watched
@@ -196,6 +198,30 @@ def test_idle_restart_of_the_source_is_no_history_gap(
         with site.service() as service:
             service.settle()
             assert service.stop() == 0
+        site.close()
+
+
+def test_a_stop_of_the_source_at_once_confirms_nothing_new(
+    servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even if the warning is late, nothing is recorded in time, and the service remembers
+    nothing, as after a kill: the driver has nothing to answer with."""
+    monkeypatch.setattr(Stream, "check_sentinel", check_too_late)
+    monkeypatch.setattr(Confirmation, "record", lambda *_, **__: None)
+    monkeypatch.setattr(Instance, "explains", lambda *_: False)
+    with servers.own(18) as server:
+        site = Site(server, "idle", tmp_path)
+        site.sql(DOCUMENTS)
+        site.configure()
+        site.cli("setup")
+        site.sql("create table other (x int)")
+        for _ in range(3):
+            site.sql("insert into other select generate_series(1, 100)")
+            site.close()
+            with site.service() as service:
+                server.restart("fast")
+                service.wait_for("streaming", 60)
+                assert service.stop() == 0
         site.close()
 
 

@@ -2,14 +2,19 @@
 
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from pathlib import Path
 
 import pytest
 
 from cdc_embed.errors import ReplicationError
 from cdc_embed.lsn import LSN, Progress
+from cdc_embed.postgres.session import Session
+from cdc_embed.postgres.side import SOURCE
+from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.stream import Stream
-from tests.site import wait_until
+from tests.servers import Servers
+from tests.site import Site, wait_until
 from tests.walsender import Walsender
 
 BEGIN = b"B" + struct.pack(">QqI", 0x5000, 0, 7)
@@ -84,6 +89,33 @@ def test_frame_without_a_position_makes_reading_wait() -> None:
         assert stream.needs_record(progress), "until that position is recorded"
         progress.mark_recorded(LSN(0x4000))
         assert not stream.needs_record(progress)
+
+
+def test_the_anchor_comes_before_any_new_position(servers: Servers, tmp_path: Path) -> None:
+    """T1 (b): the driver would answer it. One can come before that tells of no new position.
+
+    The server's own writer of the log is too slow to flush the anchor.
+    """
+    with servers.own(18, {"wal_writer_delay": "10s"}) as server:
+        site = Site(server, "anchored", tmp_path)
+        site.sql("create table documents (id bigint primary key, title text, body text)")
+        site.configure()
+        site.cli("setup")
+        stream = Stream(site.dsn, site.name)
+        with closing(stream), closing(Session(SOURCE, site.dsn, "test")) as session:
+            SlotCatalogue(session, site.name).anchor()
+            stream.start(
+                {"proto_version": "1", "publication_names": "cdc_embed", "messages": "true"}
+            )
+            told = [LSN(0)]
+            first = None
+            while first is None:
+                first = stream.read()
+                told.append(stream.heard)
+            assert first.data_start
+            slot = site.value("select confirmed_flush_lsn::text from pg_replication_slots")
+            assert max(told[:-1]) <= LSN.parse(slot), "a keepalive tells what is confirmed already"
+        site.close()
 
 
 def test_closed_stream_is_noticed() -> None:

@@ -52,7 +52,8 @@ class Wire:
         if self.credit == 0:
             return None
         self.credit -= 1
-        arrived = None if self.pinged else next(self._frames)
+        # the anchor was written before streaming began: it comes before every keepalive
+        arrived = None if self.pinged and self._began else next(self._frames)
         self.pinged = False
         if arrived is None:
             self._keepalive()
@@ -83,7 +84,7 @@ class Wire:
 
     def _keepalive(self) -> None:
         self.heard = self._sent
-        if self._guard.forwards and self._began:
+        if self._guard.forwards:
             self._slot.confirm(self.heard)
         self._guard.mark_read(self.heard, None)
 
