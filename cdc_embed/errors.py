@@ -81,8 +81,8 @@ class SpaceMismatchError(CdcEmbedError):
 
     exit_code = 4
     default_hint = (
-        "put the old setting back, or embed those rows again (about {tokens} tokens): "
-        "cdc-embed setup --rebuild && cdc-embed run"
+        "put the old setting back, or embed again the texts that this model has not had yet "
+        "(at most about {tokens} tokens): cdc-embed setup --rebuild && cdc-embed run"
     )
 
 
