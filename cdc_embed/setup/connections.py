@@ -184,9 +184,9 @@ def expect_set_up(
     if set(registered.metadata) != {column.name for column in table.metadata}:
         raise PreflightError(
             where=f"table {table.full_name}",
-            problem=f"its embedding table has the metadata ({', '.join(registered.metadata)}), "
-            f"the configuration has ({', '.join(column.name for column in table.metadata)})",
-            hint=RUN_SETUP,
+            problem=f"its embedding table has the metadata ({', '.join(registered.metadata)}), the "
+            f"configuration read at the start ({', '.join(c.name for c in table.metadata)})",
+            hint=f"{RUN_SETUP}; or start the service again, if its configuration is the older one",
         )
     _expect_types(table, registered, stored, f"{databases.config.index.type}({card.dimensions})")
     return registered

@@ -65,3 +65,21 @@ def test_setup_makes_vectors_that_went_with_pgvector(site: Site, options: tuple[
         assert service.stop() == 0
     site.cli("verify")
     assert "nothing to do" in site.cli("setup").stderr
+
+
+def test_a_service_with_an_older_configuration_says_so(site: Site) -> None:
+    """After ``setup`` with other metadata only a restart helps, which has to be read there."""
+    site.configure(tables=f'{CONFIG}metadata = ["kind"]\n')
+    site.sql("alter table app.notes add kind text")
+    site.cli("setup")
+    with site.service() as service:
+        service.settle()
+        site.configure(tables=CONFIG)
+        site.cli("setup")
+        site.sql("insert into app.notes values (6, 'note 6')")
+        wait_until(lambda: "waits for: setup" in readiness(service), "it is unready, and up")
+        assert "configuration read at the start (kind)" in service.status()["waiting"]["start"]
+        assert service.stop() == 0
+    with site.service() as service:
+        wait_until(lambda: len(embedded(site)) == 6, "it is followed again")
+        assert service.stop() == 0
