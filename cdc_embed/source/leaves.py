@@ -112,7 +112,8 @@ def leaf_problems(leaves: Sequence[Leaf]) -> list[Problem]:
         f"but the log has their changes under their own names"
     )
     (parent,) = [leaf.name for leaf in leaves if leaf.own]
-    fix = f"name the children in tables.name, or: alter table {children[0]} no inherit {parent};"
+    alone = " ".join(f"alter table {child} no inherit {parent};" for child in children[:NAMED])
+    fix = f"name the children in tables.name, or: {alone}"
     return [(inherits, fix), *found]
 
 

@@ -174,9 +174,11 @@ class DdlHistory:
 
     def _follow(self, said: str) -> None:
         """Run what is advised: by the message, then by doctor."""
-        advice = "\n".join([said, *self._user.advice()])
-        for statement in dict.fromkeys(SQL.findall(advice)):
+        checked = "\n".join(self._user.advice())
+        # doctor looks now; what was said can be as old as the time to notice it
+        for statement in dict.fromkeys(SQL.findall(checked) or SQL.findall(said)):
             self._application.both(self._fill_in(statement))
+        advice = f"{said}\n{checked}"
         rebuild = "setup --rebuild" in advice
         for _ in range(2):
             if rebuild:
