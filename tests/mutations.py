@@ -705,9 +705,17 @@ MUTATIONS = (
     Mutation(
         "a leaf that was changed left no keys behind",
         "cdc_embed/change/shape.py",
-        "orphans=bool(gone or changed)",
-        "orphans=bool(gone)",
+        "orphans=bool(new or gone or changed)",
+        "orphans=bool(new or gone)",
         "tests/unit/test_convergence.py::test_partitions_that_come_and_go_end_as_the_source_is",
+    ),
+    Mutation(
+        "a new leaf was not emptied before",
+        "cdc_embed/change/shape.py",
+        "orphans=bool(new or gone or changed)",
+        "orphans=bool(gone or changed)",
+        "tests/integration/test_leaves.py::"
+        "test_leaf_between_two_looks_leaves_nothing_behind[18-truncate passing-False]",
     ),
     Mutation(
         "a leaf that went left nothing behind",

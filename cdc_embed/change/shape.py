@@ -39,10 +39,10 @@ def leaf_changes(
 
     ``never_filled``: tables that have no rows, and whose file is as it was made. Nothing is missed
     in a new one. One that went can look like that, too: its rows were deleted since, and the log
-    does not tell. The rows of any other leaf that is new or changed are compared. A leaf that went
-    or was changed can leave keys without rows.
+    does not tell. The rows of any other leaf that is new or changed are compared. Each of these,
+    and a leaf that went, can leave keys without rows: a new one can have been emptied already.
     """
     new = found.keys() - known.keys() - set(never_filled)
     gone = known.keys() - found.keys()
     changed = {oid for oid in found.keys() & known.keys() if found[oid] != known[oid]}
-    return LeafChanges(compared=frozenset(new | changed), orphans=bool(gone or changed))
+    return LeafChanges(compared=frozenset(new | changed), orphans=bool(new or gone or changed))

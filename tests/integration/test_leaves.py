@@ -95,7 +95,8 @@ def test_leaf_that_comes_with_rows_is_compared_alone(site: Site) -> None:
 
 @pytest.mark.parametrize("running", [True, False])
 @pytest.mark.parametrize(
-    "goes", ["drop table passing", "alter table events detach partition passing"]
+    "goes",
+    ["drop table passing", "alter table events detach partition passing", "truncate passing"],
 )
 def test_leaf_between_two_looks_leaves_nothing_behind(site: Site, goes: str, running: bool) -> None:
     """Made, filled and gone before anybody looked: the log has its rows, and not their end."""

@@ -202,7 +202,6 @@ class World:
         self.source.detach(dropped=True)
 
     def empty(self, _: Any = None) -> None:
-        self._look_while_compared()
         self.source.empty()
 
     def _look_while_compared(self) -> None:
