@@ -757,7 +757,7 @@ MUTATIONS = (
     Mutation(
         "keys of a leaf that went are kept",
         "cdc_embed/change/shape.py",
-        "orphans=bool(gone or changed)",
+        "orphans=bool(new or gone or changed)",
         "orphans=False",
         "tests/integration/test_leaves.py::test_keys_of_a_leaf_that_went_are_deleted"
         "[18-drop table low]",
