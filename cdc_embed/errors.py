@@ -191,6 +191,8 @@ class EmbedderUnavailableError(CdcEmbedError):
     """embedder: {problem}"""
 
     exit_code = UNAVAILABLE
+    lasts = False
+    """No short while mends it, so it is told at once."""
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(
@@ -198,6 +200,22 @@ class EmbedderUnavailableError(CdcEmbedError):
     ) -> None:
         super().__init__(hint=hint, **fields)
         self.retry_after = retry_after
+
+
+class UnusableAnswerError(EmbedderUnavailableError):
+    """embedder: {problem}"""
+
+    default_hint = (
+        "no text is blamed for it and every text is kept; check the embedding service, and each "
+        "server behind its address"
+    )
+
+
+class QuotaSpentError(EmbedderUnavailableError):
+    """embedder: {problem}: the account's quota is spent"""
+
+    lasts = True
+    default_hint = "add to the account's quota; every text is kept, and embedded once it is there"
 
 
 class TextRefusedError(CdcEmbedError):

@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from cdc_embed.config.dsn import check_dsn
 from cdc_embed.config.notation import TableName
-from cdc_embed.config.redaction import redact_dsn, redact_url
+from cdc_embed.config.redaction import HIDDEN, redact_dsn, redact_url
 from cdc_embed.config.sections import (
     BackfillConfig,
     EmbedderConfig,
@@ -163,6 +163,7 @@ def redacted(config: Config) -> dict[str, Any]:
     """
     shown = config.model_dump(mode="json", by_alias=True)
     shown["embedder"]["url"] = redact_url(config.embedder.url)
+    shown["embedder"]["headers"] = dict.fromkeys(config.embedder.headers, HIDDEN)
     shown["source"]["dsn"] = redact_dsn(config.source.resolved_dsn())
     shown["target"]["dsn"] = redact_dsn(config.target.resolved_dsn())
     return shown

@@ -12,7 +12,14 @@ import string
 from collections.abc import Mapping
 from typing import Annotated, Final, NamedTuple, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainSerializer,
+    WithJsonSchema,
+)
 
 _SECONDS: Final = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _BYTES: Final = {"TB": 1 << 40, "GB": 1 << 30, "MB": 1 << 20, "kB": 1 << 10, "B": 1}
@@ -66,6 +73,31 @@ ABOVE_ZERO: Final = AfterValidator(_above_zero)
 Count = Annotated[int, Field(ge=0), NOT_A_BOOL]
 """An integer of at least 0; ``true`` is not accepted."""
 
+
+# --- HTTP --------------------------------------------------------------------------------------
+
+OWN_FIELDS: Final = frozenset({"input", "model", "dimensions", "encoding_format"})
+OWN_HEADERS: Final = frozenset({"content-type", "content-length", "host", "transfer-encoding"})
+
+
+def _header_name(name: str) -> str:
+    """RFC 9110, section 5.6.2: a token."""
+    if not re.fullmatch(r"[\w!#$%&'*+.^`|~-]+", name, re.ASCII):
+        raise ValueError("expected the name of an HTTP header")
+    if name.casefold() in OWN_HEADERS:
+        raise ValueError("this header is the request's own")
+    return name
+
+
+def _request_body(fields: dict[str, object]) -> dict[str, object]:
+    if own := OWN_FIELDS & fields.keys():
+        raise ValueError(f"has a key of its own in [embedder]: {', '.join(sorted(own))}")
+    return fields
+
+
+HeaderName = Annotated[str, AfterValidator(_header_name)]
+RequestBody = Annotated[dict[str, JsonValue], AfterValidator(_request_body)]
+"""Fields of a request's body, as JSON."""
 
 # --- names -------------------------------------------------------------------------------------
 

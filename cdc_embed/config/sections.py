@@ -26,7 +26,9 @@ from cdc_embed.config.notation import (
     NOT_A_BOOL,
     Count,
     Duration,
+    HeaderName,
     Name,
+    RequestBody,
     Size,
     SlotName,
 )
@@ -130,6 +132,21 @@ class EmbedderConfig(Section):
     both."""
     api_key_file: str = ""
     """http: file that holds the key."""
+    api_key_header: HeaderName = "Authorization"
+    """http: header of the key. Authorization carries it behind the word Bearer, every other one,
+    such as api-key, bare."""
+    headers: dict[HeaderName, str] = Field(default={})
+    """http: further headers. Secret ones belong into header_files."""
+    header_files: dict[HeaderName, str] = Field(default={})
+    """http: further headers whose values are in files, by name: { X-Key = "/run/secrets/x" }."""
+    encoding_format: Literal["auto", "base64", "float"] = "auto"
+    """http: form of the vectors in answers. auto: base64, and plain numbers from a service that
+    refuses the word."""
+    document_body: RequestBody = Field(default={})
+    """http: further fields of each request for documents, such as { input_type = "passage" };
+    part of the space."""
+    query_body: RequestBody = Field(default={})
+    """http: further fields of each request for a search text."""
     tokenizer: str = ""
     """http: folder or name of the model's tokenizer. Empty: a token is estimated as
     3 bytes of UTF-8."""
@@ -146,6 +163,7 @@ class EmbedderConfig(Section):
     linger: Duration = 0.0
     """Time that a change waits for others. 0ms: changes gather only while the model is busy."""
     _api_key: SecretStr | None = PrivateAttr(None)
+    _header_secrets: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
 
     @field_validator("api_key_env")
     @classmethod
@@ -169,6 +187,22 @@ class EmbedderConfig(Section):
         elif self.api_key_file:
             self._api_key = SecretStr(_secret_file("api_key_file", self.api_key_file))
         return self
+
+    @model_validator(mode="after")
+    def _read_headers(self) -> Self:
+        names = [name.casefold() for name in (*self.headers, *self.header_files)]
+        if len(set(names)) != len(names) or self.api_key_header.casefold() in names:
+            raise ValueError("a header is given twice")
+        self._header_secrets = {
+            name: SecretStr(_secret_file(f"header_files.{name}", path))
+            for name, path in self.header_files.items()
+        }
+        return self
+
+    def resolved_headers(self) -> dict[str, str]:
+        """Return the further headers, whose values are secrets, as they were at loading time."""
+        secret = {name: value.get_secret_value() for name, value in self._header_secrets.items()}
+        return {**self.headers, **secret}
 
     def resolved_api_key(self) -> str | None:
         """Return the service's key, a secret, as it was at loading time; None when there is

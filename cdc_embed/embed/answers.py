@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 import numpy as np
 import orjson
 
-from cdc_embed.embed.base import Vectors
-from cdc_embed.errors import TextRefusedError
+from cdc_embed.embed.base import Vectors, check_vectors
+from cdc_embed.errors import UnusableAnswerError
 
 _MESSAGE_LENGTH = 200
 _QUOTE_LENGTH = 12  # so many characters in common make a service's message a quotation
@@ -19,7 +19,8 @@ _QUOTE_LENGTH = 12  # so many characters in common make a service's message a qu
 def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
     """Return the vectors of an answer: float32 array (count, d), in the order of the texts.
 
-    ``dimensions`` 0 accepts any width. Raises TextRefusedError for any other body.
+    ``dimensions`` 0 accepts any width. Raises UnusableAnswerError for any other body: a page of a
+    proxy, for example; and TextRefusedError for a vector that cannot be stored or found.
     """
     try:
         data = orjson.loads(content)["data"]
@@ -28,18 +29,16 @@ def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
             for place, each in enumerate(data)
         }
     except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as exc:
-        raise TextRefusedError(problem="the answer is not a list of embeddings") from exc
+        raise UnusableAnswerError(problem="its answer is not a list of embeddings") from exc
     if len(data) != count or vectors.keys() != set(range(count)):
-        raise TextRefusedError(problem=f"the answer does not hold one vector for each of {count}")
+        problem = f"its answer does not hold one vector for each of {count} texts"
+        raise UnusableAnswerError(problem=problem)
     widths = {len(vector) for vector in vectors.values()}
-    if len(widths) != 1 or 0 in widths or (dimensions and widths != {dimensions}):
-        problem = (
-            f"the vectors have {sorted(widths)} dimensions, expected {dimensions or 'one width'}"
-        )
-        raise TextRefusedError(problem=problem)
+    if len(widths) != 1 or 0 in widths:
+        problem = f"its answer has vectors of {sorted(widths)} dimensions, expected one width"
+        raise UnusableAnswerError(problem=problem)
     stacked: Vectors = np.stack([vectors[index] for index in range(count)])
-    if not np.isfinite(stacked).all():
-        raise TextRefusedError(problem="the vector has numbers that are not finite")
+    check_vectors(stacked, count, dimensions or stacked.shape[1])
     return stacked
 
 
@@ -68,18 +67,22 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
 
 def server_message(content: bytes, secrets: Sequence[str]) -> str:
     """Return the message in an error's body, shortened; "" when it quotes one of ``secrets``."""
+    text = ": ".join(error_fields(content, ("type", "error_type", "message", "error", "detail")))
+    text = "".join(filter(str.isprintable, _plain(text)))[:_MESSAGE_LENGTH]
+    return "" if _quotes(text, secrets) else text
+
+
+def error_fields(content: bytes, names: Sequence[str] = ("type", "code")) -> list[str]:
+    """Return the words of these fields of an error's body, which has many forms."""
     try:
         body = orjson.loads(content)
     except orjson.JSONDecodeError:
-        return ""
+        return []
     if not isinstance(body, dict):
-        return ""
+        return []
     error = body.get("error")
     fields = error if isinstance(error, dict) else body
-    said = [fields.get(name) for name in ("type", "error_type", "message", "error", "detail")]
-    text = ": ".join(words for words in said if isinstance(words, str))
-    text = "".join(filter(str.isprintable, _plain(text)))[:_MESSAGE_LENGTH]
-    return "" if _quotes(text, secrets) else text
+    return [words for name in names if isinstance(words := fields.get(name), str)]
 
 
 def _quotes(message: str, secrets: Sequence[str]) -> bool:

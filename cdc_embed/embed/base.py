@@ -3,8 +3,8 @@
 An embedder has no rows, batches or retries. It makes one attempt, and the class of an error says
 how the attempt failed:
 
-- ``EmbedderUnavailableError``: transient (timeout, 429, 5xx, connection); the same call can
-  succeed later, after ``retry_after`` seconds if the service said so;
+- ``EmbedderUnavailableError``: transient (timeout, 429, 5xx, connection, an answer that is none);
+  the same call can succeed later, after ``retry_after`` seconds if the service said so;
 - ``TextRefusedError``: poison; one of the texts of this call cannot be embedded;
 - ``EmbedderError``: fatal; no call will succeed before someone changes the configuration.
 
@@ -17,6 +17,8 @@ from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cdc_embed.errors import TextRefusedError, UnusableAnswerError
 
 CHARACTERS_PER_TOKEN: Final = 4
 """Characters of one token of English text, for estimates that are called estimates."""
@@ -47,6 +49,23 @@ class ModelCard:
     """The number of calls that can run at the same time."""
     paid: bool = False
     """Each text costs money, so bulk work without a request needs a confirmation."""
+
+
+def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:
+    """Raise unless there is one vector for each text, and each can be stored and found.
+
+    The shape speaks of the service: ``UnusableAnswerError``. Numbers that are not finite, or zeros
+    alone, which no search finds, speak of a text: ``TextRefusedError``.
+    """
+    if vectors.shape != (texts, dimensions):
+        raise UnusableAnswerError(
+            problem=f"it answers with vectors of the shape {vectors.shape}, expected "
+            f"{(texts, dimensions)}"
+        )
+    if not np.isfinite(vectors).all():
+        raise TextRefusedError(problem="the vector has numbers that are not finite")
+    if not vectors.any(axis=1).all():
+        raise TextRefusedError(problem="the vector has zeros alone, so that no search finds it")
 
 
 class Embedder(Protocol):

@@ -1,8 +1,8 @@
 """An embedding service over HTTP, with OpenAI's interface, as TEI, vLLM, Ollama and others have it.
 
-One call is one POST. This module keeps to the service's rate limits, sorts the errors into
-transient, poison and fatal, and checks every number. It repeats nothing, because ``flow`` does, and
-never imports torch. No error holds a text or the key.
+One call is one POST, or two while it is not known yet what the service understands. This module
+keeps to the service's rate limits and checks every number; ``failures`` sorts the errors. It
+repeats nothing, because ``flow`` does, and never imports torch. No error holds a text or the key.
 
 Format: https://platform.openai.com/docs/api-reference/embeddings/create
 """
@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
@@ -23,13 +22,16 @@ import numpy as np
 import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.answers import decode_vectors, retry_after_seconds, server_message
+from cdc_embed.embed.answers import decode_vectors
 from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.embed.dialect import Dialect
+from cdc_embed.embed.failures import ADDRESS_HINT, failure_of
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
     EmbedderUnavailableError,
     TextRefusedError,
+    UnusableAnswerError,
 )
 
 if TYPE_CHECKING:
@@ -38,16 +40,6 @@ if TYPE_CHECKING:
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
 _BURST_SECONDS = 1.0  # of a rate limit, because services measure a minute in shorter parts
 
-_TRANSIENT = {408, 425, 429}
-_REFUSED = {400, 413, 422, 424}
-_UNAUTHORIZED = {401, 403}
-_KEY_HINT = (
-    "check the key in embedder.api_key_env or embedder.api_key_file, and its access to the model"
-)
-_ADDRESS_HINT = (
-    "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
-    "name of one of its models"
-)
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -66,17 +58,15 @@ class HttpEmbedder:
     def __init__(self, config: EmbedderConfig, *, stored_dimensions: int = 0) -> None:
         self._config = config
         self._url = _checked(config.url)
-        self._key = _checked_key(config.resolved_api_key())
-        self._body: dict[str, Any] = {"model": config.model, "encoding_format": "base64"}
-        if config.dimensions:
-            self._body["dimensions"] = config.dimensions
+        self._dialect = Dialect(config)
+        self._worked = False
         self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._client = _client(config, self._key)
+        self._client = _client(config, self._dialect.headers)
         self._dimensions = config.dimensions
         self._dimensions = config.dimensions or stored_dimensions or self._ask_dimensions()
         self._card = self._describe()
@@ -84,8 +74,9 @@ class HttpEmbedder:
     def _describe(self) -> ModelCard:
         config = self._config
         revision = f"@{config.revision}" if config.revision else ""
+        body = orjson.dumps(config.document_body, option=orjson.OPT_SORT_KEYS).decode()
         return ModelCard(
-            identity=f"http:{config.model}{revision}",
+            identity=f"http:{config.model}{revision}{body if config.document_body else ''}",
             dimensions=self._dimensions,
             document_prompt=config.document_prompt,
             query_prompt=config.query_prompt,
@@ -111,7 +102,7 @@ class HttpEmbedder:
 
     def embed_query(self, text: str) -> Vectors:
         """Return the vector of one search text: float32 array (d,); raise as ``embed`` does."""
-        vector: Vectors = self._call([self._config.query_prompt + text])[0]
+        vector: Vectors = self._call([self._config.query_prompt + text], query=True)[0]
         return vector
 
     def close(self) -> None:
@@ -123,16 +114,24 @@ class HttpEmbedder:
                 _shut(connection)
         self._client.close()
 
-    def _call(self, inputs: list[str]) -> Vectors:
-        try:
-            body = orjson.dumps({**self._body, "input": inputs})
-        except orjson.JSONEncodeError as exc:
-            raise TextRefusedError(problem="it is not valid Unicode") from exc
-        self._wait_for_turn(inputs)
-        response = self._post(body)
+    def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
+        response = self._ask(inputs, self._dialect.body(inputs, query=query))
+        refused = None
+        if self._dialect.may_be_unknown(response.status_code):
+            second = self._ask(inputs, self._dialect.body(inputs, query=query, plain=True))
+            if second.is_success:
+                response, refused = second, response.status_code
         if not response.is_success:
-            raise self._failure(response, inputs)
-        return decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
+            secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
+            raise failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
+        vectors = decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
+        self._dialect.settle(refused)
+        self._worked = True
+        return vectors
+
+    def _ask(self, inputs: list[str], body: bytes) -> httpx2.Response:
+        self._wait_for_turn(inputs)
+        return self._post(body)
 
     def _wait_for_turn(self, inputs: list[str]) -> None:
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
@@ -147,7 +146,6 @@ class HttpEmbedder:
             return self._client.post(
                 self._url,
                 content=body,
-                headers={"Content-Type": "application/json"},
                 extensions={"trace": self._watch},
             )
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
@@ -165,31 +163,14 @@ class HttpEmbedder:
             if self._closed.is_set():
                 _shut(connection)
 
-    def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
-        status = response.status_code
-        problem = f"{_shown(self._url)} answers {status}"
-        if status in _UNAUTHORIZED:  # such messages can quote the key
-            return EmbedderError(problem=problem, hint=_KEY_HINT)
-        secrets = [*inputs, *filter(None, (self._key, self._url.query.decode()))]
-        if message := server_message(response.content, secrets):
-            problem += f": {message}"
-        if status in _TRANSIENT or status >= 500:
-            wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
-            return EmbedderUnavailableError(problem=problem, retry_after=wait)
-        if status in _REFUSED:
-            return TextRefusedError(problem=problem)
-        if response.is_redirect:
-            problem += ", a redirect, which is not followed"
-        return EmbedderError(problem=problem, hint=_ADDRESS_HINT)
-
     def _ask_dimensions(self) -> int:
         try:
             return int(self._call(["dimensions"]).shape[1])
         except CdcEmbedError as exc:
             self.close()
-            if not isinstance(exc, TextRefusedError):
+            if not isinstance(exc, TextRefusedError | UnusableAnswerError):
                 raise
-            hint = f"{_ADDRESS_HINT}; or set embedder.dimensions"
+            hint = f"{ADDRESS_HINT}; or set embedder.dimensions"
             raise EmbedderError(problem=exc.fields["problem"], hint=hint) from exc
 
     def _count_tokens(self, texts: Sequence[str]) -> list[int]:
@@ -229,23 +210,15 @@ def _checked(url: str) -> httpx2.URL:
     raise EmbedderError(
         problem="embedder.url is not an address that begins with http:// or https://, "
         "without a user or password",
-        hint=_ADDRESS_HINT,
+        hint=ADDRESS_HINT,
     )
 
 
-def _checked_key(api_key: str | None) -> str:
-    key = api_key or ""
-    if not (key.isascii() and key.isprintable()):
-        problem = "the API key has characters that an HTTP header cannot carry"
-        raise EmbedderError(problem=problem, hint=_KEY_HINT)
-    return key
-
-
-def _client(config: EmbedderConfig, key: str) -> httpx2.Client:
+def _client(config: EmbedderConfig, headers: Mapping[str, str]) -> httpx2.Client:
     calls = config.concurrency
     try:
         return httpx2.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else None,
+            headers=headers,
             timeout=config.timeout,
             limits=httpx2.Limits(max_connections=calls, max_keepalive_connections=calls),
         )

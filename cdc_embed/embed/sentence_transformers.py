@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.embed.base import ModelCard, Vectors, check_vectors
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
 if TYPE_CHECKING:
@@ -140,8 +140,7 @@ class SentenceTransformersEmbedder:
             problem = f"the model fails with {type(exc).__name__}"
             raise TextRefusedError(problem=problem) from exc
         vectors: Vectors = np.asarray(raw, dtype=np.float32)
-        if not np.isfinite(vectors).all():
-            raise TextRefusedError(problem="the vector has numbers that are not finite")
+        check_vectors(vectors, len(texts), vectors.shape[-1])
         return vectors
 
 

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.embed.base import Embedder, ModelCard, Vectors
+from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
@@ -184,7 +184,7 @@ class EmbeddingRunner:
         outcome = "failed"
         try:
             vectors = self._embedder.embed(texts)
-            _check(vectors, len(texts), self._card.dimensions)
+            check_vectors(vectors, len(texts), self._card.dimensions)
             outcome = "ok"
         except EmbedderUnavailableError:
             outcome = "unavailable"
@@ -198,16 +198,6 @@ class EmbeddingRunner:
             self._metrics.embed_batch_documents.observe(len(texts))
         self._metrics.embed_texts.labels("model").inc(len(texts))
         return vectors
-
-
-def _check(vectors: Vectors, texts: int, dimensions: int) -> None:
-    """Refuse what pgvector would refuse, and what would be stored in the wrong place."""
-    if vectors.shape != (texts, dimensions):
-        raise TextRefusedError(
-            problem=f"the model gave an array {vectors.shape}, not {(texts, dimensions)}"
-        )
-    if not np.isfinite(vectors).all():
-        raise TextRefusedError(problem="the model gave a vector with NaN or Infinity")
 
 
 def _slices(wanted: list[tuple[bytes, str]], card: ModelCard) -> list[Sequence[tuple[bytes, str]]]:

@@ -53,6 +53,8 @@ class Trouble:
     problem: str
     since: float
     """Monotonic seconds."""
+    lasts: bool = False
+    """No short while mends it, so nobody waits to tell of it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +117,7 @@ class Patience:
                 except PASSING as exc:
                     self._on_error(stage, exc)
                     since = wait.trouble.since if wait.trouble else self._clock()
-                    wait.trouble = Trouble(str(exc), since)
+                    wait.trouble = Trouble(str(exc), since, getattr(exc, "lasts", False))
                     asked = getattr(exc, "retry_after", None)
                     self._abandon.wait(self._delay(tries, random.random(), asked))
                     tries += 1

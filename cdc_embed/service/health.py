@@ -56,7 +56,7 @@ class Health:
             return f"{table} {problem}"
         now = self.clock()
         for stage, trouble in self._troubles().items():
-            if now - trouble.since > self.tolerance.long_trouble:
+            if trouble.lasts or now - trouble.since > self.tolerance.long_trouble:
                 return f"waiting: {stage}"
         return None
 

@@ -228,7 +228,7 @@ def test_the_service_starts_while_the_embedder_is_away(make_site: Callable[..., 
         first.faults(fail_next=1, status=401)
         refused = site.cli("setup", expect=4)
         assert "check the key in embedder.api_key_env" in refused.stderr
-        first.faults(fail_next=1, status=500)
+        first.faults(fail_next=2, status=500)
         away = site.cli("setup", expect=75)
         assert "check the embedding service" in away.stderr
         assert "Traceback" not in refused.stderr + away.stderr

@@ -1,5 +1,6 @@
 """Texts that get a vector, texts that get a refusal, and failures that are waited out."""
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
@@ -245,19 +246,31 @@ def test_a_transient_failure_of_the_known_good_text_is_no_proof() -> None:
     assert set(result.refused) == set(hashed("bad"))
 
 
-@pytest.mark.parametrize(
-    ("shape", "value"),
-    [((1, DIMENSIONS + 1), 1.0), ((5, DIMENSIONS), 1.0), ((DIMENSIONS,), 1.0)]
-    + [((1, DIMENSIONS), bad) for bad in (np.nan, np.inf, -np.inf)],
-)
-def test_an_array_that_cannot_be_stored_is_a_refusal(shape: tuple[int, ...], value: float) -> None:
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 0.0])
+def test_a_vector_that_cannot_be_stored_is_a_refusal(value: float) -> None:
     def answer(texts: Sequence[str]) -> Vectors:
-        return np.full(shape, value, np.float32) if "bad" in texts else good(texts)
+        vectors = good(texts)
+        vectors[[text == "bad" for text in texts]] = value
+        return vectors
 
     with running(Fake(answer)) as runner:
         result = runner.embed(hashed("bad", "good"))
     assert set(result.refused) == set(hashed("bad"))
     assert set(result.vectors) == set(hashed("good"))
+
+
+@pytest.mark.parametrize("shape", [(1, DIMENSIONS + 1), (5, DIMENSIONS), (DIMENSIONS,)])
+def test_an_array_of_another_shape_blames_no_text(shape: tuple[int, ...]) -> None:
+    """One of two servers behind an address is broken: the other one embeds the text."""
+    calls = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        return good(texts) if next(calls) % 2 else np.ones(shape, np.float32)
+
+    with running(Fake(answer)) as runner:
+        result = runner.embed(hashed("a text", "another"))
+    assert not result.refused
+    assert set(result.vectors) == set(hashed("a text", "another"))
 
 
 def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:

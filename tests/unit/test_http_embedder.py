@@ -33,7 +33,9 @@ from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
     EmbedderUnavailableError,
+    QuotaSpentError,
     TextRefusedError,
+    UnusableAnswerError,
 )
 from tests.embedding_server import vector_of
 from tests.site import EmbeddingServer
@@ -298,7 +300,7 @@ def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPat
 def test_overloaded_service_is_transient(
     counting: EmbeddingServer, make: Make, status: int
 ) -> None:
-    embedder = make(counting, dimensions=8)
+    embedder = make(counting, dimensions=8, encoding_format="base64")
     counting.faults(fail_next=1, status=status)
     error = failure(embedder)
 
@@ -389,16 +391,33 @@ def test_one_refused_text_does_not_spoil_the_others(counting: EmbeddingServer, m
     assert embedder.embed(["good"]).shape == (1, 8)
 
 
-@pytest.mark.parametrize(
-    "faults", [{"nan": ["b"]}, {"wrong_dimensions": True}, {"garbage": True}], ids=str
-)
-def test_unusable_answer_is_poison(
+def test_a_vector_of_no_numbers_is_poison(counting: EmbeddingServer, make: Make) -> None:
+    embedder = make(counting, dimensions=8)
+    counting.faults(nan=["b"])
+
+    assert isinstance(failure(embedder, "a", "b"), TextRefusedError)
+
+
+@pytest.mark.parametrize("faults", [{"wrong_dimensions": True}, {"garbage": True}], ids=str)
+def test_unusable_answer_blames_no_text(
     counting: EmbeddingServer, make: Make, faults: dict[str, Any]
 ) -> None:
     embedder = make(counting, dimensions=8)
     counting.faults(**faults)
 
-    assert isinstance(failure(embedder, "a", "b"), TextRefusedError)
+    assert isinstance(failure(embedder, "a", "b"), UnusableAnswerError)
+
+
+@pytest.mark.parametrize("vectors", [[[0.0, 0.0], [1, 2]], [[1, 2], [-0.0, 0.0]]])
+def test_a_vector_of_zeros_is_poison(vectors: list[list[float]]) -> None:
+    with pytest.raises(TextRefusedError, match="zeros"):
+        decode_vectors(embeddings(*vectors), count=2, dimensions=2)
+
+
+def test_a_question_gets_no_vector_of_zeros(server: ScriptedServer, make: Make) -> None:
+    server.answer(200, embeddings([0.0, 0.0]))
+    with pytest.raises(TextRefusedError, match="zeros"):
+        make(server).embed_query("a question")
 
 
 @pytest.mark.parametrize(
@@ -422,19 +441,24 @@ def test_unusable_answer_is_poison(
         embeddings([1, 2], [3, 4], [5, 6]),
         embeddings([1, 2], [3, 4, 5]),
         embeddings([1], [2]),
-        embeddings([1e300, 2], [3, 4]),
         orjson.dumps({"data": [{"index": 0, "embedding": [1, 2]}] * 2}),
         orjson.dumps({"data": [{"index": 9, "embedding": [1, 2]}] * 2}),
     ],
     ids=lambda body: body.decode(),
 )
-def test_every_malformed_answer_is_poison(body: bytes) -> None:
-    with pytest.raises(TextRefusedError):
+def test_every_malformed_answer_blames_no_text(body: bytes) -> None:
+    with pytest.raises(UnusableAnswerError):
         decode_vectors(body, count=2, dimensions=2)
 
 
-def test_vectors_without_numbers_are_poison() -> None:
+@pytest.mark.parametrize("number", [1e300, -1e300])
+def test_numbers_beyond_float32_are_poison(number: float) -> None:
     with pytest.raises(TextRefusedError):
+        decode_vectors(embeddings([number, 2], [3, 4]), count=2, dimensions=2)
+
+
+def test_vectors_without_numbers_blame_no_text() -> None:
+    with pytest.raises(UnusableAnswerError):
         decode_vectors(embeddings([]), count=1, dimensions=0)
 
 
@@ -454,10 +478,11 @@ JSON = st.recursive(
 def test_no_answer_breaks_the_decoder(body: Any) -> None:
     try:
         vectors = decode_vectors(json.dumps(body).encode(), count=1, dimensions=0)
-    except TextRefusedError:
+    except (TextRefusedError, UnusableAnswerError):
         return
     assert vectors.shape[0] == 1
     assert np.isfinite(vectors).all()
+    assert np.linalg.norm(vectors) > 0
 
 
 def test_text_that_is_no_unicode_is_poison(server: ScriptedServer, make: Make) -> None:
@@ -475,7 +500,6 @@ def test_text_that_is_no_unicode_is_poison(server: ScriptedServer, make: Make) -
         (403, "embedder.api_key_env"),
         (404, "embedder.url"),
         (405, "embedder.url"),
-        (402, "embedder.url"),
     ],
 )
 def test_wrong_configuration_is_fatal_and_says_where(
@@ -487,6 +511,40 @@ def test_wrong_configuration_is_fatal_and_says_where(
     assert isinstance(error, EmbedderError)
     assert error.exit_code == 4
     assert hint in error.hint
+
+
+@pytest.mark.parametrize("status", [302, 404, 405, 410])
+def test_what_has_worked_is_an_outage(server: ScriptedServer, make: Make, status: int) -> None:
+    """A deploy or a gateway answers so for a while: no configuration was changed."""
+    embedder = make(server)
+    embedder.embed(["a"])
+    server.answer(status)
+
+    assert isinstance(failure(embedder), EmbedderUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (402, {}),
+        (429, {"type": "insufficient_quota", "message": "You exceeded your current quota"}),
+        (429, {"code": "insufficient_quota"}),
+        (403, {"code": "billing_hard_limit_reached"}),
+    ],
+)
+@pytest.mark.parametrize("worked", [False, True])
+def test_money_comes_back_without_a_new_configuration(
+    server: ScriptedServer, make: Make, status: int, error: dict[str, str], *, worked: bool
+) -> None:
+    embedder = make(server)
+    if worked:
+        embedder.embed(["a"])
+    server.answer(status, orjson.dumps({"error": error}), {"Retry-After": "1"})
+    spent = failure(embedder)
+
+    assert isinstance(spent, QuotaSpentError)
+    assert spent.lasts
+    assert (spent.retry_after or 0) >= 60
 
 
 def test_redirects_are_not_followed(server: ScriptedServer, make: Make) -> None:

@@ -1,0 +1,62 @@
+"""The failures that an embedding service's answers tell of: of the service, or of a text.
+
+What cannot work is told at once while nothing has worked yet: an address or a model's name is
+wrong then. The same answer of a service that has worked is an outage: a deploy, a gateway.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+
+import httpx2
+
+from cdc_embed.embed.answers import error_fields, retry_after_seconds, server_message
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    QuotaSpentError,
+    TextRefusedError,
+)
+
+KEY_HINT: Final = (
+    "check the key in embedder.api_key_env or embedder.api_key_file, and its access to the model"
+)
+ADDRESS_HINT: Final = (
+    "embedder.url is the whole address, such as http://host/v1/embeddings, and embedder.model a "
+    "name of one of its models"
+)
+QUOTA_SECONDS: Final = 60.0
+"""The least time between two tries of an account without money."""
+
+_TRANSIENT = {408, 425, 429}
+_REFUSED = {400, 413, 422, 424}
+_UNAUTHORIZED = {401, 403}
+_PAYMENT_REQUIRED = 402
+_SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
+
+
+def failure_of(
+    response: httpx2.Response, where: str, *, worked: bool, secrets: Sequence[str]
+) -> CdcEmbedError:
+    """Return the error of an answer that is no success; it quotes none of ``secrets``.
+
+    ``worked``: the service has embedded something since the start.
+    """
+    status = response.status_code
+    problem = f"{where} answers {status}"
+    spent = status == _PAYMENT_REQUIRED or not _SPENT.isdisjoint(error_fields(response.content))
+    if status in _UNAUTHORIZED and not spent:  # such messages can quote the key
+        return EmbedderError(problem=problem, hint=KEY_HINT)
+    if message := server_message(response.content, secrets):
+        problem += f": {message}"
+    wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
+    if spent:
+        return QuotaSpentError(problem=problem, retry_after=max(QUOTA_SECONDS, wait or 0.0))
+    if status in _REFUSED:
+        return TextRefusedError(problem=problem)
+    if response.is_redirect:
+        problem += ", a redirect, which is not followed"
+    if worked or status in _TRANSIENT or status >= 500:
+        return EmbedderUnavailableError(problem=problem, retry_after=wait)
+    return EmbedderError(problem=problem, hint=ADDRESS_HINT)
