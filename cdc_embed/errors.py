@@ -196,10 +196,17 @@ class EmbedderUnavailableError(CdcEmbedError):
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(
-        self, *, retry_after: float | None = None, hint: str | None = None, **fields: object
+        self,
+        *,
+        retry_after: float | None = None,
+        reason: str = "",
+        hint: str | None = None,
+        **fields: object,
     ) -> None:
         super().__init__(hint=hint, **fields)
         self.retry_after = retry_after
+        self.reason = reason
+        """"timeout" or "server_error" when a call was too much for the service, or a text is."""
 
 
 class UnusableAnswerError(EmbedderUnavailableError):

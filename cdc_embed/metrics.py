@@ -206,7 +206,7 @@ class Metrics:
                 (self.changes_skipped, SKIP_REASONS),
                 (self.rows_written, WRITE_OPS),
                 (self.reconcile_rows, VERDICTS),
-                (self.dead_letters, ("too_long", "refused", "database")),
+                (self.dead_letters, ("too_long", "refused", "timeout", "server_error", "database")),
             ):
                 for value in values:
                     counter.labels(table, value)

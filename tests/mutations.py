@@ -787,6 +787,43 @@ MUTATIONS = (
         "test_an_idle_service_costs_three_statements_a_second[3-10]",
     ),
     Mutation(
+        "a call that fails is repeated whole",
+        "cdc_embed/flow/call_size.py",
+        "self._now = max(1, min(self._now, count // 2))",
+        "pass",
+        "tests/unit/test_embedding_runner.py::"
+        "test_a_service_that_takes_few_texts_at_once_takes_all[timeout]",
+    ),
+    Mutation(
+        "what a service refuses is not remembered",
+        "cdc_embed/flow/embedding.py",
+        "self._size.refused([text for _, text in wanted])",
+        "pass",
+        "tests/unit/test_embedding_runner.py::"
+        "test_a_service_that_refuses_many_texts_is_learned_once",
+    ),
+    Mutation(
+        "a text is blamed for an outage",
+        "cdc_embed/flow/embedding.py",
+        "        if not well():\n",
+        "        if False:\n",
+        "tests/unit/test_embedding_runner.py::test_an_outage_blames_no_text_however_long",
+    ),
+    Mutation(
+        "a text is blamed for a malformed answer",
+        "cdc_embed/embed/answers.py",
+        'raise UnusableAnswerError(problem="its answer is not',
+        'from cdc_embed.errors import TextRefusedError as E; raise E(problem="its answer is not',
+        "tests/unit/test_http_embedder.py::test_unusable_answer_blames_no_text",
+    ),
+    Mutation(
+        "a vector of zeros is a vector",
+        "cdc_embed/embed/base.py",
+        "if not vectors.any(axis=1).all():",
+        "if False:",
+        "tests/unit/test_http_embedder.py::test_a_vector_of_zeros_is_poison",
+    ),
+    Mutation(
         "setup is waited for at another source",
         "cdc_embed/service/service.py",
         " and not isinstance(exc, OtherSourceError)",

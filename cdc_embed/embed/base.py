@@ -23,6 +23,9 @@ from cdc_embed.errors import TextRefusedError, UnusableAnswerError
 CHARACTERS_PER_TOKEN: Final = 4
 """Characters of one token of English text, for estimates that are called estimates."""
 
+TIMEOUT: Final = "timeout"
+SERVER_ERROR: Final = "server_error"
+
 Vectors = NDArray[np.float32]
 
 

@@ -11,6 +11,7 @@ from typing import Final
 import httpx2
 
 from cdc_embed.embed.answers import error_fields, retry_after_seconds, server_message
+from cdc_embed.embed.base import SERVER_ERROR, TIMEOUT
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -30,7 +31,10 @@ QUOTA_SECONDS: Final = 60.0
 """The least time between two tries of an account without money."""
 
 _TRANSIENT = {408, 425, 429}
-_REFUSED = {400, 413, 422, 424}
+_REFUSED = {400, 413, 422}
+_BACKEND_FAILS = 424
+"""TEI's answer for 500 of the model behind it."""
+_TIMED_OUT = {408, 504}
 _UNAUTHORIZED = {401, 403}
 _PAYMENT_REQUIRED = 402
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
@@ -57,6 +61,10 @@ def failure_of(
         return TextRefusedError(problem=problem)
     if response.is_redirect:
         problem += ", a redirect, which is not followed"
-    if worked or status in _TRANSIENT or status >= 500:
+    if status in _TIMED_OUT:
+        return EmbedderUnavailableError(problem=problem, retry_after=wait, reason=TIMEOUT)
+    if status >= 500 or status == _BACKEND_FAILS:
+        return EmbedderUnavailableError(problem=problem, retry_after=wait, reason=SERVER_ERROR)
+    if worked or status in _TRANSIENT:
         return EmbedderUnavailableError(problem=problem, retry_after=wait)
     return EmbedderError(problem=problem, hint=ADDRESS_HINT)

@@ -23,7 +23,7 @@ import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.answers import decode_vectors
-from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.embed.base import TIMEOUT, ModelCard, Vectors
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, failure_of
 from cdc_embed.errors import (
@@ -150,7 +150,8 @@ class HttpEmbedder:
             )
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
             problem = f"{_shown(self._url)}: {str(exc) or type(exc).__name__}"
-            raise EmbedderUnavailableError(problem=problem) from exc
+            reason = TIMEOUT if isinstance(exc, httpx2.ReadTimeout) else ""
+            raise EmbedderUnavailableError(problem=problem, reason=reason) from exc
 
     def _watch(self, event: str, info: Mapping[str, Any]) -> None:
         """Remember the sockets, because closing a client does not wake the threads that read from

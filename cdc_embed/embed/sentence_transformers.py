@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.base import ModelCard, Vectors, check_vectors
+from cdc_embed.embed.base import SERVER_ERROR, ModelCard, Vectors, check_vectors
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
 if TYPE_CHECKING:
@@ -137,11 +137,20 @@ class SentenceTransformersEmbedder:
                 list(texts), prompt=prompt, batch_size=len(texts), show_progress_bar=False
             )
         except Exception as exc:
+            if _lacks_memory(exc):
+                problem = f"the model lacks memory for {len(texts)} texts"
+                raise EmbedderUnavailableError(problem=problem, reason=SERVER_ERROR) from exc
             problem = f"the model fails with {type(exc).__name__}"
             raise TextRefusedError(problem=problem) from exc
         vectors: Vectors = np.asarray(raw, dtype=np.float32)
         check_vectors(vectors, len(texts), vectors.shape[-1])
         return vectors
+
+
+def _lacks_memory(error: Exception) -> bool:
+    """torch's own class is a RuntimeError, and the CPU's allocator raises just that."""
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or "allocate memory" in str(error) or "out of memory" in str(error)
 
 
 def group_by_length(counts: Sequence[int], *, call_cost: int, limit: int) -> list[list[int]]:

@@ -1,23 +1,30 @@
 """The way from texts to vectors, through every failure of the embedder.
 
 Takes the distinct texts of a batch and returns a vector or a refusal for each. Transient failures
-are waited out and never become a refusal; a refused call is bisected until the text that is to
-blame stands alone; before it is blamed, a known-good one must succeed, or it is the service that
-is ill and not the text.
+are waited out, with fewer texts if they can be too many; a refused call is bisected until the text
+that is to blame stands alone; before it is blamed, a known-good one must succeed, or it is the
+service that is ill and not the text. A text at which the service fails is blamed after a minute.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Lock
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
-from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
+from cdc_embed.errors import (
+    CdcEmbedError,
+    EmbedderError,
+    EmbedderUnavailableError,
+    TextRefusedError,
+)
+from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 
@@ -30,9 +37,14 @@ BATCH_SECONDS: Final = 0.5
 vectors."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
 
+Wanted = tuple[bytes, str]
+"""(hash, text) of a chunk."""
 Refusal = tuple[str, str]
 """(reason, error) of a dead letter."""
 REFUSED: Final = "refused"
+STRIKES: Final = 3
+STRIKES_SECONDS: Final = 60.0
+"""So often, over so long, the service must fail at a text, and be well with a known-good one."""
 TOO_LONG: Final = "too_long"
 
 
@@ -63,7 +75,13 @@ class EmbeddingRunner:
     """Runs one embedder for one service."""
 
     def __init__(
-        self, embedder: Embedder, card: ModelCard, patience: Patience, metrics: Metrics
+        self,
+        embedder: Embedder,
+        card: ModelCard,
+        patience: Patience,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._embedder = embedder
         self._card = card
@@ -71,6 +89,8 @@ class EmbeddingRunner:
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
         self._letters_in_a_row = 0
+        self._clock = clock
+        self._size = CallSize(card.max_texts, clock=clock)
         self.rate = Rate()
 
     @property
@@ -100,12 +120,13 @@ class EmbeddingRunner:
         if not wanted:
             return result
         began = time.perf_counter()
-        slices = _slices(wanted, self._card)
-        embed = partial(self._embed_slice, result=result)
-        if len(slices) == 1:
-            embed(slices[0])
+        waiting = _Waiting(wanted, self._size, -(-len(wanted) // self._card.concurrency))
+        work = partial(self._work, waiting, result)
+        if waiting.calls == 1:
+            work()
         else:
-            for future in [self._executor.submit(embed, part) for part in slices]:
+            workers = min(waiting.calls, self._card.concurrency)
+            for future in [self._executor.submit(work) for _ in range(workers)]:
                 future.result()
         characters = sum(len(text) for _, text in wanted)
         self.rate.measured(characters, time.perf_counter() - began)
@@ -122,34 +143,73 @@ class EmbeddingRunner:
                 problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
                 result.refused[digest] = (TOO_LONG, problem)
 
-    def _embed_slice(self, wanted: Sequence[tuple[bytes, str]], *, result: Embedded) -> None:
-        texts = [text for _, text in wanted]
-        try:
-            vectors = self._patience.keep_trying("embed", partial(self._attempt, texts))
-        except TextRefusedError as exc:
-            if len(wanted) > 1:
-                middle = len(wanted) // 2
-                self._embed_slice(wanted[:middle], result=result)
-                self._embed_slice(wanted[middle:], result=result)
-            else:
-                result.refused[wanted[0][0]] = (REFUSED, str(exc))
-            return
-        for (digest, _), vector in zip(wanted, vectors, strict=True):
-            result.vectors[digest] = vector
+    def _work(self, waiting: "_Waiting", result: Embedded) -> None:
+        while part := waiting.take():
+            self._embed_part(part, result)
 
-    def _attempt(self, texts: list[str]) -> Vectors:
-        """Try once; blame a single text only if the service is well.
+    def _embed_part(self, wanted: Sequence[Wanted], result: Embedded) -> None:
+        """Embed texts in one call, or in more if it turns out that they are too many."""
+        while wanted:
+            wanted = wanted[self._embed_head(wanted, result) :]
+
+    def _embed_head(self, wanted: Sequence[Wanted], result: Embedded) -> int:
+        """Embed the first texts; return for how many it is settled."""
+        texts = [text for _, text in wanted]
+        strikes = _Strikes(self._clock)
+        try:
+            vectors = self._patience.keep_trying("embed", partial(self._attempt, texts, strikes))
+        except _RefusedCallError as refused:
+            if refused.texts == 1:
+                result.refused[wanted[0][0]] = refused.refusal
+            else:
+                self._embed_halves(wanted[: refused.texts], result)
+            return refused.texts
+        for (digest, _), vector in zip(wanted, vectors, strict=False):
+            result.vectors[digest] = vector
+        return len(vectors)
+
+    def _embed_halves(self, wanted: Sequence[Wanted], result: Embedded) -> None:
+        """Find out whether one of these texts was refused, or their number."""
+        middle = len(wanted) // 2
+        self._embed_part(wanted[:middle], result)
+        self._embed_part(wanted[middle:], result)
+        if all(digest in result.vectors for digest, _ in wanted):
+            self._size.refused([text for _, text in wanted])
+
+    def _attempt(self, texts: list[str], strikes: "_Strikes") -> Vectors:
+        """Try once, the first of some texts; blame a single text only if the service is well.
 
         When it is not, that is a passing failure. Once it is, the text gets another chance: the
         service can have recovered between the two.
         """
+        head = texts[: self._size.head(texts)]
         try:
-            return self._call(texts)
-        except TextRefusedError:
-            if len(texts) > 1:
-                raise
+            vectors = self._call(head)
+        except TextRefusedError as exc:
+            if len(head) > 1:
+                raise _RefusedCallError(len(head), exc) from exc
+        except EmbedderUnavailableError as exc:
+            if exc.reason:
+                self._size.failed(head)
+                if len(head) == 1 and strikes.out(well=self._is_well):
+                    raise _RefusedCallError(1, exc, exc.reason) from exc
+            raise
+        else:
+            self._size.succeeded(head)
+            return vectors
         self._probe()
-        return self._call(texts)
+        try:
+            return self._call(head)
+        except TextRefusedError as exc:
+            raise _RefusedCallError(1, exc) from exc
+
+    def _is_well(self) -> bool:
+        """Return whether a text that is known to be good is embedded now."""
+        try:
+            self._call([PROBE])
+        except (EmbedderUnavailableError, TextRefusedError):
+            return False
+        return True
 
     def _probe(self) -> None:
         """Raise ``EmbedderUnavailableError`` if a text that is known to be good is refused, too."""
@@ -200,9 +260,52 @@ class EmbeddingRunner:
         return vectors
 
 
-def _slices(wanted: list[tuple[bytes, str]], card: ModelCard) -> list[Sequence[tuple[bytes, str]]]:
-    """Return calls with texts of similar lengths, as many at once as the embedder takes."""
-    ordered = sorted(wanted, key=lambda pair: len(pair[1]))
-    spread = -(-len(ordered) // card.concurrency)
-    size = max(1, min(card.max_texts, spread))
-    return [ordered[at : at + size] for at in range(0, len(ordered), size)]
+class _Waiting:
+    """The texts of a batch that no worker has taken: texts of similar lengths go together."""
+
+    def __init__(self, wanted: Sequence[Wanted], size: CallSize, most: int) -> None:
+        self._wanted = sorted(wanted, key=lambda pair: len(pair[1]))
+        self._size = size
+        self._most = most
+        self._lock = Lock()
+
+    @property
+    def calls(self) -> int:
+        """The number of calls, as far as the size of one is known."""
+        return -(-len(self._wanted) // min(self._most, self._size.now))
+
+    def take(self) -> Sequence[Wanted]:
+        """Return the texts of the next call; none when all are taken."""
+        with self._lock:
+            texts = [text for _, text in self._wanted[: self._most]]
+            count = self._size.head(texts) if texts else 0
+            taken, self._wanted = self._wanted[:count], self._wanted[count:]
+            return taken
+
+
+class _RefusedCallError(Exception):
+    """So many texts were refused together, or one alone."""
+
+    def __init__(self, texts: int, error: CdcEmbedError, reason: str = REFUSED) -> None:
+        super().__init__(str(error))
+        self.texts = texts
+        self.refusal: Refusal = (reason, str(error))
+
+
+class _Strikes:
+    """The failures of the service at one text, while it was well with another one."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._count = 0
+        self._since = 0.0
+
+    def out(self, *, well: Callable[[], bool]) -> bool:
+        """Count a failure; return whether the text is to blame. An outage begins the count anew."""
+        if not well():
+            self._count = 0
+            return False
+        if not self._count:
+            self._since = self._clock()
+        self._count += 1
+        return self._count >= STRIKES and self._clock() - self._since >= STRIKES_SECONDS

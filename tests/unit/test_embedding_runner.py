@@ -1,6 +1,7 @@
 """Texts that get a vector, texts that get a refusal, and failures that are waited out."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event
@@ -63,12 +64,15 @@ def at_once(_attempt: int, _chance: float, asked: float | None) -> float:
 
 @contextmanager
 def running(
-    fake: Fake, abandon: Event | None = None, errors: list[CdcEmbedError] | None = None
+    fake: Fake,
+    abandon: Event | None = None,
+    errors: list[CdcEmbedError] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[EmbeddingRunner]:
     heard = errors if errors is not None else []
     patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=at_once)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
-    runner = EmbeddingRunner(fake, fake.describe(), patient, metrics)
+    runner = EmbeddingRunner(fake, fake.describe(), patient, metrics, clock=clock)
     try:
         yield runner
     finally:
@@ -99,6 +103,10 @@ def failing(times: int, error: CdcEmbedError, then: Answer = good) -> Answer:
         return then(texts)
 
     return answer
+
+
+def too_much(reason: str = "server_error") -> EmbedderUnavailableError:
+    return EmbedderUnavailableError(problem="answers 500", reason=reason)
 
 
 def away(retry_after: float | None = None) -> EmbedderUnavailableError:
@@ -271,6 +279,100 @@ def test_an_array_of_another_shape_blames_no_text(shape: tuple[int, ...]) -> Non
         result = runner.embed(hashed("a text", "another"))
     assert not result.refused
     assert set(result.vectors) == set(hashed("a text", "another"))
+
+
+@pytest.mark.parametrize("reason", ["timeout", "server_error"])
+def test_a_service_that_takes_few_texts_at_once_takes_all(reason: str) -> None:
+    """0.1 s a text and a limit of 1 s, or a batch that its model cannot hold."""
+
+    calls_made = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        assert next(calls_made) < 200, "the same call again and again"
+        if len(texts) > 10:
+            raise too_much(reason)
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake) as runner:
+        first = runner.embed(hashed(*(f"text {n}" for n in range(300))))
+        calls = len(fake.calls)
+        second = runner.embed(hashed(*(f"more {n}" for n in range(300))))
+    assert (len(first.vectors), len(second.vectors)) == (300, 300)
+    assert not first.refused
+    assert len(fake.calls) - calls == 30, "what was learned holds"
+
+
+def test_a_service_that_refuses_many_texts_is_learned_once() -> None:
+    """TEI answers 422 to more than 32 texts."""
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if len(texts) > 32:
+            raise TextRefusedError(problem="batch size 256 > maximum allowed batch size 32")
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake) as runner:
+        for batch in range(8):
+            result = runner.embed(hashed(*(f"text {batch} {n}" for n in range(256))))
+            assert (len(result.vectors), result.refused) == (256, {})
+    assert len([call for call in fake.calls if len(call) > 32]) <= 8
+    assert [len(call) for call in fake.calls[-8:]] == [32] * 8
+
+
+def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
+    """Others are embedded meanwhile; Ollama answers 500 for a vector of NaN."""
+    now = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if "bad" in texts:
+            raise too_much()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, clock=lambda: next(now) * 10.0) as runner:
+        result = runner.embed(hashed("bad", "one", "two"))
+    assert set(result.vectors) == set(hashed("one", "two"))
+    ((reason, error),) = result.refused.values()
+    assert (reason, "answers 500" in error) == ("server_error", True)
+    alone = fake.calls[fake.calls.index(["bad"]) :]
+    assert alone.count(["bad"]) >= 3
+    assert alone.count([PROBE]) == alone.count(["bad"])
+
+
+def test_an_outage_blames_no_text_however_long() -> None:
+    calls = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if next(calls) < 200:
+            raise too_much()
+        return good(texts)
+
+    now = itertools.count()
+    with running(Fake(answer), clock=lambda: next(now) * 10.0) as runner:
+        result = runner.embed(hashed("a text"))
+    assert set(result.vectors) == set(hashed("a text"))
+
+
+def test_an_outage_begins_the_count_of_a_text_anew() -> None:
+    """Two strikes, an outage of minutes, and the service is well again with every text."""
+    clock, strikes = [0.0], itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        clock[0] += 25.0
+        if texts == [PROBE]:
+            if 200 < clock[0] < 400:
+                raise too_much()
+            return good(texts)
+        if clock[0] < 450:
+            next(strikes)
+            raise too_much()
+        return good(texts)
+
+    with running(Fake(answer), clock=lambda: clock[0] / 4) as runner:
+        result = runner.embed(hashed("a text"))
+    assert set(result.vectors) == set(hashed("a text"))
+    assert next(strikes) > 3
 
 
 def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:

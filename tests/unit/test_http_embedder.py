@@ -353,6 +353,7 @@ def test_slow_answer_is_transient(counting: EmbeddingServer, make: Make) -> None
 
     assert isinstance(error, EmbedderUnavailableError)
     assert "timed out" in str(error)
+    assert error.reason == "timeout"
 
 
 def test_nobody_listening_is_transient(make: Make) -> None:
@@ -363,6 +364,7 @@ def test_nobody_listening_is_transient(make: Make) -> None:
 
     assert isinstance(error, EmbedderUnavailableError)
     assert "refused" in str(error)
+    assert error.reason == "", "fewer texts are not heard either"
 
 
 def test_service_that_is_down_at_the_start_is_transient(server: ScriptedServer) -> None:
@@ -374,7 +376,24 @@ def test_service_that_is_down_at_the_start_is_transient(server: ScriptedServer) 
 # --- poison --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("status", [400, 413, 422, 424])
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        *((status, "server_error") for status in (424, 500, 502, 503)),
+        *((status, "timeout") for status in (408, 504)),
+        *((status, "") for status in (425, 429)),
+    ],
+)
+def test_a_failure_says_whether_fewer_texts_can_help(
+    server: ScriptedServer, make: Make, status: int, reason: str
+) -> None:
+    server.answer(status)
+    error = failure(make(server, encoding_format="base64"))
+    assert isinstance(error, EmbedderUnavailableError)
+    assert error.reason == reason
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_refused_texts_are_poison(server: ScriptedServer, make: Make, status: int) -> None:
     server.answer(status, b'{"error": {"message": "too long", "type": "validation"}}')
     error = failure(make(server))

@@ -1,0 +1,81 @@
+"""The number of texts that one call of the embedder carries: configured, then learned.
+
+Services take different numbers of texts, of tokens, of seconds, and rarely say so before. A call
+that is too large is tried again with half its texts; what was learned holds for every later call.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from math import inf
+from threading import Lock
+from typing import Final
+
+FORGET_SECONDS: Final = 600.0
+"""After so long a size that failed, rather than was refused, can be tried again: load passes."""
+
+
+class CallSize:
+    """Learns from every call; for several threads.
+
+    A failure (a timeout, an answer 5xx) halves the next calls, and each success makes them larger,
+    half the way to what failed. A number of texts that was refused is never tried again.
+    """
+
+    def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._most = most
+        self._clock = clock
+        self._lock = Lock()
+        self._now = most
+        self._failed: int | None = None
+        self._failed_at = -inf
+        self._largest = 0
+        """The largest number that was taken."""
+        self._characters = inf
+        """The characters of one call, once so many were refused in fewer texts than were taken."""
+
+    @property
+    def now(self) -> int:
+        """The number of texts in the next call."""
+        return self._now
+
+    def head(self, texts: Sequence[str]) -> int:
+        """Return how many of the first texts the next call carries: one at least."""
+        with self._lock:
+            count, characters = 1, len(texts[0])
+            for text in texts[1 : self._now]:
+                characters += len(text)
+                if characters > self._characters:
+                    break
+                count += 1
+            return count
+
+    def succeeded(self, texts: Sequence[str]) -> None:
+        """Note a call that was answered."""
+        with self._lock:
+            count = len(texts)
+            self._largest = max(self._largest, count)
+            if count < self._now:
+                return
+            if self._clock() - self._failed_at > FORGET_SECONDS:
+                self._failed = None
+            top = self._most if self._failed is None else min(self._most, self._failed - 1)
+            self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
+
+    def failed(self, texts: Sequence[str]) -> None:
+        """Note a call that got no answer, or 5xx; one of a single text says nothing of sizes."""
+        with self._lock:
+            count = len(texts)
+            self._now = max(1, min(self._now, count // 2))
+            known = self._failed or count
+            self._failed = min(known, count) if count > 1 else None
+            self._failed_at = self._clock()
+
+    def refused(self, texts: Sequence[str]) -> None:
+        """Note a call that was refused although each of its texts was taken in a smaller one."""
+        with self._lock:
+            count = len(texts)
+            if count <= self._largest:  # so it is not their number
+                self._characters = min(self._characters, sum(map(len, texts)) // 2)
+                return
+            self._most = min(self._most, count - 1)
+            self._now = min(self._now, self._largest or count // 2)

@@ -1,0 +1,101 @@
+"""The number of texts in a call: halved, doubled, and never again what was refused."""
+
+from collections.abc import Callable
+from itertools import count
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cdc_embed.flow.call_size import FORGET_SECONDS, CallSize
+
+MOST = 256
+
+
+def play(size: CallSize, texts: list[str], takes: Callable[[list[str]], str]) -> list[int]:
+    """Send the texts as the runner does; the sizes of the calls that were not taken."""
+    bad = []
+    while texts:
+        head = texts[: size.head(texts)]
+        outcome = takes(head)
+        if outcome == "ok":
+            size.succeeded(head)
+            texts = texts[len(head) :]
+            continue
+        bad.append(len(head))
+        if outcome == "fails":
+            size.failed(head)
+        else:
+            middle = len(head) // 2
+            bad += play(size, head[:middle], takes) + play(size, head[middle:], takes)
+            size.refused(head)
+            texts = texts[len(head) :]
+    return bad
+
+
+@given(st.integers(1, 300))
+def test_the_largest_number_that_is_taken_is_found_and_kept(limit: int) -> None:
+    size = CallSize(MOST)
+    taken = lambda head: "ok" if len(head) <= limit else "refused"  # noqa: E731
+    refused = play(size, ["text"] * (80 * min(limit, MOST)), taken)
+    assert size.now == min(limit, MOST)
+    assert len(refused) <= 2 * MOST.bit_length()
+    assert play(size, ["text"] * (80 * min(limit, MOST)), taken) == []
+
+
+@given(st.integers(1, 300))
+def test_a_service_that_times_out_gets_as_many_as_it_can(limit: int) -> None:
+    size = CallSize(MOST, clock=lambda: 0.0)
+    fails = lambda head: "ok" if len(head) <= limit else "fails"  # noqa: E731
+    failed = play(size, ["text"] * (80 * min(limit, MOST)), fails)
+    assert size.now == min(limit, MOST)
+    assert len(failed) <= 2 * MOST.bit_length()
+    assert play(size, ["text"] * (80 * min(limit, MOST)), fails) == []
+
+
+def test_texts_too_long_together_are_fewer_in_a_call() -> None:
+    """300,000 tokens a request: short ones go on as many as before."""
+    size = CallSize(MOST)
+    takes = lambda head: "ok" if sum(map(len, head)) <= 10_000 else "refused"  # noqa: E731
+    assert play(size, ["short"] * 1000, takes) == []
+    assert play(size, ["long" * 100] * 1000, takes) == [256, 128, 64, 32]
+    assert play(size, ["long" * 100] * 1000, takes) == []
+    assert size.head(["short"] * 1000) == MOST
+
+
+def test_a_text_longer_than_a_call_takes_goes_alone() -> None:
+    size = CallSize(MOST)
+    size.succeeded(["a"] * 100)
+    size.refused(["a" * 100] * 2)
+    assert size.head(["a" * 1000, "a"]) == 1
+
+
+def test_an_outage_leaves_no_trace() -> None:
+    size = CallSize(MOST, clock=lambda: 0.0)
+    up = count()
+    failed = play(size, ["text"] * 5000, lambda _: "fails" if next(up) < 40 else "ok")
+    assert failed[:9] == [256, 128, 64, 32, 16, 8, 4, 2, 1]
+    assert failed[9:] == [1] * 31
+    assert size.now == MOST
+
+
+@pytest.mark.parametrize(("passed", "now"), [(1.0, 127), (FORGET_SECONDS + 1, 256)])
+def test_what_failed_is_tried_again_after_a_while(passed: float, now: int) -> None:
+    clock = [0.0]
+    size = CallSize(MOST, clock=lambda: clock[0])
+    for _ in range(2):
+        size.failed(["text"] * 128)
+    clock[0] = passed
+    play(size, ["text"] * 5000, lambda _: "ok")
+    assert size.now == now
+
+
+def test_an_old_call_that_was_larger_says_nothing_new() -> None:
+    """Calls at once: one of them began before the size was learned."""
+    size = CallSize(MOST, clock=lambda: 0.0)
+    size.failed(["text"] * 256)
+    size.failed(["text"] * 128)
+    size.failed(["text"] * 256)
+    assert size.now == 64
+    size.succeeded(["text"] * 3)
+    assert size.now == 64
