@@ -174,11 +174,9 @@ class DdlHistory:
 
     def _follow(self, said: str) -> None:
         """Run what is advised: by the message, then by doctor."""
-        checked = "\n".join(self._user.advice())
-        # doctor looks now; what was said can be as old as the time to notice it
-        for statement in dict.fromkeys(SQL.findall(checked) or SQL.findall(said)):
+        advice = "\n".join([said, *self._user.advice()])
+        for statement in dict.fromkeys(SQL.findall(advice)):
             self._application.both(self._fill_in(statement))
-        advice = f"{said}\n{checked}"
         rebuild = "setup --rebuild" in advice
         for _ in range(2):
             if rebuild:
@@ -219,7 +217,8 @@ class DdlHistory:
                 return
             found = json.loads(out) if out.strip() else {}
             assert found.get("drift") == 0, f"verify: {out}\n{err}"
-            assert found.get("paused"), f"verify: {out}\n{err}"
+            problems = [table["problem"] for table in found["tables"]]
+            assert found["paused"] or any(problems), f"verify: {out}\n{err}"
             assert time.monotonic() < end, f"verify: {code}, but ready: {out}"
             self._await_notice()
 
