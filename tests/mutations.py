@@ -797,10 +797,17 @@ MUTATIONS = (
     Mutation(
         "what a service refuses is not remembered",
         "cdc_embed/flow/embedding.py",
-        "self._size.refused([text for _, text in wanted])",
+        "self._size.refused([each.text for each in wanted])",
         "pass",
         "tests/unit/test_embedding_runner.py::"
         "test_a_service_that_refuses_many_texts_is_learned_once",
+    ),
+    Mutation(
+        "a call can have more tokens than ever pass",
+        "cdc_embed/flow/embedding.py",
+        "            count = sum(total <= self._most_tokens for total in tokens)\n",
+        "",
+        "tests/unit/test_embedding_runner.py::test_no_call_has_more_tokens_than_it_can_carry",
     ),
     Mutation(
         "a text is blamed for an outage",

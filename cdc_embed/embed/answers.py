@@ -16,6 +16,16 @@ _MESSAGE_LENGTH = 200
 _QUOTE_LENGTH = 12  # so many characters in common make a service's message a quotation
 
 
+def tokens_used(content: bytes) -> int | None:
+    """Return the tokens that the service counted for its answer; None when it tells none."""
+    try:
+        usage = orjson.loads(content)["usage"]
+        counted = usage.get("prompt_tokens", usage.get("total_tokens"))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return None
+    return counted if isinstance(counted, int) and counted >= 0 else None
+
+
 def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
     """Return the vectors of an answer: float32 array (count, d), in the order of the texts.
 

@@ -48,6 +48,8 @@ class ModelCard:
     included."""
     max_texts: int = 256
     """The number of texts that one call can carry."""
+    max_tokens: int | None = None
+    """The number of tokens that one call can carry; None: no limit."""
     concurrency: int = 1
     """The number of calls that can run at the same time."""
     paid: bool = False

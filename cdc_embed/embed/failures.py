@@ -30,7 +30,8 @@ ADDRESS_HINT: Final = (
 QUOTA_SECONDS: Final = 60.0
 """The least time between two tries of an account without money."""
 
-_TRANSIENT = {408, 425, 429}
+_TOO_MANY = 429
+_TRANSIENT = {408, 425, _TOO_MANY}
 _REFUSED = {400, 413, 422}
 _BACKEND_FAILS = 424
 """TEI's answer for 500 of the model behind it."""
@@ -57,8 +58,8 @@ def failure_of(
     wait = retry_after_seconds(response.headers.get("Retry-After"), datetime.now(UTC))
     if spent:
         return QuotaSpentError(problem=problem, retry_after=max(QUOTA_SECONDS, wait or 0.0))
-    if status in _REFUSED:
-        return TextRefusedError(problem=problem)
+    if status in _REFUSED or (status == _TOO_MANY and "too large" in problem.casefold()):
+        return TextRefusedError(problem=problem)  # it passes at no later time either
     if response.is_redirect:
         problem += ", a redirect, which is not followed"
     if status in _TIMED_OUT:

@@ -22,7 +22,7 @@ import numpy as np
 import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.answers import decode_vectors
+from cdc_embed.embed.answers import decode_vectors, tokens_used
 from cdc_embed.embed.base import TIMEOUT, ModelCard, Vectors
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, failure_of
@@ -82,6 +82,7 @@ class HttpEmbedder:
             query_prompt=config.query_prompt,
             count_tokens=self._count_tokens,
             max_texts=config.max_batch,
+            max_tokens=config.tokens_per_minute or None,  # more than that never passes
             concurrency=config.concurrency,
             paid=True,  # the address does not tell whether the service costs money
         )
@@ -130,11 +131,16 @@ class HttpEmbedder:
         return vectors
 
     def _ask(self, inputs: list[str], body: bytes) -> httpx2.Response:
-        self._wait_for_turn(inputs)
-        return self._post(body)
-
-    def _wait_for_turn(self, inputs: list[str]) -> None:
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
+        self._wait_for_turn(tokens)
+        response = self._post(body)
+        if self._tokens.limited and response.is_success:
+            used = tokens_used(response.content)
+            with self._lock:
+                self._tokens.correct(0 if used is None else used - tokens)
+        return response
+
+    def _wait_for_turn(self, tokens: int) -> None:
         with self._lock:
             now = time.monotonic()
             wait = max(self._requests.reserve(1, now), self._tokens.reserve(tokens, now))
@@ -201,6 +207,10 @@ class Pace:
         begin = max(self._free_at, now - _BURST_SECONDS)
         self._free_at = begin + units * self._seconds_per_unit
         return wait
+
+    def correct(self, units: int) -> None:
+        """Reserve so many units more, or fewer, than were thought to be needed."""
+        self._free_at += units * self._seconds_per_unit
 
 
 def _checked(url: str) -> httpx2.URL:

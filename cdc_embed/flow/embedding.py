@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate
+from math import inf
 from threading import Lock
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +39,6 @@ BATCH_SECONDS: Final = 0.5
 vectors."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
 
-Wanted = tuple[bytes, str]
-"""(hash, text) of a chunk."""
 Refusal = tuple[str, str]
 """(reason, error) of a dead letter."""
 REFUSED: Final = "refused"
@@ -46,6 +46,14 @@ STRIKES: Final = 3
 STRIKES_SECONDS: Final = 60.0
 """So often, over so long, the service must fail at a text, and be well with a known-good one."""
 TOO_LONG: Final = "too_long"
+
+
+class Wanted(NamedTuple):
+    """A chunk to embed."""
+
+    digest: bytes
+    text: str
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -115,12 +123,11 @@ class EmbeddingRunner:
         Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
         """
         result = Embedded()
-        self._refuse_long(texts, result)
-        wanted = [(digest, text) for digest, text in texts.items() if digest not in result.refused]
+        wanted = self._refuse_long(texts, result)
         if not wanted:
             return result
         began = time.perf_counter()
-        waiting = _Waiting(wanted, self._size, -(-len(wanted) // self._card.concurrency))
+        waiting = _Waiting(wanted, self._size, self._card)
         work = partial(self._work, waiting, result)
         if waiting.calls == 1:
             work()
@@ -128,20 +135,25 @@ class EmbeddingRunner:
             workers = min(waiting.calls, self._card.concurrency)
             for future in [self._executor.submit(work) for _ in range(workers)]:
                 future.result()
-        characters = sum(len(text) for _, text in wanted)
+        characters = sum(len(each.text) for each in wanted)
         self.rate.measured(characters, time.perf_counter() - began)
         self._count(result, again=again)
         return result
 
-    def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> None:
-        """Refuse texts that are longer than the window, because the model would cut them."""
+    def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:
+        """Refuse texts that are longer than the window, because the model would cut them, or than
+        a call can be; return the others."""
         counts = self._card.count_tokens(list(texts.values()))
         self._metrics.embed_tokens.inc(sum(counts))
-        for digest, tokens in zip(texts, counts, strict=True):
-            window = self._card.window or tokens
-            if tokens > window:
-                problem = f"{tokens} tokens, at most {window} are taken; nothing was cut off"
+        most = min(self._card.window or inf, self._card.max_tokens or inf)
+        wanted = []
+        for (digest, text), tokens in zip(texts.items(), counts, strict=True):
+            if tokens > most:
+                problem = f"{tokens} tokens, at most {most} are taken; nothing was cut off"
                 result.refused[digest] = (TOO_LONG, problem)
+            else:
+                wanted.append(Wanted(digest, text, tokens))
+        return wanted
 
     def _work(self, waiting: "_Waiting", result: Embedded) -> None:
         while part := waiting.take():
@@ -154,18 +166,18 @@ class EmbeddingRunner:
 
     def _embed_head(self, wanted: Sequence[Wanted], result: Embedded) -> int:
         """Embed the first texts; return for how many it is settled."""
-        texts = [text for _, text in wanted]
+        texts = [each.text for each in wanted]
         strikes = _Strikes(self._clock)
         try:
             vectors = self._patience.keep_trying("embed", partial(self._attempt, texts, strikes))
         except _RefusedCallError as refused:
             if refused.texts == 1:
-                result.refused[wanted[0][0]] = refused.refusal
+                result.refused[wanted[0].digest] = refused.refusal
             else:
                 self._embed_halves(wanted[: refused.texts], result)
             return refused.texts
-        for (digest, _), vector in zip(wanted, vectors, strict=False):
-            result.vectors[digest] = vector
+        for each, vector in zip(wanted, vectors, strict=False):
+            result.vectors[each.digest] = vector
         return len(vectors)
 
     def _embed_halves(self, wanted: Sequence[Wanted], result: Embedded) -> None:
@@ -173,8 +185,8 @@ class EmbeddingRunner:
         middle = len(wanted) // 2
         self._embed_part(wanted[:middle], result)
         self._embed_part(wanted[middle:], result)
-        if all(digest in result.vectors for digest, _ in wanted):
-            self._size.refused([text for _, text in wanted])
+        if all(each.digest in result.vectors for each in wanted):
+            self._size.refused([each.text for each in wanted])
 
     def _attempt(self, texts: list[str], strikes: "_Strikes") -> Vectors:
         """Try once, the first of some texts; blame a single text only if the service is well.
@@ -263,10 +275,11 @@ class EmbeddingRunner:
 class _Waiting:
     """The texts of a batch that no worker has taken: texts of similar lengths go together."""
 
-    def __init__(self, wanted: Sequence[Wanted], size: CallSize, most: int) -> None:
-        self._wanted = sorted(wanted, key=lambda pair: len(pair[1]))
+    def __init__(self, wanted: Sequence[Wanted], size: CallSize, card: ModelCard) -> None:
+        self._wanted = sorted(wanted, key=lambda each: len(each.text))
         self._size = size
-        self._most = most
+        self._most = -(-len(wanted) // card.concurrency)
+        self._most_tokens = card.max_tokens or inf
         self._lock = Lock()
 
     @property
@@ -277,8 +290,10 @@ class _Waiting:
     def take(self) -> Sequence[Wanted]:
         """Return the texts of the next call; none when all are taken."""
         with self._lock:
-            texts = [text for _, text in self._wanted[: self._most]]
+            texts = [each.text for each in self._wanted[: self._most]]
             count = self._size.head(texts) if texts else 0
+            tokens = accumulate(each.tokens for each in self._wanted[:count])
+            count = sum(total <= self._most_tokens for total in tokens)
             taken, self._wanted = self._wanted[:count], self._wanted[count:]
             return taken
 

@@ -33,9 +33,12 @@ def good(texts: Sequence[str]) -> Vectors:
 class Fake:
     """Answers as it is told to, and keeps what it was asked."""
 
-    def __init__(self, answer: Answer = good, window: int | None = None) -> None:
+    def __init__(
+        self, answer: Answer = good, window: int | None = None, max_tokens: int | None = None
+    ) -> None:
         self.answer = answer
         self.window = window
+        self.max_tokens = max_tokens
         self.calls: list[list[str]] = []
 
     def describe(self) -> ModelCard:
@@ -43,6 +46,7 @@ class Fake:
             identity="fake",
             dimensions=DIMENSIONS,
             window=self.window,
+            max_tokens=self.max_tokens,
             count_tokens=lambda texts: [len(text.split()) for text in texts],
         )
 
@@ -422,3 +426,14 @@ def test_a_text_beyond_the_window_is_refused_and_never_sent() -> None:
     assert reason == "too_long"
     assert error.startswith("3 tokens, at most 2")
     assert fake.calls == [["one two"]]
+
+
+def test_no_call_has_more_tokens_than_it_can_carry() -> None:
+    fake = Fake(max_tokens=10)
+    texts = [f"{'word ' * words}{n}" for words in range(12) for n in range(5)]
+    with running(fake) as runner:
+        result = runner.embed(hashed(*texts))
+    assert max(sum(len(text.split()) for text in call) for call in fake.calls) <= 10
+    assert len(result.vectors) == 50
+    assert {reason for reason, _ in result.refused.values()} == {"too_long"}
+    assert len(result.refused) == 10

@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +27,12 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.answers import decode_vectors, retry_after_seconds, server_message
+from cdc_embed.embed.answers import (
+    decode_vectors,
+    retry_after_seconds,
+    server_message,
+    tokens_used,
+)
 from cdc_embed.embed.base import Embedder
 from cdc_embed.embed.http import HttpEmbedder, Pace
 from cdc_embed.errors import (
@@ -667,6 +673,56 @@ def test_no_minute_has_more_than_its_limit(per_minute: int, calls: list[tuple[in
         window = [units for at, units in taken if begin <= at < begin + 60]
         burst = per_minute / 60
         assert sum(window[:-1]) <= per_minute + burst + 1e-6
+
+
+def test_what_the_service_counts_corrects_what_was_reserved() -> None:
+    pace = Pace(60)
+    pace.reserve(30, 0.0)
+    pace.correct(15)
+    assert pace.reserve(1, 0.0) == 44.0
+    pace.correct(-40)
+    assert pace.reserve(1, 0.0) == 5.0
+
+
+@pytest.mark.parametrize(
+    ("body", "tokens"),
+    [
+        ({"usage": {"prompt_tokens": 7, "total_tokens": 9}}, 7),
+        ({"usage": {"total_tokens": 9}}, 9),
+        ({"usage": {"prompt_tokens": -1}}, None),
+        ({"usage": {"prompt_tokens": "many"}}, None),
+        ({"usage": 3}, None),
+        ({}, None),
+        ([], None),
+    ],
+)
+def test_the_tokens_of_an_answer_are_read(body: Any, tokens: int | None) -> None:
+    assert tokens_used(orjson.dumps(body)) == tokens
+    assert tokens_used(b"<html>") is None
+
+
+def test_the_next_call_waits_for_the_tokens_of_the_last(server: ScriptedServer, make: Make) -> None:
+    """The service counts a hundred times what three bytes a token made of the text."""
+    answer = {"data": [{"embedding": [1, 2]}], "usage": {"prompt_tokens": 30_000}}
+    server.answer(200, orjson.dumps(answer))
+    embedder = make(server, tokens_per_minute=600_000)
+    began = time.monotonic()
+    for _ in range(2):
+        embedder.embed(["a text"])
+    assert time.monotonic() - began > 1.9
+
+
+def test_a_call_that_can_never_pass_is_no_matter_of_time(
+    server: ScriptedServer, make: Make
+) -> None:
+    message = "Request too large for m on tokens per min (TPM): Limit 10000, Requested 24119"
+    server.answer(429, orjson.dumps({"error": {"message": message, "type": "tokens"}}))
+    assert isinstance(failure(make(server)), TextRefusedError)
+
+
+def test_one_call_has_no_more_tokens_than_a_minute(server: ScriptedServer, make: Make) -> None:
+    assert make(server, tokens_per_minute=10_000).describe().max_tokens == 10_000
+    assert make(server).describe().max_tokens is None
 
 
 def test_zero_is_no_limit() -> None:
