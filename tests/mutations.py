@@ -72,6 +72,28 @@ MUTATIONS = (
         "test_another_space_asks_nothing_before_there_are_vectors[False-size]",
     ),
     Mutation(
+        "a position that is gone is made up",
+        "cdc_embed/setup/preflight.py",
+        "        lost = slot is not None and has_compared(databases.target, schema, name)",
+        "        lost = False",
+        "tests/integration/test_lost_tables.py::test_a_lost_position_is_a_gap_and_none_is_made_up",
+    ),
+    Mutation(
+        "vectors of a lost space come to be of another",
+        "sql/target/mending.sql",
+        "cdc_embed_last + 1);",
+        "1);",
+        "tests/integration/test_lost_tables.py::"
+        "test_without_the_spaces_every_text_is_embedded_on_demand",
+    ),
+    Mutation(
+        "a table of ours that is gone is not named",
+        "cdc_embed/setup/preflight.py",
+        "    expect_tables(databases)",
+        "    pass",
+        "tests/integration/test_lost_tables.py::test_a_lost_table_of_ours_is_named_and_made_again",
+    ),
+    Mutation(
         "tables of others are named when some are published",
         "cdc_embed/source/publishing.py",
         " if not self._carries(sight, publication, source)]",

@@ -43,7 +43,7 @@ def setup(
     """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
     from cdc_embed.embed.make import make_embedder
     from cdc_embed.setup.connections import connections
-    from cdc_embed.setup.plan import plan_setup
+    from cdc_embed.setup.plan import plan_mending, plan_setup
 
     context: Context = ctx.obj
     config = context.load()
@@ -56,7 +56,11 @@ def setup(
         if not (dry_run or as_sql):  # first of all, whatever keeps setup from the rest
             for done in databases.coverage.protect():
                 say(f"source: {done}")
-        plan = plan_setup(databases, card, rebuild=rebuild, adopt=adopt)
+        plan = plan_mending(databases, rebuild=rebuild)
+        if plan.steps and not (dry_run or as_sql):
+            _run(databases, plan, say)
+        if not plan.steps or not (dry_run or as_sql):
+            plan = plan_setup(databases, card, rebuild=rebuild, adopt=adopt)
         if as_sql:
             typer.echo(_script(plan, config.target_is_source))
         elif dry_run:

@@ -20,6 +20,7 @@ from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
+from cdc_embed.setup.mending import mend_ddl
 from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
 from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
 from cdc_embed.setup.tables import TablePlanner
@@ -63,6 +64,8 @@ class SetupPlan:
     """Facts that the user should know beside the steps."""
     left_out: list[Finding] = field(default_factory=list)
     """The reasons why the steps leave tables out, which ``run`` pauses."""
+    mends: bool = False
+    """Our own tables are made again first; only then can the rest be planned."""
 
 
 def plan_setup(
@@ -114,6 +117,12 @@ def plan_setup(
     return SetupPlan(steps, prepared.notes, survey.failed)
 
 
+def plan_mending(databases: Connections, *, rebuild: bool) -> SetupPlan:
+    """Return the steps that make our own tables again that are gone; most often none."""
+    steps = steps_of(databases, Where.TARGET, mend_ddl(databases, rebuild=rebuild))
+    return SetupPlan(steps, ["what else is missing is known after these statements"], mends=True)
+
+
 def _drop_slot(databases: Connections, survey: Survey) -> list[Step]:
     """Drop the slot whose log is lost, if it still exists."""
     if survey.slot is None:
@@ -160,7 +169,8 @@ def run_setup(
         else:
             session = databases.source if step.where is Where.SOURCE else databases.target
             run_without_queueing(session, step.why, [step.statement], on_wait)
-    _create_checkpoint(databases)
+    if not plan.mends:
+        _create_checkpoint(databases)
 
 
 def _run(databases: Connections, step: Step) -> None:

@@ -22,6 +22,7 @@ from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.setup.agreement import check_tables, lost_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
+from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.ownership import expect_kept, name_owner
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
@@ -34,7 +35,7 @@ from cdc_embed.target.checks import (
     check_temporary,
     check_vector_extension,
 )
-from cdc_embed.target.position import read_checkpoint, server_identity
+from cdc_embed.target.position import has_compared, read_checkpoint, server_identity
 from cdc_embed.target.registry import applied_migrations
 from cdc_embed.target.schema import refuse_unindexable
 
@@ -174,6 +175,7 @@ def survey_all(databases: Connections) -> Survey:
     """
     config = databases.config
     survey = survey_source(databases)
+    expect_tables(databases)
     survey.slot_name = config.source.slot
     followed = [source.table for source in survey.tables]
     _check_history(databases, survey)
@@ -275,9 +277,11 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
     schema, slot = databases.config.target.schema, survey.slot
     if not applied_migrations(databases.target, schema):
         return None
-    checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
+    name = databases.config.source.slot
+    checkpoint = read_checkpoint(databases.target, schema, name)
     if checkpoint is None:
-        return None
+        lost = slot is not None and has_compared(databases.target, schema, name)
+        return "its recorded position is gone" if lost else None
     source = databases.catalogue.identity()
     if slot is None and checkpoint.source.is_of(source):
         return "a position is recorded for it, but the slot does not exist any more"
@@ -330,10 +334,7 @@ def _check_stored(
         own = isinstance(exc, PreflightError) and (exc.fields.get("table") or refused)
         alone = table.full_name if own else ""
         found = Finding(id="space", ok=False, message=str(exc), fix=exc.hint, table=alone)
-        if alone:
-            survey.pause(found)
-        else:
-            survey.findings.append(found)
+        survey.add(found)
         return
     said = f"{table.full_name} has its vectors in this space"
     survey.findings.append(Finding(id="space", ok=True, message=said))

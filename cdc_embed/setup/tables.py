@@ -259,11 +259,17 @@ class TablePlanner:
         )
 
     def _former(self, table: Table) -> Registered | None:
-        """Return the same source table under its former name."""
+        """Return the same source table under its former name; with ``rebuild`` also another one
+        whose place it takes, because its table of vectors is configured."""
         configured = {entry.full_name for entry in self._databases.config.tables}
-        found = (r for r in self._known.values() if r.source_oid == table.oid)
-        former = (r for r in found if r.table_name not in configured)
-        return next((r for r in former if not self._is_elsewhere(r)), None)
+        left = [r for r in self._known.values() if r.table_name not in configured]
+        ours = [r for r in left if not self._is_elsewhere(r)]
+        same = [r for r in ours if r.source_oid == table.oid]
+        replaced = [r for r in ours if r.embedding_table == table.embedding_table]
+        if self._rebuild and replaced and not same:
+            self.alone = True
+            return replaced[0]
+        return same[0] if same else None
 
     def _is_elsewhere(self, known: Registered) -> bool:
         databases = self._databases
@@ -302,5 +308,7 @@ class TablePlanner:
                     where=f"table {table.full_name}",
                     problem=f"its embedding table, {self._schema}.{table.embedding_table}, is "
                     f"used by {other.table_name}",
-                    hint="set another embedding_table",
+                    hint=f"if {table.full_name} takes the place of {other.table_name}, remove that "
+                    "one from the configuration, stop the service and run: cdc-embed setup "
+                    "--rebuild (equal texts keep their vectors); else set another embedding_table",
                 )

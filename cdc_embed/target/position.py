@@ -17,6 +17,13 @@ def read_checkpoint(session: Session, schema: str, slot: str) -> Checkpoint | No
     return checkpoint_of(rows[0]) if rows else None
 
 
+def has_compared(session: Session, schema: str, slot: str) -> bool:
+    """Return whether rows were compared for a slot, which takes a recorded position."""
+    statement = compose("target/reconcile", "has_compared", schema=sql.Identifier(schema))
+    compared: bool = session.fetch("reconcile", statement, {"slot": slot})[0][0]
+    return compared
+
+
 def create_checkpoint(session: Session, schema: str, first: Checkpoint) -> None:
     """Record the first position of a slot; leave a recorded one alone."""
     values = {

@@ -64,6 +64,11 @@ left join (select table_name, count(*) as letters from {schema}.dead_letter grou
   on d.table_name = e.table_name
 where e.table_name = any (%(table_names)s)
 
+-- name: has_compared
+-- Whether rows of a slot's tables were compared since a comparison was last begun.
+select exists (select from {schema}.reconcile r join {schema}.embedding_table e on e.table_name = r.table_name
+               where e.slot = %(slot)s and (r.state = 'done' or r.checked > 0))
+
 -- name: something_to_do
 -- Whether the command line asks for something, or one of these tables is not compared.
 select exists (select from {schema}.request where slot = %(slot)s and state in ('waiting', 'running'))

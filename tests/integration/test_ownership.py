@@ -270,3 +270,59 @@ def test_table_of_vectors_is_that_of_one_source_table(site: Site) -> None:
     refused = site.cli("setup", expect=4).stderr
     assert "cdc_embed.documents_embedding, is used by public.documents" in refused
     assert "set another embedding_table" in refused
+    assert "cdc-embed setup --rebuild" in refused
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop table documents",
+        "alter table documents rename to documents_old",
+        "alter table documents drop constraint documents_pkey, add primary key (title)",
+    ],
+)
+def test_a_table_can_take_the_vectors_of_the_one_it_replaces(site: Site, statement: str) -> None:
+    """Each way out that is told works: with its vectors, or with others."""
+    site.sql("insert into documents values (1, 'one', 'text'), (2, 'two', 'text')")
+    fixed = '[[tables]]\nname = "{}"\ntext = ["title", "body"]\nembedding_table = "{}"\n'
+    site.configure(tables=fixed.format("documents", "vectors"))
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert service.stop() == 0
+    stored = "select embedded_at from cdc_embed.vectors order by embedded_at"
+    before = site.sql(stored)
+    site.sql("create table papers as select id::text, title, body from documents")
+    site.sql("alter table papers add primary key (id)")
+    site.sql(statement)
+    site.configure(tables=fixed.format("papers", "vectors"))
+    assert "run: cdc-embed setup" in site.cli("run", expect=4).stderr
+    refused = site.cli("setup", expect=4).stderr
+    assert "cdc_embed.vectors, is used by public.documents" in refused
+    site.cli("setup", "--rebuild")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        site.sql("insert into papers values ('3', 'three', 'text')")
+        service.settle()
+        assert site.verify()["drift"] == 0
+        assert service.stop() == 0
+    assert site.sql(stored)[:2] == before, "nothing is embedded again"
+    assert site.value("select count(*) from cdc_embed.papers_search") == 3
+    assert "nothing to do" in site.cli("setup").stderr
+
+
+def test_a_table_can_take_other_vectors_instead(site: Site) -> None:
+    site.sql("insert into documents values (1, 'one', 'text')")
+    follow(site)
+    site.sql("alter table documents rename to old")
+    site.sql("create table papers (like old including all)")
+    site.sql("insert into papers select * from old")
+    entry = '[[tables]]\nname = "papers"\ntext = ["title", "body"]\nembedding_table = "{}"\n'
+    site.configure(tables=entry.format("documents_embedding"))
+    assert "set another embedding_table" in site.cli("setup", expect=4).stderr
+    site.configure(tables=entry.format("others"))
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert site.verify()["tables"][0]["fresh"] == 1
+        assert service.stop() == 0

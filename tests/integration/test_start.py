@@ -112,6 +112,10 @@ def test_doctor_and_run_agree(site: Site, name: str) -> None:
 
 
 def test_doctor_and_run_agree_about_another_model(site: Site) -> None:
+    site.sql("insert into documents values (1, 't', 'text')")
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert service.stop() == 0
     site.configure(embedder='kind = "hash"\ndimensions = 100')
     told = site.cli("run", "--no-wait", expect=4).stderr
     found = site.cli("doctor", expect=4).stdout

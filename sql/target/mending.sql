@@ -1,0 +1,50 @@
+-- name: service_tables
+-- Those of our own tables that exist, of the given ones, and whether each has a comment, as ours have.
+select c.relname::text, obj_description(c.oid, 'pg_class') is not null
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
+
+-- name: take_place
+-- Put tables that were just made in a schema beside ours in the place of our own of that name.
+-- Stored vectors are of no space that will ever be recorded, if the record of the spaces is one of
+-- them.
+do $cdc_embed$
+declare
+  cdc_embed_names constant text[] := {names};
+  cdc_embed_last integer := 0;
+  cdc_embed_found integer;
+  cdc_embed_each record;
+begin
+  for cdc_embed_each in select name from unnest(cdc_embed_names) as name loop
+    execute format('drop table if exists %I.%I cascade', {schema}, cdc_embed_each.name);
+  end loop;
+  for cdc_embed_each in select name from unnest(cdc_embed_names) as name loop
+    execute format('alter table %I.%I set schema %I', {beside}, cdc_embed_each.name, {schema});
+  end loop;
+  for cdc_embed_each in
+    select format('alter table %s drop constraint %I, add constraint %I %s', k.conrelid::regclass, k.conname, k.conname,
+                  replace(pg_get_constraintdef(k.oid), format('REFERENCES %I.', {beside}), format('REFERENCES %I.', {schema})))
+             as statement
+    from pg_constraint k
+    join pg_class t on t.oid = k.conrelid join pg_class f on f.oid = k.confrelid
+    where k.contype = 'f' and t.relnamespace = to_regnamespace(quote_ident({schema}))
+      and f.relnamespace = to_regnamespace(quote_ident({beside}))
+  loop
+    execute cdc_embed_each.statement;
+  end loop;
+  execute format('drop schema %I cascade', {beside});
+  if 'space' = any (cdc_embed_names) then
+    for cdc_embed_each in
+      select c.oid::regclass as vectors
+      from pg_class c
+      where c.relnamespace = to_regnamespace(quote_ident({schema})) and c.relkind = 'r'
+        and 2 = (select count(*) from pg_attribute a
+                 where a.attrelid = c.oid and not a.attisdropped and a.attname in ('chunk_hash', 'space'))
+    loop
+      execute format('select max(space) from %s', cdc_embed_each.vectors) into cdc_embed_found;
+      cdc_embed_last := greatest(cdc_embed_last, cdc_embed_found);
+    end loop;
+    execute format('alter table %I.space alter id restart with %s', {schema}, cdc_embed_last + 1);
+  end if;
+end
+$cdc_embed$
