@@ -94,6 +94,13 @@ MUTATIONS = (
         "tests/integration/test_lost_tables.py::test_a_lost_table_of_ours_is_named_and_made_again",
     ),
     Mutation(
+        "a command that waits for a lock says nothing",
+        "cdc_embed/reconcile/reconciler.py",
+        "            self._requests.say_waiting(str(exc))",
+        "            pass",
+        "tests/integration/test_locked_tables.py::test_verify_says_which_locked_table_it_waits_for",
+    ),
+    Mutation(
         "tables of others are named when some are published",
         "cdc_embed/source/publishing.py",
         " if not self._carries(sight, publication, source)]",

@@ -80,10 +80,9 @@ class TableProgress:
         """Show progress as the service stores it beside the request."""
         tables = progress.get("tables", [])
         waiting_for = progress.get("waiting_for", "")
-        if waiting_for != self._waiting_for:
-            self._waiting_for = waiting_for
-            if waiting_for:
-                self._console.print(f"{self._title}: waiting for {waiting_for}", markup=False)
+        if waiting_for and waiting_for != self._waiting_for:
+            self._waiting_for = waiting_for  # attempts can go on and fail in turns
+            self._console.print(f"{self._title}: waiting for {waiting_for}", markup=False)
         if self._console.is_terminal:
             for table in tables:
                 self._bar(table)

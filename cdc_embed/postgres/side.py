@@ -134,7 +134,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         if (state[:2] in PASSING and state != MISSING_FILE) or (
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
-            raise side.unavailable(problem=problem, state=state) from exc
+            locked = f"{table} is locked: " if state == LOCKED else ""
+            raise side.unavailable(problem=f"{locked}{problem}", state=state) from exc
         hint = exc.diag.message_hint if state == PRIVILEGE else None
         hint = hint or HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc

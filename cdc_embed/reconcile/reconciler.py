@@ -8,7 +8,7 @@ Slices yield to the stream, except for one every two seconds.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import Thread
 from typing import Final, Protocol
 
@@ -150,6 +150,8 @@ class Reconciler:
     def _wait_out(self, exc: Exception) -> None:
         """Wait before the next attempt. Nobody else tells that the same error comes again."""
         log.warning("reconcile waits", problem=str(exc))
+        with suppress(CdcEmbedError):  # the database of the requests can be the one that is away
+            self._requests.say_waiting(str(exc))
         self._failed_at = time.monotonic()
         self._trouble = Trouble(str(exc), self._trouble.since if self._trouble else self._failed_at)
         self._ended.wait(TROUBLE_SECONDS)
@@ -222,6 +224,7 @@ class Reconciler:
             if exc.fields.get("state") != LOCKED:
                 raise
             self._locked = (*others, name)
+            self._requests.say_waiting(f"the lock on {name}")
             log.warning("table is locked, it is compared later", table=name, problem=str(exc))
 
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:

@@ -117,11 +117,11 @@ class Requests:
             if request.kind not in known:
                 self._ledger.reply(request.id, FAILED, error=UNKNOWN_KIND)
 
-    def say_waiting(self, holders: str) -> None:
-        """Report that rows can be compared only after these transactions have ended."""
+    def say_waiting(self, what: str) -> None:
+        """Report what rows can be compared only after."""
         self._open = self._ledger.requests()
         for request in self._open:
-            self._reply_once(request, {"waiting_for": f"the end of {holders}"})
+            self._reply_once(request, {"waiting_for": what})
 
     def _reply_once(self, request: Request, progress: dict[str, Any]) -> None:
         """Reply unless the same was replied before."""

@@ -108,7 +108,7 @@ class SliceReader:
         while (snapshot := self._rows.snapshot()).xmin < before:
             self._lane.drop_seen(snapshot)  # the wait can be long, and much is written meanwhile
             self.waiting_for = ", ".join(self._rows.running_before(before)) or "a transaction"
-            on_wait(self.waiting_for)
+            on_wait(f"the end of {self.waiting_for}")
             self.pause(BLOCKED_SECONDS)
         self.waiting_for = ""
 

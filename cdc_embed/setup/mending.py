@@ -8,15 +8,12 @@ spaces nobody knows which model made the stored vectors.
 from collections.abc import Iterable
 from typing import Final
 
-from psycopg2 import sql
-
 from cdc_embed.errors import PreflightError
-from cdc_embed.postgres.ddl import Ddl, compose
+from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.sql import queries
 from cdc_embed.target.registry import applied_migrations, missing_migrations
-from cdc_embed.target.schema import SERVICE_TABLES, migration_ddl, within_63
-from cdc_embed.target.vectors import joined
+from cdc_embed.target.schema import SERVICE_TABLES, make_again_ddl
 
 MADE_WITH: Final = {
     "space": ("embedding_table", "dead_letter", "reconcile"),
@@ -58,20 +55,11 @@ def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
     schema = databases.config.target.schema
     names = {*lost, *(name for gone in lost for name in MADE_WITH.get(gone, ()))}
     made = [name for name in SERVICE_TABLES if name in names]
-    beside = within_63(schema, "_mending")
-    statements = [ddl.statement for ddl in migration_ddl(beside, {})]
-    take = compose(
-        "target/mending",
-        "take_place",
-        names=sql.Literal(made),
-        schema=sql.Literal(schema),
-        beside=sql.Literal(beside),
-    )
-    return [joined(f"make {_listed(schema, made)} again", [*statements, take])]
+    return [make_again_ddl(schema, made)]
 
 
 def _lost(databases: Connections, lost: Iterable[str]) -> PreflightError:
-    listed = _listed(databases.config.target.schema, lost)
+    listed = ", ".join(f"{databases.config.target.schema}.{name}" for name in lost)
     problem = f"{listed} does not exist any more"
     if "space" not in lost:
         return PreflightError(where="target database", problem=problem, hint=RUN_SETUP)
@@ -80,7 +68,3 @@ def _lost(databases: Connections, lost: Iterable[str]) -> PreflightError:
         problem=f"{problem}, so it is not known which model made the stored vectors",
         hint="embed every text again: cdc-embed setup --rebuild",
     )
-
-
-def _listed(schema: str, names: Iterable[str]) -> str:
-    return ", ".join(f"{schema}.{name}" for name in names)

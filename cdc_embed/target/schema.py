@@ -5,6 +5,7 @@ reads nothing; ``registry`` reads, ``vectors`` has the tables of vectors.
 """
 
 import hashlib
+from collections.abc import Sequence
 from typing import Final
 
 from psycopg2 import sql
@@ -98,6 +99,22 @@ def migration_ddl(schema: str, applied: dict[int, str]) -> list[Ddl]:
         found.append(Ddl(f"migration {title}", sql.SQL(text.strip()).format(schema=name)))
         found.append(Ddl(f"record migration {title}", remember))
     return found
+
+
+def make_again_ddl(schema: str, names: Sequence[str]) -> Ddl:
+    """Make some of our own tables again: the migrations make all of them in a schema beside ours,
+    from which these are taken."""
+    beside = within_63(schema, "_mending")
+    take = compose(
+        "target/mending",
+        "take_place",
+        names=sql.Literal(list(names)),
+        schema=sql.Literal(schema),
+        beside=sql.Literal(beside),
+    )
+    statements = [*(ddl.statement for ddl in migration_ddl(beside, {})), take]
+    listed = ", ".join(f"{schema}.{name}" for name in names)
+    return Ddl(f"make {listed} again", sql.SQL(";\n").join(statements))
 
 
 def _check_unchanged(title: str, applied: str, ours: str) -> None:

@@ -207,6 +207,11 @@ def test_search_before_setup_or_in_another_space_says_the_fix(
     site.cli("setup")
     assert search(site, "q") == []
     site.configure(tables=table(), embedder='kind = "hash"\ndimensions = 64')
+    assert "run: cdc-embed setup\n" in site.cli("search", "q", expect=4).stderr, "nothing is lost"
+    site.configure(tables=table(), embedder=HASH)
+    site.sql("insert into documents (id, title, body) values (1, 'one', 'text')")
+    site.cli("backfill")
+    site.configure(tables=table(), embedder='kind = "hash"\ndimensions = 64')
     assert "cdc-embed setup --rebuild" in site.cli("search", "q", expect=4).stderr
     site.configure(tables=table(text='text = ["title"]'), embedder=HASH)
     assert "cdc-embed setup --rebuild" in site.cli("search", "q", expect=4).stderr
