@@ -138,6 +138,27 @@ def test_a_namesake_of_another_server_is_refused_everywhere(
     assert "nothing to do" in first.cli("setup").stderr
 
 
+def test_a_namesake_with_other_tables_needs_another_slot_name(
+    first: Site, namesake: Site, vectors: Site
+) -> None:
+    """A position belongs to a slot's name, so two of one name cannot be told apart."""
+    namesake.sql("alter table documents rename to notes")
+    text = namesake.config_path.read_text().replace('name = "documents"', 'name = "notes"')
+    namesake.config_path.write_text(text)
+    assert "set source.slot or target.schema" in namesake.cli("setup", expect=4).stderr
+    named = text.replace(f'slot = "{first.name}"', f'slot = "{namesake.name}"')
+    namesake.config_path.write_text(named)
+    namesake.cli("setup")
+    with first.service() as service, namesake.service() as other:
+        other.wait_for("reconciled")
+        first.sql("insert into documents values (9, 't', 'followed still')")
+        for running in (service, other):
+            running.settle()
+        assert first.drift() == []
+        assert vectors.value("select count(*) from cdc_embed.notes_embedding") == 5
+        assert service.stop() == other.stop() == 0
+
+
 def test_a_name_is_the_first_ones_before_its_setup_has_ended(
     first: Site, namesake: Site, vectors: Site
 ) -> None:
