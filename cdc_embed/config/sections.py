@@ -175,6 +175,13 @@ class EmbedderConfig(Section):
         return name
 
     @model_validator(mode="after")
+    def _distinct_headers(self) -> Self:
+        names = [name.casefold() for name in (*self.headers, *self.header_files)]
+        if len(set(names)) != len(names) or self.api_key_header.casefold() in names:
+            raise ValueError("a header is given twice")
+        return self
+
+    @model_validator(mode="after")
     def _read_key(self) -> Self:
         if self.kind == "http" and not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?#]\S*)?", self.url):
             raise ValueError(
@@ -182,31 +189,28 @@ class EmbedderConfig(Section):
             )
         if self.api_key_env and self.api_key_file:
             raise ValueError("give api_key_env or api_key_file, not both")
+        self.read_secrets()
+        return self
+
+    def read_secrets(self) -> None:
+        """Read the key and the secret headers; again when the service refuses them, for files are
+        rotated. Raises ValueError when one cannot be read."""
         if self.api_key_env:
             self._api_key = SecretStr(os.environ[self.api_key_env].strip())
         elif self.api_key_file:
             self._api_key = SecretStr(_secret_file("api_key_file", self.api_key_file))
-        return self
-
-    @model_validator(mode="after")
-    def _read_headers(self) -> Self:
-        names = [name.casefold() for name in (*self.headers, *self.header_files)]
-        if len(set(names)) != len(names) or self.api_key_header.casefold() in names:
-            raise ValueError("a header is given twice")
         self._header_secrets = {
             name: SecretStr(_secret_file(f"header_files.{name}", path))
             for name, path in self.header_files.items()
         }
-        return self
 
     def resolved_headers(self) -> dict[str, str]:
-        """Return the further headers, whose values are secrets, as they were at loading time."""
+        """Return the further headers, whose values are secrets, as they were read last."""
         secret = {name: value.get_secret_value() for name, value in self._header_secrets.items()}
         return {**self.headers, **secret}
 
     def resolved_api_key(self) -> str | None:
-        """Return the service's key, a secret, as it was at loading time; None when there is
-        none."""
+        """Return the service's key, a secret, as it was read last; None when there is none."""
         return self._api_key.get_secret_value() if self._api_key else None
 
 

@@ -5,6 +5,7 @@ is tried without once while nothing has worked, and what works is remembered.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -32,15 +33,35 @@ class Dialect:
         self._base64 = config.encoding_format != "float"
         self._settled = config.encoding_format != "auto"
         self._ill = 0
-        self.headers = {"Content-Type": "application/json", **config.resolved_headers()}
+        self._config = config
+        self.headers: dict[str, str] = {}
+        self._read_headers()
+
+    def _read_headers(self) -> None:
+        config = self._config
+        headers = {"Content-Type": "application/json", **config.resolved_headers()}
         key = config.resolved_api_key()
         if key:
             bearer = config.api_key_header.casefold() == BEARER_HEADER.casefold()
-            self.headers[config.api_key_header] = f"Bearer {key}" if bearer else key
-        self.secrets = [*filter(None, (key, *config.resolved_headers().values()))]
-        if not all(value.isascii() and value.isprintable() for value in self.headers.values()):
+            headers[config.api_key_header] = f"Bearer {key}" if bearer else key
+        if not all(value.isascii() and value.isprintable() for value in headers.values()):
             problem = "the API key or a header has characters that an HTTP header cannot carry"
             raise EmbedderError(problem=problem, hint=KEY_HINT)
+        self.headers = headers
+        self.secrets = [*filter(None, (key, *config.resolved_headers().values()))]
+
+    @property
+    def rotates(self) -> bool:
+        """Whether a secret is in a file, which can have another content later."""
+        return bool(self._config.api_key_file or self._config.header_files)
+
+    def read_again(self) -> bool:
+        """Read the secrets that are in files; return whether one has changed."""
+        before = self.headers
+        with suppress(ValueError, EmbedderError):  # it is being written
+            self._config.read_secrets()
+            self._read_headers()
+        return self.headers != before
 
     def body(self, inputs: Sequence[str], *, query: bool, plain: bool = False) -> bytes:
         """Return a request's body; ``plain``: it asks for no encoding of the vectors."""

@@ -36,7 +36,7 @@ _REFUSED = {400, 413, 422}
 _BACKEND_FAILS = 424
 """TEI's answer for 500 of the model behind it."""
 _TIMED_OUT = {408, 504}
-_UNAUTHORIZED = {401, 403}
+UNAUTHORIZED: Final = {401, 403}
 _PAYMENT_REQUIRED = 402
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
@@ -51,7 +51,7 @@ def failure_of(
     status = response.status_code
     problem = f"{where} answers {status}"
     spent = status == _PAYMENT_REQUIRED or not _SPENT.isdisjoint(error_fields(response.content))
-    if status in _UNAUTHORIZED and not spent:  # such messages can quote the key
+    if status in UNAUTHORIZED and not spent:  # such messages can quote the key
         return EmbedderError(problem=problem, hint=KEY_HINT)
     if message := server_message(response.content, secrets):
         problem += f": {message}"

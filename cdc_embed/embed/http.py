@@ -11,10 +11,10 @@ import math
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
 import httpx2
@@ -25,7 +25,7 @@ from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.answers import decode_vectors, tokens_used
 from cdc_embed.embed.base import TIMEOUT, ModelCard, Vectors
 from cdc_embed.embed.dialect import Dialect
-from cdc_embed.embed.failures import ADDRESS_HINT, failure_of
+from cdc_embed.embed.failures import ADDRESS_HINT, UNAUTHORIZED, failure_of
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
 _BURST_SECONDS = 1.0  # of a rate limit, because services measure a minute in shorter parts
 
+ROTATION_SECONDS: Final = 60.0
+"""The time in which a key that is refused can still be replaced in its file."""
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -55,11 +57,20 @@ class HttpEmbedder:
     Raises EmbedderError for a configuration that cannot work, and the errors of that one call.
     """
 
-    def __init__(self, config: EmbedderConfig, *, stored_dimensions: int = 0) -> None:
+    def __init__(
+        self,
+        config: EmbedderConfig,
+        *,
+        stored_dimensions: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._config = config
         self._url = _checked(config.url)
         self._dialect = Dialect(config)
         self._worked = False
+        self._clock = clock
+        self._refused_since: float | None = None
+        """When the service first refused a key that nobody has changed since."""
         self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
@@ -117,18 +128,43 @@ class HttpEmbedder:
 
     def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
         response = self._ask(inputs, self._dialect.body(inputs, query=query))
+        if response.status_code in UNAUTHORIZED and self._has_new_key():
+            response = self._ask(inputs, self._dialect.body(inputs, query=query))
         refused = None
         if self._dialect.may_be_unknown(response.status_code):
             second = self._ask(inputs, self._dialect.body(inputs, query=query, plain=True))
             if second.is_success:
                 response, refused = second, response.status_code
         if not response.is_success:
-            secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
-            raise failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
+            raise self._failure(response, inputs)
         vectors = decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
         self._dialect.settle(refused)
-        self._worked = True
+        self._worked, self._refused_since = True, None
         return vectors
+
+    def _has_new_key(self) -> bool:
+        """Read the key again, where it is in a file; return whether it is another one."""
+        changed = self._dialect.rotates and self._dialect.read_again()
+        if changed:
+            self._refused_since = None
+            self._client.headers.update(self._dialect.headers)
+        return changed
+
+    def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
+        secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
+        error = failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
+        refused = response.status_code in UNAUTHORIZED and isinstance(error, EmbedderError)
+        if refused and self._key_may_come():
+            return EmbedderUnavailableError(problem=error.fields["problem"], hint=error.hint)
+        return error
+
+    def _key_may_come(self) -> bool:
+        """Return whether a key that has worked is being replaced in its file, perhaps."""
+        now = self._clock()
+        if self._refused_since is None:
+            self._refused_since = now
+        rotates = self._worked and self._dialect.rotates
+        return rotates and now - self._refused_since < ROTATION_SECONDS
 
     def _ask(self, inputs: list[str], body: bytes) -> httpx2.Response:
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0

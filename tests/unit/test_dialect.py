@@ -1,6 +1,7 @@
 """Requests in the form that a service wants: its fields, its headers, base64 or plain numbers."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.http import HttpEmbedder
-from cdc_embed.errors import CdcEmbedError, EmbedderError
+from cdc_embed.errors import CdcEmbedError, EmbedderError, EmbedderUnavailableError
 
 KEY = "sk-very-secret-0123456789"
 Answer = Callable[[dict[str, Any]], httpx2.Response]
@@ -50,10 +51,12 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     made: list[HttpEmbedder] = []
     client = httpx2.Client
 
-    def make(service: Service, **fields: Any) -> HttpEmbedder:
+    def make(
+        service: Service, clock: Callable[[], float] = time.monotonic, **fields: Any
+    ) -> HttpEmbedder:
         transport = httpx2.MockTransport(service)
         monkeypatch.setattr(httpx2, "Client", lambda **given: client(**given, transport=transport))
-        made.append(HttpEmbedder(configured(**fields)))
+        made.append(HttpEmbedder(configured(**fields), clock=clock))
         return made[-1]
 
     yield make
@@ -182,6 +185,56 @@ def test_no_error_shows_a_header_or_the_address_query(make: Make, tmp_path: Path
         with pytest.raises(EmbedderError) as caught:
             embedder.embed(["a"])
         assert secret not in str(caught.value) + caught.value.hint
+
+
+def with_key(key: str) -> Callable[[httpx2.Request], bool]:
+    return lambda request: request.headers.get("authorization") == f"Bearer {key}"
+
+
+class Guarded(Service):
+    """Takes one key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(vectors)
+        self.key = key
+
+    def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        answer = super().__call__(request)
+        return answer if with_key(self.key)(request) else httpx2.Response(401)
+
+
+def test_a_rotated_key_is_read_again(make: Make, tmp_path: Path) -> None:
+    """The file first, or the service first: at most a minute lies between the two."""
+    path = tmp_path / "key"
+    path.write_text("first")
+    service, clock = Guarded("first"), [0.0]
+    embedder = make(service, clock=lambda: clock[0], api_key_file=str(path))
+    embedder.embed(["a"])
+    path.write_text("second")
+    service.key = "second"
+    embedder.embed(["b"])
+    service.key = "third"
+    for clock[0] in (100.0, 130.0, 159.0):
+        with pytest.raises(EmbedderUnavailableError):
+            embedder.embed(["c"])
+    path.unlink()
+    with pytest.raises(EmbedderUnavailableError):
+        embedder.embed(["c"])
+    path.write_text("third\n")
+    embedder.embed(["c"])
+    service.key = "lost"
+    clock[0] = 1000.0
+    with pytest.raises(EmbedderUnavailableError):
+        embedder.embed(["d"])
+    clock[0] = 1061.0
+    with pytest.raises(EmbedderError, match="401"):
+        embedder.embed(["d"])
+
+
+def test_a_key_that_never_worked_is_wrong_at_once(make: Make, tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("wrong")
+    with pytest.raises(EmbedderError, match="401"):
+        make(Guarded("right"), api_key_file=str(tmp_path / "key")).embed(["a"])
 
 
 def test_a_header_that_cannot_be_sent_is_refused_unseen() -> None:
