@@ -747,6 +747,13 @@ MUTATIONS = (
         "test_leaf_between_two_looks_leaves_nothing_behind[18-truncate passing-False]",
     ),
     Mutation(
+        "a former key's column stays not null",
+        "sql/target/kept.sql",
+        "k.indrelid = t.oid and k.indisprimary and a.attnum",
+        "k.indrelid = 0 and k.indisprimary and a.attnum",
+        "tests/integration/test_key_changes.py::test_a_column_that_leaves_the_key_may_be_null",
+    ),
+    Mutation(
         "a leaf that went left nothing behind",
         "cdc_embed/change/shape.py",
         "gone = known.keys() - found.keys()",

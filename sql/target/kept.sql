@@ -28,7 +28,9 @@ cross join lateral (
   select 1, array[a.attname], format('alter table %s alter column %I set %s', successor, a.attname, o.setting)
   from pg_attribute a join pg_type y on y.oid = a.atttypid
   cross join lateral (
-    select 'not null' as setting where a.attnotnull
+    -- that of a former key's column was the key's
+    select 'not null' as setting
+    where a.attnotnull and not exists (select from pg_index k where k.indrelid = t.oid and k.indisprimary and a.attnum = any (k.indkey))
     union all
     select 'storage ' || case a.attstorage when 'p' then 'plain' when 'e' then 'external' when 'm' then 'main' else 'extended' end
     where a.attstorage <> y.typstorage

@@ -306,3 +306,24 @@ def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms
             assert texts(service) <= site.value(new) + 3
     refused = (site.target or site).value("select count(*) from cdc_embed.dead_letter")
     assert refused == 0
+
+
+def test_a_column_that_leaves_the_key_may_be_null(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(18)
+    table = "create table letters (tenant int, id int, body text, primary key (tenant, id))"
+    follow(site, table)
+    site.sql("insert into letters values (1, 1, 'text')")
+    site.sql(
+        "alter table letters drop constraint letters_pkey, add primary key (id), "
+        "alter tenant drop not null"
+    )
+    site.sql("insert into letters values (null, 2, 'of nobody')")
+    site.configure(tables=CONFIG.replace('["body"]\n', '["body"]\nmetadata = ["tenant"]\n', 1))
+    site.cli("setup")
+    letters = Documents(name="letters", text=("body",), metadata=("tenant",))
+    with site.service() as service:
+        wait_until(lambda: done(service), "backfill")
+        assert letters.drift(site) == []
+        assert service.stop() == 0
