@@ -72,7 +72,7 @@ def check_dsn(dsn: str) -> dict[str, str]:
         parts = parse_dsn(dsn)
     if (
         parts is None
-        or ("://" in dsn and not _PLAIN_URI.fullmatch(dsn))
+        or (_SCHEME.match(dsn) and not _PLAIN_URI.fullmatch(dsn))
         or not re.fullmatch(r"[\d,]*", parts.get("port", ""))
     ):
         raise ValueError(

@@ -256,6 +256,7 @@ PASSWORDS = st.text(st.characters(codec="ascii", categories=["L", "N", "P", "S",
 
 @given(PASSWORDS, PASSWORDS)
 @example("?@", "")
+@example("", "://")
 def test_no_password_is_ever_shown(before: str, after: str) -> None:
     password = before + "\x7fSECRET\x7f" + after
     quoted = password.replace("\\", "\\\\").replace("'", "\\'")
