@@ -36,7 +36,7 @@ from cdc_embed.target.checks import (
     check_vector_extension,
 )
 from cdc_embed.target.position import has_compared, read_checkpoint, server_identity
-from cdc_embed.target.registry import applied_migrations
+from cdc_embed.target.registry import applied_migrations, missing_migrations
 from cdc_embed.target.schema import refuse_unindexable
 
 MADE_BY_SETUP: Final = frozenset(
@@ -223,8 +223,7 @@ def _check_history(databases: Connections, survey: Survey) -> None:
     """Check that the slot continues the recorded position."""
     config = databases.config.source
     slot = check_slot(survey.slot, config.slot, config.plugin, survey.database)
-    owner = name_owner(databases)
-    if owner:
+    if owner := name_owner(databases):
         survey.stranger = OtherSourceError(slot=config.slot, problem=owner)
         survey.fail("owner", survey.stranger)
         return
@@ -275,12 +274,13 @@ def history_gap(databases: Connections, survey: Survey) -> str | None:
     A gap must not go unnoticed, because a new slot would hide the missed changes.
     """
     schema, slot = databases.config.target.schema, survey.slot
-    if not applied_migrations(databases.target, schema):
+    if not (applied := applied_migrations(databases.target, schema)):
         return None
     name = databases.config.source.slot
     checkpoint = read_checkpoint(databases.target, schema, name)
     if checkpoint is None:
-        lost = slot is not None and has_compared(databases.target, schema, name)
+        known = slot is not None and not missing_migrations(applied)
+        lost = known and has_compared(databases.target, schema, name)
         return "its recorded position is gone" if lost else None
     source = databases.catalogue.identity()
     if slot is None and checkpoint.source.is_of(source):

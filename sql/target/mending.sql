@@ -12,8 +12,8 @@ do $cdc_embed$
 declare
   cdc_embed_names constant text[] := {names};
   cdc_embed_last integer := 0;
-  cdc_embed_found integer;
   cdc_embed_each record;
+  cdc_embed_space record;
 begin
   for cdc_embed_each in select name from unnest(cdc_embed_names) as name loop
     execute format('drop table if exists %I.%I cascade', {schema}, cdc_embed_each.name);
@@ -41,8 +41,9 @@ begin
         and 2 = (select count(*) from pg_attribute a
                  where a.attrelid = c.oid and not a.attisdropped and a.attname in ('chunk_hash', 'space'))
     loop
-      execute format('select max(space) from %s', cdc_embed_each.vectors) into cdc_embed_found;
-      cdc_embed_last := greatest(cdc_embed_last, cdc_embed_found);
+      for cdc_embed_space in execute format('select max(space) as last from %s', cdc_embed_each.vectors) loop
+        cdc_embed_last := greatest(cdc_embed_last, cdc_embed_space.last);
+      end loop;
     end loop;
     execute format('alter table %I.space alter id restart with %s', {schema}, cdc_embed_last + 1);
   end if;

@@ -182,6 +182,7 @@ def test_statement_whose_answer_never_comes_is_noticed_by_asking(net: Net) -> No
     site.sql("alter table documents alter body set storage external")
     with watched(site), site.service() as service:
         service.wait_for("reconciled")  # its questions are others than those of the log's rows
+        service.wait_for("indexed")  # until then rows are looked up in the writer's session
         for number, (side, steps, lost) in enumerate(ANSWERS, 1):
             site.sql("insert into documents values (%s, 't', %s)", number, f"b{number}" * 3000)
             service.settle()
