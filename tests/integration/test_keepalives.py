@@ -85,7 +85,7 @@ def wait_for_reports(service: RunningService, count: int) -> None:
     wait_until(arrived, f"{count} reports")
 
 
-@pytest.mark.parametrize("kind", ["rows", "relations"])
+@pytest.mark.parametrize("kind", ["rows", pytest.param("relations", marks=pytest.mark.long)])
 def test_ping_in_a_transaction_confirms_and_loses_nothing(
     server: EmbeddedPostgres, tmp_path: Path, kind: str
 ) -> None:
