@@ -177,7 +177,10 @@ class TargetRefusedError(CdcEmbedError):
     """target {table}: {problem}"""
 
     exit_code = 4
-    default_hint = "the target's tables are not as setup made them; run: cdc-embed setup"
+    default_hint = (
+        "run: cdc-embed setup; if that has nothing to do, a trigger, rule or privilege of yours on "
+        "the target's tables is in the way: correct it"
+    )
 
 
 class FencedError(CdcEmbedError):

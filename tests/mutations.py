@@ -157,6 +157,22 @@ MUTATIONS = (
         "test_a_broken_table_takes_no_other_with_it[dropped vectors]",
     ),
     Mutation(
+        "a table that fails again and again is not left out",
+        "cdc_embed/service/start.py",
+        "            self._kept.refusing.leave_out(survey)",
+        "            pass",
+        "tests/integration/test_refusing_tables.py::"
+        "test_a_trigger_keeps_the_service_from_one_table[an exception]",
+    ),
+    Mutation(
+        "a table that fails is tried again at each look",
+        "cdc_embed/service/watch.py",
+        "        out = paused.keys() | self._refusing.findings.keys()",
+        "        out = paused.keys()",
+        "tests/integration/test_refusing_tables.py::"
+        "test_a_table_that_fails_is_not_tried_all_the_time",
+    ),
+    Mutation(
         "a mended table stays paused",
         "cdc_embed/service/watch.py",
         "            self._instance.restart()",

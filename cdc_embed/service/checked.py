@@ -8,6 +8,7 @@ from cdc_embed.config.load import Config
 from cdc_embed.embed.base import Embedder, ModelCard
 from cdc_embed.metrics import Metrics
 from cdc_embed.service.listeners import Listeners
+from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.setup.connections import Connections
 from cdc_embed.source.tables import SourceTable
@@ -62,3 +63,4 @@ class Kept:
     metrics: Metrics
     listeners: Listeners
     tolerance: Tolerance
+    refusing: Refusing

@@ -11,6 +11,7 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.reading import Refetcher
+from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.source.coverage import Undelivered
 
@@ -25,6 +26,7 @@ class Health:
     patience: Patience
     refetcher: Refetcher
     listeners: Listeners
+    refusing: Refusing
     tolerance: Tolerance
     index_problems: Callable[[], Mapping[str, str]]
     clock: Callable[[], float] = time.monotonic
@@ -52,7 +54,11 @@ class Health:
             return str(stuck)
         if not phase.useful:
             return phase.value
+        refusing = self.refusing.findings
         for table, problem in self.undelivered.problems.items():
+            refused = refusing.get(table)
+            if refused is not None:
+                return f"{table} cannot be followed: a database refuses its work ({refused.fix})"
             return f"{table} {problem}"
         now = self.clock()
         for stage, trouble in self._troubles().items():

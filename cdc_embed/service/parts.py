@@ -42,6 +42,7 @@ class Parts:
         self._metrics = kept.metrics
         self._listeners = kept.listeners
         self._tolerance = kept.tolerance
+        self._refusing = kept.refusing
         self._stack = stack
         self._stop = Stop(self._config.limits.drain_timeout)
         self._patience = Patience(self._stop.abandon, self._count_error)
@@ -76,6 +77,7 @@ class Parts:
             telemetry=self._telemetry,
             reconciling=reconciling,
             leaves=self._leaves,
+            refusing=self._refusing,
         )
         return instance, Watch(checked.databases, checked, watched)
 
@@ -88,6 +90,7 @@ class Parts:
             patience=self._patience,
             refetcher=self._refetcher,
             listeners=self._listeners,
+            refusing=self._refusing,
             tolerance=self._tolerance,
             index_problems=self._index_problems,
         )

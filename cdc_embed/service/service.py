@@ -22,12 +22,11 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.patience import delay
 from cdc_embed.flow.telemetry import Positions
-from cdc_embed.metrics import Metrics
 from cdc_embed.serve.facts import Facts
 from cdc_embed.serve.status import Live, status
+from cdc_embed.service.checked import Kept
 from cdc_embed.service.health import Health
 from cdc_embed.service.instance import Instance
-from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.watch import Watch
 
@@ -68,21 +67,19 @@ class Service:
     The errors are those of ``cdc_embed.errors``: no error of the driver gets out.
     """
 
-    def __init__(
-        self, start: Start, *, name: str, metrics: Metrics, listeners: Listeners, rebuilds: bool
-    ) -> None:
+    def __init__(self, start: Start, kept: Kept, *, name: str, rebuilds: bool) -> None:
         """``name`` is the slot's; with ``rebuilds`` a gap in the history is repaired."""
         self._start = start
         self._name = name
-        self._metrics = metrics
-        self._listeners = listeners
+        self._metrics = kept.metrics
+        self._listeners = kept.listeners
+        self._refusing = kept.refusing
         self._rebuilds = rebuilds
         self._current: Started | None = None
         self._starting = True
         self._away = ""
         """The problem that a start waits for."""
         self._rebuilt_at: float | None = None
-        self._mended: tuple[str, float] = "", 0.0
         self._stopping = threading.Event()
         self._stopping_now = False
         self._stopped_at: float | None = None
@@ -132,12 +129,9 @@ class Service:
 
     def _pause_table(self, error: CdcEmbedError) -> None:
         """Begin again without the table that an error names; raise it if that is of no use."""
-        said, at = self._mended
-        in_vain = said == str(error) and time.monotonic() - at < REBUILD_SECONDS
-        if error.exit_code != PreflightError.exit_code or not error.fields.get("table") or in_vain:
-            raise error
-        self._mended = str(error), time.monotonic()
-        lost = isinstance(error, TargetRefusedError)  # tables of ours, which setup makes again
+        left_out = self._refusing.note(error)
+        # tables of ours, which setup makes again
+        lost = isinstance(error, TargetRefusedError) and not left_out
         try:
             self._begin_again(None, waits_for_setup=lost)
         except CdcEmbedError as exc:

@@ -18,6 +18,7 @@ from cdc_embed.metrics import Metrics
 from cdc_embed.service.checked import Checked, Kept, Model
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.parts import Parts
+from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.service import Service, Started, StartStoppedError
 from cdc_embed.service.tolerance import USUAL, Tolerance
 from cdc_embed.setup.connections import Connections, connections, stored_dimensions
@@ -51,13 +52,13 @@ def running(
         metrics = Metrics(slot=config.source.slot, tables=[t.full_name for t in config.tables])
         told = Listeners(listeners, metrics, tolerance)
         stack.callback(told.close)
-        kept = Kept(metrics=metrics, listeners=told, tolerance=tolerance)
+        refusing = Refusing(config.tables)
+        kept = Kept(metrics=metrics, listeners=told, tolerance=tolerance, refusing=refusing)
         starter = _Starter(config, embedder, kept, stack)
         service = Service(
             starter.start,
+            kept,
             name=config.source.slot,
-            metrics=metrics,
-            listeners=told,
             rebuilds=config.source.on_history_gap == "rebuild",
         )
         stack.callback(service.close)
@@ -115,6 +116,7 @@ class _Starter:
                 _make_new_slot(databases, model.card, gap, stopping)
                 survey = survey_all(databases)
             survey_model(databases, survey, model.card)
+            self._kept.refusing.leave_out(survey)
             survey.expect_usable()
             checked = Checked(
                 databases=databases,

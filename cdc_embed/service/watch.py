@@ -29,6 +29,7 @@ from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
+from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.shapes import MetLeaves, Shapes
 from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections
@@ -63,6 +64,7 @@ class Watched:
     telemetry: Telemetry
     reconciling: Reconciling
     leaves: MetLeaves
+    refusing: Refusing
 
 
 class Watch:
@@ -72,6 +74,7 @@ class Watch:
         self._undelivered = watched.undelivered
         self._instance = watched.instance
         self._reconciling = watched.reconciling
+        self._refusing = watched.refusing
         self._databases = databases
         self._ledger = Ledger(
             databases.target, databases.config.target.schema, databases.config.source.slot
@@ -177,7 +180,8 @@ class Watch:
         if not self._left_out:
             return
         paused = find_paused(self._databases, self._left_out, self._card)
-        mended = sorted(self._left_out.keys() - paused.keys())
+        out = paused.keys() | self._refusing.findings.keys()
+        mended = sorted(self._left_out.keys() - out)
         if mended:
             log.info("tables can be followed again", tables=mended)
             self._instance.restart()
