@@ -132,7 +132,7 @@ class RowReader:
     def count(self, table: Table) -> int:
         """Return the number of rows, whatever their key."""
         with self._session.transaction(table.full_name) as cursor:
-            cursor.execute(queries("source/tables")["begin_read"])
+            cursor.execute(queries("source/tables")["begin_count"])
             cursor.execute(compose_read("count_rows", table))
             rows: int = cursor.fetchone()[0]
             _expect_followed(cursor, table)
@@ -151,7 +151,7 @@ class RowReader:
         Reads the whole table, but no out-of-line value.
         """
         with self._session.transaction(table.full_name) as cursor:
-            cursor.execute(queries("source/tables")["begin_read"])
+            cursor.execute(queries("source/tables")["begin_count"])
             cursor.execute(compose_read("text_size", table))
             rows, size = cursor.fetchone()
             _expect_followed(cursor, table)

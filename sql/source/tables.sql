@@ -202,6 +202,11 @@ select (select array_agg(format('%%s:%%s', relid::oid, pg_relation_filenode(reli
 -- One snapshot for a read, which gives up soon when a table is locked: others wait for the session.
 set transaction isolation level repeatable read, read only; set local lock_timeout = '2s'
 
+-- name: begin_count
+-- A count is one statement, whose snapshot is no older than its lock: a rewrite that it waited for has
+-- emptied no table for it. It gives up soon, too.
+set transaction read only; set local lock_timeout = '2s'
+
 -- name: snapshot
 -- The snapshot of this transaction; its xids have 64 bits.
 select pg_current_snapshot()::text

@@ -208,6 +208,34 @@ def test_read_across_a_rewrite_is_not_believed(
     session.close()
 
 
+@pytest.mark.parametrize("read", ["count", "text_size"])
+@pytest.mark.parametrize("rewrite", list(REWRITES))
+def test_a_count_across_a_rewrite_is_right(
+    make_site: Callable[..., Site], rewrite: str, read: str
+) -> None:
+    """It waits for the rewrite, whose rows an older snapshot would not see."""
+    site = make_site()
+    fill(site, 10)
+    table = document_table(site)
+    session = Session(SOURCE, site.dsn, "the reader")
+    rows = RowReader(session, threading.Event())
+    other = site.connect()
+    with other.cursor() as cursor:
+        for statement in REWRITES[rewrite]:
+            cursor.execute(statement)
+        with in_thread(lambda: getattr(rows, read)(table)) as answer:
+            blocked = (
+                "select count(*) from pg_stat_activity "
+                "where application_name = 'the reader' and wait_event_type = 'Lock'"
+            )
+            wait_until(lambda: site.value(blocked), "the count waits for the lock")
+            other.commit()
+            found = answer.get(timeout=30)
+    assert (found if read == "count" else found[0]) == 10
+    other.close()
+    session.close()
+
+
 def test_repair_beside_rewrites_finds_nothing_to_repair(make_site: Callable[..., Site]) -> None:
     site = make_site()
     fill(site, 2000)
