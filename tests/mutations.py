@@ -864,7 +864,7 @@ MUTATIONS = (
     Mutation(
         "a text is blamed for an outage",
         "cdc_embed/flow/embedding.py",
-        "        if not well():\n",
+        "        if not well:\n",
         "        if False:\n",
         "tests/unit/test_embedding_runner.py::test_an_outage_blames_no_text_however_long",
     ),

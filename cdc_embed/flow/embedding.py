@@ -202,8 +202,10 @@ class EmbeddingRunner:
                 raise _RefusedCallError(len(head), exc) from exc
         except EmbedderUnavailableError as exc:
             if exc.reason:
-                self._size.failed(head)
-                if len(head) == 1 and strikes.out(well=self._is_well):
+                well = len(head) == 1 and self._is_well()
+                if not well:  # else it is this text, and no matter of sizes
+                    self._size.failed(head)
+                if strikes.out(well=well):
                     raise _RefusedCallError(1, exc, exc.reason) from exc
             raise
         else:
@@ -315,9 +317,9 @@ class _Strikes:
         self._count = 0
         self._since = 0.0
 
-    def out(self, *, well: Callable[[], bool]) -> bool:
+    def out(self, *, well: bool) -> bool:
         """Count a failure; return whether the text is to blame. An outage begins the count anew."""
-        if not well():
+        if not well:
             self._count = 0
             return False
         if not self._count:

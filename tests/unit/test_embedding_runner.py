@@ -344,6 +344,23 @@ def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
     assert alone.count([PROBE]) == alone.count(["bad"])
 
 
+def test_a_text_the_service_fails_at_makes_no_call_smaller() -> None:
+    now = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if "bad" in texts:
+            raise too_much()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, clock=lambda: next(now) * 10.0) as runner:
+        runner.embed(hashed(*(f"text {n}" for n in range(64))))
+        runner.embed(hashed("bad"))
+        before = len(fake.calls)
+        runner.embed(hashed(*(f"more {n}" for n in range(64))))
+    assert [len(call) for call in fake.calls[before:]] == [64]
+
+
 def test_an_outage_blames_no_text_however_long() -> None:
     calls = itertools.count()
 
