@@ -173,6 +173,14 @@ MUTATIONS = (
         "test_a_table_that_fails_is_not_tried_all_the_time",
     ),
     Mutation(
+        "setup takes vectors without a primary key for those of a former key",
+        "cdc_embed/setup/tables.py",
+        "        expect_key(self._schema, table, name, stored)",
+        "        pass",
+        "tests/integration/test_refusing_tables.py::"
+        "test_setup_names_the_way_out_of_a_lost_primary_key[the constraint]",
+    ),
+    Mutation(
         "a mended table stays paused",
         "cdc_embed/service/watch.py",
         "            self._instance.restart()",

@@ -8,11 +8,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from cdc_embed.change.document import Table
-from cdc_embed.errors import TablesChangedError
+from cdc_embed.errors import PreflightError, TablesChangedError
 from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.setup.connections import Connections, lost_vectors
 from cdc_embed.source.observed import differs, stored_as
 from cdc_embed.target.registry import (
+    CHUNK_COLUMNS,
     NOT_STORED,
     VectorTable,
     registered_tables,
@@ -49,6 +50,30 @@ def lost_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, st
         for name in names
     }
     return {name: f"{problem}; {SETUP}" for name, problem in lost.items() if problem}
+
+
+def expect_key(schema: str, table: Table, name: str, stored: VectorTable) -> None:
+    """Raise when a table of vectors has no primary key, so that nothing says by what it is stored.
+
+    ``setup`` cannot put it back unasked: meanwhile there can be two rows of one key.
+    """
+    if stored.key:
+        return
+    vectors = f"{_quoted(schema)}.{_quoted(name)}"
+    columns = [*(column.name for column in table.key), CHUNK_COLUMNS[0]]
+    fix = f"drop table {vectors} cascade;  -- setup makes it again, and every row is embedded"
+    if stored.columns.keys() >= set(columns):
+        fix = f"alter table {vectors} add primary key ({', '.join(map(_quoted, columns))});"
+    raise PreflightError(
+        where=f"table {table.full_name}",
+        problem=f"its table of vectors {name} has lost its primary key",
+        hint=f"{fix}  -- then {SETUP}",
+        table=table.full_name,
+    )
+
+
+def _quoted(name: str) -> str:
+    return '"{}"'.format(name.replace('"', '""'))
 
 
 def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Finding]:

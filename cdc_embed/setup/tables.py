@@ -14,6 +14,7 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.setup.agreement import expect_key
 from cdc_embed.setup.connections import Connections, expect_comparable, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.relations import Relations
@@ -155,7 +156,9 @@ class TablePlanner:
                 return
         if not stored.columns:
             change.before += create_ddl(self._schema, table, self._vector_type)
-        elif self._fits(table, stored):
+            return
+        expect_key(self._schema, table, name, stored)
+        if self._fits(table, stored):
             self._alter(table, known, stored, change)
         else:
             self._replace(table, known, stored, change)

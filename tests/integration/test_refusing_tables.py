@@ -1,5 +1,6 @@
 """One table that fails although every check of it is good: it is left out by name, alone."""
 
+import re
 import time
 import urllib.error
 from collections.abc import Callable
@@ -107,4 +108,27 @@ def test_a_missing_view_keeps_verify_from_one_table(two: Site) -> None:
         assert "cdc-embed setup" in found["paused"]["public.refused"]
         two.sql("insert into healthy values (2, 'two')")
         wait_until(lambda: stored(two, "healthy", 2), "the healthy table is followed", 30)
+        assert service.stop() == 0
+
+
+LOST_KEYS = {
+    "the constraint": ("drop constraint refused_embedding_pkey", "alter table"),
+    "a column of it": ("drop column chunk_row cascade", "drop table"),
+}
+
+
+@pytest.mark.parametrize("name", LOST_KEYS)
+def test_setup_names_the_way_out_of_a_lost_primary_key(two: Site, name: str) -> None:
+    """The way out is true: its statement, then ``setup``."""
+    dropped, way = LOST_KEYS[name]
+    two.sql(f"alter table cdc_embed.refused_embedding {dropped}")
+    told = two.cli("setup", expect=4).stderr
+    assert "public.refused: its table of vectors refused_embedding has lost its primary" in told
+    found = re.search(f"{way} [^;]*;", told)
+    assert found, told
+    two.sql(found.group())
+    two.cli("setup")
+    with two.service() as service:
+        service.settle()
+        assert two.verify()["paused"] == {}
         assert service.stop() == 0
