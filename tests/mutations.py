@@ -278,7 +278,31 @@ MUTATIONS = (
         "cdc_embed/postgres/side.py",
         "        if not state and WRONG_PARAMETER.search(str(exc))",
         "        if state and WRONG_PARAMETER.search(str(exc))",
-        "tests/integration/test_refusals.py::test_libpq_refuses_a_dsn_with_a_unit_it_does_not_take",
+        "tests/integration/test_refusals.py::"
+        "test_a_service_name_that_no_file_defines_is_not_waited_for",
+    ),
+    Mutation(
+        "an integer of a connection string is looked at when it connects",
+        "cdc_embed/config/dsn.py",
+        "        if name in parts and not _is_integer(parts[name]):",
+        "        if not INTEGERS:",
+        "tests/unit/test_config_notation.py::"
+        "test_a_string_of_another_program_says_which_part_is_wrong",
+    ),
+    Mutation(
+        "an exception of a function is known by its SQLSTATE",
+        "cdc_embed/postgres/words.py",
+        "    if not ddl and is_of_a_function(exc, rows=rows):",
+        '    if not ddl and state.startswith("P0"):',
+        "tests/integration/test_values_in_words.py::test_a_letter_has_no_words_of_a_function",
+    ),
+    Mutation(
+        "only what RAISE says is cut",
+        "cdc_embed/postgres/words.py",
+        " or LANGUAGE.search(context) or foreign)",
+        ")",
+        "tests/integration/test_values_in_words.py::"
+        "test_a_letter_has_no_words_of_a_function[dynamic SQL]",
     ),
     Mutation(
         "doctor knows of no gap",

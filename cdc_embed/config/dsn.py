@@ -28,6 +28,15 @@ CHOICES: Final = {
     "load_balance_hosts": ("disable", "random"),
 }
 """The values of those parameters that have few; libpq looks at them only when it connects."""
+INTEGERS: Final = {
+    "connect_timeout": "number of seconds, without a unit",
+    "keepalives": "number",
+    "keepalives_idle": "number of seconds, without a unit",
+    "keepalives_interval": "number of seconds, without a unit",
+    "keepalives_count": "number",
+    "tcp_user_timeout": "number of milliseconds, without a unit",
+}
+"""The parameters that are integers of four bytes; libpq looks at them only when it connects."""
 SCHEMES: Final = ("postgresql", "postgres")
 
 OTHER_PROGRAMS: Final = {
@@ -82,7 +91,16 @@ def check_dsn(dsn: str) -> dict[str, str]:
     for name, values in CHOICES.items():
         if parts.get(name, values[0]) not in values:
             raise ValueError(f"the connection string's {name} is none of {', '.join(values)}")
+    for name in INTEGERS:
+        if name in parts and not _is_integer(parts[name]):
+            raise ValueError(f"the connection string's {name} is no {INTEGERS[name]}")
     return parts
+
+
+def _is_integer(value: str) -> bool:
+    """Return whether C's ``strtol`` takes it whole, as libpq asks for."""
+    digits = re.fullmatch(r"\s*[+-]?([0-9]{1,20})\s*", value, re.ASCII)
+    return digits is not None and int(digits[1]) < 1 << 31
 
 
 def _of_other_programs(dsn: str) -> list[str]:

@@ -24,7 +24,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.postgres import pooler
-from cdc_embed.postgres.words import DEPENDED_ON, describe
+from cdc_embed.postgres.words import DEPENDED_ON, describe, is_of_a_function
 
 VALUE_SETTINGS: Final = {
     "datestyle": "ISO",
@@ -136,7 +136,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
         ):
             locked = f"{table} is locked: " if state == LOCKED else ""
             raise side.unavailable(problem=f"{locked}{problem}", state=state) from exc
-        hint = exc.diag.message_hint if state == PRIVILEGE else None
+        of_function = is_of_a_function(exc, rows=rows)
+        hint = exc.diag.message_hint if state == PRIVILEGE and not of_function else None
         hint = hint or HINTS.get(state)
         raise side.refused(table=table, problem=problem, hint=hint, state=state) from exc
 
@@ -152,7 +153,7 @@ def refusal_is_outage(side: Side, what: str) -> Iterator[None]:
     except psycopg2.Error as exc:
         if exc.pgcode is None or exc.pgcode[:2] in PASSING:
             raise
-        raise side.unavailable(problem=f"it refuses to {what}: {describe(exc)}") from exc
+        raise side.unavailable(problem=f"it refuses to {what}: {describe(exc, ddl=True)}") from exc
 
 
 def is_refused_ddl(state: str) -> bool:

@@ -3,9 +3,11 @@
 They go to the log, to ``status`` and into dead letters, where no text of a row may be. The detail
 of an error ("Failing row contains ...", "Key (a)=(b) already exists") is left out altogether. In
 the message itself PostgreSQL quotes values and names alike, so a quotation is kept only behind a
-word that a name follows.
+word that a name follows. A function's own words, such as those of a trigger's RAISE, can be made of
+a row and have any SQLSTATE, so they are left out whole, with their detail and hint.
 """
 
+import re
 from typing import Final
 
 import psycopg2
@@ -14,30 +16,50 @@ DEPENDED_ON: Final = "2BP01"
 WITH_VALUES: Final = frozenset({"22", "23", "38", "42601", "54", "P0", "XX"})
 """Classes of errors whose message can have a value in it, and one code: data, constraints, external
 routines, the syntax of a ``tsquery``, limits, exceptions of functions, internal errors."""
+RAISES: Final = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
+"""The functions of PostgreSQL that give an exception of PL/pgSQL."""
+LANGUAGE: Final = re.compile(r"\bPL/\w+")
+FUNCTION: Final = re.compile(r"[\w/]+ function \"?([\w.$]+)")
+"""A function's name in the first line of the context; a later line can be a statement."""
 BEFORE_NAMES: Final = frozenset(
     {"collation", "column", "constraint", "database", "domain", "encoding", "enum", "extension"}
     | {"function", "index", "policy", "relation", "role", "schema", "sequence", "table", "trigger"}
     | {"type", "view"}
 )
-RAISED: Final = "a function of the database refuses it, in words that can have values in them"
+RAISED: Final = (
+    "a function of the database{name} refuses it with SQLSTATE {state}, "
+    "in words that can have values in them"
+)
 CUT: Final = '"..."'
 
 
-def describe(exc: psycopg2.Error, *, rows: bool = False) -> str:
+def describe(exc: psycopg2.Error, *, rows: bool = False, ddl: bool = False) -> str:
     """Return a driver error in one line, without the statement that caused it and without values.
 
-    ``rows``: the statement carried values of rows, so an exception that a function raised can be
-    made of them.
+    ``rows``: the statement carried values of rows, so whatever function it ran can quote them.
+    ``ddl``: it read no row, so the words are those of an event trigger, for a person.
     """
     message = exc.diag.message_primary or str(exc)
     state = exc.pgcode or ""
-    if rows and state.startswith("P0"):
-        message = RAISED
-    elif state[:2] in WITH_VALUES or state in WITH_VALUES:
+    if not ddl and is_of_a_function(exc, rows=rows):
+        found = FUNCTION.match(exc.diag.context or "")
+        return RAISED.format(name=f", {found[1]}," if found else "", state=state)
+    if state[:2] in WITH_VALUES or state in WITH_VALUES:
         message = without_values(message)
     if state == DEPENDED_ON and exc.diag.message_detail:  # the detail names objects, no values
         message += f": {exc.diag.message_detail}"
     return " ".join(message.split()) or type(exc).__name__
+
+
+def is_of_a_function(exc: psycopg2.Error, *, rows: bool) -> bool:
+    """Return whether the words of an error can be those of a function that is not PostgreSQL's.
+
+    The context of an error has no fixed form, but for a statement with rows it comes only from
+    COPY and from functions; an output plugin's is that of a statement without rows.
+    """
+    context = exc.diag.context or ""
+    foreign = rows and context and not context.startswith("COPY ")
+    return bool(exc.diag.source_function in RAISES or LANGUAGE.search(context) or foreign)
 
 
 def without_values(message: str) -> str:
