@@ -1090,7 +1090,46 @@ MUTATIONS = (
         "cdc_embed/source/tables.py",
         "    if found.filtered:",
         "    if found is None:",
-        "tests/integration/test_row_security.py::test_forced_row_security_pauses_its_table_alone",
+        "tests/integration/test_row_security.py::test_row_security_of_no_use_pauses_its_table_alone",
+    ),
+    Mutation(
+        "another table takes the name of one under policies",
+        "sql/target/view.sql",
+        "  and {same_names}",
+        "",
+        "tests/integration/test_row_security.py::"
+        "test_no_change_of_the_table_opens_its_vectors[another table of its name]",
+    ),
+    Mutation(
+        "a key value that can be two rows' opens vectors",
+        "sql/target/view.sql",
+        "operator(pg_catalog.=) {numbers})",
+        "operator(pg_catalog.=) {numbers} or true)",
+        "tests/integration/test_row_security.py::"
+        "test_no_change_of_the_table_opens_its_vectors[another key]",
+    ),
+    Mutation(
+        "setup shows vectors by a key that they are not stored by",
+        "cdc_embed/setup/tables.py",
+        " and not self._opens(table, known):",
+        ":",
+        "tests/integration/test_row_security.py::"
+        "test_no_change_of_the_table_opens_its_vectors[another table of its name]",
+    ),
+    Mutation(
+        "policies that show no vector are not named",
+        "cdc_embed/setup/agreement.py",
+        "    elif not _unfit(table, stored) and not view.is_right():",
+        "    elif False:",
+        "tests/integration/test_row_security.py::"
+        "test_no_change_of_the_table_opens_its_vectors[another column of its name]",
+    ),
+    Mutation(
+        "a key that moves under policies is not noticed",
+        "cdc_embed/source/observed.py",
+        "    moved = now.row_security and was.key_numbers != now.key_numbers",
+        "    moved = False",
+        "tests/integration/test_row_security.py::test_row_security_of_no_use_pauses_its_table_alone",
     ),
     Mutation(
         "metadata of another type is written on",

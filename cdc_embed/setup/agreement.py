@@ -15,10 +15,12 @@ from cdc_embed.source.observed import differs, stored_as
 from cdc_embed.target.registry import (
     CHUNK_COLUMNS,
     NOT_STORED,
+    Registered,
     VectorTable,
     registered_tables,
     vector_tables,
 )
+from cdc_embed.target.view import SearchView
 
 SETUP = "run: cdc-embed setup"
 
@@ -26,7 +28,8 @@ SETUP = "run: cdc-embed setup"
 def unfit_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
     """Return the difference of each table whose vectors are stored by another key, or with other
     types of metadata, than ``tables`` have; by the table's name."""
-    found = {table.full_name: _unfit(table, stored) for table, stored in _stored(databases, tables)}
+    kept = _kept(databases, tables)
+    found = {table.full_name: _unfit(table, stored) for table, _, stored in kept}
     return {name: problem for name, problem in found.items() if problem}
 
 
@@ -80,23 +83,25 @@ def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Findin
     """Check each table of vectors: its key, its owner, and whether it shows rows that the source
     hides."""
     findings = []
-    for table, stored in _stored(databases, tables):
+    for table, known, stored in _kept(databases, tables):
         found = [_check_key(table, stored), _check_owner(databases, table, stored)]
         if table.row_security:
-            found.append(_check_row_security(databases, table, stored))
+            found.append(_check_row_security(databases, table, known, stored))
         findings += [replace(finding, table=table.full_name) for finding in found]
     return findings
 
 
-def _stored(databases: Connections, tables: Iterable[Table]) -> list[tuple[Table, VectorTable]]:
-    """Return the tables that have a table of vectors, with it."""
+def _kept(
+    databases: Connections, tables: Iterable[Table]
+) -> list[tuple[Table, Registered, VectorTable]]:
+    """Return the tables that have a table of vectors, with it, as registered and as it is."""
     schema = databases.config.target.schema
     registered = registered_tables(databases.target, schema)
     stored = vector_tables(databases.target, schema)
     known = [
         (table, registered[table.full_name]) for table in tables if table.full_name in registered
     ]
-    return [(table, stored[r.embedding_table]) for table, r in known if r.embedding_table in stored]
+    return [(t, r, stored[r.embedding_table]) for t, r in known if r.embedding_table in stored]
 
 
 def _unfit(table: Table, stored: VectorTable) -> str:
@@ -120,13 +125,27 @@ def _check_owner(databases: Connections, table: Table, stored: VectorTable) -> F
     return judge("owner", stored.owned, message, fix, Severity.WARNING)
 
 
-def _check_row_security(databases: Connections, table: Table, stored: VectorTable) -> Finding:
+def _check_row_security(
+    databases: Connections, table: Table, known: Registered, stored: VectorTable
+) -> Finding:
+    problem, one_database = "", databases.config.target_is_source
+    view = SearchView(
+        databases.target,
+        databases.config.target.schema,
+        table,
+        known=known,
+        renamed={},
+        one_database=one_database,
+    )
     if not stored.row_security:
         problem = "row level security hides rows of it, and none of their vectors"
+    elif not _unfit(table, stored) and not view.is_right():
+        problem = "its search view and policies are for another table or key, and show no vector"
+    if problem:
         return judge("row_security", False, f"{table.full_name}: {problem}", SETUP)
     who = (
         "a reader sees the vectors of the rows that this reader sees there"
-        if databases.config.target_is_source
+        if one_database
         else "only policies of yours show its vectors, because they are on another server"
     )
     return judge("row_security", True, f"{table.full_name} has row level security: {who}", "")

@@ -158,7 +158,7 @@ class TablePlanner:
             change.before += create_ddl(self._schema, table, self._vector_type)
             return
         expect_key(self._schema, table, name, stored)
-        if self._fits(table, stored):
+        if self._fits(table, stored) and not self._opens(table, known):
             self._alter(table, known, stored, change)
         else:
             self._replace(table, known, stored, change)
@@ -171,6 +171,17 @@ class TablePlanner:
         wanted = {column.name: column.type for column in table.stored_columns}
         same = all(is_of_form(stored.columns.get(n, kind), kind) for n, kind in wanted.items())
         return same and list(stored.key) == [column.name for column in table.key]
+
+    def _opens(self, table: Table, known: Registered | None) -> bool:
+        """Return whether readers would see the vectors of other rows until all are compared.
+
+        They would, under row level security, when other columns or another table have the names:
+        the rows that a reader sees are found by key values that the vectors are not stored by.
+        """
+        if known is None or not (table.row_security and self._databases.config.target_is_source):
+            return False
+        same_key = known.key_columns in {(), table.key_numbers}
+        return known.source_oid != table.oid or not same_key
 
     def _alter(
         self, table: Table, known: Registered | None, stored: VectorTable, change: Change

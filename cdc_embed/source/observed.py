@@ -40,7 +40,7 @@ def observed(
     """Put together what a coverage found: ``gaps`` are its own reasons, which come first.
 
     Raises ``TablesChangedError`` if the vectors of a table fit it, but its keys are compared in
-    another way, or it has row level security now.
+    another way, or it has row level security now, under which other columns are another key.
     """
     known = {state.name: state for state in states}
     undelivered: dict[str, str] = {}
@@ -78,7 +78,8 @@ def _difference(source: SourceTable, state: TableState) -> str:
         return ""
     if stored_as(was.stored_columns) != stored_as(now.stored_columns):
         return differs(stored_as(was.stored_columns), now)
-    if (was.key, was.row_security) != (now.key, now.row_security):
+    moved = now.row_security and was.key_numbers != now.key_numbers
+    if moved or (was.key, was.row_security) != (now.key, now.row_security):
         raise TablesChangedError(table=was.full_name)
     return ""
 

@@ -207,6 +207,7 @@ class SearchView:
         found = []
         if self._one_database:
             body = "visible_body" if table.row_security else "visible_body_without_security"
+            parts |= _numbers(table)
             name = _visible(table)
             found.append((name, self._function("create_visible", name, body, parts)))
         if self._reads_text:
@@ -287,6 +288,24 @@ def _matches(table: Table, alias: str) -> sql.Composed:
         )
         for place, column in enumerate(table.key, start=1)
     )
+
+
+def _numbers(table: Table) -> dict[str, sql.Composable]:
+    """Return the parts of the condition that the key's columns are still those of the vectors."""
+    oid = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(str(table.oid)))
+    names = [
+        _compose(
+            "same_name",
+            oid=oid,
+            number=sql.Literal(number),
+            schema=sql.Literal(table.schema),
+            table=sql.Literal(table.name),
+            column=sql.Literal(column.name),
+        )
+        for number, column in zip(table.key_numbers, table.key, strict=True)
+    ]
+    numbers = sql.Literal("{" + ",".join(map(str, table.key_numbers)) + "}")
+    return {"oid": oid, "numbers": numbers, "same_names": sql.SQL("\n  and ").join(names)}
 
 
 def _blank(session: Session) -> str:

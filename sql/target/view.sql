@@ -36,8 +36,19 @@ language sql stable parallel safe security invoker as {body};
 grant execute on function {function} ({types}) to public
 
 -- name: visible_body
--- Its text, if the source has row level security.
+-- Its text, if the source has row level security. The names must still be those of the columns whose
+-- values the vectors are stored by, and these the key, or a reader would see the vectors of other
+-- rows: then nobody sees any.
 select exists (select from {source} s where {matches})
+  and exists (select from pg_catalog.pg_index i
+              where i.indrelid operator(pg_catalog.=) {oid} and (i.indisprimary or i.indisreplident)
+                and i.indkey[0:i.indnkeyatts operator(pg_catalog.-) 1] operator(pg_catalog.=) {numbers})
+  and {same_names}
+
+-- name: same_name
+-- Whether a column of the source, by its number, has the name that it had.
+(pg_catalog.pg_identify_object_as_address('pg_catalog.pg_class'::pg_catalog.regclass, {oid}, {number})).object_names
+      operator(pg_catalog.=) array[{schema}, {table}, {column}]
 
 -- name: visible_body_without_security
 -- Its text, if it has none. A key column that was renamed is not the source's any more, so its name
