@@ -19,6 +19,7 @@ from cdc_embed.config.load import Config
 from cdc_embed.lsn import ZERO
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.source.stream import Frame, Stream
 from cdc_embed.source.tables import find_tables
 from cdc_embed.wire import pgoutput, wal2json
@@ -117,7 +118,7 @@ def watch(
 def configured(site: Site, tables: Sequence[Mapping[str, Any]]) -> list[Table]:
     """The tables as the product finds them."""
     config = Config(source={"dsn": site.dsn}, embedder={"kind": "hash"}, tables=tables)  # type: ignore[arg-type]
-    with closing(Session(SOURCE, site.dsn, "both plugins")) as session:
+    with closing(Session(SOURCE, Login(site.dsn), "both plugins")) as session:
         found, findings = find_tables(session, config)
     assert len(found) == len(tables), [each.message for each in findings if not each.ok]
     return [source.table for source in found]
@@ -150,7 +151,7 @@ def run(site: Site, statements: Sequence[str]) -> None:
 def read(site: Site, slot: str, options: Mapping[str, str]) -> list[Frame]:
     """Every frame up to the end, which is a message in the log."""
     frames = []
-    with closing(Stream(site.dsn, slot)) as stream:
+    with closing(Stream(Login(site.dsn), slot)) as stream:
         stream.start(dict(options))
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:

@@ -40,6 +40,35 @@ MUTATIONS = (
         "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
+        "a refused login is not read again",
+        "cdc_embed/postgres/connect.py",
+        "            if login.renewed(dsn):",
+        "            if False:",
+        "tests/integration/test_rotated_secrets.py::test_a_password_that_is_rotated_is_read_again",
+    ),
+    Mutation(
+        "a refused secret is not waited for",
+        "cdc_embed/rotation.py",
+        "        return waits and now - self._refused_since < ROTATION_SECONDS",
+        "        return False",
+        "tests/unit/test_rotation.py::test_a_secret_that_has_worked_is_waited_for_a_minute",
+    ),
+    Mutation(
+        "a refused secret is waited for without end",
+        "cdc_embed/rotation.py",
+        "        return waits and now - self._refused_since < ROTATION_SECONDS",
+        "        return waits",
+        "tests/integration/test_rotated_secrets.py::test_a_password_that_nobody_rotates_ends_the_service",
+    ),
+    Mutation(
+        "a start waits for no secret",
+        "cdc_embed/service/start.py",
+        "            config.wait_for_secrets()",
+        "            pass",
+        "tests/integration/test_rotated_secrets.py::"
+        "test_a_start_waits_for_a_password_that_is_rotated",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

@@ -23,7 +23,7 @@ def check(ctx: typer.Context) -> None:
     context: Context = ctx.obj
     config = context.load()
     expect_usable(SOURCE, config.source.resolved_dsn())
-    expect_usable(TARGET, config.target_dsn())
+    expect_usable(TARGET, config.target_login.dsn)
     names = ", ".join(table.name for table in config.tables)
     typer.echo(f"{context.config_path}: ok, {len(config.tables)} table(s): {names}")
 

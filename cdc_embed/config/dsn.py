@@ -56,6 +56,9 @@ OTHER_PROGRAMS: Final = {
 }
 """Parameters after ``?`` that libpq does not know."""
 
+SECRET_FILES: Final = frozenset({"passfile", "service", "sslcert", "sslkey"})
+"""The parameters that name a file with a secret; libpq reads it at each attempt."""
+
 _VARIABLE: Final = re.compile(
     r"""(?:export\s+|set\s+)?(\w+\s*(?:=|:\s))\s*(?=["']?[A-Za-z][\w+.:-]*://)"""
 )

@@ -10,10 +10,11 @@ import difflib
 import os
 import tomllib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Self, get_args
 
-from pydantic import BaseModel, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -22,7 +23,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from cdc_embed.config.dsn import check_dsn
+from cdc_embed.config.dsn import SECRET_FILES, check_dsn
 from cdc_embed.config.notation import TableName
 from cdc_embed.config.redaction import HIDDEN, redact_dsn, redact_url
 from cdc_embed.config.sections import (
@@ -37,6 +38,7 @@ from cdc_embed.config.sections import (
 )
 from cdc_embed.config.table import TableConfig
 from cdc_embed.errors import ConfigError
+from cdc_embed.rotation import Login
 
 PREFIX: Final = "CDC_EMBED_"
 
@@ -70,10 +72,24 @@ class Config(BaseSettings):
     limits: LimitsConfig = LimitsConfig()
     serve: ServeConfig = ServeConfig()
     log: LogConfig = LogConfig()
+    _source_login: Login = PrivateAttr()
+    _target_login: Login = PrivateAttr()
 
-    def target_dsn(self) -> str:
-        """Return the connection string of the vectors' database, a secret."""
-        return self.target.resolved_dsn() or self.source.resolved_dsn()
+    @property
+    def source_login(self) -> Login:
+        """The connection string of the source, a secret, read again when it is refused."""
+        return self._source_login
+
+    @property
+    def target_login(self) -> Login:
+        """The connection string of the vectors' database, like that of the source."""
+        return self._target_login
+
+    def wait_for_secrets(self) -> None:
+        """Have secrets in files waited for at the start, where a command would end."""
+        for login in (self.source_login, self.target_login):
+            login.rotation.waits_at_start = True
+        self.embedder.rotation.waits_at_start = True
 
     def max_tokens(self, table: TableConfig) -> int:
         """Return the tokens that one text of a table can have; 0: as many as the model's window."""
@@ -102,6 +118,13 @@ class Config(BaseSettings):
     def _readable_dsn(cls, side: SourceConfig | TargetConfig) -> SourceConfig | TargetConfig:
         check_dsn(side.resolved_dsn())
         return side
+
+    @model_validator(mode="after")
+    def _make_logins(self) -> Self:
+        self._source_login = self._target_login = _login_of(self.source)
+        if not self.target_is_source:
+            self._target_login = _login_of(self.target)
+        return self
 
     @field_validator("tables")
     @classmethod
@@ -167,6 +190,19 @@ def redacted(config: Config) -> dict[str, Any]:
     shown["source"]["dsn"] = redact_dsn(config.source.resolved_dsn())
     shown["target"]["dsn"] = redact_dsn(config.target.resolved_dsn())
     return shown
+
+
+def _login_of(side: SourceConfig | TargetConfig) -> Login:
+    def read() -> str:
+        with suppress(ValueError):  # it is being written
+            found = side.read_dsn()
+            check_dsn(found)
+            return found
+        return ""
+
+    named = check_dsn(side.resolved_dsn())
+    in_file = bool(side.dsn_file) or not SECRET_FILES.isdisjoint(named)
+    return Login(side.resolved_dsn(), read, in_file=in_file)
 
 
 # --- checks that involve several sections -------------------------------------------------------

@@ -8,6 +8,7 @@ database.
 
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -32,6 +33,7 @@ from cdc_embed.config.notation import (
     Size,
     SlotName,
 )
+from cdc_embed.rotation import Rotation
 
 
 class Section(BaseModel):
@@ -68,10 +70,14 @@ class SourceConfig(Section):
 
     @model_validator(mode="after")
     def _read_dsn(self) -> Self:
-        self._dsn = _dsn_of(self.dsn, self.dsn_file)
+        self._dsn = SecretStr(self.read_dsn())
         if not self.resolved_dsn():
             raise ValueError("give exactly one of dsn and dsn_file")
         return self
+
+    def read_dsn(self) -> str:
+        """Return the connection string, a secret, as it is now; raise ValueError."""
+        return _dsn_of(self.dsn, self.dsn_file)
 
     def resolved_dsn(self) -> str:
         """Return the connection string, a secret, as it was at loading time."""
@@ -91,8 +97,12 @@ class TargetConfig(Section):
 
     @model_validator(mode="after")
     def _read_dsn(self) -> Self:
-        self._dsn = _dsn_of(self.dsn, self.dsn_file)
+        self._dsn = SecretStr(self.read_dsn())
         return self
+
+    def read_dsn(self) -> str:
+        """Return the connection string, a secret, as it is now; raise ValueError."""
+        return _dsn_of(self.dsn, self.dsn_file)
 
     @property
     def schema(self) -> str:  # type: ignore[override]  # hides a deprecated method of pydantic
@@ -101,7 +111,7 @@ class TargetConfig(Section):
 
     def resolved_dsn(self) -> str:
         """Return the connection string, a secret. Empty: the source's, see
-        ``Config.target_dsn``."""
+        ``Config.target_login``."""
         return self._dsn.get_secret_value()
 
 
@@ -164,6 +174,7 @@ class EmbedderConfig(Section):
     """Time that a change waits for others. 0ms: changes gather only while the model is busy."""
     _api_key: SecretStr | None = PrivateAttr(None)
     _header_secrets: dict[str, SecretStr] = PrivateAttr(default_factory=dict)
+    _rotation: Rotation = PrivateAttr()
 
     @field_validator("api_key_env")
     @classmethod
@@ -189,12 +200,23 @@ class EmbedderConfig(Section):
             )
         if self.api_key_env and self.api_key_file:
             raise ValueError("give api_key_env or api_key_file, not both")
-        self.read_secrets()
+        self._read_secrets()
+        in_file = bool(self.api_key_file or self.header_files)
+        self._rotation = Rotation(self._read_again, in_file=in_file)
         return self
 
-    def read_secrets(self) -> None:
-        """Read the key and the secret headers; again when the service refuses them, for files are
-        rotated. Raises ValueError when one cannot be read."""
+    @property
+    def rotation(self) -> Rotation:
+        """The key and the secret headers, which are read again when the service refuses them."""
+        return self._rotation
+
+    def _read_again(self) -> bool:
+        before = self._api_key, self._header_secrets
+        with suppress(ValueError):  # a file is being written
+            self._read_secrets()
+        return (self._api_key, self._header_secrets) != before
+
+    def _read_secrets(self) -> None:
         if self.api_key_env:
             self._api_key = SecretStr(os.environ[self.api_key_env].strip())
         elif self.api_key_file:
@@ -285,11 +307,10 @@ class LogConfig(Section):
     """auto: console on a terminal, JSON otherwise."""
 
 
-def _dsn_of(dsn: SecretStr, dsn_file: str) -> SecretStr:
+def _dsn_of(dsn: SecretStr, dsn_file: str) -> str:
     if dsn.get_secret_value() and dsn_file:
         raise ValueError("give exactly one of dsn and dsn_file")
-    found = _secret_file("dsn_file", dsn_file) if dsn_file else dsn.get_secret_value().strip()
-    return SecretStr(found)
+    return _secret_file("dsn_file", dsn_file) if dsn_file else dsn.get_secret_value().strip()
 
 
 def _secret_file(key: str, path: str) -> str:

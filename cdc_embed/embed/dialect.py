@@ -5,7 +5,6 @@ is tried without once while nothing has worked, and what works is remembered.
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Final
 
 import orjson
@@ -35,9 +34,10 @@ class Dialect:
         self._ill = 0
         self._config = config
         self.headers: dict[str, str] = {}
-        self._read_headers()
+        self.take_secrets()
 
-    def _read_headers(self) -> None:
+    def take_secrets(self) -> None:
+        """Take the secrets as they were read last; raise for one that no header can carry."""
         config = self._config
         headers = {"Content-Type": "application/json", **config.resolved_headers()}
         key = config.resolved_api_key()
@@ -49,19 +49,6 @@ class Dialect:
             raise EmbedderError(problem=problem, hint=KEY_HINT)
         self.headers = headers
         self.secrets = [*filter(None, (key, *config.resolved_headers().values()))]
-
-    @property
-    def rotates(self) -> bool:
-        """Whether a secret is in a file, which can have another content later."""
-        return bool(self._config.api_key_file or self._config.header_files)
-
-    def read_again(self) -> bool:
-        """Read the secrets that are in files; return whether one has changed."""
-        before = self.headers
-        with suppress(ValueError, EmbedderError):  # it is being written
-            self._config.read_secrets()
-            self._read_headers()
-        return self.headers != before
 
     def body(self, inputs: Sequence[str], *, query: bool, plain: bool = False) -> bytes:
         """Return a request's body; ``plain``: it asks for no encoding of the vectors."""

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import httpx2
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
 _BURST_SECONDS = 1.0  # of a rate limit, because services measure a minute in shorter parts
 
-ROTATION_SECONDS: Final = 60.0
-"""The time in which a key that is refused can still be replaced in its file."""
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -69,8 +67,6 @@ class HttpEmbedder:
         self._dialect = Dialect(config)
         self._worked = False
         self._clock = clock
-        self._refused_since: float | None = None
-        """When the service first refused a key that nobody has changed since."""
         self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
@@ -127,8 +123,9 @@ class HttpEmbedder:
         self._client.close()
 
     def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
+        headers = self._dialect.headers
         response = self._ask(inputs, self._dialect.body(inputs, query=query))
-        if response.status_code in UNAUTHORIZED and self._has_new_key():
+        if response.status_code in UNAUTHORIZED and self._has_other_key(headers):
             response = self._ask(inputs, self._dialect.body(inputs, query=query))
         refused = None
         if self._dialect.may_be_unknown(response.status_code):
@@ -139,32 +136,27 @@ class HttpEmbedder:
             raise self._failure(response, inputs)
         vectors = decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
         self._dialect.settle(refused)
-        self._worked, self._refused_since = True, None
+        self._config.rotation.accepted()
+        self._worked = True
         return vectors
 
-    def _has_new_key(self) -> bool:
-        """Read the key again, where it is in a file; return whether it is another one."""
-        changed = self._dialect.rotates and self._dialect.read_again()
-        if changed:
-            self._refused_since = None
-            self._client.headers.update(self._dialect.headers)
-        return changed
+    def _has_other_key(self, used: Mapping[str, str]) -> bool:
+        """Read the key again, where it is in a file; return whether it is not the one in ``used``,
+        the headers of a request."""
+        with self._lock:
+            if self._config.rotation.renewed():
+                with suppress(EmbedderError):  # it is being written
+                    self._dialect.take_secrets()
+                self._client.headers.update(self._dialect.headers)
+            return self._dialect.headers != used
 
     def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
         secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
         error = failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
         refused = response.status_code in UNAUTHORIZED and isinstance(error, EmbedderError)
-        if refused and self._key_may_come():
+        if refused and self._config.rotation.may_come(self._clock()):
             return EmbedderUnavailableError(problem=error.fields["problem"], hint=error.hint)
         return error
-
-    def _key_may_come(self) -> bool:
-        """Return whether a key that has worked is being replaced in its file, perhaps."""
-        now = self._clock()
-        if self._refused_since is None:
-            self._refused_since = now
-        rotates = self._worked and self._dialect.rotates
-        return rotates and now - self._refused_since < ROTATION_SECONDS
 
     def _ask(self, inputs: list[str], body: bytes) -> httpx2.Response:
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0

@@ -4,8 +4,10 @@ import math
 import os
 import select
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from threading import Timer
 from typing import Any, Final
 
@@ -14,10 +16,11 @@ from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 from psycopg2.extras import LogicalReplicationConnection
 
-from cdc_embed.errors import ConfigError
+from cdc_embed.errors import ConfigError, SourceUnavailableError
 from cdc_embed.postgres.pooler import without_pooler
-from cdc_embed.postgres.side import VALUE_SETTINGS, Side
+from cdc_embed.postgres.side import SOURCE, VALUE_SETTINGS, Side, refuses_login
 from cdc_embed.postgres.words import describe
+from cdc_embed.rotation import Login
 
 SINCE_17: Final = {"transaction_timeout": "0"}
 
@@ -67,27 +70,29 @@ def _socket_of(connection: Any) -> socket.socket:
     return socket.socket(fileno=os.dup(connection.fileno()))
 
 
-def connect(side: Side, dsn: str, application_name: str) -> Any:
+def connect(side: Side, login: Login, application_name: str) -> Any:
     """Return a new psycopg2 connection with the side's settings, in autocommit off.
 
-    Driver errors are left to the caller to translate.
+    Raises the side's ``unavailable`` for a login that can still come right. Driver errors are left
+    to the caller to translate.
     """
-    parameters = {
-        **DEAD_PEER_OPTIONS,
-        "connect_timeout": str(CONNECT_TIMEOUT),
-        **parameters_of(dsn),
-        "application_name": application_name,
-        "client_encoding": "UTF8",
-    }
     limits: list[Timer] = []
 
-    def open_one() -> Any:
+    def open_one(dsn: str) -> Any:
+        parameters = {
+            **DEAD_PEER_OPTIONS,
+            "connect_timeout": str(CONNECT_TIMEOUT),
+            **parameters_of(dsn),
+            "application_name": application_name,
+            "client_encoding": "UTF8",
+        }
         opened = psycopg2.connect(connection_factory=Connection, **parameters)
         limits.append(_limit(answer_limit(parameters), opened))
         return opened
 
     try:
-        connection = without_pooler(open_one, side.name, application_name)
+        log_in = partial(_log_in, side, login, open_one)
+        connection = without_pooler(log_in, side.name, application_name)
         try:
             _set_up(connection, side)
         except BaseException:
@@ -97,6 +102,26 @@ def connect(side: Side, dsn: str, application_name: str) -> Any:
         for limit in limits:
             limit.cancel()
     return connection
+
+
+def _log_in(side: Side, login: Login, open_one: Callable[[str], Any]) -> Any:
+    """Return a connection; read the connection string again when there is none.
+
+    A refusal is told as an outage while the file can still get another connection string.
+    """
+    while True:
+        dsn = login.dsn
+        try:
+            opened = open_one(dsn)
+        except psycopg2.OperationalError as exc:
+            # whatever it is: the string can have been read while it was written
+            if login.renewed(dsn):
+                continue
+            if refuses_login(exc) and login.rotation.may_come(time.monotonic()):
+                raise side.unavailable(problem=describe(exc)) from exc
+            raise
+        login.rotation.accepted()
+        return opened
 
 
 def _limit(seconds: float, connection: Any) -> Timer:
@@ -136,31 +161,35 @@ def expect_usable(side: Side, dsn: str) -> None:
             raise ConfigError(where=where, problem=describe(exc)) from exc
 
 
-def connect_for_replication(dsn: str, application_name: str) -> Any:
+def connect_for_replication(login: Login, application_name: str) -> Any:
     """Return a new replication connection of psycopg2, with the settings of the values' text form.
 
-    Driver errors are left to the caller to translate.
+    Raises as ``connect`` does.
     """
-    given = parameters_of(dsn)
     # replication commands accept no other string syntax
     fixed = {**VALUE_SETTINGS, "standard_conforming_strings": "on"}
     settings = " ".join(f"-c {name}={value.replace(' ', '')}" for name, value in fixed.items())
-    parameters = {
-        **DEAD_PEER_OPTIONS,
-        "connect_timeout": str(CONNECT_TIMEOUT),
-        **given,
-        "application_name": application_name,
-        "client_encoding": "UTF8",
-        "options": f"{given.get('options', '')} {settings}".strip(),
-    }
-    return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
+
+    def open_one(dsn: str) -> Any:
+        given = parameters_of(dsn)
+        parameters = {
+            **DEAD_PEER_OPTIONS,
+            "connect_timeout": str(CONNECT_TIMEOUT),
+            **given,
+            "application_name": application_name,
+            "client_encoding": "UTF8",
+            "options": f"{given.get('options', '')} {settings}".strip(),
+        }
+        return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
+
+    return _log_in(SOURCE, login, open_one)
 
 
-def accepts_replication(dsn: str, application_name: str) -> bool:
+def accepts_replication(login: Login, application_name: str) -> bool:
     """Return whether the server accepts a replication connection with this connection string."""
     try:
-        connection = connect_for_replication(dsn, application_name)
-    except psycopg2.Error:
+        connection = connect_for_replication(login, application_name)
+    except (psycopg2.Error, SourceUnavailableError):
         return False
     connection.close()
     return True

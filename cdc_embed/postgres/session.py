@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import psycopg2
 
-from cdc_embed.errors import PoolerError
+from cdc_embed.errors import CdcEmbedError
 from cdc_embed.postgres import pulse
 from cdc_embed.postgres.connect import (
     DEAD_PEER_SECONDS,
@@ -23,6 +23,7 @@ from cdc_embed.postgres.connect import (
     shut_down,
 )
 from cdc_embed.postgres.side import READ_ONLY, Side, translated
+from cdc_embed.rotation import Login
 from cdc_embed.sql import queries
 
 PULSE: Final = pulse.Pulse()
@@ -31,9 +32,9 @@ PULSE: Final = pulse.Pulse()
 class Session:
     """A lazily opened connection."""
 
-    def __init__(self, side: Side, dsn: str, application_name: str) -> None:
+    def __init__(self, side: Side, login: Login, application_name: str) -> None:
         self.side = side
-        self._dsn = dsn
+        self._login = login
         self._application_name = application_name
         self._connection: Any = None
         self._opening: Future[Any] | None = None
@@ -161,10 +162,10 @@ class Session:
         if connection is None or connection.closed or not connection.backend:
             return True
         try:
-            other = connect(self.side, self._dsn, f"{self._application_name} pulse")
+            other = connect(self.side, self._login, f"{self._application_name} pulse")
         except psycopg2.OperationalError as exc:
             return "FATAL" in str(exc)  # the server answers, but accepts no session
-        except PoolerError:  # the next session meets it, and says so
+        except CdcEmbedError:  # a pooler, a login: the next session meets it, and says so
             return True
         limit = Timer(self.answer_limit, shut_down, [other])
         limit.daemon = True
@@ -202,7 +203,7 @@ class Session:
         if self._connection is not None and self._connection is self._shut_down:
             self._drop_connection()
         if self._connection is None or self._connection.closed:
-            self.answer_limit = answer_limit(parameters_of(self._dsn))
+            self.answer_limit = answer_limit(parameters_of(self._login.dsn))
             self._connection = self._connect()
             self.generation += 1
         return self._connection
@@ -211,7 +212,7 @@ class Session:
         """Return a new connection, made in a thread of its own because the driver's wait has no
         limit."""
         opening = self._opening = Future()
-        arguments = (opening, self.side, self._dsn, self._application_name)
+        arguments = (opening, self.side, self._login, self._application_name)
         Thread(target=_connect_for, args=arguments, name="connect", daemon=True).start()
         try:
             return opening.result()
@@ -227,9 +228,9 @@ class Session:
             self._drop_connection()
 
 
-def _connect_for(opening: "Future[Any]", side: Side, dsn: str, application_name: str) -> None:
+def _connect_for(opening: "Future[Any]", side: Side, login: Login, application_name: str) -> None:
     try:
-        connection = connect(side, dsn, application_name)
+        connection = connect(side, login, application_name)
     except BaseException as exc:  # noqa: BLE001  whatever it is, it is raised where it is waited for
         if opening.set_running_or_notify_cancel():
             opening.set_exception(exc)

@@ -124,7 +124,7 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             exc.args = (problem,)  # a traceback shows them
         if not state and any(words in str(exc) for words in pooler.WORDS):
             raise pooler.refusal(side.name) from None
-        if state.startswith(AUTHENTICATION) or _refuses_login(exc):
+        if state.startswith(AUTHENTICATION) or refuses_login(exc):
             raise AuthenticationError(where=side.name, problem=problem) from exc
         if not state and WRONG_PARAMETER.search(str(exc)) and "FATAL" not in str(exc):
             where = f"{side.name.partition(' ')[0]}.dsn"
@@ -172,7 +172,7 @@ _LOGIN_PROBLEMS = (
 )
 
 
-def _refuses_login(exc: psycopg2.Error) -> bool:
+def refuses_login(exc: psycopg2.Error) -> bool:
     """Return whether the server refused the login.
 
     A failed connection has no SQLSTATE in psycopg2, so only the text of the message tells.

@@ -197,7 +197,7 @@ class Instance:
         if slot.active_pid is not None:  # an attempt would cost both servers two sessions
             self._stand_by(slot)
             return
-        stream = Stream(self._source.dsn, self._source.slot)
+        stream = Stream(self._source.login, self._source.slot)
         try:
             times = self._adapt(stream)
             source = stream.identify()

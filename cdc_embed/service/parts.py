@@ -99,7 +99,7 @@ class Parts:
         checked = self._checked
         catalogue = checked.databases.catalogue
         return Source(
-            dsn=self._config.source.resolved_dsn(),
+            login=self._config.source_login,
             slot=self._config.source.slot,
             plugin=make_plugin(checked.databases, checked.tables),
             catalogue=catalogue,

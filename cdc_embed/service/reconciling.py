@@ -53,11 +53,11 @@ class Reconciling:
         self._builder = IndexBuilder(
             self._config.target.schema, self._config.index, checked.find_extension_schema()
         )
-        index = Session(TARGET, config.target_dsn(), f"cdc_embed index {config.source.slot}")
+        index = Session(TARGET, config.target_login, f"cdc_embed index {config.source.slot}")
         self._indexer = Indexer(index, self._ensure_index, store.look_ups)
         name = f"cdc_embed count {config.source.slot}"
-        self._count_source = Session(SOURCE, config.source.resolved_dsn(), name)
-        self._count_target = Session(TARGET, config.target_dsn(), name)
+        self._count_source = Session(SOURCE, config.source_login, name)
+        self._count_target = Session(TARGET, config.target_login, name)
         self.has_work = True
         """There may be something to compare or to answer; the watch finds out."""
 

@@ -1,7 +1,7 @@
 """The parts that every connection of an instance uses again, and the pipeline made of them."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.plan import Cut
@@ -18,6 +18,7 @@ from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, Checkpoint, Progress
+from cdc_embed.rotation import Login
 from cdc_embed.service.plugin import Plugin
 from cdc_embed.service.undecodable import FindWide
 from cdc_embed.source.slot import Slot, SlotCatalogue
@@ -29,7 +30,7 @@ from cdc_embed.target.store import Store
 class Source:
     """The source database: its slot, its tables, and the ways to read them."""
 
-    dsn: str = field(repr=False)
+    login: Login
     slot: str
     plugin: Plugin
     catalogue: SlotCatalogue

@@ -64,7 +64,9 @@ def running(
         stack.callback(service.close)
         if serve:
             stack.enter_context(_serving(config, service))
-        if not wait:
+        if wait:
+            config.wait_for_secrets()
+        else:
             service.begin()
         yield service
 

@@ -64,9 +64,9 @@ class Connections:
 def connections(config: Config) -> Iterator[Connections]:
     """Yield the sessions of both databases, and close them at the end."""
     slot = config.source.slot
-    source = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed {slot}")
-    target = Session(TARGET, config.target_dsn(), f"cdc_embed {slot}")
-    rows = Session(SOURCE, config.source.resolved_dsn(), f"cdc_embed rows {slot}")
+    source = Session(SOURCE, config.source_login, f"cdc_embed {slot}")
+    target = Session(TARGET, config.target_login, f"cdc_embed {slot}")
+    rows = Session(SOURCE, config.source_login, f"cdc_embed rows {slot}")
     try:
         yield Connections(config, source, target, rows)
     finally:
@@ -145,7 +145,7 @@ def open_store(
             )
         )
     return Store(
-        config.target_dsn(),
+        config.target_login,
         schema=schema,
         slot=config.source.slot,
         tables=statements,

@@ -251,7 +251,7 @@ def _source_steps(
         (step,) = steps_of(databases, Where.SOURCE, [create])
         steps.append(replace(step, waits=True))
     elif wanted not in {None, survey.slot.failover} and not survey.slot.active:
-        alter = alter_failover_ddl(source.resolved_dsn(), source.slot, bool(wanted))
+        alter = alter_failover_ddl(databases.config.source_login, source.slot, bool(wanted))
         steps += steps_of(databases, Where.SOURCE, [alter])
     return steps
 

@@ -128,7 +128,7 @@ def survey_source(databases: Connections) -> Survey:
             hint="name the primary in source.dsn",
         )
     if not server.may_replicate:  # a service can have a right of its own for it
-        trial = accepts_replication(config.source.resolved_dsn(), f"cdc_embed {config.source.slot}")
+        trial = accepts_replication(config.source_login, f"cdc_embed {config.source.slot}")
         server = replace(server, may_replicate=trial)
     survey = Survey(slot=catalogue.slot(), database=catalogue.identity().database, server=server)
     survey.findings += check_server(

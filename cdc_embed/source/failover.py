@@ -16,6 +16,7 @@ from cdc_embed.postgres.connect import connect_for_replication
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, translated
+from cdc_embed.rotation import Login
 from cdc_embed.source.hosting import Hosting
 from cdc_embed.source.slot import Server, Slot
 from cdc_embed.sql import queries
@@ -73,7 +74,7 @@ def read_standbys(session: Session) -> Standbys:
     )
 
 
-def alter_failover_ddl(dsn: str, slot: str, failover: bool) -> Ddl:
+def alter_failover_ddl(login: Login, slot: str, failover: bool) -> Ddl:
     """Make a slot that nobody reads a failover slot, or an ordinary one.
 
     Only a replication connection can do that, so the script of ``setup --sql`` has it as a comment.
@@ -82,7 +83,7 @@ def alter_failover_ddl(dsn: str, slot: str, failover: bool) -> Ddl:
 
     def alter() -> None:
         with translated(SOURCE, f"slot {slot}"):
-            connection = connect_for_replication(dsn, f"cdc_embed {slot}")
+            connection = connect_for_replication(login, f"cdc_embed {slot}")
             try:
                 connection.cursor().execute(command)
             finally:

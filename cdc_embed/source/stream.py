@@ -56,6 +56,7 @@ from cdc_embed.postgres.connect import (
 )
 from cdc_embed.postgres.side import SOURCE, translated
 from cdc_embed.postgres.words import describe
+from cdc_embed.rotation import Login
 from cdc_embed.source.guard import Guard
 from cdc_embed.source.timing import SILENT_SECONDS, ServerTimes
 from cdc_embed.sql import queries
@@ -92,19 +93,19 @@ class Stream:
     the slot or its log is, ``AuthenticationError`` or ``PreflightError`` when a person must act.
     """
 
-    def __init__(self, dsn: str, slot: str) -> None:
+    def __init__(self, login: Login, slot: str) -> None:
         self._slot = slot
         self._silence_limit = SILENT_SECONDS
         self._longest_silence = math.inf
-        self._answer_limit = answer_limit(parameters_of(dsn))
         self.application_name = stream_name(slot)
         self._streaming = False
         self._silent_since: float | None = None
         self._unread = -1
         with self._translated():
-            self._connection = connect_for_replication(dsn, self.application_name)
+            self._connection = connect_for_replication(login, self.application_name)
+            self._answer_limit = answer_limit(parameters_of(login.dsn))
             try:
-                self.sentinel = connect(SOURCE, dsn, f"cdc_embed sentinel {slot}")
+                self.sentinel = connect(SOURCE, login, f"cdc_embed sentinel {slot}")
             except BaseException:
                 self._connection.close()
                 raise

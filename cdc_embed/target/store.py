@@ -24,6 +24,7 @@ from cdc_embed.errors import (
 from cdc_embed.lsn import LSN, Checkpoint, Identity, why_foreign
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET, RowRefusedError, refusal_is_outage, translated
+from cdc_embed.rotation import Login
 from cdc_embed.target.lookups import LookUps
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
@@ -36,7 +37,7 @@ class Store:
     """The target database, for one slot."""
 
     def __init__(
-        self, dsn: str, *, schema: str, slot: str, tables: Iterable[Statements], half: bool
+        self, login: Login, *, schema: str, slot: str, tables: Iterable[Statements], half: bool
     ) -> None:
         self._schema = schema
         self._slot = slot
@@ -44,8 +45,8 @@ class Store:
         self._statements = {statements.table: statements for statements in tables}
         self._sql = service_statements(schema)
         writer_name = f"cdc_embed writer {slot}"
-        self._reader = Session(TARGET, dsn, f"cdc_embed reader {slot}")
-        self._writer = Session(TARGET, dsn, writer_name)
+        self._reader = Session(TARGET, login, f"cdc_embed reader {slot}")
+        self._writer = Session(TARGET, login, writer_name)
         self.look_ups = LookUps(self._reader, self._writer, self._statements)
         self._old_writers = {"application_name": writer_name, "schema": schema}
         self._staged: dict[int, frozenset[Table]] = {}

@@ -25,6 +25,7 @@ from typing import Any
 import psycopg2
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from cdc_embed.rotation import Login
 from cdc_embed.source.stream import Frame, Stream
 from cdc_embed.wire import wal2json
 from cdc_embed.wire.pgoutput import decode
@@ -135,7 +136,7 @@ def run(cursor: Any, plugin: str, steps: list[tuple[str, ...]], *, prefix: str) 
 
 def read_all(dsn: str, options: Mapping[str, str]) -> Iterator[Frame]:
     """The frames of the slot, until the last step's name has come."""
-    with closing(Stream(dsn, SLOT)) as stream:
+    with closing(Stream(Login(dsn), SLOT)) as stream:
         stream.start(dict(options))
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:

@@ -14,6 +14,7 @@ from cdc_embed.embed.hash import HashEmbedder
 from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.limits import Limits
 from cdc_embed.lsn import LSN, ZERO
+from cdc_embed.rotation import Login
 from cdc_embed.source.stream import Stream
 from tests.frames import RELATION, begin, commit, insert
 from tests.loop import RECORDED, Target, make_pipeline, make_runner
@@ -30,7 +31,7 @@ class Rig:
     def __init__(self, server: Walsender, end_lsn: LSN) -> None:
         self.server = server
         self.target = Target(max(end_lsn, RECORDED))
-        self.stream = Stream(server.dsn, "s")
+        self.stream = Stream(Login(server.dsn), "s")
         self.stream.start({"proto_version": "1"})
         assert server.streaming.wait(PATIENCE)
         self._runner = make_runner(HashEmbedder())

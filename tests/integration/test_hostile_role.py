@@ -10,6 +10,7 @@ import pytest
 
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.sql import folder
 from tests.site import Site
@@ -176,7 +177,7 @@ def test_a_readers_own_types_and_casts_show_him_no_other_tenant(
 
 
 def test_temporary_tables_hide_no_catalogue(site: Site) -> None:
-    session = Session(SOURCE, site.dsn, "cdc_embed test")
+    session = Session(SOURCE, Login(site.dsn), "cdc_embed test")
     with closing(session):
         with session.transaction() as cursor:
             cursor.execute("create temporary table pg_replication_slots (slot_name text)")

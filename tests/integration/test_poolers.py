@@ -10,6 +10,7 @@ from cdc_embed.errors import PreflightError
 from cdc_embed.postgres.connect import connect
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from tests.pgbouncer import pgbouncer
 from tests.site import Site
 
@@ -41,7 +42,7 @@ def test_any_pooler_is_refused_before_anything_is_set(
 
 def test_pooler_that_refuses_a_parameter_is_named(site: Site) -> None:
     with pgbouncer(site.dsn, "transaction") as dsn:
-        session = Session(SOURCE, f"{dsn}?options=-cwork_mem%3D1MB", "cdc_embed test")
+        session = Session(SOURCE, Login(f"{dsn}?options=-cwork_mem%3D1MB"), "cdc_embed test")
         with pytest.raises(PreflightError, match="pooler"), session.transaction():
             pass
 
@@ -59,7 +60,7 @@ def test_proxy_with_a_server_process_for_each_client_is_accepted(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cdc_embed.postgres.connect.Connection", _Elsewhere)
-    connection = connect(SOURCE, site.dsn, "cdc_embed test")
+    connection = connect(SOURCE, Login(site.dsn), "cdc_embed test")
     with closing(connection), connection.cursor() as cursor:
         cursor.execute("select pg_backend_pid(), current_setting('row_security')")
         assert cursor.fetchone() == (connection.backend, "off")

@@ -16,6 +16,7 @@ import pytest
 from cdc_embed.change.document import Table
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.source.rows import RowReader, Scan
 from tests.builders import table
 from tests.hanging import hanging_commit
@@ -178,7 +179,7 @@ def test_read_across_a_rewrite_is_not_believed(
     site = make_site(version)
     fill(site, 10)
     table = document_table(site)
-    session = Session(SOURCE, site.dsn, "the reader")
+    session = Session(SOURCE, Login(site.dsn), "the reader")
     rows = RowReader(session, threading.Event())
 
     def read() -> Scan | None:
@@ -217,7 +218,7 @@ def test_a_count_across_a_rewrite_is_right(
     site = make_site()
     fill(site, 10)
     table = document_table(site)
-    session = Session(SOURCE, site.dsn, "the reader")
+    session = Session(SOURCE, Login(site.dsn), "the reader")
     rows = RowReader(session, threading.Event())
     other = site.connect()
     with other.cursor() as cursor:

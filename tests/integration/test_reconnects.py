@@ -11,6 +11,7 @@ import pytest
 
 from cdc_embed.errors import ReplicationError
 from cdc_embed.lsn import LSN
+from cdc_embed.rotation import Login
 from cdc_embed.source.stream import Frame, Stream
 from tests.conftest import ready
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
@@ -143,7 +144,7 @@ def test_a_row_of_600_megabytes_is_skipped_by_the_way_out(make_site: Callable[..
 def test_the_servers_times_are_asked_with_each_connection(site: Site) -> None:
     for timeout in ("7s", "3s"):
         site.sql(f"alter database {site.name} set wal_sender_timeout = '{timeout}'")
-        with closing(Stream(site.dsn, site.name)) as stream:
+        with closing(Stream(Login(site.dsn), site.name)) as stream:
             times = stream.read_times()
         assert f"{times.wal_sender_timeout:.0f}s" == timeout
         assert abs(times.clock_ahead) < 5

@@ -19,6 +19,7 @@ from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.change.snapshot import widen
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
 from tests.hanging import hanging_commit
@@ -83,7 +84,7 @@ def test_rows_are_read_again_if_the_table_is_rewritten_meanwhile(
     site.sql(DOCUMENTS)
     site.sql("insert into documents values (1, 'title', 'body')")
     table = documents(site, TableColumn("id", "bigint"), "title", "body")
-    session = Session(SOURCE, site.dsn, "the reader")
+    session = Session(SOURCE, Login(site.dsn), "the reader")
     rows = RowReader(session, threading.Event())
     other = site.connect()
     with other.cursor() as cursor, ThreadPoolExecutor(1) as executor:
@@ -141,7 +142,7 @@ def test_key_that_is_no_value_of_its_type_any_more_has_no_row(
     site.sql("update documents set title = 'another'")
     site.sql("alter type mood rename value 'calm' to 'quiet'")
     table = documents(site, TableColumn("id", "text", "public.mood"), "title")
-    session = Session(SOURCE, site.dsn, "the reader")
+    session = Session(SOURCE, Login(site.dsn), "the reader")
     rows = RowReader(session, threading.Event())
     read = rows.read(table, {("calm",): 3, ("glad",): 3})
     read |= rows.read(table, {("glad",): 3})  # a refusal divides what is read at once

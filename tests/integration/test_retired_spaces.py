@@ -7,6 +7,7 @@ import pytest
 
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET
+from cdc_embed.rotation import Login
 from cdc_embed.target import stored
 from cdc_embed.target.stored import StoredDocuments
 from tests.builders import table
@@ -34,7 +35,7 @@ def former(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[StoredDocume
         "from generate_series(1, %s) n, cdc_embed.space where id = n %% 2 + 1",
         ROWS,
     )
-    with closing(Session(TARGET, site.dsn, "test")) as session:
+    with closing(Session(TARGET, Login(site.dsn), "test")) as session:
         yield StoredDocuments(session, "cdc_embed", site.name)
 
 

@@ -11,6 +11,7 @@ import pytest
 from cdc_embed.errors import AuthenticationError, TargetUnavailableError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import TARGET
+from cdc_embed.rotation import Login
 from tests.site import Site, wait_until
 
 
@@ -21,7 +22,7 @@ def database(make_site: Callable[..., Site], version: int) -> Site:
 
 @pytest.fixture
 def session(database: Site) -> Iterator[Session]:
-    session = Session(TARGET, database.dsn, "a session")
+    session = Session(TARGET, Login(database.dsn), "a session")
     yield session
     session.close()
 
@@ -107,7 +108,7 @@ def test_connecting_to_a_silent_server_can_be_cancelled(
     make_server: Callable[..., Server],
 ) -> None:
     server = make_server()
-    session = Session(TARGET, server.dsn, "a session")
+    session = Session(TARGET, Login(server.dsn), "a session")
     with ThreadPoolExecutor(1) as executor:
         statement = executor.submit(run, session, "select 1")
         assert server.called.wait(10)
@@ -122,6 +123,6 @@ def test_missing_password_is_nothing_that_passes(
     """The driver says so, not the server; retried, it would be waited for without an end."""
     monkeypatch.setenv("PGPASSFILE", "/nowhere")
     asks_for_one = b"R" + struct.pack(">II", 8, 3)
-    session = Session(TARGET, make_server(asks_for_one).dsn, "a session")
+    session = Session(TARGET, Login(make_server(asks_for_one).dsn), "a session")
     with pytest.raises(AuthenticationError, match="no password"):
         run(session, "select 1")

@@ -19,6 +19,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.lsn import LSN
+from cdc_embed.rotation import Login
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
 from cdc_embed.target.write import MissingDonorError
@@ -60,7 +61,9 @@ def make_store(site: Site) -> Iterator[Callable[[], Store]]:
 
     def make() -> Store:
         statements = Statements("cdc_embed", TABLE, space=1, vector_type="public.vector(384)")
-        store = Store(site.dsn, schema="cdc_embed", slot=site.name, tables=[statements], half=False)
+        store = Store(
+            Login(site.dsn), schema="cdc_embed", slot=site.name, tables=[statements], half=False
+        )
         stores.append(store)
         store.take_epoch(store.identity())
         return store

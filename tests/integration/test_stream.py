@@ -11,6 +11,7 @@ from cdc_embed.errors import ReplicationError
 from cdc_embed.lsn import LSN, Progress
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.stream import Stream
 from tests.servers import Servers
@@ -23,7 +24,7 @@ BEGIN = b"B" + struct.pack(">QqI", 0x5000, 0, 7)
 @contextmanager
 def streaming() -> Iterator[tuple[Walsender, Stream]]:
     with Walsender() as server:
-        stream = Stream(server.dsn, "s")
+        stream = Stream(Login(server.dsn), "s")
         try:
             stream.start({"proto_version": "1"})
             assert server.streaming.wait(5)
@@ -101,8 +102,8 @@ def test_the_anchor_comes_before_any_new_position(servers: Servers, tmp_path: Pa
         site.sql("create table documents (id bigint primary key, title text, body text)")
         site.configure()
         site.cli("setup")
-        stream = Stream(site.dsn, site.name)
-        with closing(stream), closing(Session(SOURCE, site.dsn, "test")) as session:
+        stream = Stream(Login(site.dsn), site.name)
+        with closing(stream), closing(Session(SOURCE, Login(site.dsn), "test")) as session:
             SlotCatalogue(session, site.name).anchor()
             stream.start(
                 {"proto_version": "1", "publication_names": "cdc_embed", "messages": "true"}
@@ -151,4 +152,4 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
     with Walsender() as server:
         dsn = server.dsn
     with pytest.raises(ReplicationError):
-        Stream(dsn, "s")
+        Stream(Login(dsn), "s")

@@ -17,6 +17,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
+from cdc_embed.rotation import Login
 from cdc_embed.service import watch
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
@@ -68,7 +69,7 @@ def test_no_read_takes_another_table_for_the_followed_one(
         site.sql(f"insert into {name} select n, 'foreign' from generate_series(1, 200) n")
     oid = site.value("select 'app.documents'::regclass::oid::bigint")
     followed = replace(table("documents", oid=oid), schema="app")
-    session = Session(SOURCE, site.dsn, "the reader")
+    session = Session(SOURCE, Login(site.dsn), "the reader")
     rows = RowReader(session, Event())
     before = {read: READS[read](rows, followed) for read in READS}
     site.sql(how[0])

@@ -182,13 +182,13 @@ def test_a_loaded_configuration_cannot_be_changed(write: Write) -> None:
 def test_an_empty_target_is_the_source_database(write: Write) -> None:
     config = load_config(write(MINIMAL))
     assert config.target_is_source
-    assert config.target_dsn() == config.source.resolved_dsn() == DSN
+    assert config.target_login.dsn == config.source.resolved_dsn() == DSN
 
 
 def test_a_named_target_is_another_database(write: Write) -> None:
     config = load_config(write(MINIMAL + '[target]\ndsn = "host=vectors"\nschema = "v"\n'))
     assert not config.target_is_source
-    assert config.target_dsn() == "host=vectors"
+    assert config.target_login.dsn == "host=vectors"
     assert config.target.schema == "v"
 
 
@@ -487,7 +487,7 @@ def test_a_dsn_file_is_read_when_loaded(write: Write, tmp_path: Path) -> None:
     secret.write_text(f"  {DSN}\n")
     config = load_config(write(with_source(f'dsn_file = "{secret}"')))
     secret.unlink()
-    assert config.source.resolved_dsn() == config.target_dsn() == DSN
+    assert config.source.resolved_dsn() == config.target_login.dsn == DSN
     assert CANARY not in repr(config)
 
 

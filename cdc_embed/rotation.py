@@ -1,0 +1,70 @@
+"""Secrets in files, which are rewritten while they are in use.
+
+A server can take a new secret before the file has it, or the other way round. So a secret that is
+refused is read again, and then waited for, a minute at most. Nothing is read on a schedule. This
+module knows no file and no server: ``config`` reads, and ``postgres`` and ``embed`` ask here.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+ROTATION_SECONDS: Final = 60.0
+"""The time in which a secret that is refused can still be replaced in its file."""
+
+
+@dataclass(slots=True)
+class Rotation:
+    """A secret that is refused: whether another one is there, and whether one can still come."""
+
+    _read: Callable[[], bool] = field(compare=False)
+    """Reads the secret again, and returns whether it is another one."""
+    in_file: bool
+    waits_at_start: bool = False
+    """A secret that never worked is waited for, too: by a service, not by a command."""
+    _worked: bool = field(default=False, init=False)
+    _refused_since: float | None = field(default=None, init=False)
+
+    def accepted(self) -> None:
+        """Note that the secret was taken."""
+        self._worked, self._refused_since = True, None
+
+    def renewed(self) -> bool:
+        """Read the secret again; return whether it is another one."""
+        changed = self.in_file and self._read()
+        if changed:
+            self._refused_since = None
+        return changed
+
+    def may_come(self, now: float) -> bool:
+        """Note that the secret is refused; return whether its file can still get another one.
+
+        ``now`` in seconds, of any clock that goes on.
+        """
+        if self._refused_since is None:
+            self._refused_since = now
+        waits = self.in_file and (self._worked or self.waits_at_start)
+        return waits and now - self._refused_since < ROTATION_SECONDS
+
+
+@dataclass(slots=True)
+class Login:
+    """The connection string of one side, a secret."""
+
+    dsn: str = field(repr=False)
+    _read: Callable[[], str] = field(default=str, compare=False)
+    """Reads it again; "" while it cannot be read."""
+    in_file: bool = False
+    """It, or a secret that it names, is in a file."""
+    rotation: Rotation = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        self.rotation = Rotation(self._read_again, in_file=self.in_file)
+
+    def renewed(self, used: str) -> bool:
+        """Return whether there is another connection string than the one that was used."""
+        return self.dsn != used or self.rotation.renewed()
+
+    def _read_again(self) -> bool:
+        before, self.dsn = self.dsn, self._read() or self.dsn
+        return self.dsn != before
