@@ -46,7 +46,13 @@ def grown(site: Site, insert: str, rows: int, seconds: float) -> int:
     return peak - before
 
 
-@pytest.mark.parametrize(("insert", "rows"), [(SMALL, 30_000), (LARGE, 150)], ids=["rows", "bytes"])
+@pytest.mark.parametrize(
+    ("insert", "rows"),
+    [
+        pytest.param(SMALL, 30_000, id="rows"),
+        pytest.param(LARGE, 150, id="bytes", marks=pytest.mark.long),
+    ],
+)
 def test_transaction_larger_than_the_limit_is_cut_into_batches(
     site: Site, insert: str, rows: int
 ) -> None:

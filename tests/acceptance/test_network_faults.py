@@ -173,7 +173,14 @@ ANSWERS = (
 )
 
 
-def test_statement_whose_answer_never_comes_is_noticed_by_asking(net: Net) -> None:
+@pytest.mark.parametrize(
+    "answers",
+    [ANSWERS[::2], pytest.param(ANSWERS[1::2], marks=pytest.mark.long)],
+    ids=["reader and a lost commit", "commit and source"],
+)
+def test_statement_whose_answer_never_comes_is_noticed_by_asking(
+    net: Net, answers: tuple[tuple[str, tuple[bytes, ...], bool], ...]
+) -> None:
     """The server is done with it, or never heard of it; a session of its own tells.
 
     What the lost session holds, it would hold for a minute more: it is ended.
@@ -183,7 +190,7 @@ def test_statement_whose_answer_never_comes_is_noticed_by_asking(net: Net) -> No
     with watched(site), site.service() as service:
         service.wait_for("reconciled")  # its questions are others than those of the log's rows
         service.wait_for("indexed")  # until then rows are looked up in the writer's session
-        for number, (side, steps, lost) in enumerate(ANSWERS, 1):
+        for number, (side, steps, lost) in enumerate(answers, 1):
             site.sql("insert into documents values (%s, 't', %s)", number, f"b{number}" * 3000)
             service.settle()
             reached = net.side(side).stall_at(*steps, lost=lost)
@@ -221,11 +228,16 @@ CONNECTING = (
 )
 
 
-def test_stall_while_connecting_is_noticed(net: Net) -> None:
+@pytest.mark.parametrize(
+    "places",
+    [CONNECTING[::3], pytest.param(CONNECTING[1:3], marks=pytest.mark.long)],
+    ids=["first and last", "between"],
+)
+def test_stall_while_connecting_is_noticed(net: Net, places: tuple[tuple[bytes, ...], ...]) -> None:
     """Somebody accepts, and then says nothing, at each step until the stream has begun."""
     site = net.site
     with watched(site), site.service() as service:
-        for number, place in enumerate(CONNECTING):
+        for number, place in enumerate(places):
             reached = net.source.stall_at(*place)
             net.source.cut()
             assert reached.wait(30), place
@@ -235,7 +247,7 @@ def test_stall_while_connecting_is_noticed(net: Net) -> None:
         assert stop(service) == 0
 
 
-@pytest.mark.parametrize("side", ["source", "target"])
+@pytest.mark.parametrize("side", [pytest.param("source", marks=pytest.mark.long), "target"])
 def test_stop_ends_in_time_whatever_does_not_answer(net: Net, side: str) -> None:
     """A batch is on its way, the watch looks, and nothing comes through any more."""
     site, proxy = net.site, net.side(side)

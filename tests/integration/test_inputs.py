@@ -9,6 +9,7 @@ from tests.inputs.table import InputTable
 from tests.inputs.tables import ENUM, LATIN1_TABLES, TABLES
 from tests.oracle import drift
 from tests.site import Site
+from tests.sources import OLDER, kinds
 
 
 def configure(site: Site, tables: list[InputTable], *, setup: bool = True) -> None:
@@ -48,6 +49,9 @@ def live(site: Site, tables: list[InputTable]) -> None:
     site.cli("verify")
 
 
+@pytest.mark.parametrize(
+    "source", kinds("pgoutput-18", long=("wal2json-15", *OLDER)), indirect=True
+)
 def test_every_input_is_followed_through_all_changes_of_a_row(source: Site) -> None:
     source.sql(ENUM)
     source.sql('create schema "we""ird; drop"')

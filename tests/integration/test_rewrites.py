@@ -110,7 +110,7 @@ def test_comparison_that_is_outdated_begins_again(
     parted: Site, embedding_server: EmbeddingServer
 ) -> None:
     """It has passed a row whose change was missed since: its own end must not count."""
-    configure(parted, embedding_server, "rows_per_second = 5")
+    configure(parted, embedding_server, "rows_per_second = 10")
     parted.sql("insert into documents select n, 't', 'text ' || n from generate_series(111, 159) n")
     with parted.service() as service:
         wait_until(lambda: 90 not in missing(parted), "the first row is compared")

