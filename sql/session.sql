@@ -35,3 +35,9 @@ from pg_stat_activity a
 where a.datname = current_database() and a.pid <> pg_backend_pid()
   and a.xact_start < now() - interval '400 milliseconds'
 order by a.xact_start limit 5
+
+-- name: read_only
+-- Whether transactions are read-only: on a standby, or by a setting, which has an origin.
+select current_setting('transaction_read_only')::boolean, pg_is_in_recovery(), s.source,
+       quote_ident(current_database()), quote_ident(current_user)
+from pg_settings s where s.name = 'default_transaction_read_only'

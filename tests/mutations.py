@@ -101,6 +101,14 @@ MUTATIONS = (
         "test_another_space_asks_nothing_before_there_are_vectors[False-size]",
     ),
     Mutation(
+        "a target that is read-only is written",
+        "cdc_embed/setup/preflight.py",
+        "    outage = find_read_only(databases.target)",
+        "    outage = None",
+        "tests/integration/test_target_faults.py::"
+        "test_read_only_target_is_waited_for_by_name_at_the_start",
+    ),
+    Mutation(
         "a position that is gone is made up",
         "cdc_embed/setup/preflight.py",
         "        known = slot is not None and not missing_migrations(applied)",
@@ -171,9 +179,9 @@ MUTATIONS = (
     ),
     Mutation(
         "a broken table stops the start of all",
-        "cdc_embed/setup/preflight.py",
-        "        together = [finding for finding in self.findings if not finding.table]",
-        "        together = self.findings",
+        "cdc_embed/setup/survey.py",
+        "        together = [finding for finding in lasting if not finding.table]",
+        "        together = lasting",
         "tests/integration/test_broken_table.py::"
         "test_a_mended_table_is_followed_again_without_a_restart",
     ),
@@ -274,8 +282,8 @@ MUTATIONS = (
     ),
     Mutation(
         "doctor takes an outage for a mistake",
-        "cdc_embed/setup/preflight.py",
-        "            self.away = found",
+        "cdc_embed/setup/survey.py",
+        "            self.outage, self.away = error, found",
         "            pass",
         "tests/integration/test_start.py::"
         "test_a_start_that_waits_can_be_stopped_and_told_not_to_wait",
@@ -335,7 +343,7 @@ MUTATIONS = (
     ),
     Mutation(
         "doctor knows of no gap",
-        "cdc_embed/setup/preflight.py",
+        "cdc_embed/setup/survey.py",
         "        if self.gap is not None:\n            return HistoryGapError.exit_code",
         "        if self.gap is not None:\n            return 0",
         "tests/integration/test_start.py::test_doctor_and_run_agree[a slot that is gone]",

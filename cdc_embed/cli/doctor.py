@@ -12,7 +12,7 @@ from cdc_embed.finding import Finding, Severity
 
 if TYPE_CHECKING:
     from cdc_embed.setup.connections import Connections
-    from cdc_embed.setup.preflight import Survey
+    from cdc_embed.setup.survey import Survey
     from cdc_embed.source.tables import SourceTable
 
 
@@ -36,7 +36,8 @@ def doctor(
 
 def check_everything(databases: "Connections") -> "Survey":
     """Make all findings; a database that cannot be asked is one of them."""
-    from cdc_embed.setup.preflight import Survey, survey_all
+    from cdc_embed.setup.preflight import survey_all
+    from cdc_embed.setup.survey import Survey
 
     try:
         survey = survey_all(databases)

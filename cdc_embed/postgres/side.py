@@ -72,6 +72,7 @@ HINTS: Final = {
     DEPENDED_ON: "drop the dependent objects or make them independent of it, then try again",
     MISSING_FILE: "install it on the server (Debian's wal2json: postgresql-NN-wal2json), "
     'or set source.plugin = "pgoutput"',
+    READ_ONLY: "see why it is read-only (a setting, or it is a standby): cdc-embed doctor",
 }
 
 
@@ -135,7 +136,8 @@ def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
             not state and isinstance(exc, psycopg2.OperationalError | psycopg2.InterfaceError)
         ):
             locked = f"{table} is locked: " if state == LOCKED else ""
-            raise side.unavailable(problem=f"{locked}{problem}", state=state) from exc
+            hint = HINTS.get(state)
+            raise side.unavailable(problem=f"{locked}{problem}", hint=hint, state=state) from exc
         of_function = is_of_a_function(exc, rows=rows)
         hint = exc.diag.message_hint if state == PRIVILEGE and not of_function else None
         hint = hint or HINTS.get(state)

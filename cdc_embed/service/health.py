@@ -53,7 +53,9 @@ class Health:
         if stuck is not None:
             return str(stuck)
         if not phase.useful:
-            return phase.value
+            away, said, _ = self.instance.lost.partition(":")
+            named = said and phase is Phase.RECONNECTING
+            return f"{phase.value}, waits for: {away}" if named else phase.value
         refusing = self.refusing.findings
         for table, problem in self.undelivered.problems.items():
             refused = refusing.get(table)

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from cdc_embed.config.table import TableConfig
 from cdc_embed.errors import CdcEmbedError, PreflightError
 from cdc_embed.finding import Finding
-from cdc_embed.setup.preflight import Survey
+from cdc_embed.setup.survey import Survey
 
 AGAIN_SECONDS: Final = 60.0
 """An error that comes again within this time is one that no check at a start sees."""

@@ -24,7 +24,8 @@ from cdc_embed.service.tolerance import USUAL, Tolerance
 from cdc_embed.setup.connections import Connections, connections, stored_dimensions
 from cdc_embed.setup.ownership import expect_own_gap
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
-from cdc_embed.setup.preflight import Survey, survey_all, survey_model
+from cdc_embed.setup.preflight import survey_all, survey_model
+from cdc_embed.setup.survey import Survey
 
 log = structlog.get_logger()
 

@@ -17,12 +17,14 @@ from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.lsn import START, ZERO, Checkpoint
 from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.postgres.writable import expect_writable
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import mend_ddl
 from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
-from cdc_embed.setup.preflight import Survey, check_model, history_gap, survey_source
+from cdc_embed.setup.preflight import check_model, history_gap, survey_source
+from cdc_embed.setup.survey import Survey
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
 from cdc_embed.source.failover import alter_failover_ddl, wants_failover
@@ -85,6 +87,7 @@ def plan_setup(
     it is known already.
     """
     config = databases.config
+    expect_writable(databases.target)
     if not rebuild:
         expect_own_slot(databases)
     elif name_owner(databases):

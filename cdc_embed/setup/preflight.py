@@ -4,29 +4,28 @@ Checks give findings, good and bad, in the order in which a person would mend th
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import (
-    UNAVAILABLE,
-    CdcEmbedError,
     HistoryGapError,
     OtherSourceError,
     PreflightError,
     SpaceMismatchError,
 )
-from cdc_embed.finding import Finding, expect, judge
+from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
+from cdc_embed.postgres.writable import find_read_only
 from cdc_embed.setup.agreement import check_tables, lost_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
 from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.ownership import expect_kept, name_owner
+from cdc_embed.setup.survey import Survey
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
-from cdc_embed.source.slot import Server, Slot
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, find_tables, why_paused
 from cdc_embed.target.checks import (
@@ -43,77 +42,6 @@ MADE_BY_SETUP: Final = frozenset(
     {"slot", "publication", "coverage", "position", "migrations", "pgvector"}
 )
 """Checks that fail until ``setup`` was run."""
-
-
-@dataclass(slots=True)
-class Survey:
-    """The facts about both databases, and the findings of the checks."""
-
-    findings: list[Finding] = field(default_factory=list)
-    tables: list[SourceTable] = field(default_factory=list)
-    """The tables that can be followed."""
-    slot: Slot | None = None
-    database: str = ""
-    server: Server | None = None
-    slot_name: str = ""
-    gap: str | None = None
-    """The reason why the slot cannot continue the recorded position."""
-    stranger: OtherSourceError | None = None
-    """The server is not the one that the slot's name belongs to."""
-    away: Finding | None = None
-    """A database or a model cannot be asked now."""
-    paused: dict[str, str] = field(default_factory=dict)
-    """The reasons of the tables that cannot be followed, by name; one never stops the others."""
-
-    @property
-    def encoding(self) -> str:
-        """The encoding of the source's database."""
-        return self.server.encoding if self.server is not None else ""
-
-    @property
-    def failed(self) -> list[Finding]:
-        """The findings that keep ``run`` from a table, or from all."""
-        return [finding for finding in self.findings if finding.failed]
-
-    def add(self, finding: Finding) -> None:
-        """Add a finding; one that failed for a table alone leaves that table out."""
-        if finding.failed and finding.table:
-            self.pause(finding)
-        else:
-            self.findings.append(finding)
-
-    def pause(self, finding: Finding) -> None:
-        """Leave a table out, which alone is concerned by a finding."""
-        self.findings.append(finding)
-        self.paused.setdefault(finding.table, why_paused(finding))
-        self.tables = [s for s in self.tables if s.table.full_name != finding.table]
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code of ``doctor``; that of ``run --no-wait`` too, unless other tables can be
-        followed."""
-        if self.gap is not None:
-            return HistoryGapError.exit_code
-        if any(finding.failed and finding is not self.away for finding in self.findings):
-            return PreflightError.exit_code
-        return UNAVAILABLE if self.away is not None else 0
-
-    def fail(self, check: str, error: CdcEmbedError) -> None:
-        """Add the finding of an error, which can be an outage."""
-        found = Finding(id=check, ok=False, message=str(error), fix=error.hint)
-        self.findings.append(found)
-        if error.exit_code == UNAVAILABLE:
-            self.away = found
-
-    def expect_usable(self) -> None:
-        """Raise the error of a service that can do nothing at all; name every obstacle."""
-        if self.stranger is not None:  # nothing that it says of tables is about ours
-            raise self.stranger
-        if self.gap is not None:
-            raise HistoryGapError(slot=self.slot_name, problem=self.gap)
-        together = [finding for finding in self.findings if not finding.table]
-        usable = any(source.table.full_name not in self.paused for source in self.tables)
-        expect(together if usable else self.findings)
 
 
 def survey_source(databases: Connections) -> Survey:
@@ -175,6 +103,7 @@ def survey_all(databases: Connections) -> Survey:
     """
     config = databases.config
     survey = survey_source(databases)
+    _check_writable(databases, survey)
     expect_tables(databases)
     survey.slot_name = config.source.slot
     followed = [source.table for source in survey.tables]
@@ -257,6 +186,23 @@ def _check_delivery(databases: Connections, survey: Survey) -> None:
             survey.pause(found)
         else:
             survey.findings.append(found)
+
+
+def _check_writable(databases: Connections, survey: Survey) -> None:
+    """Check that the target can be written; one that cannot is waited for.
+
+    A source that cannot is followed all the same.
+    """
+    outage = find_read_only(databases.target)
+    if outage is not None:
+        survey.fail("writable", outage)
+    else:
+        survey.findings.append(Finding(id="writable", ok=True, message="the target can be written"))
+    found = None if databases.config.target_is_source else find_read_only(databases.source)
+    if found is not None:
+        message = f"{found}: its publication cannot be altered"
+        warning = judge("writable_source", False, message, found.hint, Severity.WARNING)
+        survey.findings.append(warning)
 
 
 def _check_standby(databases: Connections) -> Finding:

@@ -95,6 +95,14 @@ DISAGREEMENTS = {
         "alter table cdc_embed.documents_embedding alter embedding type public.halfvec(384)",
     ),
     "a publication that is gone": (4, "drop publication cdc_embed"),
+    "a target that is read-only": (
+        75,
+        'alter database "{slot}" set default_transaction_read_only = on',
+    ),
+    "a read-only target that has lost a table": (
+        4,
+        'drop publication cdc_embed;alter database "{slot}" set default_transaction_read_only = on',
+    ),
 }
 
 

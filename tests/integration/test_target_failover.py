@@ -63,6 +63,7 @@ def test_service_goes_on_with_the_standby_once_it_is_promoted(
         wait_until(
             lambda: "read-only" in str(service.status()["waiting"].get("target")), "it says so"
         )
+        assert "it is a standby" in pair.cli("doctor", expect=75).stdout
         move(target, standby)
         with watched(pair):
             target.sql("select pg_promote()")

@@ -200,6 +200,28 @@ def test_read_only_target_is_written_once_it_is_writable_again(pair: Site, targe
         assert service.stop() == 0
 
 
+def test_read_only_target_is_waited_for_by_name_at_the_start(pair: Site, target: Site) -> None:
+    """Hosted services make it so when the disk is nearly full: that is never overridden."""
+    names = {"database": target.name, "setting": "default_transaction_read_only"}
+    target.sql("alter database {database} set {setting} = on".format(**names))
+    pair.sql("insert into documents values (1, 't', 'text')")
+    reset = "alter database {database} reset {setting}".format(**names)
+    for command in ("doctor", "setup"):
+        done = pair.cli(command, expect=75)
+        assert reset in done.stdout + done.stderr
+    with pair.service(wait=False) as service:
+        service.wait_for("waiting")
+        with pytest.raises(HTTPError) as refused:
+            service.get("/readyz")
+        assert refused.value.read() == b"starting, waits for: target database\n"
+        said = service.status()["waiting"]["start"]
+        assert "default_transaction_read_only is on for database" in said
+        target.sql(reset)
+        service.settle()
+        assert pair.drift() == []
+        assert service.stop() == 0
+
+
 @pytest.fixture
 def role(target: Site) -> Iterator[str]:
     """The service's user in the target: no superuser, so that something can be denied."""
