@@ -69,6 +69,27 @@ MUTATIONS = (
         "test_a_start_waits_for_a_password_that_is_rotated",
     ),
     Mutation(
+        "a minute has more than its limit",
+        "cdc_embed/embed/pace.py",
+        "or self._units + units > self._most",
+        "or False",
+        "tests/unit/test_pace.py::test_a_call_of_a_whole_minute_has_the_minute_for_itself",
+    ),
+    Mutation(
+        "a call has more tokens than pass in a minute",
+        "cdc_embed/embed/http.py",
+        "            max_tokens=config.tokens_per_minute or None,",
+        "            max_tokens=None,",
+        "tests/unit/test_http_embedder.py::test_one_call_has_no_more_tokens_than_a_minute",
+    ),
+    Mutation(
+        "what the service counts corrects nothing",
+        "cdc_embed/embed/http.py",
+        "                self._tokens.correct(turn, used)",
+        "                self._tokens.correct(turn, tokens)",
+        "tests/unit/test_http_embedder.py::test_the_next_call_waits_for_the_tokens_of_the_last",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

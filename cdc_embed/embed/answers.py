@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from typing import Any
 
 import numpy as np
 import orjson
@@ -16,24 +17,32 @@ _MESSAGE_LENGTH = 200
 _QUOTE_LENGTH = 12  # so many characters in common make a service's message a quotation
 
 
-def tokens_used(content: bytes) -> int | None:
+def parse_body(content: bytes) -> Any:
+    """Return the body of an answer, which is large, so it is parsed once; None when it is no
+    JSON."""
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        return None
+
+
+def tokens_used(body: Any) -> int | None:
     """Return the tokens that the service counted for its answer; None when it tells none."""
     try:
-        usage = orjson.loads(content)["usage"]
-        counted = usage.get("prompt_tokens", usage.get("total_tokens"))
-    except (ValueError, TypeError, KeyError, AttributeError):
+        counted = body["usage"].get("prompt_tokens", body["usage"].get("total_tokens"))
+    except (TypeError, KeyError, AttributeError):
         return None
     return counted if isinstance(counted, int) and counted >= 0 else None
 
 
-def decode_vectors(content: bytes, *, count: int, dimensions: int) -> Vectors:
+def decode_vectors(body: Any, *, count: int, dimensions: int) -> Vectors:
     """Return the vectors of an answer: float32 array (count, d), in the order of the texts.
 
     ``dimensions`` 0 accepts any width. Raises UnusableAnswerError for any other body: a page of a
     proxy, for example; and TextRefusedError for a vector that cannot be stored or found.
     """
     try:
-        data = orjson.loads(content)["data"]
+        data = body["data"]
         vectors = {
             int(each.get("index", place)): _vector(each["embedding"])
             for place, each in enumerate(data)
@@ -84,10 +93,7 @@ def server_message(content: bytes, secrets: Sequence[str]) -> str:
 
 def error_fields(content: bytes, names: Sequence[str] = ("type", "code")) -> list[str]:
     """Return the words of these fields of an error's body, which has many forms."""
-    try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError:
-        return []
+    body = parse_body(content)
     if not isinstance(body, dict):
         return []
     error = body.get("error")

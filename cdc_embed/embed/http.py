@@ -22,10 +22,11 @@ import numpy as np
 import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.answers import decode_vectors, tokens_used
+from cdc_embed.embed.answers import decode_vectors, parse_body, tokens_used
 from cdc_embed.embed.base import TIMEOUT, ModelCard, Vectors
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, UNAUTHORIZED, failure_of
+from cdc_embed.embed.pace import Pace, Turn
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
-_BURST_SECONDS = 1.0  # of a rate limit, because services measure a minute in shorter parts
 
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
@@ -124,17 +124,17 @@ class HttpEmbedder:
 
     def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
         headers = self._dialect.headers
-        response = self._ask(inputs, self._dialect.body(inputs, query=query))
+        response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
         if response.status_code in UNAUTHORIZED and self._has_other_key(headers):
-            response = self._ask(inputs, self._dialect.body(inputs, query=query))
+            response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
         refused = None
         if self._dialect.may_be_unknown(response.status_code):
-            second = self._ask(inputs, self._dialect.body(inputs, query=query, plain=True))
+            second, other = self._ask(inputs, self._dialect.body(inputs, query=query, plain=True))
             if second.is_success:
-                response, refused = second, response.status_code
+                refused, response, body = response.status_code, second, other
         if not response.is_success:
             raise self._failure(response, inputs)
-        vectors = decode_vectors(response.content, count=len(inputs), dimensions=self._dimensions)
+        vectors = decode_vectors(body, count=len(inputs), dimensions=self._dimensions)
         self._dialect.settle(refused)
         self._config.rotation.accepted()
         self._worked = True
@@ -158,22 +158,28 @@ class HttpEmbedder:
             return EmbedderUnavailableError(problem=error.fields["problem"], hint=error.hint)
         return error
 
-    def _ask(self, inputs: list[str], body: bytes) -> httpx2.Response:
+    def _ask(self, inputs: list[str], request: bytes) -> tuple[httpx2.Response, Any]:
+        """Return the answer, and the body of a good one."""
         tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
-        self._wait_for_turn(tokens)
-        response = self._post(body)
-        if self._tokens.limited and response.is_success:
-            used = tokens_used(response.content)
+        turn = self._wait_for_turn(tokens)
+        response = self._post(request)
+        if not response.is_success:
+            return response, None
+        body = parse_body(response.content)
+        used = tokens_used(body)
+        if used is not None:
             with self._lock:
-                self._tokens.correct(0 if used is None else used - tokens)
-        return response
+                self._tokens.correct(turn, used)
+        return response, body
 
-    def _wait_for_turn(self, tokens: int) -> None:
+    def _wait_for_turn(self, tokens: int) -> Turn:
         with self._lock:
             now = time.monotonic()
-            wait = max(self._requests.reserve(1, now), self._tokens.reserve(tokens, now))
-        if self._closed.wait(wait):
+            request = self._requests.reserve(1, now)
+            turn = self._tokens.reserve(tokens, max(now, request.at))
+        if self._closed.wait(turn.at - now):
             raise EmbedderUnavailableError(problem="the connection is closed")
+        return turn
 
     def _post(self, body: bytes) -> httpx2.Response:
         try:
@@ -215,30 +221,6 @@ class HttpEmbedder:
         if self._tokenizer is None:
             return [math.ceil(len(text.encode()) / _BYTES_PER_TOKEN) for text in inputs]
         return [len(encoding) for encoding in self._tokenizer.encode_batch(inputs)]
-
-
-class Pace:
-    """A token bucket with so many units a minute, of which one second's worth can be used at once.
-
-    A larger request is allowed, and the next requests wait for it. 0 is no limit.
-    """
-
-    def __init__(self, per_minute: int) -> None:
-        self.limited = per_minute > 0
-        self._seconds_per_unit = 60.0 / per_minute if per_minute else 0.0
-        self._free_at = -math.inf
-
-    def reserve(self, units: int, now: float) -> float:
-        """Reserve units at the time ``now`` (seconds, any clock); return the seconds to wait
-        first."""
-        wait = max(0.0, self._free_at - now)
-        begin = max(self._free_at, now - _BURST_SECONDS)
-        self._free_at = begin + units * self._seconds_per_unit
-        return wait
-
-    def correct(self, units: int) -> None:
-        """Reserve so many units more, or fewer, than were thought to be needed."""
-        self._free_at += units * self._seconds_per_unit
 
 
 def _checked(url: str) -> httpx2.URL:
