@@ -90,6 +90,20 @@ MUTATIONS = (
         "tests/unit/test_http_embedder.py::test_the_next_call_waits_for_the_tokens_of_the_last",
     ),
     Mutation(
+        "a quota of processors is not looked at",
+        "cdc_embed/embed/processors.py",
+        "    return max(1, math.floor(min([processors, *map(quota, limits)])))",
+        "    return processors",
+        "tests/unit/test_processors.py::test_threads_are_within_affinity_and_every_quota",
+    ),
+    Mutation(
+        "a model has a thread for each processor",
+        "cdc_embed/embed/processors.py",
+        "    torch.set_num_threads(threads)",
+        "    pass",
+        "tests/unit/test_processors.py::test_each_backend_is_told_its_threads",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

@@ -52,6 +52,8 @@ class ModelCard:
     """The number of tokens that one call can carry; None: no limit."""
     concurrency: int = 1
     """The number of calls that can run at the same time."""
+    threads: int | None = None
+    """The threads in which a model in this process computes; None: it is elsewhere."""
     paid: bool = False
     """Each text costs money, so bulk work without a request needs a confirmation."""
 

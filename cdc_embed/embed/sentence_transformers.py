@@ -19,6 +19,7 @@ import numpy as np
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.base import SERVER_ERROR, ModelCard, Vectors, check_vectors
+from cdc_embed.embed.processors import limit_threads
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class SentenceTransformersEmbedder:
         # one thread for all calls of the model, because OpenMP keeps a team of threads for each
         # calling thread, and slows all of them down once they outnumber the cores
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
-        loaded = self._thread.submit(_load, config).result()
+        loaded, threads = self._thread.submit(_load, config).result()
         self._model: SentenceTransformer | None = loaded
         self._tokenizer = _own_tokenizer(loaded, config.model)
         self._document_prompt = config.document_prompt or _own_prompt(loaded, "document", "passage")
@@ -72,6 +73,7 @@ class SentenceTransformersEmbedder:
             window=loaded.max_seq_length,
             count_tokens=self._count_tokens,
             max_texts=config.max_batch,
+            threads=threads,
         )
 
     def describe(self) -> ModelCard:
@@ -198,8 +200,8 @@ def packaged_minilm() -> Path:
     return folder
 
 
-def _load(config: EmbedderConfig) -> "SentenceTransformer":
-    """Return the model: from its folder, else from the cache alone, else from the hub.
+def _load(config: EmbedderConfig) -> "tuple[SentenceTransformer, int]":
+    """Return the model and its threads: from its folder, else from the cache, else from the hub.
 
     The cache comes first because a hub that cannot be reached costs minutes of retries, and because
     a restart must not change the weights behind stored vectors.
@@ -207,19 +209,21 @@ def _load(config: EmbedderConfig) -> "SentenceTransformer":
     from sentence_transformers import SentenceTransformer
 
     name = config.model
+    threads, told = limit_threads(config.backend)
     options: dict[str, Any] = {
         "revision": config.revision or None,
         "backend": config.backend,
         "device": None if config.device == "auto" else config.device,
         "trust_remote_code": False,
         "truncate_dim": config.dimensions or None,
+        "model_kwargs": told,
     }
     importlib.import_module("transformers.utils.logging").disable_progress_bar()
     try:
         if _cached_commit(name, options["revision"], "modules.json"):
             with suppress(Exception):  # an interrupted download can fail in many ways
-                return SentenceTransformer(name, local_files_only=True, **options)
-        return SentenceTransformer(name, **options)
+                return SentenceTransformer(name, local_files_only=True, **options), threads
+        return SentenceTransformer(name, **options), threads
     except Exception as exc:
         reason = str(exc).partition("\n")[0]
         raise EmbedderError(

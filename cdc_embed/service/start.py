@@ -134,6 +134,7 @@ class _Starter:
         if self._model is None:
             self._model = self._make_model(databases, survey)
             self._kept.metrics.set_model(self._model.card.identity)
+            log.info("model", model=self._model.card.identity, threads=self._model.card.threads)
         return self._model
 
     def _make_model(self, databases: Connections, survey: Survey) -> Model:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed import sentence_transformers
+from cdc_embed.embed import processors, sentence_transformers
 from cdc_embed.embed.sentence_transformers import (
     SentenceTransformersEmbedder,
     group_by_length,
@@ -55,6 +55,18 @@ def test_card_describes_the_model(embedder: SentenceTransformersEmbedder) -> Non
     assert card.identity == f"model@{DIGEST}"
     assert (card.dimensions, card.window, card.concurrency, card.paid) == (384, 256, 1, False)
     assert (card.document_prompt, card.query_prompt) == ("", "")
+
+
+def test_a_model_computes_in_no_more_threads_than_can_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch
+
+    monkeypatch.setattr(processors, "usable_processors", lambda: 1)
+    embedder = load()
+    assert embedder.describe().threads == 1
+    assert embedder._thread.submit(torch.get_num_threads).result() == 1
+    embedder.close()
 
 
 def test_vectors_are_those_of_the_model_itself(embedder: SentenceTransformersEmbedder) -> None:
