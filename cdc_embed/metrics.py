@@ -22,6 +22,8 @@ LATENCY_BUCKETS: Final = (
     *(30, 60, 120, 300, 600, 1800, 3600),
 )
 DURATION_BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 30)
+MILLION: Final = 1_000_000
+
 SIZE_BUCKETS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 PHASES: Final = ("starting", "standby", "streaming", "reconnecting", "draining", "stopped")
@@ -38,7 +40,11 @@ disable_created_metrics()  # type: ignore[no-untyped-call]
 class Metrics:
     """The metrics of one service; ``/metrics`` shows its ``registry``."""
 
-    def __init__(self, *, slot: str, tables: Iterable[str], model: str = "") -> None:
+    def __init__(
+        self, *, slot: str, tables: Iterable[str], model: str = "", price: float = 0.0
+    ) -> None:
+        """``price``: of a million tokens; 0: unknown, so that no cost is shown."""
+        self._price = price
         self.registry = CollectorRegistry()
         self._slot = slot
         self._declare_process()
@@ -63,6 +69,29 @@ class Metrics:
     def watch_oldest_pending(self, age: Callable[[], float]) -> None:
         """Call ``age`` at each scrape, because a stalled loop must not freeze the number."""
         self.oldest_pending_age.set_function(age)
+
+    def embedded_tokens(self, tokens: int) -> None:
+        """Count tokens, and what they cost."""
+        self._embed_tokens.inc(tokens)
+        if self._price:
+            self._embed_cost.inc(tokens * self._price / MILLION)
+
+    def set_pending(self, table: str, tokens: int) -> None:
+        """Show the tokens of a table's backfill, and what they will cost."""
+        self._backfill_tokens.labels(table).set(tokens)
+        if self._price:
+            self._backfill_cost.labels(table).set(tokens * self._price / MILLION)
+
+    def cost(self, tokens: int | None) -> float | None:
+        """Return the price of tokens; None if it is not known."""
+        if tokens is None or not self._price:
+            return None
+        return tokens * self._price / MILLION
+
+    @property
+    def tokens(self) -> int:
+        """The tokens since the start."""
+        return int(self.registry.get_sample_value("cdc_embed_embed_tokens_total") or 0)
 
     def set_model(self, model: str) -> None:
         """Name the model, which is known only once it is loaded."""
@@ -133,7 +162,15 @@ class Metrics:
         self.embed_texts = self._counter(
             "embed_texts", "Vectors needed, by their source.", "source"
         )
-        self.embed_tokens = self._counter("embed_tokens", "Tokens given to the model.")
+        self._embed_tokens = self._counter("embed_tokens", "Tokens given to the model.")
+        self._backfill_tokens = self._gauge(
+            "backfill_pending_tokens", "Tokens that a backfill will give to the model.", "table"
+        )
+        if self._price:
+            self._embed_cost = self._counter("embed_cost", "Price of the tokens.")
+            self._backfill_cost = self._gauge(
+                "backfill_pending_cost", "Price of a backfill's tokens.", "table"
+            )
 
     def _declare_target(self) -> None:
         self.rows_written = self._counter("rows_written", "Rows changed.", "table", "op")
@@ -199,6 +236,7 @@ class Metrics:
             self.dead_letters_pending.labels(table)
             self.reconcile_running.labels(table)
             self.table_followed.labels(table)
+            self.set_pending(table, 0)
             for kind in DRIFT_KINDS:
                 self.drift_rows.labels(table, kind)
             for counter, values in (

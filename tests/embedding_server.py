@@ -54,6 +54,8 @@ class Faults:
     wrong_dimensions: bool = False
     garbage: bool = False
     """Answer 200 with a body that is no JSON."""
+    usage: int = 0
+    """The tokens that it counts for a word; 0: it tells no usage."""
     hang: float = 0.0
     """Seconds to wait before each answer; a reset or other faults end the wait."""
 
@@ -187,7 +189,11 @@ class Handler(BaseHTTPRequestHandler):
             if body.get("encoding_format") == "base64":
                 embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode()
             data.append({"object": "embedding", "index": index, "embedding": embedding})
-        return {"object": "list", "model": body["model"], "data": data[faults.fewer :]}
+        answer = {"object": "list", "model": body["model"], "data": data[faults.fewer :]}
+        if faults.usage:
+            counted = faults.usage * sum(len(text.split()) for text in texts)
+            answer["usage"] = {"prompt_tokens": counted, "total_tokens": counted}
+        return answer
 
     def _reset(self) -> None:
         """Close without a goodbye: lingering for no time makes the kernel send RST."""

@@ -104,6 +104,27 @@ MUTATIONS = (
         "tests/unit/test_processors.py::test_each_backend_is_told_its_threads",
     ),
     Mutation(
+        "unasked tokens are bytes",
+        "cdc_embed/reconcile/size.py",
+        "        tokens = sum(self.count(list(chunks.values())))",
+        "        tokens = size // BYTES_PER_TOKEN",
+        "tests/integration/test_costs.py::test_unasked_tokens_are_those_of_the_tokenizer",
+    ),
+    Mutation(
+        "what the service charges is not what is shown",
+        "cdc_embed/embed/http.py",
+        "        self._meter.add(sum(self._tokens_of(inputs)) if used is None else used)",
+        "        self._meter.add(sum(self._tokens_of(inputs)))",
+        "tests/integration/test_costs.py::test_money_is_shown_spent_and_to_be_spent",
+    ),
+    Mutation(
+        "a backfill that an earlier start has left has no price",
+        "cdc_embed/reconcile/requests.py",
+        "        self._measure_pending(known)",
+        "        pass",
+        "tests/integration/test_costs.py::test_money_is_shown_spent_and_to_be_spent",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

@@ -98,6 +98,7 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("oldest pending change", f"{_text(found['oldest_pending_age_seconds'])} seconds"),
         ("positions", ", ".join(f"{name} {_text(value)}" for name, value in lsn.items())),
     ]
+    pairs += _spending(found["embedding"])
     pairs += [("waiting for", f"{stage}: {why}") for stage, why in found["waiting"].items()]
     for table in found["tables"]:
         estimate = _text(table["rows_source_estimate"])
@@ -114,6 +115,18 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
         if table["problem"]:
             embedded += f"; paused: {table['problem']}"
         pairs.append((table["name"], embedded))
+    return pairs
+
+
+def _spending(embedding: dict[str, Any]) -> list[tuple[str, str]]:
+    """Describe the tokens of a running service, with what they cost if that is known."""
+    pairs = []
+    for name, tokens, cost in (
+        ("tokens since the start", embedding["tokens"], embedding["cost"]),
+        ("tokens of pending backfills", embedding["pending_tokens"], embedding["pending_cost"]),
+    ):
+        if tokens:
+            pairs.append((name, f"{tokens}, cost {cost:.2f}" if cost is not None else f"{tokens}"))
     return pairs
 
 

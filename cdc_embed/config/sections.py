@@ -168,6 +168,8 @@ class EmbedderConfig(Section):
     """http: limit of requests per minute. 0: no limit."""
     tokens_per_minute: Count = 0
     """http: limit of tokens per minute. 0: no limit."""
+    price_per_million_tokens: Annotated[float, Field(ge=0, allow_inf_nan=False), NOT_A_BOOL] = 0.0
+    """http: price of a million tokens, in any currency, for the costs that are shown. 0: none."""
     max_batch: Annotated[int, Field(ge=1), NOT_A_BOOL] = 256
     """Texts in one call. Above it throughput hardly grows, while latency does."""
     linger: Duration = 0.0

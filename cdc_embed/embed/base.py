@@ -13,6 +13,7 @@ how the attempt failed:
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Final, Protocol
 
 import numpy as np
@@ -52,10 +53,35 @@ class ModelCard:
     """The number of tokens that one call can carry; None: no limit."""
     concurrency: int = 1
     """The number of calls that can run at the same time."""
+    meter: "Meter | None" = field(default=None, compare=False, repr=False)
+    """The tokens that are charged for; None: nobody charges, and what is sent is counted."""
     threads: int | None = None
     """The threads in which a model in this process computes; None: it is elsewhere."""
     paid: bool = False
     """Each text costs money, so bulk work without a request needs a confirmation."""
+
+
+class Meter:
+    """Adds up the tokens that a service charges for: every call that it answered, for documents,
+    questions and trials. For several threads."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._untold = 0
+        self._tell: Callable[[int], object] | None = None
+
+    def add(self, tokens: int) -> None:
+        """Note the tokens of one call."""
+        with self._lock:
+            self._untold += tokens
+            if self._tell is not None:
+                self._tell(self._untold)
+                self._untold = 0
+
+    def listen(self, tell: Callable[[int], object]) -> None:
+        """Have a function called with the tokens so far, and with those of each later call."""
+        self._tell = tell
+        self.add(0)
 
 
 def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:

@@ -23,7 +23,7 @@ import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.answers import decode_vectors, parse_body, tokens_used
-from cdc_embed.embed.base import TIMEOUT, ModelCard, Vectors
+from cdc_embed.embed.base import TIMEOUT, Meter, ModelCard, Vectors
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, UNAUTHORIZED, failure_of
 from cdc_embed.embed.pace import Pace, Turn
@@ -68,6 +68,7 @@ class HttpEmbedder:
         self._worked = False
         self._clock = clock
         self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
+        self._meter = Meter()
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
         self._lock = threading.Lock()
@@ -91,6 +92,7 @@ class HttpEmbedder:
             max_texts=config.max_batch,
             max_tokens=config.tokens_per_minute or None,  # more than that never passes
             concurrency=config.concurrency,
+            meter=self._meter,
             paid=True,  # the address does not tell whether the service costs money
         )
 
@@ -170,6 +172,7 @@ class HttpEmbedder:
         if used is not None:
             with self._lock:
                 self._tokens.correct(turn, used)
+        self._meter.add(sum(self._tokens_of(inputs)) if used is None else used)
         return response, body
 
     def _wait_for_turn(self, tokens: int) -> Turn:

@@ -144,7 +144,8 @@ class EmbeddingRunner:
         """Refuse texts that are longer than the window, because the model would cut them, or than
         a call can be; return the others."""
         counts = self._card.count_tokens(list(texts.values()))
-        self._metrics.embed_tokens.inc(sum(counts))
+        if self._card.meter is None:
+            self._metrics.embedded_tokens(sum(counts))
         most = min(self._card.window or inf, self._card.max_tokens or inf)
         wanted = []
         for (digest, text), tokens in zip(texts.items(), counts, strict=True):

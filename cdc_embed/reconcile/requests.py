@@ -4,16 +4,14 @@ The command line leaves a request in the target database; this room begins it an
 work with a paid embedder waits for a request if it would cost more than the configuration allows.
 """
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
 
 from cdc_embed.change.document import Table
-from cdc_embed.change.shape import Shape
 from cdc_embed.config.sections import BackfillConfig
-from cdc_embed.embed.base import CHARACTERS_PER_TOKEN
+from cdc_embed.reconcile.size import Size
 from cdc_embed.reconcile.slices import Work
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Comparison, Request
 
@@ -24,23 +22,6 @@ UNKNOWN_KIND: Final = (
 )
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
-    """The size of a source table, and its present shape."""
-
-    rows: int | None
-    bytes: int
-    """Bytes of text; 0 with an embedder that is not paid."""
-    shape: Shape | None
-    """It changes when the table was rewritten or altered, or was not delivered; None while it is
-    not."""
-
-    @property
-    def tokens(self) -> int:
-        """The estimated number of tokens of its text."""
-        return self.bytes // CHARACTERS_PER_TOKEN
 
 
 class Requests:
@@ -74,6 +55,7 @@ class Requests:
         names = known.keys() | self._work.undelivered.problems.keys()
         new = [scope for scope in self._scopes if scope.table.full_name not in names]
         sizes = self._measure([scope.table for scope in new]) if new else {}
+        self._measure_pending(known)
         reason = self._reason_to_wait(sizes.values())
         for scope in new:
             first = Comparison(
@@ -87,6 +69,14 @@ class Requests:
             if reason:
                 log.warning("backfill waits", table=scope.table.full_name, reason=reason)
 
+    def _measure_pending(self, known: Mapping[str, Comparison]) -> None:
+        """Measure the tables whose first comparison an earlier process left, because ``status``
+        tells what they will cost."""
+        states = {name: comparison.state for name, comparison in known.items()}
+        pending = [t for t in self._work.tables if states.get(t.full_name) in {WAITING, RUNNING}]
+        if self._paid and pending:
+            self._measure(pending)
+
     def _reason_to_wait(self, sizes: Iterable[Size]) -> str:
         if self._backfill.start == "manual":
             return "backfill.start is manual; run: cdc-embed backfill"
@@ -94,7 +84,7 @@ class Requests:
 
     def _too_expensive(self, sizes: Iterable[Size]) -> str:
         most = self._backfill.max_tokens_unasked
-        tokens = sum(size.tokens for size in sizes)
+        tokens = sum(size.tokens or 0 for size in sizes)
         if not self._paid or tokens <= most:
             return ""
         return (

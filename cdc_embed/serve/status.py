@@ -3,14 +3,16 @@
 LSNs are strings, unknown is null.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.lsn import LSN
+from cdc_embed.reconcile.size import Size
 from cdc_embed.serve.facts import Facts, TableFacts
 from cdc_embed.source.slot import Slot
+from cdc_embed.target.ledger import DONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +27,21 @@ class Live:
     """Stage to problem: the things that the service waits for now."""
     index_problems: Mapping[str, str] = field(default_factory=dict)
     """The errors that kept a table's index from being made, by the table's name."""
+    spending: "Spending | None" = None
+    """The tokens of the model."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spending:
+    """The tokens of a model, since the start and for the backfills that are not done."""
+
+    threads: int | None
+    """The threads in which a model in this process computes."""
+    tokens: int
+    sizes: Mapping[str, Size]
+    """The tables that were measured, by name."""
+    cost: Callable[[int | None], float | None]
+    """Gives the price of tokens; None: it is not known."""
 
 
 def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
@@ -54,9 +71,43 @@ def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
         "lag_bytes": max(0, current - durable) if current and durable else None,
         "oldest_pending_age_seconds": live.oldest_pending_age_seconds if live else None,
         "oldest_transaction_seconds": facts.oldest_transaction_seconds,
+        "embedding": _embedding(facts, live.spending if live else None),
         "waiting": _waiting(slot, live),
         "tables": [_table(table, live) for table in facts.tables],
     }
+
+
+def _embedding(facts: Facts, spending: Spending | None) -> dict[str, Any]:
+    tokens = pending = cost = pending_cost = None
+    if spending is not None:
+        tokens, cost = spending.tokens, spending.cost(spending.tokens)
+        pending = _sum(pending_tokens(facts, spending.sizes).values())
+        pending_cost = spending.cost(pending)
+    return {
+        "threads": spending.threads if spending else None,
+        "tokens": tokens,
+        "cost": cost,
+        "pending_tokens": pending,
+        "pending_cost": pending_cost,
+    }
+
+
+def pending_tokens(facts: Facts, sizes: Mapping[str, Size]) -> dict[str, int | None]:
+    """Return the tokens that the backfill of each table will need; None: not known."""
+    return {
+        table.name: _left(table, sizes.get(table.name)) if table.backfill_state != DONE else 0
+        for table in facts.tables
+    }
+
+
+def _left(table: TableFacts, size: Size | None) -> int | None:
+    return size.tokens_after(table.backfill_done) if size is not None else None
+
+
+def _sum(tokens: Iterable[int | None]) -> int | None:
+    """Return the sum; None if a part is not known."""
+    known = list(tokens)
+    return None if None in known else sum(filter(None, known))
 
 
 def _table(table: TableFacts, live: Live | None) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from cdc_embed.flow.patience import Patience, Trouble
 from cdc_embed.flow.telemetry import Positions, Telemetry
-from cdc_embed.serve.status import Live
+from cdc_embed.reconcile.size import Size
+from cdc_embed.serve.status import Live, Spending
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.phase import Phase
@@ -29,6 +30,8 @@ class Health:
     refusing: Refusing
     tolerance: Tolerance
     index_problems: Callable[[], Mapping[str, str]]
+    sizes: Callable[[], Mapping[str, Size]]
+    threads: int | None
     clock: Callable[[], float] = time.monotonic
 
     @property
@@ -77,6 +80,12 @@ class Health:
             oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
             waiting=self._waiting(),
             index_problems=self.index_problems(),
+            spending=Spending(
+                threads=self.threads,
+                tokens=self.telemetry.metrics.tokens,
+                sizes=self.sizes(),
+                cost=self.telemetry.metrics.cost,
+            ),
         )
 
     def _troubles(self) -> dict[str, Trouble]:

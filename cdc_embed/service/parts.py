@@ -64,6 +64,7 @@ class Parts:
         )
         self._stack.callback(reconciling.close)
         self._index_problems = lambda: reconciling.index_problems
+        self._sizes = lambda: reconciling.sizes
         instance = Instance(
             source=self._make_source(),
             stages=stages,
@@ -93,6 +94,8 @@ class Parts:
             refusing=self._refusing,
             tolerance=self._tolerance,
             index_problems=self._index_problems,
+            sizes=self._sizes,
+            threads=self._model.card.threads,
         )
 
     def _make_source(self) -> Source:

@@ -1,6 +1,6 @@
 """The construction of each term's reconciler, over sessions that last as long as an instance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from threading import Event
 
@@ -12,11 +12,13 @@ from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.reconciler import Reconciler
-from cdc_embed.reconcile.requests import Requests, Size
+from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
+from cdc_embed.reconcile.size import Size, TokenCounter
 from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
+from cdc_embed.setup.connections import cutter
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
@@ -58,6 +60,9 @@ class Reconciling:
         name = f"cdc_embed count {config.source.slot}"
         self._count_source = Session(SOURCE, config.source_login, name)
         self._count_target = Session(TARGET, config.target_login, name)
+        self._counter = TokenCounter(cutter(card, checked.tables), card.count_tokens)
+        self.sizes: Mapping[str, Size] = {}
+        """The tables that were measured, by name; replaced whole."""
         self.has_work = True
         """There may be something to compare or to answer; the watch finds out."""
 
@@ -147,14 +152,18 @@ class Reconciling:
         """Measure tables, and take each one's shape first."""
         listed = [table.oid for table in tables if table.partitioned]
         observed = self._databases.coverage.observe(self._sources, listed)
-        return {table: self._size(table, observed) for table in tables}
+        sizes = {table: self._size(table, observed) for table in tables}
+        measured = {table.full_name: size for table, size in sizes.items()}
+        self.sizes = {**self.sizes, **measured}
+        return sizes
 
     def _size(self, table: Table, observed: Observed) -> Size:
         name = table.full_name
-        rows, size = observed.estimates[name], 0
+        rows, tokens = observed.estimates[name], None
         if self._card.paid:
-            rows, size = RowReader(self._databases.rows, Event()).text_size(table)
-        return Size(rows=rows, bytes=size, shape=observed.shapes.get(name))
+            reader = RowReader(self._databases.rows, Event())
+            rows, tokens = self._counter.measure(reader, table)
+        return Size(rows=rows, tokens=tokens, shape=observed.shapes.get(name))
 
     def _ensure_index(self, session: Session, table: Table) -> bool:
         return self._builder.ensure(session, table.embedding_table)

@@ -50,7 +50,11 @@ def running(
     configuration does not name.
     """
     with ExitStack() as stack:
-        metrics = Metrics(slot=config.source.slot, tables=[t.full_name for t in config.tables])
+        metrics = Metrics(
+            slot=config.source.slot,
+            tables=[table.full_name for table in config.tables],
+            price=config.embedder.price_per_million_tokens,
+        )
         told = Listeners(listeners, metrics, tolerance)
         stack.callback(told.close)
         refusing = Refusing(config.tables)
@@ -133,8 +137,11 @@ class _Starter:
         """Make the model for the first instance; it outlives each."""
         if self._model is None:
             self._model = self._make_model(databases, survey)
-            self._kept.metrics.set_model(self._model.card.identity)
-            log.info("model", model=self._model.card.identity, threads=self._model.card.threads)
+            card = self._model.card
+            self._kept.metrics.set_model(card.identity)
+            if card.meter is not None:
+                card.meter.listen(self._kept.metrics.embedded_tokens)
+            log.info("model", model=card.identity, threads=card.threads)
         return self._model
 
     def _make_model(self, databases: Connections, survey: Survey) -> Model:

@@ -26,6 +26,7 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
+from cdc_embed.serve.status import pending_tokens
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
@@ -212,6 +213,8 @@ class Watch:
         metrics = self._telemetry.metrics
         for table in facts.tables:
             metrics.dead_letters_pending.labels(table.name).set(table.dead_letters)
+        for name, tokens in pending_tokens(facts, self._reconciling.sizes).items():
+            metrics.set_pending(name, tokens or 0)
         slot = facts.slot
         if slot is None:
             return

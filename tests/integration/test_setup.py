@@ -253,7 +253,7 @@ def test_doctor_tells_each_check_and_its_fix_as_json(site: Site) -> None:
 def test_status_keeps_its_contract_with_the_service_up_and_down(site: Site) -> None:
     keys = {
         *("state", "role", "epoch", "space", "slot", "lsn", "lag_bytes"),
-        *("oldest_pending_age_seconds", "oldest_transaction_seconds", "tables"),
+        *("oldest_pending_age_seconds", "oldest_transaction_seconds", "tables", "embedding"),
     }
     stopped = json.loads(site.cli("status", "--json").stdout)
     assert set(stopped) >= keys
@@ -326,7 +326,7 @@ def test_health_and_metrics_answer(site: Site) -> None:
             *("embed_texts_total", "embed_tokens_total", "rows_written_total"),
             *("write_duration_seconds", "end_to_end_latency_seconds", "errors_total"),
             *("dead_letters_total", "dead_letters_pending", "confirmed_beyond_durable_total"),
-            *("build_info", "phase", "leader"),
+            *("build_info", "phase", "leader", "backfill_pending_tokens"),
         ):
             assert f"# HELP cdc_embed_{name} " in metrics, name
         assert service.metric("cdc_embed_end_to_end_latency_seconds_count") == 1

@@ -66,6 +66,7 @@ timeout = "30s"
 concurrency = 4
 requests_per_minute = 0
 tokens_per_minute = 0
+price_per_million_tokens = 0.0
 max_batch = 256
 linger = "0ms"
 
