@@ -51,6 +51,10 @@ class PreflightError(CdcEmbedError):
     default_hint = "check everything at once with: cdc-embed doctor"
 
 
+class UnfollowedError(PreflightError):
+    """no table can be followed: {problem}"""
+
+
 class OtherSourceError(PreflightError):
     """slot {slot}: {problem}"""
 

@@ -41,13 +41,16 @@ def judge(
     return Finding(id=id, ok=ok, message=message, fix="" if ok else fix, severity=severity)
 
 
-def expect(findings: list[Finding]) -> None:
-    """Raise ``PreflightError`` with every failed finding and its fix; else do nothing."""
+def expect(
+    findings: list[Finding], error: type[PreflightError] = PreflightError, **fields: object
+) -> None:
+    """Raise an error with every failed finding and its fix; else do nothing."""
     failed = [finding for finding in findings if finding.failed]
     if failed:
         fixes = [finding.fix for finding in failed if finding.fix]
-        raise PreflightError(
+        raise error(
             where="preflight",
             problem="; ".join(finding.message for finding in failed),
             hint="\n".join(fixes) or None,
+            **fields,
         )

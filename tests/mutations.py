@@ -255,7 +255,7 @@ MUTATIONS = (
         "            self._kept.refusing.leave_out(survey)",
         "            pass",
         "tests/integration/test_refusing_tables.py::"
-        "test_a_trigger_keeps_the_service_from_one_table[an exception]",
+        "test_a_trigger_keeps_the_service_from_one_table[an exception at the commit]",
     ),
     Mutation(
         "a table that fails is tried again at each look",
@@ -264,6 +264,51 @@ MUTATIONS = (
         "        out = paused.keys()",
         "tests/integration/test_refusing_tables.py::"
         "test_a_table_that_fails_is_not_tried_all_the_time",
+    ),
+    Mutation(
+        "an error of the commit is laid to no table",
+        "cdc_embed/target/store.py",
+        "                if rehearsal:",
+        "                if False:",
+        "tests/integration/test_store.py::test_table_that_makes_the_commit_fail_is_named",
+    ),
+    Mutation(
+        "a row that the commit refuses is not found",
+        "cdc_embed/target/store.py",
+        "                if rehearsal:",
+        "                if False:",
+        "tests/integration/test_store.py::test_row_that_is_refused_by_the_commit_is_named",
+    ),
+    Mutation(
+        "a view that cannot be read ends a service",
+        "cdc_embed/reconcile/proof.py",
+        '            raise self._error(f"{exc} ({exc.hint})") from exc',
+        "            raise",
+        "tests/integration/test_refusing_tables.py::"
+        "test_a_view_that_cannot_be_read_keeps_only_its_proof[drop view cdc_embed.refused_search]",
+    ),
+    Mutation(
+        "verify fails where the only table is paused",
+        "cdc_embed/setup/survey.py",
+        "        if usable or any(",
+        "        if True or any(",
+        "tests/integration/test_last_table.py::test_row_security_of_the_only_table_ends_no_service",
+    ),
+    Mutation(
+        "vectors without a column of ours are written",
+        "cdc_embed/setup/connections.py",
+        "    own = (*ESSENTIAL, *(column.name for column in OWN_COLUMNS))",
+        "    own = ESSENTIAL",
+        "tests/integration/test_refusing_tables.py::"
+        "test_setup_puts_lost_columns_back_and_embeds_nothing",
+    ),
+    Mutation(
+        "any primary key of the vectors is taken for ours",
+        "cdc_embed/target/registry.py",
+        "    if list(key)[-1:] != [number]:",
+        "    if False:",
+        "tests/integration/test_refusing_tables.py::"
+        "test_setup_names_the_way_out_of_a_lost_primary_key[another one]",
     ),
     Mutation(
         "setup takes vectors without a primary key for those of a former key",

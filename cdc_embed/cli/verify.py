@@ -6,7 +6,7 @@ import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import TableProgress, print_json, print_pairs, say
-from cdc_embed.errors import UnprovenError
+from cdc_embed.errors import UnfollowedError, UnprovenError
 
 COUNTS = (
     *("checked", "fresh", "missing", "stale", "metadata_stale", "orphan", "pending"),
@@ -30,12 +30,16 @@ def verify(
     context.set_up_logs()
     arguments: dict[str, Any] = {"repair": repair, "sample": sample}
     with TableProgress("verify", "checked") as progress:
-        found = ask(config, "verify", arguments, progress.show)
+        try:
+            found = ask(config, "verify", arguments, progress.show)
+        except UnfollowedError as exc:  # a paused table is a result, also if it is the only one
+            found = {"tables": [], "drift": 0, "remaining": 0, "paused": exc.paused}
     if as_json:
         print_json(found)
     else:
         print_pairs([(table["name"], _counts(table)) for table in found["tables"]])
-        typer.echo(f"drift: {found['drift']}")
+        if found["tables"]:
+            typer.echo(f"drift: {found['drift']}")
     for name, problem in found["paused"].items():
         say(f"not verified, it is paused: {name} {problem}")
     unproven = {table["name"]: table["problem"] for table in found["tables"] if table["problem"]}

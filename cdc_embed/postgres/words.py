@@ -55,10 +55,11 @@ def is_of_a_function(exc: psycopg2.Error, *, rows: bool) -> bool:
     """Return whether the words of an error can be those of a function that is not PostgreSQL's.
 
     The context of an error has no fixed form, but for a statement with rows it comes only from
-    COPY and from functions; an output plugin's is that of a statement without rows.
+    COPY, from the wait for a row's lock ("while updating tuple") and from functions; an output
+    plugin's is that of a statement without rows.
     """
     context = exc.diag.context or ""
-    foreign = rows and context and not context.startswith("COPY ")
+    foreign = rows and context and not context.startswith(("COPY ", "while "))
     return bool(exc.diag.source_function in RAISES or LANGUAGE.search(context) or foreign)
 
 

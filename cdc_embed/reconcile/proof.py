@@ -12,7 +12,7 @@ meanwhile, and the log tells their number: on a table at rest both are equal.
 
 from cdc_embed.change.compare import key_difference
 from cdc_embed.change.document import Table
-from cdc_embed.errors import UnprovenError
+from cdc_embed.errors import TargetRefusedError, UnprovenError
 from cdc_embed.reconcile.slices import Work
 
 
@@ -48,7 +48,10 @@ class Proof:
 
     def _expect_documents(self, orphans: int) -> None:
         """Raise if the view hides more documents than those without a row, which a join hides."""
-        shown, stored = self._work.counts.documents(self._table)
+        try:
+            shown, stored = self._work.counts.documents(self._table)
+        except TargetRefusedError as exc:  # it is gone, or may not be read
+            raise self._error(f"{exc} ({exc.hint})") from exc
         if abs(stored - shown) > orphans + self._work.term.lane.moves(self._table):
             raise self._error(f"the search view shows {shown} documents, {stored} are stored")
 

@@ -18,6 +18,7 @@ from cdc_embed.target.registry import (
     Registered,
     VectorTable,
     registered_tables,
+    unreadable_views,
     vector_tables,
 )
 from cdc_embed.target.view import SearchView
@@ -56,20 +57,26 @@ def lost_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, st
 
 
 def expect_key(schema: str, table: Table, name: str, stored: VectorTable) -> None:
-    """Raise when a table of vectors has no primary key, so that nothing says by what it is stored.
+    """Raise when a table of vectors has no primary key, so that nothing says by what it is stored,
+    or one of a form that ``setup`` never made.
 
     ``setup`` cannot put it back unasked: meanwhile there can be two rows of one key.
     """
     if stored.key:
         return
+    other = stored.key_name
+    problem = (
+        f"has another primary key than setup made, {other}" if other else "has lost its primary key"
+    )
     vectors = f"{_quoted(schema)}.{_quoted(name)}"
     columns = [*(column.name for column in table.key), CHUNK_COLUMNS[0]]
     fix = f"drop table {vectors} cascade;  -- setup makes it again, and every row is embedded"
     if stored.columns.keys() >= set(columns):
-        fix = f"alter table {vectors} add primary key ({', '.join(map(_quoted, columns))});"
+        drop = f"drop constraint {other}, " if other else ""
+        fix = f"alter table {vectors} {drop}add primary key ({', '.join(map(_quoted, columns))});"
     raise PreflightError(
         where=f"table {table.full_name}",
-        problem=f"its table of vectors {name} has lost its primary key",
+        problem=f"its table of vectors {name} {problem}",
         hint=f"{fix}  -- then {SETUP}",
         table=table.full_name,
     )
@@ -83,8 +90,12 @@ def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Findin
     """Check each table of vectors: its key, its owner, and whether it shows rows that the source
     hides."""
     findings = []
+    problem_of = unreadable_views(databases.target, databases.config.target.schema)
     for table, known, stored in _kept(databases, tables):
         found = [_check_key(table, stored), _check_owner(databases, table, stored)]
+        problem, fix = problem_of(table.search_view) or ("its search view can be read", "")
+        said = f"{table.full_name}: {problem}"  # only searches and verify need it
+        found.append(judge("search_view", not fix, said, fix, Severity.WARNING))
         if table.row_security:
             found.append(_check_row_security(databases, table, known, stored))
         findings += [replace(finding, table=table.full_name) for finding in found]

@@ -32,6 +32,7 @@ from cdc_embed.target.registry import (
 from cdc_embed.target.schema import vector_type
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
+from cdc_embed.target.vectors import ESSENTIAL, OWN_COLUMNS
 
 RUN_SETUP: Final = "run: cdc-embed setup"
 
@@ -236,5 +237,6 @@ def lost_vectors(registered: Registered, stored: VectorTable) -> str:
     name = registered.embedding_table
     if not stored.columns:
         return f"its table of vectors {name} does not exist any more"
-    gone = [column for column in ("chunk_row", "embedding") if column not in stored.columns]
+    own = (*ESSENTIAL, *(column.name for column in OWN_COLUMNS))
+    gone = [column for column in own if column not in stored.columns]
     return f"its table of vectors {name} has no column {gone[0]}" if gone else ""

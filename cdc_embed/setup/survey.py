@@ -11,6 +11,7 @@ from cdc_embed.errors import (
     HistoryGapError,
     OtherSourceError,
     PreflightError,
+    UnfollowedError,
 )
 from cdc_embed.finding import Finding, expect
 from cdc_embed.source.slot import Server, Slot
@@ -88,6 +89,9 @@ class Survey:
         lasting = [finding for finding in self.findings if finding is not self.away]
         together = [finding for finding in lasting if not finding.table]
         usable = any(source.table.full_name not in self.paused for source in self.tables)
-        expect(together if usable else lasting)
+        if usable or any(finding.failed for finding in together):
+            expect(together if usable else lasting)
+        else:
+            expect(lasting, UnfollowedError, paused=self.paused)
         if self.outage is not None:
             raise self.outage

@@ -47,6 +47,7 @@ from cdc_embed.target.vectors import (
     is_of_form,
     rename_ddl,
     rename_key_ddl,
+    restore_columns_ddl,
     retype_ddl,
     shadow_name,
     swap_ddl,
@@ -158,6 +159,11 @@ class TablePlanner:
             change.before += create_ddl(self._schema, table, self._vector_type)
             return
         expect_key(self._schema, table, name, stored)
+        space_id = known.space_id if known is not None else 0
+        restored = restore_columns_ddl(self._schema, table, stored, space_id)
+        if restored:
+            change.before += restored
+            change.together.append(forget_comparison_ddl(self._schema, table))
         if self._fits(table, stored) and not self._opens(table, known):
             self._alter(table, known, stored, change)
         else:

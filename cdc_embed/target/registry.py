@@ -3,7 +3,7 @@
 This module only reads. ``schema`` composes the statements.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -159,7 +159,9 @@ class VectorTable:
 
     columns: dict[str, str] = field(default_factory=dict)
     key: dict[str, str] = field(default_factory=dict)
-    """Those of its primary key, without the chunk."""
+    """Those of its primary key, without the chunk; empty if this is not the last of it."""
+    key_name: str | None = None
+    """The quoted name of its primary key, whatever its columns; None: it has none."""
     row_security: bool = False
     owner: str = ""
     owned: bool = True
@@ -186,15 +188,37 @@ def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
 
 def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
     in_key = sorted((place, name, kind) for name, kind, place, *_ in columns if place is not None)
-    row_security, owner, owned, role = columns[0][3:]
+    row_security, owner, owned, role, key_name = columns[0][3:]
+    kinds = {name: kind for name, kind, *_ in columns}
+    key = {name: kind for _, name, kind in in_key}
+    number = next(name for name in CHUNK_COLUMNS if name in kinds or name == CHUNK_COLUMNS[-1])
+    if list(key)[-1:] != [number]:
+        key = {}
+    key.pop(number, None)
     return VectorTable(
-        columns={name: kind for name, kind, *_ in columns},
-        key={name: kind for _, name, kind in in_key if name not in CHUNK_COLUMNS},
+        columns=kinds,
+        key=key,
+        key_name=key_name,
         row_security=row_security,
         owner=owner,
         owned=owned,
         role=role,
     )
+
+
+def unreadable_views(session: Session, schema: str) -> Callable[[str], tuple[str, str] | None]:
+    """Return a function that says why a view cannot be read, and the way out; None if it can."""
+    rows = session.fetch("search views", queries("target/schema")["views"], {"schema": schema})
+    known = {name: (readable, role) for name, readable, role in rows}
+
+    def problem(name: str) -> tuple[str, str] | None:
+        if name not in known:
+            return f"its search view {schema}.{name} does not exist", "run: cdc-embed setup"
+        readable, role = known[name]
+        grant = f"grant select on {schema}.{name} to {role};"
+        return None if readable else (f"role {role} may not read {schema}.{name}", grant)
+
+    return problem
 
 
 def other_slots(session: Session, schema: str, slot: str) -> int:

@@ -8,7 +8,7 @@ The flow decides when to retry, and handles lost connections.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Final
 
 from cdc_embed.change.action import Annotate, Move, Refuse, RowRefusal, Write, with_letter
 from cdc_embed.change.batch import Batch, RowId
@@ -19,6 +19,7 @@ from cdc_embed.errors import (
     FencedError,
     HistoryGapError,
     PreflightError,
+    TargetRefusedError,
     TargetUnavailableError,
 )
 from cdc_embed.lsn import LSN, Checkpoint, Identity, why_foreign
@@ -30,7 +31,9 @@ from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_ide
 from cdc_embed.target.statements import Statements, service_statements
 from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
 
-TAKEOVER_LOCK_TIMEOUT = "5s"
+TAKEOVER_LOCK_TIMEOUT: Final = "5s"
+CHECKPOINT: Final = "checkpoint"
+"""The table that is named when an error is not that of one table of vectors."""
 
 
 class Store:
@@ -182,7 +185,7 @@ class Store:
         if self._in_doubt:
             self._await_lost_commit()
         try:
-            with self._writer.transaction("checkpoint", rows=True) as cursor:
+            with self._writer.transaction(CHECKPOINT, rows=True) as cursor:
                 if self._is_committed(cursor, batch_seq):
                     return
                 staged = self._write_rows(cursor, plan, vectors)
@@ -190,7 +193,17 @@ class Store:
         except TargetUnavailableError:
             self._in_doubt = True
             raise
+        except TargetRefusedError as exc:
+            if exc.table == CHECKPOINT:  # by the COMMIT, which names no table
+                self._rehearse(plan, vectors)
+            raise
         self._staged[self._writer.generation] = staged
+
+    def _rehearse(self, plan: Plan, vectors: Vectors) -> None:
+        """Write a plan and roll it back; raise an error that names the table that refuses it, also
+        in a deferred constraint."""
+        with self._writer.transaction(CHECKPOINT, keep=False, rows=True) as cursor:
+            self._write_rows(cursor, plan, vectors, rehearsal=True)
 
     def _await_lost_commit(self) -> None:
         """Wait for the end of an attempt whose answer was lost, because its COMMIT can still be
@@ -239,10 +252,8 @@ class Store:
         """Search by halves, because usually one row of many is refused."""
         images = {row: plan.batch.images[row] for row in rows if row in plan.batch.images}
         part = Plan(Batch(images), {row: plan.actions[row] for row in rows})
-        tables = ", ".join(sorted({table.embedding_table for table, _ in rows}))
         try:
-            with self._writer.transaction(tables, keep=False, rows=True) as cursor:
-                self._write_rows(cursor, part, vectors)
+            self._rehearse(part, vectors)
         except RowRefusedError as exc:
             if len(rows) == 1:
                 return {rows[0]: str(exc)}
@@ -252,7 +263,9 @@ class Store:
             )
         return {}
 
-    def _write_rows(self, cursor: Any, plan: Plan, vectors: Vectors) -> frozenset[Table]:
+    def _write_rows(
+        self, cursor: Any, plan: Plan, vectors: Vectors, *, rehearsal: bool = False
+    ) -> frozenset[Table]:
         """Write every table of a plan; return the staging tables that exist after the commit."""
         staged = self._staged.get(self._writer.generation, frozenset())
         self._staged = {self._writer.generation: staged}
@@ -267,6 +280,8 @@ class Store:
                         cursor.execute(statements["create_stage"])
                     staged |= {table}
                 writer.write(actions, truncated=table in plan.batch.truncated)
+                if rehearsal:
+                    cursor.execute(self._sql["check_constraints"])
         return staged
 
     def _record_batch(self, cursor: Any, batch: Batch, batch_seq: int) -> None:

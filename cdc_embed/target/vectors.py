@@ -28,6 +28,24 @@ _SAME_FORM: Final = {"character": "bpchar", "bit": '"bit"', "text": "character v
 """Types that need no rewrite to become another one."""
 _COMMA = sql.SQL(", ")
 
+OWN_COLUMNS: Final = (
+    TableColumn("chunk", "integer not null default 0"),
+    TableColumn("chunk_text", "text"),
+    TableColumn("start_offset", "integer not null default 0"),
+    TableColumn("end_offset", "integer not null default 0"),
+    TableColumn("document_hash", "bytea not null default ''"),
+    TableColumn("chunk_hash", "bytea not null default ''"),
+    TableColumn("space", "integer not null default {space}"),
+    TableColumn("commit_lsn", "pg_lsn"),
+    TableColumn("committed_at", "timestamptz"),
+    TableColumn("embedded_at", "timestamptz not null default now()"),
+    TableColumn("metadata_hash", "bytea"),
+)
+"""The columns of every table of vectors that can be added when they are lost, with a definition:
+the comparison puts their values back, and embeds nothing if the chunks' hashes are there."""
+ESSENTIAL: Final = ("chunk_row", "embedding")
+"""Those that cannot."""
+
 
 @dataclass(slots=True)
 class Change:
@@ -79,15 +97,16 @@ def create_ddl(schema: str, table: Table, vectors: str, name: str = "") -> list[
         vector_type=sql.SQL(vectors),
         pkey=sql.Identifier(index_name(relation, "pkey")),
     )
-    find = _compose(
+    return [Ddl(f"store vectors of {table.full_name}", create), _find_equal(schema, relation)]
+
+
+def _find_equal(schema: str, relation: str) -> Ddl:
+    create = _compose(
         "create_hash_index",
         index=sql.Identifier(index_name(relation, "hash")),
         table=sql.Identifier(schema, relation),
     )
-    return [
-        Ddl(f"store vectors of {table.full_name}", create),
-        Ddl(f"find equal texts in {schema}.{relation}", find),
-    ]
+    return Ddl(f"find equal texts in {schema}.{relation}", create)
 
 
 def hnsw_ddl(
@@ -206,7 +225,7 @@ def alter_columns(
             f"store {column.name} beside the vectors of {table.full_name}",
             _compose("add_column", table=name, **_parts(column)),
         )
-        for column in (*table.metadata, TableColumn("metadata_hash", "bytea"))
+        for column in table.metadata
         if column.name not in stored
     ]
     wanted = {column.name for column in table.metadata}
@@ -229,6 +248,27 @@ def alter_columns(
     change.before += added
     change.together_without_view([*dropped, *retyped])
     return bool(added or dropped or retyped)
+
+
+def restore_columns_ddl(schema: str, table: Table, stored: VectorTable, space: int) -> list[Ddl]:
+    """Add the columns of ours that a table of vectors has lost; none is right in any row then."""
+    name = table.embedding_table
+    lost = [c for c in OWN_COLUMNS if c.name not in stored.columns]
+    found = [
+        Ddl(
+            f"put {column.name} back beside the vectors of {table.full_name}",
+            _compose(
+                "add_column",
+                table=sql.Identifier(schema, name),
+                column=sql.Identifier(column.name),
+                type=sql.SQL(column.type.format(space=space)),
+            ),
+        )
+        for column in lost
+    ]
+    if lost:  # the index of the hashes went with a column of it
+        found.append(_find_equal(schema, name))
+    return found
 
 
 def retype_ddl(schema: str, table: Table, wanted: str) -> list[Ddl]:

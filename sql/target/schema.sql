@@ -110,16 +110,23 @@ select {name}, count(*) from {table} where chunk_row = 0
 
 -- name: stored_columns
 -- The columns of every table in our schema, in order, with their places in its primary key; whether
--- it has row level security, its owner, and whether this role can do what its owner can.
+-- it has row level security, its owner, whether this role can do what its owner can, and the key's name.
 select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
-       array_position(p.indkey::smallint[], a.attnum), c.relrowsecurity,
-       quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'), quote_ident(current_user)
+       array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum), c.relrowsecurity,
+       quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'), quote_ident(current_user),
+       (select quote_ident(i.relname) from pg_class i where i.oid = p.indexrelid)
 from pg_namespace n
 join pg_class c on c.relnamespace = n.oid and c.relkind = 'r'
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 left join pg_index p on p.indrelid = c.oid and p.indisprimary
 where n.nspname = %(schema)s
 order by c.relname, a.attnum
+
+-- name: views
+-- The views of a schema, and whether this role may select from them.
+select c.relname::text, has_table_privilege(c.oid, 'select'), quote_ident(current_user)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s and c.relkind = 'v'
 
 -- name: add_column
 -- A column that this version needs; the service fills it without embedding anything.

@@ -56,6 +56,10 @@ select epoch, batch_seq from {schema}.checkpoint where slot = %(slot)s
 -- Wait for a transaction that has recorded a batch and is in its COMMIT; the epoch after it.
 select epoch from {schema}.checkpoint where slot = %(slot)s for share
 
+-- name: check_constraints
+-- Have deferred constraints, and triggers, speak now, and not at the COMMIT.
+set constraints all immediate
+
 -- name: record_batch
 -- The position of a batch, in the batch's own transaction; no row when the epoch is lost.
 update {schema}.checkpoint

@@ -43,6 +43,7 @@ def test_row_security_of_the_only_table_ends_no_service(site: Site) -> None:
         site.sql("alter table app.notes enable row level security")
         wait_until(lambda: "waits for: setup" in readiness(service), "it is unready, and up")
         assert "app.notes: row level security" in service.status()["waiting"]["start"]
+        assert "row level security" in site.verify(expect=1)["paused"]["app.notes"]
         site.sql("insert into app.notes values (6, 'note 6')")
         site.cli("setup")
         wait_until(lambda: len(embedded(site)) == 6, "it is followed again")

@@ -19,6 +19,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
 )
 from cdc_embed.lsn import LSN
+from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.rotation import Login
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
@@ -280,6 +281,33 @@ def test_row_that_the_database_refuses_is_named(store: Store) -> None:
     refused = store.refused_rows(bad, broken)
     assert list(refused) == [(TABLE, ("2",))]
     assert "NaN" in refused[TABLE, ("2",)].error
+
+
+def hold_back(site: Site, condition: str, error: str) -> None:
+    """Refuse rows of the table of vectors, but not before the COMMIT."""
+    site.sql(
+        "create function held() returns trigger language plpgsql as "
+        f"$$ begin if {condition} then {error}; end if; return null; end $$"
+    )
+    site.sql(
+        "create constraint trigger held after insert on cdc_embed.documents_embedding "
+        "deferrable initially deferred for each row execute function held()"
+    )
+
+
+def test_row_that_is_refused_by_the_commit_is_named(site: Site, store: Store) -> None:
+    hold_back(site, "new.id = 2", "raise check_violation")
+    both = plan({"1": text("good"), "2": text("bad")})
+    with pytest.raises(RowRefusedError):
+        store.write(both, vectors("good", "bad"), 1)
+    assert list(store.refused_rows(both, vectors("good", "bad"))) == [(TABLE, ("2",))]
+
+
+def test_table_that_makes_the_commit_fail_is_named(site: Site, store: Store) -> None:
+    hold_back(site, "true", "raise exception 'no'")
+    with pytest.raises(TargetRefusedError, match="documents_embedding"):
+        store.write(plan({"1": text("a")}), vectors("a"), 1)
+    assert stored(site) == {}
 
 
 def test_error_of_a_batch_names_the_table_that_it_is_about(site: Site, store: Store) -> None:
