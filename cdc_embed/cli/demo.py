@@ -25,7 +25,7 @@ def demo(
     from cdc_embed.demo.postgres import EmbeddedPostgres
 
     context: Context = ctx.obj
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
     context.set_up_logs()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with TemporaryDirectory(prefix="cdc-embed-") as folder:

@@ -52,7 +52,7 @@ def show(
     text = found.pop("text")
     print_pairs([(name, _cell(value)) for name, value in found.items() if value is not None])
     if text is not None:
-        Console(highlight=False, soft_wrap=True).print(f"\n{text}", markup=False)
+        Console(emoji=False, highlight=False, soft_wrap=True).print(f"\n{text}", markup=False)
 
 
 @app.command()
@@ -141,7 +141,7 @@ def _opened(ctx: typer.Context) -> Iterator["DeadLetters"]:
 def _print_list(found: list[dict[str, Any]]) -> None:
     if not found:
         say("no dead letters")
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     for letter in found:
         console.print(f"{letter['id']}  ", style="cyan", end="")
         console.print(f"{letter['table']} {_cell(letter['key'])}", style="bold", markup=False)

@@ -80,7 +80,7 @@ def main() -> None:
 
 def show(error: CdcEmbedError) -> None:
     """Print an error as a user reads it."""
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
     console.print("error:", style="bold red", end=" ")
     console.print(str(error), markup=False)
     for line in error.hint.splitlines():

@@ -19,12 +19,12 @@ def print_json(data: Any) -> None:
 
 def say(text: str) -> None:
     """Print a line that is not data, on stderr."""
-    Console(stderr=True, highlight=False, soft_wrap=True).print(text, markup=False)
+    Console(stderr=True, emoji=False, highlight=False, soft_wrap=True).print(text, markup=False)
 
 
 def print_findings(findings: list[Finding]) -> None:
     """Print a line for each check; a failed one is followed by its fix."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     for finding in findings:
         if finding.ok:
             mark, style = "ok", "green"
@@ -43,7 +43,7 @@ def print_pairs(pairs: list[tuple[str, str]]) -> None:
     table = Table.grid(padding=(0, 2))
     for name, value in pairs:
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    Console(emoji=False, highlight=False).print(table)
 
 
 LINE_SECONDS: Final = 5.0
@@ -55,7 +55,7 @@ class TableProgress:
     def __init__(self, title: str, done: str) -> None:
         self._title = title
         self._done = done
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, emoji=False, highlight=False, soft_wrap=True)
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),

@@ -6,7 +6,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cdc_embed.cli.main import app
+from cdc_embed.cli.output import print_findings, say
 from cdc_embed.errors import ConfigError
+from cdc_embed.finding import Finding
 
 
 @pytest.fixture
@@ -59,3 +61,13 @@ def test_help_of_a_command_has_the_options_of_all() -> None:
 
 def test_an_unknown_command_or_option_is_a_usage_error() -> None:
     assert run("nope").exit_code == run("status", "--nope").exit_code == 2
+
+
+def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    """rich shows ``:m:`` as an emoji, unless it is told not to: also in http:m: and in a time."""
+    say("model http:m: cosine")
+    print_findings([Finding(id="space", ok=False, message="http:m: x", fix="set http:m: y")])
+    printed = capsys.readouterr()
+    assert printed.err == "model http:m: cosine\n"
+    assert "http:m: x" in printed.out
+    assert "http:m: y" in printed.out
