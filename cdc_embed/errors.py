@@ -198,7 +198,7 @@ class EmbedderUnavailableError(CdcEmbedError):
     """embedder: {problem}"""
 
     exit_code = UNAVAILABLE
-    lasts = False
+    lasts: bool = False
     """No short while mends it, so it is told at once."""
     default_hint = "the text is kept and tried again; check the embedding service"
 
@@ -241,6 +241,16 @@ class EmbedderError(CdcEmbedError):
 
     exit_code = 4
     default_hint = "correct the [embedder] section, then run: cdc-embed doctor"
+
+
+class OtherModelError(EmbedderError):
+    """embedder: another model answers to the name {model}: a known-good text's vector is not what
+    it was (cosine {cosine})"""
+
+    default_hint = (
+        "have the former model answer again, and start the service; or give every text a vector of "
+        "the new one: cdc-embed setup --rebuild && cdc-embed run"
+    )
 
 
 def is_passing(error: Exception) -> bool:

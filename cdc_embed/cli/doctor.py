@@ -80,19 +80,36 @@ def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> lis
 
 
 def _check_model(databases: "Connections", survey: "Survey") -> None:
+    """Try the model, and compare it with the one that made the stored vectors."""
     from cdc_embed.embed.make import make_embedder
+    from cdc_embed.embed.trial import try_out
+    from cdc_embed.setup.connections import known_facts
     from cdc_embed.setup.preflight import survey_model
+    from cdc_embed.setup.spaces import settle_spaces
 
     try:
-        embedder = make_embedder(databases.config.embedder)
+        config = databases.config.embedder
+        embedder = make_embedder(config, known_facts(databases))
         try:
-            card = embedder.describe()
+            tried = try_out(embedder, config)
+            settlement = settle_spaces(databases, embedder, tried.card)
         finally:
             embedder.close()
     except CdcEmbedError as exc:
         survey.fail("model", exc)
-    else:
-        survey_model(databases, survey, card)
+        return
+    survey.findings.append(_judge_trial(tried.unproven))
+    # as run does it, which gives the stored spaces the model's new name
+    former = settlement.former or tried.card.identity
+    survey_model(databases, survey, replace(tried.card, identity=former))
+
+
+def _judge_trial(unproven: str) -> Finding:
+    from cdc_embed.finding import judge
+
+    said = "documents and a question get the vectors that they should"
+    fix = "see whether the service answers long texts within embedder.timeout"
+    return judge("embedding", not unproven, unproven or said, fix, Severity.WARNING)
 
 
 def _row(finding: Finding) -> dict[str, object]:

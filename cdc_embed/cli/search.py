@@ -113,10 +113,9 @@ def _embed_query(
     """
     from cdc_embed.embed.make import make_embedder
     from cdc_embed.errors import CdcEmbedError
-    from cdc_embed.setup.connections import expect_set_up, read_stored, stored_dimensions
+    from cdc_embed.setup.connections import expect_set_up, known_facts, read_stored
 
-    dimensions = stored_dimensions(databases, tables)
-    embedder = make_embedder(databases.config.embedder, stored_dimensions=dimensions)
+    embedder = make_embedder(databases.config.embedder, known_facts(databases))
     searched = []
     try:
         card = embedder.describe()
@@ -169,7 +168,7 @@ def _contract(hit: "Hit") -> dict[str, Any]:
 
 
 def _print_hits(hits: "list[Hit]") -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(emoji=False, highlight=False, soft_wrap=True)
     for hit in hits:
         key = ", ".join(f"{name} {value}" for name, value in hit.table.key_object(hit.key).items())
         console.print(f"{hit.distance:.3f}  ", style="cyan", end="")

@@ -41,37 +41,71 @@ def setup(
     ] = False,
 ) -> None:
     """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
-    from cdc_embed.embed.make import make_embedder
     from cdc_embed.setup.connections import connections
-    from cdc_embed.setup.plan import plan_mending, plan_setup
+    from cdc_embed.setup.plan import plan_setup
 
     context: Context = ctx.obj
-    config = context.load()
-    embedder = make_embedder(config.embedder)
-    try:
-        card = embedder.describe()
-    finally:
-        embedder.close()
-    with connections(config) as databases:
-        if not (dry_run or as_sql):  # first of all, whatever keeps setup from the rest
+    shows = dry_run or as_sql
+    with connections(context.load()) as databases:
+        if not shows:  # first of all, whatever keeps setup from the rest
             for done in databases.coverage.protect():
                 say(f"source: {done}")
-        plan = plan_mending(databases, rebuild=rebuild)
-        if plan.steps and not (dry_run or as_sql):
-            _run(databases, plan, say)
-        if not plan.steps or not (dry_run or as_sql):
+        plan, card = _do_first(databases, rebuild=rebuild, shows=shows)
+        if plan is None:
             plan = plan_setup(databases, card, rebuild=rebuild, adopt=adopt)
         if as_sql:
-            typer.echo(_script(plan, config.target_is_source))
+            typer.echo(_script(plan, databases.config.target_is_source))
         elif dry_run:
             _print_plan(plan)
         else:
             _run(databases, plan, say)
-            for note in plan.notes:
-                say(f"note: {note}")
-            say("ready" if plan.steps else "nothing to do, everything is set up")
-            say("next: cdc-embed run")
+            _finish(databases, plan, card)
     _expect_whole(plan)
+
+
+def _do_first(
+    databases: "Connections", *, rebuild: bool, shows: bool
+) -> "tuple[SetupPlan | None, ModelCard]":
+    """Do what everything else depends on, or return its steps, if they are only to be shown; return
+    the card of the model, too, which was tried."""
+    from cdc_embed.embed.base import NOTHING_KNOWN
+    from cdc_embed.embed.make import make_embedder
+    from cdc_embed.embed.trial import try_out
+    from cdc_embed.setup.connections import known_facts
+    from cdc_embed.setup.plan import plan_first, plan_mending
+    from cdc_embed.setup.spaces import settle_spaces
+
+    mending = plan_mending(databases, rebuild=rebuild)
+    if mending.steps and not shows:
+        _run(databases, mending, say)
+    known = NOTHING_KNOWN if mending.steps and shows else known_facts(databases)
+    config = databases.config.embedder
+    embedder = make_embedder(config, known)
+    try:
+        tried = try_out(embedder, config)
+        if tried.unproven:
+            say(f"note: {tried.unproven}")
+        if mending.steps and shows:
+            return mending, tried.card
+        settlement = settle_spaces(databases, embedder, tried.card, rebuild=rebuild)
+    finally:
+        embedder.close()
+    settling = plan_first(databases, settlement.ddl)
+    if settling.steps and shows:
+        return settling, tried.card
+    _run(databases, settling, say)
+    return None, tried.card
+
+
+def _finish(databases: "Connections", plan: "SetupPlan", card: "ModelCard") -> None:
+    """Remember the model that answers now, and say what comes next."""
+    from cdc_embed.setup.spaces import keep_canaries
+
+    keep_canaries(databases, card)
+    for note in plan.notes:
+        say(f"note: {note}")
+    say("ready" if plan.steps else "nothing to do, everything is set up")
+    say("next: cdc-embed run")
 
 
 def _expect_whole(plan: "SetupPlan") -> None:

@@ -42,10 +42,6 @@ from cdc_embed.rotation import Login
 
 PREFIX: Final = "CDC_EMBED_"
 
-UNTOKENIZED_TOKENS: Final = 512
-"""Tokens of one text for a service whose tokenizer is not known; nearly every model accepts
-them."""
-
 OUR_TABLES: Final = frozenset(
     {"checkpoint", "space", "dead_letter", "reconcile", "request", "embedding_table", "migration"}
 )
@@ -90,11 +86,6 @@ class Config(BaseSettings):
         for login in (self.source_login, self.target_login):
             login.rotation.waits_at_start = True
         self.embedder.rotation.waits_at_start = True
-
-    def max_tokens(self, table: TableConfig) -> int:
-        """Return the tokens that one text of a table can have; 0: as many as the model's window."""
-        untokenized = self.embedder.kind == "http" and not self.embedder.tokenizer
-        return table.chunk.max_tokens or (UNTOKENIZED_TOKENS if untokenized else 0)
 
     @property
     def target_is_source(self) -> bool:

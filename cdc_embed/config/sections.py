@@ -157,6 +157,9 @@ class EmbedderConfig(Section):
     part of the space."""
     query_body: RequestBody = Field(default={})
     """http: further fields of each request for a search text."""
+    window: Count = 0
+    """Tokens that one text can have; longer texts are cut into chunks. 0: http asks the service
+    (TEI, vLLM), else the tokenizer, else it is 512; a local model says it itself."""
     tokenizer: str = ""
     """http: folder or name of the model's tokenizer. Empty: a token is estimated as
     3 bytes of UTF-8."""

@@ -23,7 +23,7 @@ class ChunkConfig(Section):
     """The size of a chunk."""
 
     max_tokens: Count = 0
-    """Tokens of a chunk. 0: the model's own window (http without tokenizer: 512)."""
+    """Tokens of a chunk. 0: as many as the model takes (embedder.window)."""
 
 
 class TableConfig(Section):

@@ -24,6 +24,12 @@ from cdc_embed.errors import TextRefusedError, UnusableAnswerError
 CHARACTERS_PER_TOKEN: Final = 4
 """Characters of one token of English text, for estimates that are called estimates."""
 
+PROBE: Final = "The quick brown fox jumps over the lazy dog."
+"""The known-good text: a service that is well embeds it."""
+
+UNKNOWN_WINDOW: Final = 512
+"""Tokens of one text for a service of which nothing tells; nearly every model takes them."""
+
 TIMEOUT: Final = "timeout"
 SERVER_ERROR: Final = "server_error"
 
@@ -40,6 +46,8 @@ class ModelCard:
 
     identity: str
     dimensions: int
+    pins: str = ""
+    """The end of the identity, which is not the model's name: it says which of its kind."""
     document_prompt: str = ""
     query_prompt: str = ""
     window: int | None = None
@@ -59,6 +67,25 @@ class ModelCard:
     """The threads in which a model in this process computes; None: it is elsewhere."""
     paid: bool = False
     """Each text costs money, so bulk work without a request needs a confirmation."""
+    found_window: int = 0
+    """The window where it is no property of the weights and nobody configured it; else 0."""
+    canary: Vectors | None = field(default=None, compare=False, repr=False)
+    """The vector of ``PROBE``, once the embedder was tried; another model gives another one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The facts that databases and configuration tell of a model before it is asked; 0: none."""
+
+    dimensions: int = 0
+    """Those of the stored vectors."""
+    window: int = 0
+    """The ``found_window`` with which the stored texts were cut."""
+    chunk: int = 0
+    """The largest chunk that the configuration wants."""
+
+
+NOTHING_KNOWN: Final = Known()
 
 
 class Meter:
@@ -87,8 +114,9 @@ class Meter:
 def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:
     """Raise unless there is one vector for each text, and each can be stored and found.
 
-    The shape speaks of the service: ``UnusableAnswerError``. Numbers that are not finite, or zeros
-    alone, which no search finds, speak of a text: ``TextRefusedError``.
+    The shape speaks of the service: ``UnusableAnswerError``. Numbers that are not finite, or have
+    no length that pgvector can compute (zeros, above all), so that no search finds the vector,
+    speak of a text: ``TextRefusedError``.
     """
     if vectors.shape != (texts, dimensions):
         raise UnusableAnswerError(
@@ -97,8 +125,12 @@ def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:
         )
     if not np.isfinite(vectors).all():
         raise TextRefusedError(problem="the vector has numbers that are not finite")
-    if not vectors.any(axis=1).all():
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("ij,ij->i", vectors, vectors)  # in 4 bytes, as pgvector computes it
+    if not (squares > 0).all():
         raise TextRefusedError(problem="the vector has zeros alone, so that no search finds it")
+    if not np.isfinite(squares).all():
+        raise TextRefusedError(problem="the vector's length is beyond what pgvector can compute")
 
 
 class Embedder(Protocol):

@@ -36,6 +36,8 @@ _REFUSED = {400, 413, 422}
 _BACKEND_FAILS = 424
 """TEI's answer for 500 of the model behind it."""
 _TIMED_OUT = {408, 504}
+AWAY: Final = frozenset({_TOO_MANY, 502, 503, 504})
+"""The answers of a service that would tell more at another time."""
 UNAUTHORIZED: Final = {401, 403}
 _PAYMENT_REQUIRED = 402
 _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}

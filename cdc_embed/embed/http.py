@@ -13,8 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Final
 from weakref import WeakSet
 
 import httpx2
@@ -22,11 +21,22 @@ import numpy as np
 import orjson
 
 from cdc_embed.config.sections import EmbedderConfig
+from cdc_embed.embed.advertised import Advertised, ask
 from cdc_embed.embed.answers import decode_vectors, parse_body, tokens_used
-from cdc_embed.embed.base import TIMEOUT, Meter, ModelCard, Vectors
+from cdc_embed.embed.base import (
+    NOTHING_KNOWN,
+    PROBE,
+    TIMEOUT,
+    UNKNOWN_WINDOW,
+    Known,
+    Meter,
+    ModelCard,
+    Vectors,
+)
 from cdc_embed.embed.dialect import Dialect
-from cdc_embed.embed.failures import ADDRESS_HINT, UNAUTHORIZED, failure_of
+from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of
 from cdc_embed.embed.pace import Pace, Turn
+from cdc_embed.embed.tokenizer import load_tokenizer
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -35,11 +45,12 @@ from cdc_embed.errors import (
     UnusableAnswerError,
 )
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimate is rather too high
 
+ASK_SECONDS: Final = 5.0
+"""The time limit of a request that needs no model."""
+LEAST_WINDOW: Final = 16
+"""No model takes fewer tokens: a smaller number of them is no count."""
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -50,16 +61,16 @@ class HttpEmbedder:
     """A service that answers ``{"model", "input"}`` with a list of embeddings.
 
     A configured number of ``dimensions`` is sent with each request; 0 leaves it to the service.
-    Then its vectors must have ``stored_dimensions``; 0 asks the service once, here.
+    Then its vectors must have those of the stored ones.
 
-    Raises EmbedderError for a configuration that cannot work, and the errors of that one call.
+    Raises EmbedderError for a configuration that cannot work.
     """
 
     def __init__(
         self,
         config: EmbedderConfig,
+        known: Known = NOTHING_KNOWN,
         *,
-        stored_dimensions: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
@@ -67,7 +78,10 @@ class HttpEmbedder:
         self._dialect = Dialect(config)
         self._worked = False
         self._clock = clock
-        self._tokenizer = _load_tokenizer(config.tokenizer) if config.tokenizer else None
+        self._known = known
+        self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
+        self._usage_is_of_tokens = True
+        """False: the service counts something else, and less than words."""
         self._meter = Meter()
         self._requests = Pace(config.requests_per_minute)
         self._tokens = Pace(config.tokens_per_minute)
@@ -75,30 +89,57 @@ class HttpEmbedder:
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._client = _client(config, self._dialect.headers)
-        self._dimensions = config.dimensions
-        self._dimensions = config.dimensions or stored_dimensions or self._ask_dimensions()
-        self._card = self._describe()
+        self._dimensions = config.dimensions or known.dimensions
+        self._card: ModelCard | None = None
 
-    def _describe(self) -> ModelCard:
+    def describe(self) -> ModelCard:
+        """Return the model's card; ask the service first for what nobody configured.
+
+        Raises EmbedderUnavailableError or EmbedderError.
+        """
+        if self._card is None:
+            self._card = self._make_card()
+        return self._card
+
+    def _make_card(self) -> ModelCard:
         config = self._config
-        revision = f"@{config.revision}" if config.revision else ""
-        body = orjson.dumps(config.document_body, option=orjson.OPT_SORT_KEYS).decode()
+        self._dimensions = self._dimensions or self._ask_dimensions()
+        told = Advertised() if config.window else self._ask_window()
+        found = self._find_window(told)
+        pins = f"@{config.revision}" if config.revision else ""
+        if config.document_body:
+            pins += orjson.dumps(config.document_body, option=orjson.OPT_SORT_KEYS).decode()
         return ModelCard(
-            identity=f"http:{config.model}{revision}{body if config.document_body else ''}",
+            identity=f"http:{config.model}{pins}",
+            pins=pins,
             dimensions=self._dimensions,
             document_prompt=config.document_prompt,
             query_prompt=config.query_prompt,
+            window=config.window or (found if told.window else max(found, self._known.chunk)),
             count_tokens=self._count_tokens,
-            max_texts=config.max_batch,
+            max_texts=min(config.max_batch, told.max_texts or config.max_batch),
             max_tokens=config.tokens_per_minute or None,  # more than that never passes
             concurrency=config.concurrency,
             meter=self._meter,
             paid=True,  # the address does not tell whether the service costs money
+            found_window=0 if config.window else found,
         )
 
-    def describe(self) -> ModelCard:
-        """Return the model's card."""
-        return self._card
+    def _ask_window(self) -> Advertised:
+        try:
+            return ask(self._get, self._url.path, self._config.model)
+        except EmbedderUnavailableError:
+            if not self._known.window:  # another number would cut every stored text anew
+                raise
+            return Advertised()
+
+    def _find_window(self, told: Advertised) -> int:
+        """Return the tokens of one text: those of the stored texts, as long as the service takes
+        them, because another number would cut every long text anew."""
+        stored = self._known.window
+        if told.window:
+            return min(told.window, stored or told.window)
+        return stored or (self._tokenizer and self._tokenizer.window) or UNKNOWN_WINDOW
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of documents: float32 array (n, d), one row for each text, in order.
@@ -138,9 +179,38 @@ class HttpEmbedder:
             raise self._failure(response, inputs)
         vectors = decode_vectors(body, count=len(inputs), dimensions=self._dimensions)
         self._dialect.settle(refused)
+        self._dimensions = self._dimensions or vectors.shape[1]
         self._config.rotation.accepted()
         self._worked = True
+        if not query:
+            self._expect_whole(inputs, tokens_used(body))
         return vectors
+
+    def _expect_whole(self, inputs: list[str], used: int | None) -> None:
+        """Raise if the service counts fewer tokens than a text has words, and no more of them for a
+        longer text: it cuts."""
+        words = sum(len(text.split()) for text in inputs)
+        if not self._usage_is_of_tokens or used is None or used >= words:
+            return
+        if used < LEAST_WINDOW * len(inputs):
+            return
+        longest = max(inputs, key=len).split()
+        whole = self._count_used(longest)
+        shorter = longest[: (whole + len(longest)) // 2]
+        if LEAST_WINDOW <= whole <= self._count_used(shorter) and len(shorter) < len(longest):
+            raise EmbedderError(
+                problem=f"{_shown(self._url)} cuts long texts: it counts {whole} tokens in a text "
+                f"of {len(longest)} words, and as many in one of {len(shorter)} words",
+                hint=f"set embedder.window to {whole} or less, and embedder.tokenizer, so that "
+                "tokens are counted as the service counts them",
+            )
+        self._usage_is_of_tokens = False
+
+    def _count_used(self, words: Sequence[str]) -> int:
+        """Return the tokens that the service counts in a text; 0 if it tells none."""
+        text = " ".join(words)
+        _, body = self._ask([text], self._dialect.body([text], query=False))
+        return tokens_used(body) or 0
 
     def _has_other_key(self, used: Mapping[str, str]) -> bool:
         """Read the key again, where it is in a file; return whether it is not the one in ``used``,
@@ -185,11 +255,13 @@ class HttpEmbedder:
         return turn
 
     def _post(self, body: bytes) -> httpx2.Response:
+        return self._send("POST", self._url, body)
+
+    def _send(self, method: str, url: httpx2.URL, body: bytes | None = None) -> httpx2.Response:
+        timeout = self._config.timeout if body else min(self._config.timeout, ASK_SECONDS)
         try:
-            return self._client.post(
-                self._url,
-                content=body,
-                extensions={"trace": self._watch},
+            return self._client.request(
+                method, url, content=body, timeout=timeout, extensions={"trace": self._watch}
             )
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
             problem = f"{_shown(self._url)}: {str(exc) or type(exc).__name__}"
@@ -207,13 +279,17 @@ class HttpEmbedder:
             if self._closed.is_set():
                 _shut(connection)
 
+    def _get(self, path: str) -> bytes | None:
+        """Return the body of another page of the service; None: it has none."""
+        response = self._send("GET", self._url.copy_with(path=path))
+        if response.status_code in AWAY:
+            raise self._failure(response, [])
+        return response.content if response.is_success else None
+
     def _ask_dimensions(self) -> int:
         try:
-            return int(self._call(["dimensions"]).shape[1])
-        except CdcEmbedError as exc:
-            self.close()
-            if not isinstance(exc, TextRefusedError | UnusableAnswerError):
-                raise
+            return int(self._call([PROBE]).shape[1])
+        except (TextRefusedError, UnusableAnswerError) as exc:
             hint = f"{ADDRESS_HINT}; or set embedder.dimensions"
             raise EmbedderError(problem=exc.fields["problem"], hint=hint) from exc
 
@@ -223,7 +299,7 @@ class HttpEmbedder:
     def _tokens_of(self, inputs: list[str]) -> list[int]:
         if self._tokenizer is None:
             return [math.ceil(len(text.encode()) / _BYTES_PER_TOKEN) for text in inputs]
-        return [len(encoding) for encoding in self._tokenizer.encode_batch(inputs)]
+        return self._tokenizer.count(inputs)
 
 
 def _checked(url: str) -> httpx2.URL:
@@ -258,23 +334,3 @@ def _shown(url: httpx2.URL) -> str:
 def _shut(connection: socket.socket) -> None:
     with suppress(OSError):
         socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-
-def _load_tokenizer(name: str) -> "Tokenizer":
-    from tokenizers import Tokenizer
-
-    folder = Path(name)
-    try:
-        if folder.is_dir():
-            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        else:
-            tokenizer = Tokenizer.from_pretrained(name)
-    except Exception as exc:
-        reason = str(exc).partition("\n")[0]
-        raise EmbedderError(
-            problem=f"tokenizer {name} cannot be loaded: {reason}",
-            hint="set embedder.tokenizer to a folder with a tokenizer.json, or leave it empty",
-        ) from exc
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer

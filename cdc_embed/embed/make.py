@@ -4,13 +4,13 @@ Only the kinds that need heavy libraries import them.
 """
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.base import Embedder
+from cdc_embed.embed.base import NOTHING_KNOWN, Embedder, Known
 
 
-def make_embedder(config: EmbedderConfig, *, stored_dimensions: int = 0) -> Embedder:
+def make_embedder(config: EmbedderConfig, known: Known = NOTHING_KNOWN) -> Embedder:
     """Return an embedder of the configured kind; raise ``EmbedderError`` when it cannot be made.
 
-    ``stored_dimensions`` of the stored space, if known, save a call of the service.
+    ``known`` of the stored vectors saves questions to the service.
     """
     if config.kind == "hash":
         from cdc_embed.embed.hash import HashEmbedder
@@ -19,7 +19,7 @@ def make_embedder(config: EmbedderConfig, *, stored_dimensions: int = 0) -> Embe
     if config.kind == "http":
         from cdc_embed.embed.http import HttpEmbedder
 
-        return HttpEmbedder(config, stored_dimensions=stored_dimensions)
+        return HttpEmbedder(config, known)
     from cdc_embed.embed.sentence_transformers import SentenceTransformersEmbedder
 
     return SentenceTransformersEmbedder(config)

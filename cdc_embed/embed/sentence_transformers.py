@@ -70,7 +70,7 @@ class SentenceTransformersEmbedder:
             dimensions=self._measure(config.model, config.dimensions),
             document_prompt=self._document_prompt,
             query_prompt=self._query_prompt,
-            window=loaded.max_seq_length,
+            window=_set_window(loaded, config),
             count_tokens=self._count_tokens,
             max_texts=config.max_batch,
             threads=threads,
@@ -262,6 +262,34 @@ def _own_tokenizer(model: "SentenceTransformer", name: str) -> "Tokenizer":
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
+
+
+def _set_window(model: "SentenceTransformer", config: EmbedderConfig) -> int | None:
+    """Return the tokens of one text, and have the model cut what is longer than that, such as a
+    question; raise if it has no positions for so many."""
+    told: int | None = model.max_seq_length
+    window = min(filter(None, (told, config.window)), default=None)
+    positions = _positions(model)
+    if window and positions and window > positions:
+        raise EmbedderError(
+            problem=f"model {config.model} is to take {window} tokens (its max_seq_length is "
+            f"{told}), but it has {positions} positions",
+            hint=f"set embedder.window = {positions}, or correct max_seq_length in the model's "
+            "sentence_bert_config.json",
+        )
+    if window:
+        model.max_seq_length = window
+    return window
+
+
+def _positions(model: "SentenceTransformer") -> int | None:
+    """Return the number of tokens for which a model has learned a position; None: any number, or
+    not known (a backend other than torch)."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
+            padding = getattr(module, "padding_idx", None)  # the positions begin behind it
+            return int(module.num_embeddings) - (0 if padding is None else padding + 1)
+    return None
 
 
 def _own_prompt(model: "SentenceTransformer", *names: str) -> str:

@@ -19,7 +19,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
+from cdc_embed.embed.base import PROBE, Embedder, ModelCard, Vectors, check_vectors
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -30,7 +30,6 @@ from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 
-PROBE: Final = "The quick brown fox jumps over the lazy dog."
 MOST_LETTERS_IN_A_ROW: Final = 25
 """After so many refusals without one success it is the configuration, not the texts."""
 

@@ -1,11 +1,14 @@
 """The construction of one instance, part by part. Nothing runs here."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 
 import structlog
 
 from cdc_embed.change.document import Table
 from cdc_embed.change.transaction import Callbacks
+from cdc_embed.embed.watched import WatchedEmbedder
 from cdc_embed.errors import CdcEmbedError, TableChangedError
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
@@ -79,6 +82,7 @@ class Parts:
             reconciling=reconciling,
             leaves=self._leaves,
             refusing=self._refusing,
+            trial=self._trial(),
         )
         return instance, Watch(checked.databases, checked, watched)
 
@@ -150,6 +154,13 @@ class Parts:
         store = open_store(checked.databases, checked.tables, self._model.card, schema)
         self._stack.callback(store.close)
         return store
+
+    def _trial(self) -> Callable[[], None] | None:
+        """Return what tries the embedder out until it is well; None if it was tried."""
+        embedder = self._model.embedder
+        if not isinstance(embedder, WatchedEmbedder) or embedder.tried:
+            return None
+        return partial(self._patience.keep_trying, "embedder", embedder.expect_tried)
 
     def _make_limits(self, timeout: float) -> Limits:
         return Limits(

@@ -169,7 +169,8 @@ class Service:
                     raise
                 self._away = f"setup: {exc}" if waits else str(exc)
                 log.warning("waiting", stage="start", problem=self._away, attempt=attempt)
-                self._stopping.wait(delay(attempt, random.random()))
+                asked = getattr(exc, "retry_after", None)
+                self._stopping.wait(delay(attempt, random.random(), asked))
                 attempt += 1
         return None
 

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from threading import Event
 
 import structlog
@@ -21,11 +22,12 @@ from cdc_embed.service.parts import Parts
 from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.service import Service, Started, StartStoppedError
 from cdc_embed.service.tolerance import USUAL, Tolerance
-from cdc_embed.setup.connections import Connections, connections, stored_dimensions
+from cdc_embed.service.trying import try_embedder
+from cdc_embed.setup.connections import Connections, connections, known_facts
 from cdc_embed.setup.ownership import expect_own_gap
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
 from cdc_embed.setup.preflight import survey_all, survey_model
-from cdc_embed.setup.survey import Survey
+from cdc_embed.setup.spaces import keep_canaries, settle_spaces, with_stored_canary
 
 log = structlog.get_logger()
 
@@ -118,10 +120,13 @@ class _Starter:
                 survey.expect_usable()
             else:
                 expect_own_gap(databases, [source.table.full_name for source in survey.tables])
-            model = self._keep_model(databases, survey)
+            model = self._keep_model(databases, stopping)
+            for done in settle_spaces(databases, model.embedder, model.card).run(databases):
+                log.warning("space", done=done)
             if gap is not None:
                 _make_new_slot(databases, model.card, gap, stopping)
                 survey = survey_all(databases)
+            keep_canaries(databases, model.card)
             survey_model(databases, survey, model.card)
             self._kept.refusing.leave_out(survey)
             survey.expect_usable()
@@ -133,10 +138,10 @@ class _Starter:
             )
             return self._build(checked, stack)
 
-    def _keep_model(self, databases: Connections, survey: Survey) -> Model:
+    def _keep_model(self, databases: Connections, stopping: Event) -> Model:
         """Make the model for the first instance; it outlives each."""
         if self._model is None:
-            self._model = self._make_model(databases, survey)
+            self._model = self._make_model(databases, stopping)
             card = self._model.card
             self._kept.metrics.set_model(card.identity)
             if card.meter is not None:
@@ -144,13 +149,16 @@ class _Starter:
             log.info("model", model=card.identity, threads=card.threads)
         return self._model
 
-    def _make_model(self, databases: Connections, survey: Survey) -> Model:
+    def _make_model(self, databases: Connections, stopping: Event) -> Model:
         if self._embedder is not None:
             return Model(embedder=self._embedder, card=self._embedder.describe())
-        dimensions = stored_dimensions(databases, [source.table for source in survey.tables])
-        embedder = make_embedder(self._config.embedder, stored_dimensions=dimensions)
-        self._stack.callback(embedder.close)
-        return Model(embedder=embedder, card=embedder.describe())
+        with ExitStack() as stack:
+            embedder = make_embedder(self._config.embedder, known_facts(databases))
+            stack.callback(embedder.close)
+            stored = partial(with_stored_canary, databases, embedder)
+            watched = try_embedder(embedder, self._config.embedder, stored, stopping)
+            self._stack.push(stack.pop_all())
+        return Model(embedder=watched, card=watched.describe())
 
     def _build(self, checked: Checked, stack: ExitStack) -> Started:
         parts = Parts(checked, self._kept, stack)

@@ -11,7 +11,7 @@ statements a second, whatever the number of its tables.
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +24,7 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     is_passing,
 )
+from cdc_embed.flow.patience import AbandonedError
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.serve.facts import Counts, Facts, gather
 from cdc_embed.serve.status import pending_tokens
@@ -66,6 +67,8 @@ class Watched:
     reconciling: Reconciling
     leaves: MetLeaves
     refusing: Refusing
+    trial: Callable[[], None] | None = None
+    """Tries the embedder out, which was away at the start; returns once it is back."""
 
 
 class Watch:
@@ -88,13 +91,27 @@ class Watch:
         self._shapes = Shapes(databases, checked.sources, watched.leaves)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._trial = watched.trial
         self._count = Counts()
         self._undelivered_names: set[str] = set()
         self.facts = Facts()
 
     def __enter__(self) -> "Watch":
         self._thread.start()
+        if self._trial is not None:  # in a thread of its own, because it can hang
+            trial = threading.Thread(
+                target=self._try_out, args=(self._trial,), name="embed", daemon=True
+            )
+            trial.start()
         return self
+
+    def _try_out(self, trial: Callable[[], None]) -> None:
+        try:
+            trial()
+        except CdcEmbedError as exc:
+            self._instance.fail(exc)
+        except AbandonedError:
+            log.debug("watch", problem="the embedder was not tried before the end")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()

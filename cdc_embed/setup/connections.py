@@ -13,7 +13,7 @@ from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.plan import Cut
 from cdc_embed.config.load import Config
-from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, ModelCard
+from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, UNKNOWN_WINDOW, Known, ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
@@ -30,6 +30,7 @@ from cdc_embed.target.registry import (
     vector_tables,
 )
 from cdc_embed.target.schema import vector_type
+from cdc_embed.target.spaces import stored_windows
 from cdc_embed.target.statements import Statements
 from cdc_embed.target.store import Store
 from cdc_embed.target.vectors import ESSENTIAL, OWN_COLUMNS
@@ -154,11 +155,20 @@ def open_store(
     )
 
 
-def stored_dimensions(databases: Connections, tables: list[Table]) -> int:
-    """Return the dimensions of the stored vectors; 0 when nothing is set up yet."""
-    known = registered_tables(databases.target, databases.config.target.schema)
-    names = {table.full_name for table in tables}
-    return next((f.space.dimensions for name, f in known.items() if name in names), 0)
+def known_facts(databases: Connections) -> Known:
+    """Return the facts of the model that its stored vectors and the configuration tell."""
+    config, target = databases.config, databases.target
+    registered = registered_tables(target, config.target.schema)
+    names = [entry.full_name for entry in config.tables if entry.full_name in registered]
+    chunk = max(entry.chunk.max_tokens for entry in config.tables)
+    if not names:
+        return Known(chunk=chunk)
+    space = registered[names[0]]
+    windows = stored_windows(target, config.target.schema)
+    window = windows.get(space.space_id)
+    if window is None:  # an older version made it
+        window = 0 if config.embedder.tokenizer else UNKNOWN_WINDOW
+    return Known(dimensions=space.space.dimensions, window=window, chunk=chunk)
 
 
 def expect_set_up(

@@ -67,7 +67,7 @@ class SetupPlan:
     left_out: list[Finding] = field(default_factory=list)
     """The reasons why the steps leave tables out, which ``run`` pauses."""
     mends: bool = False
-    """Our own tables are made again first; only then can the rest be planned."""
+    """Our own tables are made right first; only then can the rest be planned."""
 
 
 def plan_setup(
@@ -122,7 +122,12 @@ def plan_setup(
 
 def plan_mending(databases: Connections, *, rebuild: bool) -> SetupPlan:
     """Return the steps that make our own tables again that are gone; most often none."""
-    steps = steps_of(databases, Where.TARGET, mend_ddl(databases, rebuild=rebuild))
+    return plan_first(databases, mend_ddl(databases, rebuild=rebuild))
+
+
+def plan_first(databases: Connections, ddl: Iterable[Ddl]) -> SetupPlan:
+    """Return statements of the target as steps without which the others cannot be planned."""
+    steps = steps_of(databases, Where.TARGET, ddl)
     return SetupPlan(steps, ["what else is missing is known after these statements"], mends=True)
 
 

@@ -67,7 +67,7 @@ def table_states(session: Session, config: Config, listed: Iterable[int] = ()) -
     ``listed``: the oids of the partitioned tables whose leaves' shapes are listed.
     """
     found = look_up(session, config.tables, listed)
-    return [_state(entry, found.get(entry.name), config) for entry in config.tables]
+    return [_state(entry, found.get(entry.name)) for entry in config.tables]
 
 
 def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], list[Finding]]:
@@ -112,7 +112,7 @@ def wide_columns(session: Session, tables: Sequence[SourceTable]) -> dict[str, l
     return found
 
 
-def _state(entry: TableConfig, found: FoundTable | None, config: Config) -> TableState:
+def _state(entry: TableConfig, found: FoundTable | None) -> TableState:
     problems = _problems(entry, found)
     if found is None:
         return TableState(name=entry.full_name, source=None, findings=problems)
@@ -125,7 +125,7 @@ def _state(entry: TableConfig, found: FoundTable | None, config: Config) -> Tabl
             estimate=found.estimate,
         )
     source = SourceTable(
-        table=_table(entry, found, config.max_tokens(entry)),
+        table=_table(entry, found),
         full_identity=any(leaf.full for leaf in found.leaves),
         other_key=any(set(leaf.primary) != set(leaf.key) for leaf in found.leaves if leaf.own),
     )
@@ -167,7 +167,7 @@ def _filtered(entry: TableConfig, role: str) -> Finding:
     )
 
 
-def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
+def _table(entry: TableConfig, found: FoundTable) -> Table:
     columns = found.columns
     key = sorted((c for c in columns if c.in_key is not None), key=lambda c: c.in_key or 0)
     return Table(
@@ -185,7 +185,7 @@ def _table(entry: TableConfig, found: FoundTable, max_tokens: int) -> Table:
             for c in sorted(columns, key=lambda c: c.name)
             if c.name in entry.metadata
         ),
-        max_tokens=max_tokens,
+        max_tokens=entry.chunk.max_tokens,
         store_text=entry.store_text,
         partitioned=found.kind == "p",
         row_security=found.row_security,

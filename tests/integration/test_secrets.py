@@ -273,6 +273,7 @@ def test_wrong_variable_is_not_quoted(
 
 @pytest.mark.parametrize("with_key", [True, False])
 def test_service_that_quotes_its_key_is_not_quoted_in_turn(
+    site: Site,
     service_url: str,
     with_key: bool,
     cli: Callable[..., tuple[int, str]],
@@ -284,7 +285,7 @@ def test_service_that_quotes_its_key_is_not_quoted_in_turn(
     for status in (301, 400, 401, 403, 404, 413, 418, 429, 500, 503):
         Refusing.status = status
         for debug in (False, True):
-            text = f'[source]\ndsn = "{NOWHERE}"\n{embedder}{TABLES}'
+            text = f'[source]\ndsn = "{site.dsn}"\n{embedder}{TABLES}'
             code, written = cli(text, "setup", debug=debug)
             assert str(status) in written, written
             assert code

@@ -20,6 +20,7 @@ PREVIOUS = (
     "drop column changed_leaves, drop column orphans",
     "alter table cdc_embed.embedding_table drop column key_columns, drop column definition, "
     "drop column source_system_identifier, drop column source_database",
+    "alter table cdc_embed.space drop column canary, drop column found_window",
     "drop index cdc_embed.dead_letter_key",
     "alter table cdc_embed.dead_letter add unique (table_name, key)",
 )

@@ -61,6 +61,7 @@ header_files = {{}}
 encoding_format = "auto"
 document_body = {{}}
 query_body = {{}}
+window = 0
 tokenizer = ""
 timeout = "30s"
 concurrency = 4

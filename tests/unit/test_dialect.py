@@ -32,6 +32,8 @@ class Service:
         self.requests: list[httpx2.Request] = []
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            return httpx2.Response(404)
         body = json.loads(request.content)
         self.requests.append(request)
         self.asked.append(body)

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from cdc_embed.change.document import fingerprint
-from cdc_embed.embed.base import ModelCard, Vectors
+from cdc_embed.embed.base import PROBE, ModelCard, Vectors
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
     EmbedderUnavailableError,
     TextRefusedError,
 )
-from cdc_embed.flow.embedding import MOST_LETTERS_IN_A_ROW, PROBE, EmbeddingRunner
+from cdc_embed.flow.embedding import MOST_LETTERS_IN_A_ROW, EmbeddingRunner
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.metrics import Metrics
 

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -248,7 +249,7 @@ def test_without_a_tokenizer_three_bytes_are_a_token(server: ScriptedServer, mak
     card = make(server, document_prompt="p:").describe()
 
     assert card.count_tokens(["", "a", "ab", "äöü"]) == [1, 1, 2, 3]
-    assert card.window is None
+    assert card.window == card.found_window == 512
 
 
 def test_with_a_tokenizer_its_tokens_are_counted(
@@ -262,7 +263,27 @@ def test_with_a_tokenizer_its_tokens_are_counted(
     card = make(server, tokenizer=str(tmp_path), document_prompt="the ").describe()
 
     assert card.count_tokens(["", "quick fox " * 400]) == [1, 801]
-    assert card.window is None
+    assert card.window == 10
+
+
+@pytest.mark.parametrize(
+    ("settings", "window"),
+    [
+        ('{"model_max_length": 256}', 256),
+        ('{"model_max_length": 1e30}', 512),
+        ("{}", 512),
+        ("[]", 512),
+        ("no JSON", 512),
+        (None, 512),
+    ],
+)
+def test_a_tokenizer_tells_the_window_in_its_settings(
+    server: ScriptedServer, make: Make, tmp_path: Path, settings: str | None, window: int
+) -> None:
+    Tokenizer(WordLevel({"?": 3}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    if settings is not None:
+        (tmp_path / "tokenizer_config.json").write_text(settings)
+    assert make(server, tokenizer=str(tmp_path)).describe().window == window
 
 
 def test_missing_tokenizer_is_named(server: ScriptedServer, tmp_path: Path) -> None:
@@ -272,7 +293,7 @@ def test_missing_tokenizer_is_named(server: ScriptedServer, tmp_path: Path) -> N
 
 
 def test_a_service_may_cost_money_whatever_its_address_is(make: Make) -> None:
-    assert make("http://127.0.0.1:1/v1/embeddings").describe().paid
+    assert make("http://127.0.0.1:1/v1/embeddings", window=512).describe().paid
 
 
 @pytest.mark.parametrize("url", ["", "embeddings", "ftp://a/b", "http://", "http://user:pw@a/b"])
@@ -374,8 +395,9 @@ def test_nobody_listening_is_transient(make: Make) -> None:
 
 def test_service_that_is_down_at_the_start_is_transient(server: ScriptedServer) -> None:
     server.answer(503)
-    with pytest.raises(EmbedderUnavailableError):
-        HttpEmbedder(configured(server.url))
+    embedder = HttpEmbedder(configured(server.url))
+    with closing(embedder), pytest.raises(EmbedderUnavailableError):
+        embedder.describe()
 
 
 # --- poison --------------------------------------------------------------------------------------
@@ -582,8 +604,9 @@ def test_redirects_are_not_followed(server: ScriptedServer, make: Make) -> None:
 
 def test_garbage_instead_of_the_dimensions_is_fatal(server: ScriptedServer) -> None:
     server.answer(200, b"<html>")
-    with pytest.raises(EmbedderError) as caught:
-        HttpEmbedder(configured(server.url))
+    embedder = HttpEmbedder(configured(server.url))
+    with closing(embedder), pytest.raises(EmbedderError) as caught:
+        embedder.describe()
     assert "embedder.dimensions" in caught.value.hint
 
 

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed import processors, sentence_transformers
+from cdc_embed.embed.base import PROBE
 from cdc_embed.embed.sentence_transformers import (
     SentenceTransformersEmbedder,
     group_by_length,
     packaged_minilm,
 )
+from cdc_embed.embed.trial import try_out
 from cdc_embed.errors import EmbedderError, EmbedderUnavailableError, TextRefusedError
 
 pytestmark = pytest.mark.slow
@@ -306,3 +308,25 @@ def test_importing_the_module_does_not_import_torch() -> None:
         "print({'torch', 'transformers', 'sentence_transformers'} & sys.modules.keys())"
     )
     assert run_python(script).stdout == "set()\n"
+
+
+def test_a_window_beyond_the_positions_of_the_model_is_told(tmp_path: Path) -> None:
+    """A text as long as that would end the call, on an accelerator the process."""
+    folder = tmp_path / "minilm"
+    shutil.copytree(packaged_minilm(), folder)
+    settings = folder / "sentence_bert_config.json"
+    settings.write_text(settings.read_text().replace("256", "600"))
+    with pytest.raises(EmbedderError, match="it has 512 positions") as caught:
+        load(model=str(folder))
+    assert "embedder.window = 512" in caught.value.hint
+    short = load(model=str(folder), window=512)
+    assert short.describe().window == 512
+    assert short.embed_query("word " * 700).shape == (384,), "a question is cut"
+    short.close()
+    assert load(window=100).describe().window == 100
+
+
+def test_the_model_itself_passes_its_trial(embedder: SentenceTransformersEmbedder) -> None:
+    tried = try_out(embedder, EmbedderConfig())
+    assert tried.unproven == ""
+    assert tried.card.canary == pytest.approx(embedder.embed([PROBE])[0], abs=1e-5)

@@ -1,0 +1,57 @@
+"""The facts that an embedding service tells of itself: its window, its largest call.
+
+TEI tells them at ``/info``, vLLM its window in the list of models; both are beside the address of
+the embeddings. Other services are not known to tell, and their other answers say nothing.
+
+TEI: https://huggingface.github.io/text-embeddings-inference/#/Text%20Embeddings%20Inference/get_model_info
+vLLM: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+EMBEDDINGS: Final = "/embeddings"
+VERSION: Final = "/v1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advertised:
+    """The facts that a service tells; None: it does not tell."""
+
+    window: int | None = None
+    """Tokens of one text, special tokens included."""
+    max_texts: int | None = None
+    """Texts of one call."""
+
+
+Get = Callable[[str], bytes | None]
+"""Returns the body at a path of the service; None: the service has no such page."""
+
+
+def ask(get: Get, path: str, model: str) -> Advertised:
+    """Ask a service whose embeddings are at ``path``; raise what ``get`` raises."""
+    if not path.endswith(EMBEDDINGS):
+        return Advertised()
+    base = path.removesuffix(EMBEDDINGS)
+    info = _object(get(f"{base.removesuffix(VERSION)}/info"))
+    if window := _count(info.get("max_input_length")):
+        return Advertised(window=window, max_texts=_count(info.get("max_client_batch_size")))
+    listed = _object(get(f"{base}/models")).get("data")
+    models = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
+    found = (each.get("max_model_len") for each in models if each.get("id") == model)
+    return Advertised(window=_count(next(found, None)))
+
+
+def _object(content: bytes | None) -> dict[str, Any]:
+    try:
+        found = orjson.loads(content or b"{}")
+    except orjson.JSONDecodeError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and value > 0 else None
