@@ -51,18 +51,19 @@ class Session:
 
     @contextmanager
     def transaction(
-        self, table: str = "database", *, keep: bool = True, rows: bool = False
+        self, table: str = "database", *, keep: bool = True, rows: bool = False, ddl: bool = False
     ) -> Iterator[Any]:
         """Yield a cursor in a transaction that commits at the end; ``table`` is named in errors.
 
         With ``keep`` false the transaction is rolled back instead: a rehearsal. With ``rows`` the
-        database can refuse the data of a row; the caller then finds the row.
+        database can refuse the data of a row; the caller then finds the row. With ``ddl`` no row
+        is read or written, so an error has the words of an event trigger, too.
 
         Raises the side's ``unavailable`` or ``refused`` error or ``AuthenticationError``, and with
         ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, it is unknown
         whether the commit took effect.
         """
-        with translated(self.side, table, rows=rows), self._watched():
+        with translated(self.side, table, rows=rows, ddl=ddl), self._watched():
             connection = self._open()
             try:
                 with connection.cursor() as cursor:
@@ -79,9 +80,10 @@ class Session:
                 raise
 
     @contextmanager
-    def autocommit(self, table: str) -> Iterator[Any]:
-        """Yield a cursor outside any transaction, for statements that make their own."""
-        with translated(self.side, table), self._watched():
+    def autocommit(self, table: str, *, ddl: bool = False) -> Iterator[Any]:
+        """Yield a cursor outside any transaction, for statements that make their own; ``ddl`` is
+        that of ``transaction``."""
+        with translated(self.side, table, ddl=ddl), self._watched():
             connection = self._open()
             connection.autocommit = True
             try:

@@ -114,13 +114,16 @@ class RowRefusedError(Exception):
 
 
 @contextmanager
-def translated(side: Side, table: str, *, rows: bool = False) -> Iterator[None]:
-    """Raise our error for every driver error inside the block."""
+def translated(side: Side, table: str, *, rows: bool = False, ddl: bool = False) -> Iterator[None]:
+    """Raise our error for every driver error inside the block.
+
+    ``rows`` and ``ddl`` are those of ``describe``.
+    """
     try:
         yield
     except psycopg2.Error as exc:
         state = exc.pgcode or ""
-        problem = describe(exc, rows=rows)
+        problem = describe(exc, rows=rows, ddl=ddl)
         if state:
             exc.args = (problem,)  # a traceback shows them
         if not state and any(words in str(exc) for words in pooler.WORDS):
