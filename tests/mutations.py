@@ -266,6 +266,15 @@ MUTATIONS = (
         "test_a_table_that_fails_is_not_tried_all_the_time",
     ),
     Mutation(
+        "vectors are copied to a key that the application's policies refuse",
+        "cdc_embed/setup/tables.py",
+        "            rehearse(databases.target, shadow, change.at_once, on_wait)",
+        "            pass",
+        "tests/integration/test_grants.py::"
+        "test_what_does_not_fit_another_key_is_named_before_copying"
+        "[create policy mine on cdc_embed.letters_embedding using (id > 2)]",
+    ),
+    Mutation(
         "an error of the commit is laid to no table",
         "cdc_embed/target/store.py",
         "                if rehearsal:",

@@ -8,6 +8,9 @@ from psycopg2 import sql
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
+OnWait = Callable[[list[str]], None]
+"""A function that is called with the sessions that are waited for."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ddl:
@@ -15,8 +18,10 @@ class Ddl:
 
     why: str
     statement: sql.Composable
-    work: Callable[[], None] | None = None
+    work: Callable[[OnWait], None] | None = None
     """The function that runs instead, if one statement cannot do it."""
+    table: str = ""
+    """The full name of the source table that alone is concerned; empty if all are."""
 
     def text(self, session: Session) -> str:
         """Return the statement in the form that the session's server reads."""

@@ -21,6 +21,8 @@ RAISES: Final = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
 LANGUAGE: Final = re.compile(r"\bPL/\w+")
 FUNCTION: Final = re.compile(r"[\w/]+ function \"?([\w.$]+)")
 """A function's name in the first line of the context; a later line can be a statement."""
+STATEMENT: Final = re.compile(r'^SQL statement "(.*?)"\nPL/pgSQL', re.DOTALL)
+"""The statement in the context of an error of one of our DO blocks."""
 BEFORE_NAMES: Final = frozenset(
     {"collation", "column", "constraint", "database", "domain", "encoding", "enum", "extension"}
     | {"function", "index", "policy", "relation", "role", "schema", "sequence", "table", "trigger"}
@@ -49,6 +51,17 @@ def describe(exc: psycopg2.Error, *, rows: bool = False, ddl: bool = False) -> s
     if state == DEPENDED_ON and exc.diag.message_detail:  # the detail names objects, no values
         message += f": {exc.diag.message_detail}"
     return " ".join(message.split()) or type(exc).__name__
+
+
+def describe_statement(exc: BaseException | None) -> str:
+    """Return an error of DDL in one line, with the statement of ours that met it; empty if it is
+    not the driver's."""
+    if not isinstance(exc, psycopg2.Error):
+        return ""
+    found = STATEMENT.search(exc.diag.context or "")
+    statement = found[1] if found else exc.diag.internal_query  # the latter where it has a mistake
+    said = exc.diag.message_primary or str(exc)
+    return " ".join((f"{said} ({statement})" if statement else said).split())
 
 
 def is_of_a_function(exc: psycopg2.Error, *, rows: bool) -> bool:

@@ -5,11 +5,12 @@ searches of the application, its writes. So each attempt waits a moment only, an
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Final
 
 from cdc_embed.errors import CdcEmbedError, SourceUnavailableError, TargetUnavailableError
+from cdc_embed.postgres.ddl import OnWait
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 
@@ -24,16 +25,19 @@ def run_without_queueing(
     session: Session,
     why: str,
     statements: Iterable[str],
-    on_wait: Callable[[list[str]], None] = lambda _: None,
+    on_wait: OnWait = lambda _: None,
+    *,
+    keep: bool = True,
 ) -> None:
-    """Run statements in one transaction, as soon as it gets its locks.
+    """Run statements in one transaction, as soon as it gets its locks; with ``keep`` false it is
+    rolled back.
 
     ``on_wait`` is called with the sessions that can hold them after each attempt that did not.
     """
     listed = list(statements)
     while True:
         try:
-            with session.transaction(why) as cursor:
+            with session.transaction(why, keep=keep, ddl=True) as cursor:
                 cursor.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
                 for statement in listed:
                     cursor.execute(statement)

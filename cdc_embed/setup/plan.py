@@ -16,7 +16,7 @@ from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError, HistoryGapError, PreflightError
 from cdc_embed.finding import Finding
 from cdc_embed.lsn import START, ZERO, Checkpoint
-from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.postgres.ddl import Ddl, OnWait
 from cdc_embed.postgres.writable import expect_writable
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
@@ -53,8 +53,10 @@ class Step:
     waits: bool = False
     """The statement waits for every transaction that is running, and so can take as long as they
     do."""
-    work: Callable[[], None] | None = None
+    work: Callable[[OnWait], None] | None = None
     """The function that runs instead, if one statement cannot do it."""
+    table: str = ""
+    """The source table that alone is concerned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +155,9 @@ def _forget_position(databases: Connections) -> list[Step]:
 def steps_of(databases: Connections, where: Where, listed: Iterable[Ddl]) -> list[Step]:
     """Return the statements as steps, in the form that their side reads."""
     session = databases.source if where is Where.SOURCE else databases.target
-    return [Step(where, ddl.why, ddl.text(session), work=ddl.work) for ddl in listed]
+    return [
+        Step(where, ddl.why, ddl.text(session), work=ddl.work, table=ddl.table) for ddl in listed
+    ]
 
 
 def run_setup(
@@ -161,24 +165,36 @@ def run_setup(
     plan: SetupPlan,
     *,
     on_step: Callable[[Step], None],
-    on_wait: Callable[[list[str]], None],
+    on_wait: OnWait,
 ) -> None:
-    """Run the steps, each in its own transaction.
+    """Run the steps, each in its own transaction; a table whose step is refused is left out.
 
     ``on_wait`` is called with what is waited for: the transactions that a new slot waits for, the
     sessions that hold a lock.
     """
     for step in plan.steps:
+        if step.table and any(finding.table == step.table for finding in plan.left_out):
+            continue
         on_step(step)
-        if step.waits:
-            _run_watched(databases, step, on_wait)
-        elif step.work is not None:
-            step.work()
-        else:
-            session = databases.source if step.where is Where.SOURCE else databases.target
-            run_without_queueing(session, step.why, [step.statement], on_wait)
+        try:
+            _run_step(databases, step, on_wait)
+        except PreflightError as exc:
+            if not step.table or exc.fields.get("table") != step.table:
+                raise
+            found = Finding(id="table", ok=False, message=str(exc), fix=exc.hint, table=step.table)
+            plan.left_out.append(found)
     if not plan.mends:
         _create_checkpoint(databases)
+
+
+def _run_step(databases: Connections, step: Step, on_wait: OnWait) -> None:
+    if step.waits:
+        _run_watched(databases, step, on_wait)
+    elif step.work is not None:
+        step.work(on_wait)
+    else:
+        session = databases.source if step.where is Where.SOURCE else databases.target
+        run_without_queueing(session, step.why, [step.statement], on_wait)
 
 
 def _run(databases: Connections, step: Step) -> None:
@@ -186,7 +202,7 @@ def _run(databases: Connections, step: Step) -> None:
         cursor.execute(step.statement)
 
 
-def _run_watched(databases: Connections, step: Step, on_wait: Callable[[list[str]], None]) -> None:
+def _run_watched(databases: Connections, step: Step, on_wait: OnWait) -> None:
     """Run a step that can wait for long in a thread, so that it can be watched and cancelled."""
     with ThreadPoolExecutor(1) as worker, connections(databases.config) as own:
         running = worker.submit(_run, databases, step)

@@ -59,7 +59,8 @@ class Relations:
         if not changed:
             return [*change.before, joined(why, statements)]
         indexes = index_names(table.embedding_table)
-        return [*change.before, Ddl(why, change_relations(schema, changed, statements, indexes))]
+        change.at_once = Ddl(why, change_relations(schema, changed, statements, indexes))
+        return [*change.before, change.at_once]
 
     def _expect_nothing_lost(self, change: Change, view: SearchView) -> None:
         """Raise when the application has something here that cannot be put back."""

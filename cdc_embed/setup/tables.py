@@ -13,12 +13,12 @@ from cdc_embed.change.document import Table
 from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import PreflightError
 from cdc_embed.finding import Finding
-from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.postgres.ddl import Ddl, OnWait
 from cdc_embed.setup.agreement import expect_key
 from cdc_embed.setup.connections import Connections, expect_comparable, space_of
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.relations import Relations
-from cdc_embed.setup.shadow import all_rows
+from cdc_embed.setup.shadow import all_rows, rehearse
 from cdc_embed.target.checks import vector_extension
 from cdc_embed.target.index import builds_of, has_index, with_spare_memory
 from cdc_embed.target.ledger import compare_again_ddl
@@ -91,7 +91,7 @@ class TablePlanner:
     def _unless_refused(self, table: Table) -> list[Ddl]:
         alone = self.alone
         try:
-            return self._table(table)
+            return [replace(ddl, table=table.full_name) for ddl in self._table(table)]
         except PreflightError as exc:
             if not exc.fields.get("table"):
                 raise
@@ -246,7 +246,9 @@ class TablePlanner:
             vector_type=self._vector_type,
         )
 
-        def fill() -> None:
+        def fill(on_wait: OnWait) -> None:
+            assert change.at_once is not None, "the table is made anew"
+            rehearse(databases.target, shadow, change.at_once, on_wait)
             shadow.fill(databases.target, all_rows(databases.source, table))
 
         change.before += [shadow.create_ddl(), replace(shadow.fill_ddl(), work=fill)]

@@ -13,7 +13,7 @@ from psycopg2 import sql
 
 from cdc_embed.finding import Finding, Severity
 from cdc_embed.postgres.connect import connect_for_replication
-from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.postgres.ddl import Ddl, OnWait
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, translated
 from cdc_embed.rotation import Login
@@ -81,7 +81,7 @@ def alter_failover_ddl(login: Login, slot: str, failover: bool) -> Ddl:
     """
     command = f'ALTER_REPLICATION_SLOT "{slot}" (FAILOVER {"true" if failover else "false"})'
 
-    def alter() -> None:
+    def alter(_: OnWait) -> None:
         with translated(SOURCE, f"slot {slot}"):
             connection = connect_for_replication(login, f"cdc_embed {slot}")
             try:

@@ -17,7 +17,7 @@ from psycopg2 import sql
 
 from cdc_embed.config.sections import IndexConfig
 from cdc_embed.errors import TargetUnavailableError
-from cdc_embed.postgres.ddl import Ddl, compose
+from cdc_embed.postgres.ddl import Ddl, OnWait, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.schema import OPERATORS, index_name
@@ -179,7 +179,7 @@ def with_spare_memory(session: Session, ddl: Ddl) -> Ddl:
     """Return the statement that indexes a table nobody uses yet, with its second attempt: without
     parallel workers, if there is no shared memory for them."""
 
-    def build() -> None:
+    def build(_: OnWait) -> None:
         try:
             _build_at_once(session, ddl)
         except TargetUnavailableError as exc:
@@ -191,7 +191,7 @@ def with_spare_memory(session: Session, ddl: Ddl) -> Ddl:
 
 
 def _build_at_once(session: Session, ddl: Ddl, setting: str = "select") -> None:
-    with session.transaction(ddl.why) as cursor:
+    with session.transaction(ddl.why, ddl=True) as cursor:
         cursor.execute(setting)
         cursor.execute(ddl.statement)
 
@@ -278,7 +278,7 @@ class IndexBuilder:
         create = create_hnsw(
             relation, name, self._config, self._extension_schema, concurrently=True
         )
-        with session.autocommit(table) as cursor:
+        with session.autocommit(table, ddl=True) as cursor:
             cursor.execute(queries("target/reconcile")["outlive_client"])
             if not parallel:
                 cursor.execute(queries("target/reconcile")["build_serially"])
@@ -295,7 +295,7 @@ class IndexBuilder:
         one, new, old = names_of(table)
         found = self._read(session, table)
         try:
-            with session.transaction(table) as cursor:
+            with session.transaction(table, ddl=True) as cursor:
                 cursor.execute("select set_config('lock_timeout', %s, true)", (SWAP_LOCK_TIMEOUT,))
                 if one in found.by_name:
                     cursor.execute(self._rename(one, old))
@@ -323,7 +323,7 @@ class IndexBuilder:
     def _drop(self, session: Session, table: str, found: Indexes, *names: str) -> None:
         for name in found.by_name.keys() & set(names):
             index = sql.Identifier(self._schema, name)
-            with session.autocommit(table) as cursor:
+            with session.autocommit(table, ddl=True) as cursor:
                 cursor.execute(compose("target/reconcile", "drop_index", index=index))
 
     def _read(self, session: Session, table: str) -> Indexes:

@@ -38,10 +38,19 @@ class Shadow:
     def create_ddl(self) -> Ddl:
         """Make it, empty; one that an interrupted ``setup`` left is dropped."""
         name = shadow_name(self.table)
-        drop = compose("target/schema", "drop_table", table=sql.Identifier(self.schema, name))
         create, index = create_ddl(self.schema, self.table, self.vector_type, name)
-        storage = self._prepare(STORAGE)
-        return joined(create.why, [drop, create.statement, index.statement, storage])
+        made = [create.statement, index.statement, self._prepare(STORAGE)]
+        return joined(create.why, [self.drop_ddl().statement, *made])
+
+    def drop_ddl(self) -> Ddl:
+        """Drop it."""
+        name = sql.Identifier(self.schema, shadow_name(self.table))
+        drop = compose("target/schema", "drop_table", table=name)
+        return Ddl(f"drop {shadow_name(self.table)}", drop)
+
+    def indexes_ddl(self) -> Ddl:
+        """Give it the indexes that the application gave the former table."""
+        return Ddl(f"index {shadow_name(self.table)}", self._prepare(INDEXES))
 
     def fill_ddl(self) -> Ddl:
         """Fill it, which takes more than a statement; ``fill`` does it."""
@@ -62,7 +71,7 @@ class Shadow:
         with session.transaction(where) as cursor:
             for name in ("empty_shadow", "fill_shadow", "drop_keys"):
                 cursor.execute(self._compose(name))
-            cursor.execute(self._prepare(INDEXES))
+            cursor.execute(self.indexes_ddl().statement)
 
     def _prepare(self, place: int) -> sql.Composed:
         """Return the statement that gives it what the application gave the former table."""

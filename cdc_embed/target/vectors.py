@@ -61,6 +61,8 @@ class Change:
     """The key columns that get other names, in the view, too."""
     makes_anew: bool = False
     """The table of vectors is another one afterwards."""
+    at_once: Ddl | None = None
+    """The one statement of ``together``, once it is composed."""
 
     def together_without_view(self, statements: Iterable[Ddl]) -> None:
         """Add statements that PostgreSQL refuses while there is a view."""
