@@ -125,6 +125,22 @@ MUTATIONS = (
         "tests/integration/test_costs.py::test_money_is_shown_spent_and_to_be_spent",
     ),
     Mutation(
+        "one text that fails makes every later call small",
+        "cdc_embed/flow/embedding.py",
+        "self._size.blamed(head[0])",
+        "pass",
+        "tests/unit/test_conformance.py::test_every_service_is_used_well_on_every_day"
+        "[one text always fails-NIM]",
+    ),
+    Mutation(
+        "a refused text is blamed without the known-good one",
+        "cdc_embed/flow/embedding.py",
+        "        self._probe()",
+        "        pass",
+        "tests/unit/test_embedding_runner.py::"
+        "test_a_known_good_text_must_succeed_before_each_letter",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

@@ -247,7 +247,7 @@ class HttpEmbedder:
 
     def _wait_for_turn(self, tokens: int) -> Turn:
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             request = self._requests.reserve(1, now)
             turn = self._tokens.reserve(tokens, max(now, request.at))
         if self._closed.wait(turn.at - now):

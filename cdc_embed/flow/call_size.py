@@ -10,6 +10,7 @@ from math import inf
 from threading import Lock
 from typing import Final
 
+MOST_FAILURES: Final = 32
 FORGET_SECONDS: Final = 600.0
 """After so long a size that failed, rather than was refused, can be tried again: load passes."""
 
@@ -26,7 +27,8 @@ class CallSize:
         self._clock = clock
         self._lock = Lock()
         self._now = most
-        self._failed: int | None = None
+        self._failures: list[tuple[int, frozenset[str]]] = []
+        """The calls of several texts that failed: their number, and the texts."""
         self._failed_at = -inf
         self._largest = 0
         """The largest number that was taken."""
@@ -57,8 +59,8 @@ class CallSize:
             if count < self._now:
                 return
             if self._clock() - self._failed_at > FORGET_SECONDS:
-                self._failed = None
-            top = self._most if self._failed is None else min(self._most, self._failed - 1)
+                self._failures.clear()
+            top = self._top()
             self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
 
     def failed(self, texts: Sequence[str]) -> None:
@@ -66,9 +68,21 @@ class CallSize:
         with self._lock:
             count = len(texts)
             self._now = max(1, min(self._now, count // 2))
-            known = self._failed or count
-            self._failed = min(known, count) if count > 1 else None
+            if count > 1:
+                self._failures = [*self._failures[1 - MOST_FAILURES :], (count, frozenset(texts))]
+            else:
+                self._failures.clear()
             self._failed_at = self._clock()
+
+    def blamed(self, text: str) -> None:
+        """Note that a text fails alone: the calls that failed with it say nothing of sizes."""
+        with self._lock:
+            self._failures = [failure for failure in self._failures if text not in failure[1]]
+            self._now = max(self._now, min(self._top(), self._largest))
+
+    def _top(self) -> int:
+        """Return the largest number that neither failed nor was refused."""
+        return min([self._most, *(count - 1 for count, _ in self._failures)])
 
     def refused(self, texts: Sequence[str]) -> None:
         """Note a call that was refused although each of its texts was taken in a smaller one."""

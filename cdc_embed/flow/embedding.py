@@ -206,6 +206,7 @@ class EmbeddingRunner:
                 if not well:  # else it is this text, and no matter of sizes
                     self._size.failed(head)
                 if strikes.out(well=well):
+                    self._size.blamed(head[0])
                     raise _RefusedCallError(1, exc, exc.reason) from exc
             raise
         else:

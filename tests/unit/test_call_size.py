@@ -99,3 +99,17 @@ def test_an_old_call_that_was_larger_says_nothing_new() -> None:
     assert size.now == 64
     size.succeeded(["text"] * 3)
     assert size.now == 64
+
+
+def test_a_text_that_is_to_blame_takes_its_failures_with_it() -> None:
+    """The calls that it was in; those of other texts say what they said."""
+    size = CallSize(MOST, clock=lambda: 0.0)
+    size.failed(["good"] * 200)
+    size.succeeded(["good"] * 100)
+    for beside in (149, 74, 36, 17, 8, 3, 1):
+        size.failed(["good"] * beside + ["bad"])
+    assert size.now == 1
+    size.blamed("bad")
+    assert size.now == 100
+    size.succeeded(["good"] * 100)
+    assert 100 < size.now < 200

@@ -1,0 +1,219 @@
+"""Bad days of an embedding service: what happens to its calls, and what must come of it.
+
+A ``Day`` begins anew for each test, so its counters are in closures.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import count
+from math import inf
+from typing import Any, Final
+
+import httpx2
+
+from tests.dialects import (
+    Answer,
+    FakeService,
+    Fault,
+    openai_error,
+    to_response,
+    tokens_of,
+    vectors_for,
+)
+
+BAD: Final = "bad text"
+"""The beginning of the texts that deserve a letter."""
+HTML: Final = "<html><title>It works!</title></html>"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """One bad day."""
+
+    fault: Callable[[], Fault]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    """The reason of the bad text's letter; "": there is no bad text, and no letter."""
+    within: float
+    """Seconds after which everything is done."""
+    calls: int | None = None
+    """The calls that it can spoil at the most, however often it is asked; None: any number."""
+    takes: float = inf
+    """Texts of a call that the service can take on this day."""
+    texts: int = 300
+
+
+def quiet() -> Fault:
+    return lambda _service, _request, _texts: None
+
+
+def away(seconds: float, answer: Callable[[FakeService], Answer | httpx2.Response]) -> Fault:
+    """Once it has worked, it answers so for a while."""
+    began: list[float] = []
+
+    def fault(service: FakeService, _: httpx2.Request, __: list[str]) -> Any:
+        if not began and service.worked:
+            began.append(service.clock.now)
+        until = began[0] + seconds if began else -inf
+        return answer(service) if service.clock.now < until else None
+
+    return fault
+
+
+def reset(_: FakeService) -> httpx2.Response:
+    raise httpx2.ReadError("Connection reset by peer")
+
+
+def limited(service: FakeService) -> httpx2.Response:
+    return to_response(service.dialect.overloaded, {"Retry-After": "20"})
+
+
+def slow(answer: Answer | None) -> Fault:
+    """One lock, 0.1 s a text, a limit of 1 s: what nobody waits for any more is worked off."""
+    free = [0.0]
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        clock = service.clock
+        began = max(clock.now, free[0])
+        free[0] = began + 0.1 * len(texts)
+        if free[0] - clock.now <= 1.0:
+            clock.sleep(free[0] - clock.now)
+            return None
+        clock.sleep(1.0)
+        if answer is None:
+            raise httpx2.ReadTimeout("timed out")
+        return answer
+
+    return fault
+
+
+def one_text(answer: Callable[[FakeService], Answer]) -> Fault:
+    """A call with the bad text gets this, whatever else it has."""
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        bad = any(text.startswith(BAD) for text in texts)
+        return answer(service) if bad else None
+
+    return fault
+
+
+def no_vector(number: float | None) -> Fault:
+    """The vector of the bad text is of such numbers, with 200 OK."""
+
+    def fault(_: FakeService, __: httpx2.Request, texts: list[str]) -> Any:
+        if not any(text.startswith(BAD) for text in texts):
+            return None
+        data = [
+            {"index": n, "embedding": [number if text.startswith(BAD) else 1.0] * 8}
+            for n, text in enumerate(texts)
+        ]
+        return 200, {"data": data}
+
+    return fault
+
+
+def one_of_two(answer: Callable[[list[str]], Answer]) -> Fault:
+    """Every other call goes to a broken server behind the same address."""
+    calls = count()
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        return answer(texts) if service.worked and next(calls) % 2 else None
+
+    return fault
+
+
+def few_vectors(texts: list[str]) -> Answer:
+    return 200, {"data": [{"index": n, "embedding": [1.0] * 8} for n in range(len(texts) + 1)]}
+
+
+def wide_vectors(texts: list[str]) -> Answer:
+    return 200, {"data": [{"index": n, "embedding": [1.0] * 9} for n in range(len(texts))]}
+
+
+def little_memory() -> Fault:
+    """The model has memory for 4,000 characters; 424 and 500 say so, not 413."""
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        return service.dialect.ill if sum(map(len, texts)) > 4000 else None
+
+    return fault
+
+
+def by_the_minute(limit: int) -> Fault:
+    """The tokens of the last minute; a call with more of its own never passes."""
+    taken: list[tuple[float, int]] = []
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        now, wanted = service.clock.now, sum(map(tokens_of, texts))
+        used = sum(tokens for at, tokens in taken if at > now - 60.0 + 1e-6)
+        if wanted > limit:
+            said = f"Request too large on tokens per min (TPM): Limit {limit}, Requested {wanted}"
+            return openai_error(429, said, "tokens", "rate_limit_exceeded")
+        if used + wanted > limit:
+            return to_response(service.dialect.overloaded)
+        taken.append((now, wanted))
+        return None
+
+    return fault
+
+
+def spent_by(answer: Answer) -> Callable[[], Fault]:
+    return lambda: away(3600.0, lambda _: answer)
+
+
+DAYS: Final[dict[str, Day]] = {
+    "a good day": Day(fault=quiet, within=1.0, texts=4000),
+    "away for ten minutes": Day(fault=lambda: away(600.0, lambda s: s.dialect.ill), within=700.0),
+    "its connections are reset": Day(fault=lambda: away(60.0, reset), within=130.0),
+    "overloaded, and says when to return": Day(fault=lambda: away(60.0, limited), within=90.0),
+    "overloaded, and says nothing": Day(
+        fault=lambda: away(60.0, lambda s: s.dialect.overloaded), within=130.0
+    ),
+    "slow": Day(
+        fault=lambda: slow(None), settings={"timeout": "1s"}, within=120.0, takes=10
+    ),
+    "slow behind a proxy": Day(
+        fault=lambda: slow((504, "<html>504 Gateway Time-out</html>")),
+        within=120.0, takes=10,
+    ),
+    "one text always fails": Day(
+        fault=lambda: one_text(lambda s: s.dialect.ill), reason="server_error", within=120.0,
+    ),
+    "one text is always refused": Day(
+        fault=lambda: one_text(lambda _: (400, {"error": "invalid input"})), reason="refused",
+        within=1.0,
+    ),
+    "one text gets zeros": Day(
+        fault=lambda: no_vector(0.0), reason="refused", within=1.0
+    ),
+    "one text gets null": Day(fault=lambda: no_vector(None), reason="refused", within=1.0),
+    "too large for a minute": Day(
+        fault=lambda: by_the_minute(10_000),
+        settings={"tokens_per_minute": 10_000}, within=260.0, texts=1500, calls=0, takes=600,
+    ),
+    "no money for an hour": Day(
+        fault=spent_by((402, {"error": {"message": "Insufficient balance"}})), within=3900.0
+    ),
+    "no quota for an hour": Day(
+        fault=spent_by(openai_error(429, "quota", "insufficient_quota", "insufficient_quota")),
+        within=3900.0,
+    ),
+    "not found for a minute": Day(
+        fault=lambda: away(60.0, lambda _: (404, {"error": "no such model"})), within=130.0
+    ),
+    "redirected for a minute": Day(
+        fault=lambda: away(60.0, lambda _: to_response((302, ""), {"Location": "/login"})),
+        within=130.0,
+    ),
+    "another method for a minute": Day(fault=lambda: away(60.0, lambda _: (405, "")),
+                                       within=130.0),
+    "little memory": Day(fault=little_memory, within=60.0, takes=80, texts=1000),
+    "one server of two answers pages": Day(
+        fault=lambda: one_of_two(lambda _: (200, HTML)), within=60.0
+    ),
+    "one server of two counts wrong": Day(fault=lambda: one_of_two(few_vectors), within=60.0),
+    "one server of two is another model": Day(fault=lambda: one_of_two(wide_vectors), within=60.0),
+}  # fmt: skip
+"""By name; issue numbers of the tracker are in the commit."""
+
+__all__ = ["BAD", "DAYS", "Day", "vectors_for"]
