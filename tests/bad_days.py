@@ -52,7 +52,7 @@ def away(seconds: float, answer: Callable[[FakeService], Answer | httpx2.Respons
     began: list[float] = []
 
     def fault(service: FakeService, _: httpx2.Request, __: list[str]) -> Any:
-        if not began and service.worked:
+        if not began:
             began.append(service.clock.now)
         until = began[0] + seconds if began else -inf
         return answer(service) if service.clock.now < until else None
@@ -116,8 +116,8 @@ def one_of_two(answer: Callable[[list[str]], Answer]) -> Fault:
     """Every other call goes to a broken server behind the same address."""
     calls = count()
 
-    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
-        return answer(texts) if service.worked and next(calls) % 2 else None
+    def fault(_: FakeService, __: httpx2.Request, texts: list[str]) -> Any:
+        return answer(texts) if next(calls) % 2 else None
 
     return fault
 
@@ -170,11 +170,11 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: away(60.0, lambda s: s.dialect.overloaded), within=130.0
     ),
     "slow": Day(
-        fault=lambda: slow(None), settings={"timeout": "1s"}, within=120.0, takes=10
+        fault=lambda: slow(None), settings={"timeout": "1s"}, within=180.0, takes=10
     ),
     "slow behind a proxy": Day(
         fault=lambda: slow((504, "<html>504 Gateway Time-out</html>")),
-        within=120.0, takes=10,
+        within=180.0, takes=10,
     ),
     "one text always fails": Day(
         fault=lambda: one_text(lambda s: s.dialect.ill), reason="server_error", within=120.0,

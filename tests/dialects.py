@@ -61,6 +61,8 @@ class Dialect:
     wants: Callable[[httpx2.Request, Mapping[str, Any]], Answer | None] = lambda _r, _b: None
     """The failure of a request that lacks what the service wants, or has what it refuses."""
     usage: bool = True
+    pages: Mapping[str, Any] = field(default_factory=dict)
+    """The answers to GET, by path."""
 
 
 def tei() -> Dialect:
@@ -73,6 +75,16 @@ def tei() -> Dialect:
             "https://huggingface.github.io/text-embeddings-inference",
         ),
         texts=32,
+        window=400,
+        pages={
+            "/info": {
+                "model_id": "m",
+                "max_input_length": 400,
+                "max_client_batch_size": 32,
+                "max_concurrent_requests": 512,
+                "auto_truncate": True,
+            }
+        },
         too_many=error(422, "batch size 60 > maximum allowed batch size 32", "Validation"),
         overloaded=error(429, "Model is overloaded", "Overloaded"),
         ill=error(424, "CUDA out of memory", "Backend"),
@@ -95,6 +107,7 @@ def vllm() -> Dialect:
             "https://github.com/vllm-project/vllm/issues/58192",
         ),
         window=2000,
+        pages={"/v1/models": {"object": "list", "data": [{"id": "m", "max_model_len": 2000}]}},
         too_long=error(
             400, "This model's maximum context length is 2000 tokens.", "BadRequestError"
         ),
@@ -372,7 +385,7 @@ class Call:
 
 
 Fault = Callable[["FakeService", httpx2.Request, list[str]], httpx2.Response | Answer | None]
-"""What happens to a request instead of its answer; None: nothing."""
+"""A function that spoils a request: it gives another answer, or None."""
 
 
 class FakeService:
@@ -382,6 +395,10 @@ class FakeService:
         self.dialect = dialect
         self.clock = clock
         self._fault = fault
+        self.weights = ""
+        """Another model has other ones, under the same name."""
+        self.begun = False
+        """The day has begun: the embedder was tried out before."""
         self.calls: list[Call] = []
         self.injected = 0
         """The calls that the day spoiled."""
@@ -389,13 +406,16 @@ class FakeService:
         self.refused_size = 0
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
+        if request.method == "GET":
+            page = self.dialect.pages.get(request.url.path)
+            return httpx2.Response(404) if page is None else httpx2.Response(200, json=page)
         body = json.loads(request.content)
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
         call = Call(texts, self.clock.now, 0)
         self.calls.append(call)
         assert len(self.calls) < MOST_CALLS, "it is asked for ever"
         try:
-            spoilt = self._fault(self, request, texts)
+            spoilt = self._fault(self, request, texts) if self.begun else None
         except httpx2.RequestError:
             self.injected += 1
             raise
@@ -405,10 +425,11 @@ class FakeService:
         call.status = response.status_code
         return response
 
-    @property
-    def worked(self) -> bool:
-        """Whether it has embedded something."""
-        return any(call.status == 200 for call in self.calls)
+    def begin(self) -> None:
+        """Begin the day, and the count of its calls."""
+        self.begun = True
+        self.calls.clear()
+        self.refused_base64 = self.refused_size = 0
 
     def _answer(
         self, request: httpx2.Request, body: Mapping[str, Any], texts: list[str]
@@ -428,7 +449,7 @@ class FakeService:
         if dialect.tokens is not None and sum(tokens) > dialect.tokens:
             self.refused_size += 1
             return dialect.too_long_together
-        read = [text[: dialect.cuts and 4 * dialect.cuts] for text in texts]
+        read = [self.weights + text[: dialect.cuts and 4 * dialect.cuts] for text in texts]
         return vectors_for(read, body, usage=sum(tokens) if dialect.usage else None)
 
 

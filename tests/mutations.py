@@ -130,7 +130,7 @@ MUTATIONS = (
         "self._size.blamed(head[0])",
         "pass",
         "tests/unit/test_conformance.py::test_every_service_is_used_well_on_every_day"
-        "[one text always fails-NIM]",
+        "[NIM-one text always fails]",
     ),
     Mutation(
         "a refused text is blamed without the known-good one",
@@ -139,6 +139,21 @@ MUTATIONS = (
         "        pass",
         "tests/unit/test_embedding_runner.py::"
         "test_a_known_good_text_must_succeed_before_each_letter",
+    ),
+    Mutation(
+        "a failure behind another one tells of its size",
+        "cdc_embed/flow/call_size.py",
+        "            elif not self._failing:",
+        "            else:",
+        "tests/unit/test_call_size.py::test_a_failure_behind_another_one_says_nothing_of_its_size",
+    ),
+    Mutation(
+        "one broken server of two is an outage",
+        "cdc_embed/embed/watched.py",
+        "self._failures += self._failing or not isinstance(exc, UnusableAnswerError)",
+        "self._failures += 1",
+        "tests/unit/test_conformance.py::test_every_service_is_used_well_on_every_day"
+        "[Gemini-one server of two answers pages]",
     ),
     Mutation(
         "setup takes a broken table out of its publication",

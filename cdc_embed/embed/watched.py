@@ -11,7 +11,12 @@ from threading import Lock
 
 from cdc_embed.embed.base import PROBE, Embedder, ModelCard, Vectors
 from cdc_embed.embed.trial import EQUAL_COSINE, Tried, cosine
-from cdc_embed.errors import EmbedderUnavailableError, OtherModelError, TextRefusedError
+from cdc_embed.errors import (
+    EmbedderUnavailableError,
+    OtherModelError,
+    TextRefusedError,
+    UnusableAnswerError,
+)
 
 
 class WatchedEmbedder:
@@ -27,6 +32,8 @@ class WatchedEmbedder:
         self._trying = Lock()
         self._lock = Lock()
         self._failures = 0
+        self._failing = False
+        """The last call failed."""
         self._compared = 0
         """The failures after which the canary was the same."""
         self._largest = tried.largest
@@ -49,11 +56,17 @@ class WatchedEmbedder:
             if suspect:
                 probed = PROBE in asked
                 self._expect_same(vectors[asked.index(PROBE)] if probed else self._probe())
-        except EmbedderUnavailableError:
+        except TextRefusedError:
+            self._failing = False  # it is there
+            raise
+        except EmbedderUnavailableError as exc:
             with self._lock:
-                self._failures += 1
+                # one of several servers can be broken, and the call after it reaches another
+                self._failures += self._failing or not isinstance(exc, UnusableAnswerError)
+                self._failing = True
             raise
         with self._lock:
+            self._failing = False
             self._largest = max(self._largest, len(texts))
             self._compared = max(self._compared, failures)
         return vectors[: len(texts)]

@@ -19,7 +19,9 @@ class CallSize:
     """Learns from every call; for several threads.
 
     A failure (a timeout, an answer 5xx) halves the next calls, and each success makes them larger,
-    half the way to what failed. A number of texts that was refused is never tried again.
+    half the way to what failed. A failure behind another one says nothing of its size, because the
+    service can still be at work on the call before, which nobody waits for any more. A number of
+    texts that was refused is never tried again.
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -29,6 +31,8 @@ class CallSize:
         self._now = most
         self._failures: list[tuple[int, frozenset[str]]] = []
         """The calls of several texts that failed: their number, and the texts."""
+        self._failing = False
+        """The last call failed."""
         self._failed_at = -inf
         self._largest = 0
         """The largest number that was taken."""
@@ -54,6 +58,7 @@ class CallSize:
     def succeeded(self, texts: Sequence[str]) -> None:
         """Note a call that was answered."""
         with self._lock:
+            self._failing = False
             count = len(texts)
             self._largest = max(self._largest, count)
             if count < self._now:
@@ -68,10 +73,11 @@ class CallSize:
         with self._lock:
             count = len(texts)
             self._now = max(1, min(self._now, count // 2))
-            if count > 1:
-                self._failures = [*self._failures[1 - MOST_FAILURES :], (count, frozenset(texts))]
-            else:
+            if count == 1:
                 self._failures.clear()
+            elif not self._failing:
+                self._failures = [*self._failures[1 - MOST_FAILURES :], (count, frozenset(texts))]
+            self._failing = True
             self._failed_at = self._clock()
 
     def blamed(self, text: str) -> None:

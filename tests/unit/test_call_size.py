@@ -101,6 +101,15 @@ def test_an_old_call_that_was_larger_says_nothing_new() -> None:
     assert size.now == 64
 
 
+def test_a_failure_behind_another_one_says_nothing_of_its_size() -> None:
+    """The service is still at work on a call that nobody waits for any more."""
+    size = CallSize(MOST, clock=lambda: 0.0)
+    for texts in (256, 128, 64, 32, 16, 8, 4, 2):
+        size.failed(["text"] * texts)
+    play(size, ["text"] * 5000, lambda head: "ok" if len(head) <= 100 else "fails")
+    assert size.now == 100
+
+
 def test_a_text_that_is_to_blame_takes_its_failures_with_it() -> None:
     """The calls that it was in; those of other texts say what they said."""
     size = CallSize(MOST, clock=lambda: 0.0)

@@ -3,6 +3,7 @@
 A clock that passes only while somebody waits takes the place of minutes and hours.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, log2
@@ -14,11 +15,15 @@ import httpx2
 import numpy as np
 import pytest
 
+from cdc_embed.change.chunk import Chunker
 from cdc_embed.change.document import fingerprint
 from cdc_embed.config.sections import EmbedderConfig
+from cdc_embed.embed.base import PROBE, ModelCard
 from cdc_embed.embed.http import HttpEmbedder
-from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow.embedding import PROBE, EmbeddingRunner
+from cdc_embed.embed.trial import try_out
+from cdc_embed.embed.watched import WatchedEmbedder
+from cdc_embed.errors import EmbedderError, OtherModelError
+from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.patience import Patience, delay
 from cdc_embed.metrics import Metrics
 from tests.bad_days import BAD, DAYS, Day
@@ -27,8 +32,13 @@ from tests.embedding_server import vector_of
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ALIASES = {"api_key": "api"}
-FIRST = 5
-"""Texts with which the service has worked before its day begins."""
+GUARDED = {
+    ("NIM", "one text always fails"),
+    ("Gemini", "one server of two answers pages"),
+    ("TEI", "slow"),
+}
+"""Cases that found a fault, which mutations put back."""
+PLAIN = {"kind": "http", "url": "http://service/v1/embeddings", "model": "m", "concurrency": 1}
 
 
 @dataclass
@@ -36,10 +46,9 @@ class Bench:
     """A service, an embedder that asks it, and the runner of a whole service of ours."""
 
     service: FakeService
-    embedder: HttpEmbedder
     runner: EmbeddingRunner
     clock: Clock
-    errors: list[CdcEmbedError]
+    card: ModelCard
     vectors: dict[str, Any] = field(default_factory=dict)
     letters: dict[str, str] = field(default_factory=dict)
 
@@ -56,11 +65,10 @@ class Bench:
     @property
     def most(self) -> int:
         """The texts of the largest call that both sides want."""
-        most = self.embedder.describe().max_texts
-        return min(most, self.service.dialect.texts or most)
+        return min(self.card.max_texts, self.service.dialect.texts or self.card.max_texts)
 
 
-Set = Callable[[Dialect, Day], Bench]
+Set = Callable[..., Bench]
 
 
 @pytest.fixture
@@ -68,42 +76,35 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
     made: list[Bench] = []
     client = httpx2.Client
 
-    def make(dialect: Dialect, day: Day) -> Bench:
+    def make(dialect: Dialect, day: Day, **fields: Any) -> Bench:
         clock = Clock()
         service = FakeService(dialect, clock, day.fault())
         transport = httpx2.MockTransport(service)
         monkeypatch.setattr(httpx2, "Client", lambda **given: client(**given, transport=transport))
-        settings = {
-            "kind": "http",
-            "url": "http://service/v1/embeddings",
-            "model": "m",
-            "concurrency": 1,
-            **dialect.settings,
-            **day.settings,
-        }
+        settings = {**PLAIN, **dialect.settings, **day.settings, **fields}
         if key := settings.pop("api_key", None):
             (tmp_path / "key").write_text(key)
             settings["api_key_file"] = str(tmp_path / "key")
-        embedder = HttpEmbedder(
-            EmbedderConfig(**settings), stored_dimensions=DIMENSIONS, clock=clock
-        )
+        config = EmbedderConfig(**settings)
+        embedder = HttpEmbedder(config, clock=clock)
         monkeypatch.setattr(embedder._closed, "wait", clock.sleep)
-        errors: list[CdcEmbedError] = []
+        tried = try_out(embedder, config)
+        service.begin()
 
         def wait(attempt: int, chance: float, asked: float | None) -> float:
             clock.sleep(delay(attempt, chance, asked))
             return 0.0
 
-        patience = Patience(Event(), lambda _, error: errors.append(error), clock=clock, delay=wait)
+        patience = Patience(Event(), lambda _stage, _error: None, clock=clock, delay=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
-        runner = EmbeddingRunner(embedder, embedder.describe(), patience, metrics, clock=clock)
-        made.append(Bench(service, embedder, runner, clock, errors))
+        watched = WatchedEmbedder(embedder, tried)
+        runner = EmbeddingRunner(watched, tried.card, patience, metrics, clock=clock)
+        made.append(Bench(service, runner, clock, tried.card))
         return made[-1]
 
     yield make
     for each in made:
-        each.runner.close()
-        each.embedder.close()
+        each.runner.give_up()
 
 
 def some_texts(day: Day) -> list[str]:
@@ -113,21 +114,28 @@ def some_texts(day: Day) -> list[str]:
     return good
 
 
-@pytest.mark.parametrize("kind", DIALECTS)
-@pytest.mark.parametrize("name", DAYS)
+def table() -> Iterator[Any]:
+    """Each dialect on each day; every one of both in what is always run, the rest with --long."""
+    for row, kind in enumerate(DIALECTS):
+        for column, name in enumerate(DAYS):
+            always = (row + column) % 5 == 0 or (kind, name) in GUARDED
+            marks = [] if always else [pytest.mark.long]
+            yield pytest.param(kind, name, id=f"{kind}-{name}", marks=marks)
+
+
+@pytest.mark.parametrize(("kind", "name"), list(table()))
 def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: str) -> None:
     """Each text has its own vector, but for the one that deserves a letter; in time. Calls: those
     that the texts need, one for each that the day spoils, and those that find the size; beside
     them the known-good text, at most as often as the service fails."""
     day = DAYS[name]
     here = bench(DIALECTS[kind](), day)
-    first, texts = [f"first {n}" for n in range(FIRST)], some_texts(day)
-    here.embed(first)
+    texts = some_texts(day)
     seconds = here.embed(texts)
 
     bad = {text for text in texts if text.startswith(BAD)}
     assert here.letters == dict.fromkeys(bad, day.reason)
-    assert here.vectors.keys() == {*first, *texts} - bad
+    assert here.vectors.keys() == {*texts} - bad
     for text, vector in here.vectors.items():
         assert np.allclose(vector, vector_of(text, DIMENSIONS), atol=1e-6)
     assert seconds <= day.within
@@ -135,10 +143,10 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
         assert here.service.injected <= day.calls
 
     service = here.service
-    doublings = log2(here.embedder.describe().max_texts)
+    doublings = log2(here.card.max_texts)
     assert service.refused_size <= 2 * doublings
     found = 2 * service.refused_size + 2 * doublings * (service.injected > 0)
-    needed = 1 + ceil(len(texts) / min(here.most, day.takes))
+    needed = ceil(len(texts) / min(here.most, day.takes))
     spoilt = service.injected + service.refused_base64
     known_good = sum(call.texts == [PROBE] for call in service.calls)
     assert known_good <= service.injected
@@ -149,14 +157,51 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
 def test_what_was_learned_of_a_service_costs_nothing_more(bench: Set, kind: str) -> None:
     """Ten per cent of the calls are enough to learn, and later ones are all good."""
     here = bench(DIALECTS[kind](), DAYS["a good day"])
-    texts = [f"text {n}" for n in range(200 * min(here.most, 100))]
+    texts = [f"text {n}" for n in range(200 * here.most if here.most <= 100 else 512)]
     here.embed(texts)
     learned = len(here.service.calls)
-    assert learned <= 1.1 * ceil(len(texts) / min(here.most, 256))
+    assert learned <= 1.1 * ceil(len(texts) / here.most)
 
-    here.embed([f"more {n}" for n in range(4096)])
+    here.embed([f"more {n}" for n in range(2048)])
     assert all(call.status == 200 for call in here.service.calls[learned:])
-    assert len(here.service.calls) - learned == ceil(4096 / here.most)
+    assert len(here.service.calls) - learned == ceil(2048 / here.most)
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_a_long_row_is_whole_in_every_service(bench: Set, kind: str) -> None:
+    """5,000 words, in chunks that it takes and reads to their ends."""
+    here = bench(DIALECTS[kind](), DAYS["a good day"])
+    row = " ".join(f"word{n}" for n in range(5000))
+    chunks = Chunker(here.card.count_tokens, here.card.window).split(row)
+    here.embed([chunk.text for chunk in chunks])
+    assert len(chunks) > 3
+    assert " ".join(chunk.text for chunk in chunks).split() == row.split()
+    assert here.letters == {}
+    for text, vector in here.vectors.items():
+        assert np.allclose(vector, vector_of(text, DIMENSIONS), atol=1e-6)
+    assert {call.status for call in here.service.calls} == {200}
+
+
+@pytest.mark.parametrize("kind", ["one that cuts", "one that caps"])
+def test_a_window_beyond_what_a_service_takes_is_told(bench: Set, kind: str) -> None:
+    """At the start, with a number; with that one it goes."""
+    dialect = DIALECTS[kind]()
+    with pytest.raises(EmbedderError) as caught:
+        bench(dialect, DAYS["a good day"], window=5000)
+    (window, *_) = map(int, re.findall(r"\b\d+\b", caught.value.hint))
+    here = bench(dialect, DAYS["a good day"], window=window)
+    assert here.card.window == window
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_another_model_after_an_outage_ends_the_service(bench: Set, kind: str) -> None:
+    """Behind the same name; no vector of it comes out."""
+    here = bench(DIALECTS[kind](), DAYS["not found for a minute"])
+    here.service.weights = "another model: "
+    with pytest.raises(OtherModelError) as caught:
+        here.embed(["a text", "another one"])
+    assert caught.value.exit_code == 4
+    assert here.vectors == {}
 
 
 def test_the_readme_has_each_dialect_with_its_settings() -> None:
