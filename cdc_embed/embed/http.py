@@ -281,7 +281,10 @@ class HttpEmbedder:
 
     def _get(self, path: str) -> bytes | None:
         """Return the body of another page of the service; None: it has none."""
-        response = self._send("GET", self._url.copy_with(path=path))
+        try:
+            response = self._send("GET", self._url.copy_with(path=path))
+        except EmbedderUnavailableError:  # some end the connection at what they do not know
+            return None
         if response.status_code in AWAY:
             raise self._failure(response, [])
         return response.content if response.is_success else None

@@ -15,7 +15,7 @@ def make_embedder(config: EmbedderConfig, known: Known = NOTHING_KNOWN) -> Embed
     if config.kind == "hash":
         from cdc_embed.embed.hash import HashEmbedder
 
-        return HashEmbedder(dimensions=config.dimensions or 384)
+        return HashEmbedder(dimensions=config.dimensions or 384, window=config.window or None)
     if config.kind == "http":
         from cdc_embed.embed.http import HttpEmbedder
 

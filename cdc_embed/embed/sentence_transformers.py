@@ -65,8 +65,10 @@ class SentenceTransformersEmbedder:
         self._document_prompt = config.document_prompt or _own_prompt(loaded, "document", "passage")
         self._query_prompt = config.query_prompt or _own_prompt(loaded, "query")
         self._call_cost = _CALL_COST_CPU if loaded.device.type == "cpu" else _CALL_COST_ACCELERATOR
+        name, pins = _identity(config.model, config.revision, config.backend)
         self._card = ModelCard(
-            identity=_identity(config.model, config.revision, config.backend),
+            identity=name + pins,
+            pins=pins,
             dimensions=self._measure(config.model, config.dimensions),
             document_prompt=self._document_prompt,
             query_prompt=self._query_prompt,
@@ -297,19 +299,19 @@ def _own_prompt(model: "SentenceTransformer", *names: str) -> str:
     return next((prompt for prompt in prompts if prompt), "")
 
 
-def _identity(name: str, revision: str, backend: Backend) -> str:
-    """Return the name of the weights: the folder's with a digest, or the hub's with the commit."""
+def _identity(name: str, revision: str, backend: Backend) -> tuple[str, str]:
+    """Return the name of the weights: the folder's and a digest, or the hub's and the commit."""
     folder = Path(name)
     suffix = "" if backend == "torch" else f"+{backend}"
     if folder.is_dir():
-        return f"{folder.resolve().name}@{_weights_digest(folder, backend)}{suffix}"
+        return folder.resolve().name, f"@{_weights_digest(folder, backend)}{suffix}"
     commit = _cached_commit(name, revision or None, "config.json")
     if commit is None:
         raise EmbedderError(
             problem=f"model {name} is loaded, but its commit is not in the Hugging Face cache",
             hint="set embedder.model to a folder that holds the model",
         )
-    return f"{name}@{commit}{suffix}"
+    return name, f"@{commit}{suffix}"
 
 
 def _weights_digest(folder: Path, backend: Backend) -> str:

@@ -142,26 +142,27 @@ class _Trial:
         noise = max(_NOISE, 2 * _distance(vectors[0], vectors[1]))  # two vectors of one text
         if not longs or _distance(vectors[-2], vectors[-1]) > noise:
             return
-        tokens = self._card.count_tokens([longs[0]])[0]
-        cut = self._cut_length(longs[0], vectors[-2], noise)
+        words = self._cut_length(longs[0], vectors[-2], noise)
+        start = " ".join(longs[0].split()[:words])
+        tokens, cut = self._card.count_tokens([longs[0], start])
         raise EmbedderError(
             problem=f"it cuts long texts: the end of a text of {tokens} tokens changes nothing, "
-            f"what counts are about {cut} tokens",
+            f"what counts are about {cut} tokens ({words} words)",
             hint=f"set embedder.window to {cut} or less; or have the service take longer texts",
         )
 
     def _cut_length(self, text: str, whole: Vectors, noise: float) -> int:
-        """Return the tokens, about, beyond which a text's words change nothing."""
+        """Return the number of words, about, beyond which they change nothing."""
         words = text.split()
-        low, high = 1, len(words)  # the vector is not yet that of the whole; it is
-        while high - low > max(1, high // 100):
+        low, high = 0, len(words)  # the vector is not yet that of the whole; it is
+        while high - low > max(1, high // 256):
             step = max(1, (high - low) // _LENGTHS)
             lengths = range(low + step, high, step)
             starts = [" ".join(words[:length]) for length in lengths]
             same = [_distance(v, whole) <= noise for v in self._embed(starts)]
             first = same.index(True) if True in same else len(same)
             low, high = [low, *lengths][first], [*lengths, high][first]
-        return self._card.count_tokens([" ".join(words[:low])])[0]
+        return high if high - low == 1 else low
 
     def _too_long(self, text: str, error: TextRefusedError) -> EmbedderError:
         """Return the error of a model that refuses a text of the window's length."""

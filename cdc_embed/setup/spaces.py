@@ -32,7 +32,7 @@ from cdc_embed.target.spaces import (
 )
 
 HTTP: Final = "http:"
-"""The beginning of the name of a service's model; a local one is known by its weights."""
+"""The beginning of the name of a service's model."""
 DRAWN: Final = 50
 """Stored vectors that must be equal before another name is taken for the same model."""
 
@@ -113,7 +113,7 @@ def _is_of_form(space: StoredSpace, card: ModelCard) -> bool:
 
 def _is_called_otherwise(space: StoredSpace, card: ModelCard) -> bool:
     """Return whether the name alone differs: another revision is another model by intention."""
-    kind = card.identity.startswith(HTTP) and space.model.startswith(HTTP)
+    kind = card.identity.startswith(HTTP) == space.model.startswith(HTTP)
     name = space.model.removesuffix(card.pins)
     pinned = space.model.endswith(card.pins) and not {"@", "{"} & set(name)
     return kind and pinned and space.model != card.identity

@@ -1,6 +1,7 @@
 """The model that answers, beside the one that made the stored vectors: named, adopted, replaced."""
 
 import json
+import shutil
 import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
+from cdc_embed.embed.sentence_transformers import packaged_minilm
 from tests.services import Service, serving
 from tests.site import DOCUMENTS, RunningService, Site, columns, wait_until
 
@@ -363,3 +365,21 @@ def test_a_window_that_grew_cuts_nothing_anew(filled: Site, service: Service) ->
     run(site)
     assert not [text for text in service.texts if text.startswith("t\n")]
     assert "nothing to do" in site.cli("setup").stderr
+
+
+def test_a_folder_that_was_renamed_is_the_same_model(
+    make_site: Callable[..., Site], tmp_path: Path
+) -> None:
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1, 3) i")
+    shutil.copytree(packaged_minilm(), tmp_path / "before")
+    site.configure(embedder=f'model = "{tmp_path / "before"}"')
+    site.cli("setup")
+    run(site, 3)
+    before = stored(site)
+    (tmp_path / "before").rename(tmp_path / "after")
+    site.configure(embedder=f'model = "{tmp_path / "after"}"')
+    run(site, 3)
+    assert [model.partition("@")[0] for model in models(site)] == ["after"]
+    assert stored(site) == before
