@@ -1130,7 +1130,7 @@ MUTATIONS = (
     Mutation(
         "an HTTP model has no window",
         "cdc_embed/embed/http.py",
-        "window=config.window or (found if told.window else max(found, self._known.chunk)),",
+        "window=config.window or min(max(found, self._known.chunk), told.window or sys.maxsize),",
         "window=None,",
         "tests/integration/test_canary.py::test_long_rows_are_cut_into_chunks_that_the_service_takes",
     ),

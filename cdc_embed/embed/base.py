@@ -68,7 +68,8 @@ class ModelCard:
     paid: bool = False
     """Each text costs money, so bulk work without a request needs a confirmation."""
     found_window: int = 0
-    """The window where it is no property of the weights and nobody configured it; else 0."""
+    """The window where it is no property of the weights and nobody configured it; else 0. Texts are
+    cut at it, unless their table wants larger chunks."""
     canary: Vectors | None = field(default=None, compare=False, repr=False)
     """The vector of ``PROBE``, once the embedder was tried; another model gives another one."""
 

@@ -9,6 +9,7 @@ Format: https://platform.openai.com/docs/api-reference/embeddings/create
 
 import math
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -61,7 +62,8 @@ class HttpEmbedder:
     """A service that answers ``{"model", "input"}`` with a list of embeddings.
 
     A configured number of ``dimensions`` is sent with each request; 0 leaves it to the service.
-    Then its vectors must have those of the stored ones.
+    Then all its vectors must be as wide as the first, or as those that are stored if it was not
+    asked before it was described.
 
     Raises EmbedderError for a configuration that cannot work.
     """
@@ -89,7 +91,7 @@ class HttpEmbedder:
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._client = _client(config, self._dialect.headers)
-        self._dimensions = config.dimensions or known.dimensions
+        self._dimensions = config.dimensions
         self._card: ModelCard | None = None
 
     def describe(self) -> ModelCard:
@@ -103,7 +105,7 @@ class HttpEmbedder:
 
     def _make_card(self) -> ModelCard:
         config = self._config
-        self._dimensions = self._dimensions or self._ask_dimensions()
+        self._dimensions = self._dimensions or self._known.dimensions or self._ask_dimensions()
         told = Advertised() if config.window else self._ask_window()
         found = self._find_window(told)
         pins = f"@{config.revision}" if config.revision else ""
@@ -115,7 +117,7 @@ class HttpEmbedder:
             dimensions=self._dimensions,
             document_prompt=config.document_prompt,
             query_prompt=config.query_prompt,
-            window=config.window or (found if told.window else max(found, self._known.chunk)),
+            window=config.window or min(max(found, self._known.chunk), told.window or sys.maxsize),
             count_tokens=self._count_tokens,
             max_texts=min(config.max_batch, told.max_texts or config.max_batch),
             max_tokens=config.tokens_per_minute or None,  # more than that never passes

@@ -85,7 +85,8 @@ class WatchedEmbedder:
             try:
                 canary = self._trial().card.canary
             except EmbedderUnavailableError as exc:
-                exc.lasts = True  # nothing has worked yet, so it is told at once
+                # nothing has worked yet, so it is told at once, and is no matter of the texts
+                exc.lasts, exc.reason = True, ""
                 raise
             if canary is not None:
                 self._expect_same(canary)

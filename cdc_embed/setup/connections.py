@@ -91,7 +91,8 @@ def space_of(card: ModelCard, table: Table) -> Space:
 
 def window_of(card: ModelCard, table: Table) -> int | None:
     """Return the tokens that a chunk can have; None: no limit."""
-    return min((bound for bound in (card.window, table.max_tokens) if bound), default=None)
+    wanted = table.max_tokens or card.found_window
+    return min((bound for bound in (card.window, wanted) if bound), default=None)
 
 
 def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:

@@ -278,12 +278,14 @@ def test_without_a_canary_the_start_waits_for_the_embedder(filled: Site, service
     assert site.value("select canary is not null from cdc_embed.space")
 
 
-def test_a_stop_ends_a_start_that_waits(filled: Site, service: Service) -> None:
+@pytest.mark.parametrize("stored", [False, True])
+def test_a_stop_ends_a_start_that_waits(filled: Site, service: Service, *, stored: bool) -> None:
     site = filled
-    site.sql("update cdc_embed.space set canary = null")
+    if not stored:
+        site.sql("update cdc_embed.space set canary = null")
     service.habits.away = 503
-    with site.service(wait=False) as running:
-        wait_until(lambda: ready(running), "it waits")
+    with site.service(wait=stored) as running:
+        wait_until(lambda: "embedder" in ready(running), "it waits")
         assert running.stop() == 0
 
 
@@ -383,3 +385,31 @@ def test_a_folder_that_was_renamed_is_the_same_model(
     run(site, 3)
     assert [model.partition("@")[0] for model in models(site)] == ["after"]
     assert stored(site) == before
+
+
+def test_chunks_that_one_table_wants_change_no_other_table(
+    make_site: Callable[..., Site], service: Service
+) -> None:
+    """They say that the service takes so many tokens, not that every table wants them."""
+    site = make_site(18)
+    site.transaction(DOCUMENTS, "create table notes (id int primary key, body text)")
+    tables = '[[tables]]\nname = "{}"\ntext = ["body"]\nchunk = {{ max_tokens = {} }}\n'
+    for size in (1000, 100):
+        both = tables.format("documents", 0) + tables.format("notes", size)
+        site.configure(embedder=service.configuration, tables=both)
+        site.cli("setup")
+        spaces = columns(site.sql("select preparation from cdc_embed.space order by id"))
+        assert "of 512 tokens" in spaces[0]
+        assert f"of {size} tokens" in spaces[-1]
+    assert len(spaces) == 3
+
+
+def test_another_model_of_another_size_has_the_two_ways_out(filled: Site, service: Service) -> None:
+    site = filled
+    service.habits.dimensions = 16
+    for said in (ended(site, 4), site.cli("setup", expect=4).stderr):
+        assert "dimensions 8, configured 16" in said
+        assert "cdc-embed setup --rebuild && cdc-embed run" in said
+    site.cli("setup", "--rebuild")
+    run(site)
+    assert site.verify("--sample", "100")["drift"] == 0

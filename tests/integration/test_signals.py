@@ -18,17 +18,19 @@ def test_a_signal_has_its_exit_code(site: Site, number: int, code: int) -> None:
     assert "Traceback" not in "".join(service.output)
 
 
+@pytest.mark.parametrize("tried", [True, False])
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_second_signal_keeps_the_exit_code_of_the_first(
-    site: Site, embedding_server: EmbeddingServer, number: int, code: int
+    site: Site, embedding_server: EmbeddingServer, number: int, code: int, *, tried: bool
 ) -> None:
+    """A batch hangs, or the call that tries the embedder out before it."""
     site.configure(embedder=f"{embedding_server.configuration}\ndimensions = 384\ntimeout = '60s'")
     site.cli("setup", "--rebuild")
-    embedding_server.faults(hang=60)
-    asked = embedding_server.counts()["requests"]
+    embedding_server.faults(hang=0 if tried else 60)
     with site.service(process=True) as service:
+        embedding_server.faults(hang=60)
         site.sql("insert into documents values (1, 'a')")
-        wait_until(lambda: embedding_server.counts()["requests"] > asked, "a batch hangs")
+        wait_until(lambda: embedding_server.counts()["in_flight"], "a call hangs")
         service.process.send_signal(number)
         wait_until(lambda: service.status()["state"] == "draining", "it heard the first")
         service.process.send_signal(signal.SIGTERM)

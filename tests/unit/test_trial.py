@@ -106,6 +106,7 @@ def test_a_service_that_fails_at_long_texts_alone_is_not_proven(service: Service
         (TEI, {}, Known(window=256), 256),
         (TEI, {}, Known(window=512), 300),
         (TEI, {}, Known(chunk=5000), 300),
+        (TEI, {}, Known(window=100, chunk=200), 200),
         ({}, {}, Known(chunk=5000), 5000),
         ({}, {}, Known(window=700), 700),
     ],
@@ -254,8 +255,15 @@ def test_wrong_vectors_are_fatal_at_the_start(
 
 
 def test_vectors_of_another_width_are_fatal_at_the_start(service: Service) -> None:
+    answer = service.answer
+
+    def as_it_likes(body: dict[str, Any]) -> Any:
+        return answer({key: value for key, value in body.items() if key != "dimensions"})
+
+    service.answer = as_it_likes  # type: ignore[method-assign]
     with pytest.raises(EmbedderError, match=r"shape \(1, 8\), expected \(1, 16\)"):
-        tried(service, Known(dimensions=16))
+        tried(service, dimensions=16)
+    assert tried(service, Known(dimensions=16)).card.dimensions == 8, "another space, says setup"
 
 
 def test_refused_dimensions_are_told_with_the_width_without(service: Service) -> None:
