@@ -306,6 +306,63 @@ MUTATIONS = (
         "[create policy mine on cdc_embed.letters_embedding using (id > 2)]",
     ),
     Mutation(
+        "a slice has so many rows, whatever their length",
+        "sql/source/tables.sql",
+        """where t."cdc spent" - t."cdc bytes" < %(bytes)s
+order by {order}""",
+        """where %(bytes)s > 0
+order by {order}""",
+        "tests/acceptance/test_memory_of_reads.py::"
+        "test_few_short_rows_before_long_ones_take_no_more_memory",
+    ),
+    Mutation(
+        "rows that are read again have no bound of bytes",
+        "sql/source/tables.sql",
+        """where t."cdc spent" - t."cdc bytes" < %(bytes)s
+order by t."cdc place\"""",
+        """where %(bytes)s > 0
+order by t."cdc place\"""",
+        "tests/acceptance/test_memory_of_reads.py::"
+        "test_long_texts_the_log_leaves_out_take_no_more_memory[title = upper(title)]",
+    ),
+    Mutation(
+        "a known text is read again after another column changed",
+        "cdc_embed/change/plan.py",
+        '        return Skip("toast", before)',
+        "        return None",
+        "tests/unit/test_plan.py::test_unchanged_values_prove_a_skip_only_of_a_known_version",
+    ),
+    Mutation(
+        "the server's timeout is taken for its default",
+        "sql/source/slot.sql",
+        "select setting::float / 1000",
+        "select boot_val::float / 1000",
+        "tests/integration/test_reconnects.py::"
+        "test_the_servers_times_are_asked_with_each_connection",
+    ),
+    Mutation(
+        "the loop waits with select",
+        "cdc_embed/postgres/connect.py",
+        "    return [by_number[number] for number, _ in waiting.poll(math.ceil(seconds * 1000))]",
+        "    return list(select.select(list(peers), [], [], seconds)[0])",
+        "tests/unit/test_waking.py::test_a_descriptor_above_1023_wakes_the_loop",
+    ),
+    Mutation(
+        "too few descriptors end a service",
+        "cdc_embed/errors.py",
+        "    return isinstance(error, OSError) and error.errno in SCARCE",
+        "    return False",
+        "tests/integration/test_web.py::test_no_descriptor_to_be_had_is_waited_for",
+    ),
+    Mutation(
+        "a right to replicate that no catalogue shows is not tried",
+        "cdc_embed/setup/preflight.py",
+        "    if not server.may_replicate:",
+        "    if False:",
+        "tests/integration/test_hosted_servers.py::"
+        "test_a_right_that_no_catalogue_shows_is_found_by_trying",
+    ),
+    Mutation(
         "an error of the commit is laid to no table",
         "cdc_embed/target/store.py",
         "                if rehearsal:",

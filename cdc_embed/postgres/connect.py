@@ -86,7 +86,7 @@ def connect(side: Side, login: Login, application_name: str) -> Any:
             "application_name": application_name,
             "client_encoding": "UTF8",
         }
-        opened = psycopg2.connect(connection_factory=Connection, **parameters)
+        opened = _open(Connection, parameters)
         limits.append(_limit(answer_limit(parameters), opened))
         return opened
 
@@ -122,6 +122,19 @@ def _log_in(side: Side, login: Login, open_one: Callable[[str], Any]) -> Any:
             raise
         login.rotation.accepted()
         return opened
+
+
+def _open(factory: type, parameters: Mapping[str, Any]) -> Any:
+    """Return a connection of the driver, which says nothing where it can open no socket."""
+    try:
+        return psycopg2.connect(connection_factory=factory, **parameters)
+    except psycopg2.OperationalError as exc:
+        if not str(exc).strip():
+            try:
+                os.close(os.dup(0))
+            except OSError as short:
+                raise psycopg2.OperationalError(str(short)) from exc
+        raise
 
 
 def _limit(seconds: float, connection: Any) -> Timer:
@@ -180,7 +193,7 @@ def connect_for_replication(login: Login, application_name: str) -> Any:
             "client_encoding": "UTF8",
             "options": f"{given.get('options', '')} {settings}".strip(),
         }
-        return psycopg2.connect(connection_factory=LogicalReplicationConnection, **parameters)
+        return _open(LogicalReplicationConnection, parameters)
 
     return _log_in(SOURCE, login, open_one)
 

@@ -33,6 +33,12 @@ def follow(site: Site, *statements: str, tables: str = CONFIG) -> None:
     site.cli("setup")
 
 
+OTHER = (
+    "select c.oid, r.run, r.started_at from pg_class c, cdc_embed.reconcile r "
+    "where c.relname = 'notes_embedding' and r.table_name = 'public.notes'"
+)
+
+
 def ready(service: RunningService) -> str:
     try:
         return service.get("/readyz")
@@ -288,6 +294,7 @@ def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms
             if terms not in ("stopped", "setup at once"):
                 wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
             epoch = site.checkpoint()["epoch"]
+            other = (site.target or site).sql(OTHER)
             site.cli("setup", *(["--rebuild"] if terms == "full identity" else []))
             assert site.checkpoint()["epoch"] > epoch, "an older writer is fenced"
             if terms != "stopped":
@@ -296,6 +303,7 @@ def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms
         if terms != "stopped":
             service.settle()
             wait_until(lambda: letters.drift(site) == [], "compared", 20)
+            assert (site.target or site).sql(OTHER) == other, "the other table is not redone"
             once = "select count(distinct body) + (select count(*) from notes) from letters"
             assert texts(service) <= site.value(once) + 3
             assert service.stop() == 0

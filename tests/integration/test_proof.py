@@ -5,6 +5,7 @@ from both, so the proof rests on what such a mistake cannot change.
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -74,7 +75,7 @@ def test_a_wrong_order_of_keys_is_found_by_the_scan_itself(
 def test_rows_that_the_scan_loses_are_found_by_the_count(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Even if each slice seems to be complete."""
+    """Even if each slice seems to be complete, and others write at the same time."""
     site = make_site()
     site.sql(DOCUMENTS)
     site.sql("insert into documents select n, 'title', n from generate_series(1, 1500) n")
@@ -82,9 +83,19 @@ def test_rows_that_the_scan_loses_are_found_by_the_count(
     site.cli("setup")
     fetch = rows._fetch_in_order
 
+    written = iter(range(2000, 3000))
+
     def lose_a_row(*arguments: Any) -> Any:
         part = fetch(*arguments)
         part.rows.pop(("1200",), None)
+        return part
+
+    def lose_more(*arguments: Any) -> Any:
+        with closing(site.connect()) as other, other, other.cursor() as cursor:
+            cursor.execute(f"insert into documents values ({next(written)}, 'more', 'text')")
+        part = lose_a_row(*arguments)
+        for number in range(1100, 1190):
+            part.rows.pop((str(number),), None)
         return part
 
     monkeypatch.setattr(rows, "_fetch_in_order", lose_a_row)
@@ -92,6 +103,8 @@ def test_rows_that_the_scan_loses_are_found_by_the_count(
         service.logged("reconciled")
         assert site.value("select count(*) from cdc_embed.documents_embedding") == 1499
         expect_no_result(site, "1499 rows were read, it has 1500")
+        monkeypatch.setattr(rows, "_fetch_in_order", lose_more)
+        expect_no_result(site, "rows were read, it has 150")
         assert service.stop() == 0
 
 

@@ -5,10 +5,11 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 
 import pytest
 
-from tests.site import Site, wait_until
+from tests.site import RunningService, Site, wait_until
 
 IDLE = 1100
 
@@ -41,6 +42,32 @@ def test_idle_connections_end_neither_service_nor_answers(site: Site) -> None:
         opened = f"/proc/{service.process.pid}/fd"
         wait_until(lambda: count(opened) < 200, "few descriptors are open", 5)  # none idles so long
         assert service.stop() == 0
+
+
+def test_no_descriptor_to_be_had_is_waited_for(site: Site) -> None:
+    """With none at all, and with too few for all that a connection needs."""
+    sessions = "application_name like 'cdc_embed%' and datname = current_database()"
+    with site.service(process=True) as service:
+        service.settle()
+        limit = partial(resource.prlimit, service.process.pid, resource.RLIMIT_NOFILE)
+        before = limit()
+        limit((3, before[1]))
+        site.sql(f"select pg_terminate_backend(pid) from pg_stat_activity where {sessions}")
+        wait_until(lambda: short_of_files(service), "it is short of descriptors")
+        seen = len(short_of_files(service))
+        limit((count(f"/proc/{service.process.pid}/fd") + 3, before[1]))
+        wait_until(lambda: len(short_of_files(service)) > seen, "it is short again")
+        limit(before)
+        site.sql("insert into documents values (1, 'one', 'text')")
+        service.settle()
+        assert site.drift() == []
+        assert service.stop() == 0
+
+
+def short_of_files(service: RunningService) -> list[str]:
+    """The problems of connections that were lost, or not made, for want of a descriptor."""
+    said = [e["problem"] for e in service.log if e["event"] == "connection lost"]
+    return [problem for problem in said if "open files" in problem]
 
 
 def test_a_connection_that_asks_nothing_is_closed(
