@@ -8,7 +8,7 @@ import typer
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_findings, print_json
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.finding import Finding, Severity
+from cdc_embed.finding import Finding, Severity, judge
 
 if TYPE_CHECKING:
     from cdc_embed.setup.connections import Connections
@@ -98,18 +98,12 @@ def _check_model(databases: "Connections", survey: "Survey") -> None:
     except CdcEmbedError as exc:
         survey.fail("model", exc)
         return
-    survey.findings.append(_judge_trial(tried.unproven))
+    said = tried.unproven or "documents and a question get the vectors that they should"
+    warning = Severity.WARNING
+    survey.findings.append(judge("embedding", not tried.unproven, said, tried.way_out, warning))
     # as run does it, which gives the stored spaces the model's new name
     former = settlement.former or tried.card.identity
     survey_model(databases, survey, replace(tried.card, identity=former))
-
-
-def _judge_trial(unproven: str) -> Finding:
-    from cdc_embed.finding import judge
-
-    said = "documents and a question get the vectors that they should"
-    fix = "see whether the service answers long texts within embedder.timeout"
-    return judge("embedding", not unproven, unproven or said, fix, Severity.WARNING)
 
 
 def _row(finding: Finding) -> dict[str, object]:

@@ -84,7 +84,7 @@ def _do_first(
     try:
         tried = try_out(embedder, config)
         if tried.unproven:
-            say(f"note: {tried.unproven}")
+            say(f"note: {tried.unproven}; {tried.way_out}")
         if mending.steps and shows:
             return mending, tried.card
         settlement = settle_spaces(databases, embedder, tried.card, rebuild=rebuild)

@@ -25,6 +25,8 @@ class Advertised:
     """Tokens of one text, special tokens included."""
     max_texts: int | None = None
     """Texts of one call."""
+    cuts: bool = False
+    """It cuts longer texts without a word."""
 
 
 Get = Callable[[str], bytes | None]
@@ -38,7 +40,11 @@ def ask(get: Get, path: str, model: str) -> Advertised:
     base = path.removesuffix(EMBEDDINGS)
     info = _object(get(f"{base.removesuffix(VERSION)}/info"))
     if window := _count(info.get("max_input_length")):
-        return Advertised(window=window, max_texts=_count(info.get("max_client_batch_size")))
+        return Advertised(
+            window=window,
+            max_texts=_count(info.get("max_client_batch_size")),
+            cuts=info.get("auto_truncate") is True,
+        )
     listed = _object(get(f"{base}/models")).get("data")
     models = [each for each in listed if isinstance(each, dict)] if isinstance(listed, list) else []
     found = (each.get("max_model_len") for each in models if each.get("id") == model)

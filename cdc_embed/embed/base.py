@@ -70,6 +70,8 @@ class ModelCard:
     found_window: int = 0
     """The window where it is no property of the weights and nobody configured it; else 0. Texts are
     cut at it, unless their table wants larger chunks."""
+    estimates: bool = False
+    """Tokens are estimated, and the service cuts what has more of them without a word."""
     canary: Vectors | None = field(default=None, compare=False, repr=False)
     """The vector of ``PROBE``, once the embedder was tried; another model gives another one."""
 

@@ -125,6 +125,7 @@ class HttpEmbedder:
             meter=self._meter,
             paid=True,  # the address does not tell whether the service costs money
             found_window=0 if config.window else found,
+            estimates=told.cuts and self._tokenizer is None,
         )
 
     def _ask_window(self) -> Advertised:

@@ -57,6 +57,8 @@ class Tried:
     """The largest number of texts that one call is known to carry."""
     unproven: str = ""
     """The fact that the calls could not show; empty: they showed all."""
+    way_out: str = ""
+    """The way to make it true."""
 
 
 def try_out(embedder: Embedder, config: EmbedderConfig) -> Tried:
@@ -126,13 +128,26 @@ class _Trial:
             if not exc.reason:
                 raise
             tried = self._tried(vectors, ())
-            return replace(tried, unproven=f"whether long texts are cut is not known: {exc}")
+            return replace(
+                tried,
+                unproven=f"whether long texts are cut is not known: {exc}",
+                way_out="see whether the service answers long texts within embedder.timeout",
+            )
         return self._tried(vectors, longs)
 
     def _tried(self, vectors: Vectors, longs: Sequence[str]) -> Tried:
         expect_sound(vectors[: len(_ORDER)])
         self._expect_whole(longs, vectors)
-        return Tried(card=replace(self._card, canary=vectors[0]))
+        card = replace(self._card, canary=vectors[0])
+        if not card.estimates:
+            return Tried(card=card)
+        return Tried(
+            card=card,
+            unproven="the service cuts long texts without a word, and their tokens are estimated "
+            "(3 bytes each): a text of many numbers or symbols can have more",
+            way_out="set embedder.tokenizer, or have the service refuse them (TEI: "
+            "--auto-truncate false)",
+        )
 
     def _embed(self, texts: Sequence[str]) -> Vectors:
         return embed_in_parts(self._embedder, self._card, texts)

@@ -240,10 +240,12 @@ def test_an_embedder_that_is_away_at_the_start_is_waited_for(
     service.habits.away = 503
     site.cli("setup", expect=75)
     assert not checks(site, expect=75)["model"]["ok"]
+    assert site.verify()["tables"][0]["fresh"] == ROWS, "a comparison needs no model"
     with site.service() as running:
         wait_until(lambda: "embedder" in ready(running), "it is named")
         assert running.get("/livez")
         site.sql("delete from documents where id <= 10")
+        assert site.verify()["drift"] == 0
         wait_until(lambda: len(stored(site)) == ROWS - 10, "deletes do not wait")
         service.habits.away = None
         wait_until(lambda: not ready(running), "it is ready")

@@ -2,10 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.base import PROBE, Known, ModelCard
@@ -119,6 +122,20 @@ def test_the_window_is_configured_or_asked_or_assumed(
     card = tried(service, known, **fields).card
     assert card.window == window
     assert card.max_texts == (32 if pages == TEI and not fields else 256)
+
+
+def test_a_service_that_cuts_what_was_estimated_is_told_of(
+    service: Service, tmp_path: Path
+) -> None:
+    """No call shows it: its own texts are prose."""
+    service.habits.pages = TEI
+    found = tried(service)
+    assert "a text of many numbers or symbols can have more" in found.unproven
+    assert "embedder.tokenizer" in found.way_out
+    Tokenizer(WordLevel({"?": 0}, unk_token="?")).save(str(tmp_path / "tokenizer.json"))
+    assert tried(service, tokenizer=str(tmp_path)).unproven == ""
+    service.habits.pages = {"/info": TEI["/info"] | {"auto_truncate": False}}
+    assert tried(service).unproven == ""
 
 
 def test_a_window_that_cannot_be_asked_for_now_is_waited_for(service: Service) -> None:
