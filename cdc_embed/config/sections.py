@@ -193,7 +193,9 @@ class EmbedderConfig(Section):
     @model_validator(mode="after")
     def _distinct_headers(self) -> Self:
         names = [name.casefold() for name in (*self.headers, *self.header_files)]
-        if len(set(names)) != len(names) or self.api_key_header.casefold() in names:
+        if self.api_key_env or self.api_key_file:
+            names.append(self.api_key_header.casefold())
+        if len(set(names)) != len(names):
             raise ValueError("a header is given twice")
         return self
 

@@ -245,6 +245,11 @@ def test_a_header_that_cannot_be_sent_is_refused_unseen() -> None:
     assert "geheim" not in str(caught.value)
 
 
+def test_without_a_key_a_header_of_your_own_can_authorize() -> None:
+    dialect = Dialect(configured(headers={"Authorization": "Basic x"}))
+    assert dialect.headers["Authorization"] == "Basic x"
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
@@ -252,7 +257,10 @@ def test_a_header_that_cannot_be_sent_is_refused_unseen() -> None:
         ({"query_body": {"encoding_format": "float"}}, "a key of its own"),
         ({"headers": {"Bad Name": "x"}}, "name of an HTTP header"),
         ({"headers": {"Content-Length": "7"}}, "the request's own"),
-        ({"headers": {"authorization": "Bearer x"}}, "given twice"),
+        (
+            {"headers": {"authorization": "Bearer x"}, "api_key_file": "/proc/version"},
+            "given twice",
+        ),
         ({"headers": {"X-Key": "x"}, "header_files": {"x-key": "/nowhere"}}, "given twice"),
         ({"header_files": {"X-Key": "/nowhere"}}, "header_files.X-Key cannot be read"),
     ],
