@@ -280,6 +280,7 @@ class _Waiting:
 
     def __init__(self, wanted: Sequence[Wanted], size: CallSize, card: ModelCard) -> None:
         self._wanted = sorted(wanted, key=lambda each: len(each.text))
+        self._taken = 0
         self._size = size
         self._most = -(-len(wanted) // card.concurrency)
         self._most_tokens = card.max_tokens or inf
@@ -293,12 +294,13 @@ class _Waiting:
     def take(self) -> Sequence[Wanted]:
         """Return the texts of the next call; none when all are taken."""
         with self._lock:
-            texts = [each.text for each in self._wanted[: self._most]]
-            count = self._size.head(texts) if texts else 0
-            tokens = accumulate(each.tokens for each in self._wanted[:count])
+            end = self._taken + min(self._most, self._size.now)
+            most = self._wanted[self._taken : end]
+            count = self._size.head([each.text for each in most]) if most else 0
+            tokens = accumulate(each.tokens for each in most[:count])
             count = sum(total <= self._most_tokens for total in tokens)
-            taken, self._wanted = self._wanted[:count], self._wanted[count:]
-            return taken
+            self._taken += count
+            return most[:count]
 
 
 class _RefusedCallError(Exception):
