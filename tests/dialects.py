@@ -216,7 +216,7 @@ def azure() -> Dialect:
     def wants(request: httpx2.Request, _: Mapping[str, Any]) -> Answer | None:
         if parse_qs(request.url.query.decode()).get("api-version") != ["2024-02-01"]:
             return 404, {"error": {"code": "404", "message": "Resource not found"}}
-        return None if request.headers.get("api-key") == "sk-1" else denied
+        return None if request.headers.get("api-key") else denied
 
     denied = (401, {"error": {"code": "401", "message": "Access denied due to invalid key"}})
     return Dialect(
@@ -394,7 +394,7 @@ class FakeService:
     def __init__(self, dialect: Dialect, clock: Clock, fault: Fault) -> None:
         self.dialect = dialect
         self.clock = clock
-        self._fault = fault
+        self.fault = fault
         self.weights = ""
         """Another model has other ones, under the same name."""
         self.begun = False
@@ -415,7 +415,7 @@ class FakeService:
         self.calls.append(call)
         assert len(self.calls) < MOST_CALLS, "it is asked for ever"
         try:
-            spoilt = self._fault(self, request, texts) if self.begun else None
+            spoilt = self.fault(self, request, texts) if self.begun else None
         except httpx2.RequestError:
             self.injected += 1
             raise

@@ -156,6 +156,20 @@ MUTATIONS = (
         "[Gemini-one server of two answers pages]",
     ),
     Mutation(
+        "a size that failed is given up for ten minutes",
+        "cdc_embed/flow/call_size.py",
+        "        return long or self._good >= self._enough",
+        "        return long",
+        "tests/unit/test_call_size.py::test_what_failed_is_tried_again_after_a_while[0.0-8]",
+    ),
+    Mutation(
+        "what fails again is tried as often",
+        "cdc_embed/flow/call_size.py",
+        "                    self._enough = min(2 * self._enough, MOST_CALLS)",
+        "                    pass",
+        "tests/unit/test_call_size.py::test_what_fails_again_is_tried_more_rarely",
+    ),
+    Mutation(
         "setup takes a broken table out of its publication",
         "cdc_embed/source/publishing.py",
         "        only = len(tables) == len(states)",

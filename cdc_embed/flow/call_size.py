@@ -7,12 +7,16 @@ that is too large is tried again with half its texts; what was learned holds for
 import time
 from collections.abc import Callable, Sequence
 from math import inf
+from operator import itemgetter
 from threading import Lock
 from typing import Final
 
 MOST_FAILURES: Final = 32
 FORGET_SECONDS: Final = 600.0
-"""After so long a size that failed, rather than was refused, can be tried again: load passes."""
+FORGET_CALLS: Final = 8
+"""After so long, or so many good calls, a size that failed is tried again, because load passes; if
+it fails again, after twice as many."""
+MOST_CALLS: Final = 4096
 
 
 class CallSize:
@@ -33,6 +37,11 @@ class CallSize:
         """The calls of several texts that failed: their number, and the texts."""
         self._failing = False
         """The last call failed."""
+        self._tried_again = 0
+        """The size that failed, and is tried again."""
+        self._good = 0
+        """The good calls since the last failure, or since a size was tried again."""
+        self._enough = FORGET_CALLS
         self._failed_at = -inf
         self._largest = 0
         """The largest number that was taken."""
@@ -63,8 +72,14 @@ class CallSize:
             self._largest = max(self._largest, count)
             if count < self._now:
                 return
-            if self._clock() - self._failed_at > FORGET_SECONDS:
+            self._good += 1
+            if 0 < self._tried_again <= count:  # it was load, and has passed
                 self._failures.clear()
+                self._tried_again, self._enough = 0, FORGET_CALLS
+            elif self._failures and self._is_time():
+                smallest = min(self._failures, key=itemgetter(0))
+                self._failures.remove(smallest)
+                self._tried_again, self._good = smallest[0], 0
             top = self._top()
             self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
 
@@ -76,8 +91,11 @@ class CallSize:
             if count == 1:
                 self._failures.clear()
             elif not self._failing:
+                if self._tried_again:
+                    self._enough = min(2 * self._enough, MOST_CALLS)
+                self._tried_again = 0
                 self._failures = [*self._failures[1 - MOST_FAILURES :], (count, frozenset(texts))]
-            self._failing = True
+            self._failing, self._good = True, 0
             self._failed_at = self._clock()
 
     def blamed(self, text: str) -> None:
@@ -85,6 +103,11 @@ class CallSize:
         with self._lock:
             self._failures = [failure for failure in self._failures if text not in failure[1]]
             self._now = max(self._now, min(self._top(), self._largest))
+
+    def _is_time(self) -> bool:
+        """Return whether a size that failed is to be tried again."""
+        long = self._clock() - self._failed_at > FORGET_SECONDS
+        return long or self._good >= self._enough
 
     def _top(self) -> int:
         """Return the largest number that neither failed nor was refused."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import ceil, log2
 from pathlib import Path
+from random import Random
 from threading import Event
 from typing import Any
 
@@ -151,6 +152,49 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
     known_good = sum(call.texts == [PROBE] for call in service.calls)
     assert known_good <= service.injected
     assert len(service.calls) - known_good <= 1.1 * (needed + spoilt) + found
+
+
+@pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(20))])
+@pytest.mark.parametrize("kind", ["TEI", "OpenAI", "Gemini", "one that caps"])
+def test_bad_days_one_after_another_are_lived_through(bench: Set, kind: str, seed: int) -> None:
+    """A day teaches nothing that spoils the next one: the calls of all days together."""
+    random = Random(seed)
+    here = bench(DIALECTS[kind](), DAYS["a good day"])
+    service, needed, spoilt = here.service, 0, 0
+    names = [name for name, day in DAYS.items() if day.calls is None]
+    for number, name in enumerate(random.choices(names, k=40)):
+        day = DAYS[name]
+        service.fault = day.fault()
+        texts = [f"{text}, day {number}" for text in some_texts(day)]
+        here.embed(texts)
+        needed += ceil(len(texts) / min(here.most, day.takes))
+        bad = {text for text in here.letters if text.startswith(BAD)}
+        assert here.letters.keys() == bad, name
+        assert {*texts} <= here.vectors.keys() | bad, name
+    known_good = sum(call.texts == [PROBE] for call in service.calls)
+    spoilt = service.injected + service.refused_base64
+    found = 2 * service.refused_size + 2 * 40 * log2(here.card.max_texts)
+    assert len(service.calls) - known_good <= 1.1 * (needed + spoilt) + found
+
+
+@pytest.mark.parametrize("kind", DIALECTS)
+def test_a_key_is_rotated_while_texts_wait(bench: Set, kind: str, tmp_path: Path) -> None:
+    """The service takes another one; its file has it half a minute later."""
+    dialect = DIALECTS[kind]()
+    path = tmp_path / "rotated"
+    path.write_text("sk-1")
+    here = bench(dialect, DAYS["a good day"], api_key="", api_key_file=str(path))
+    began = here.clock.now
+
+    def fault(service: FakeService, request: httpx2.Request, _: list[str]) -> Any:
+        if service.clock.now > began + 30.0:
+            path.write_text("sk-2")
+        key = request.headers.get("api-key") or request.headers["authorization"]
+        return None if key.endswith("sk-2") else dialect.unauthorized
+
+    here.service.fault = fault
+    assert 30.0 < here.embed(["a text", "another one"]) < 60.0
+    assert here.vectors.keys() == {"a text", "another one"}
 
 
 @pytest.mark.parametrize("kind", DIALECTS)
