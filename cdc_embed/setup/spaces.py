@@ -16,6 +16,7 @@ from cdc_embed.errors import SpaceMismatchError, TextRefusedError
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
+from cdc_embed.source.slot import expect_idle
 from cdc_embed.target.registry import stored_size
 from cdc_embed.target.spaces import (
     Canary,
@@ -74,7 +75,7 @@ def settle_spaces(
         return Settlement(ddl=ddl)
     if not _gives_stored_vectors(databases, embedder, card, former):
         return Settlement(ddl=ddl)
-    ddl.append(rename_ddl(schema, former[0], card.identity))
+    ddl.append(rename_ddl(schema, config.source.slot, former[0], card.identity))
     return Settlement(ddl=ddl, former=former[0].model)
 
 
@@ -138,6 +139,8 @@ def _replace_others(
         tables = [other for other in others if other.id == space.id]
         filled = [other for other in tables if has_vectors(databases.target, schema, other)]
         if rebuild:
+            if (slot := databases.catalogue.slot()) is not None:
+                expect_idle(slot, "cdc-embed setup --rebuild")
             now = datetime.now(UTC).isoformat(" ", "seconds")
             ddl[space.id] = retire_ddl(schema, space, f"{space.model} (until {now})")
         elif filled or space.shared:

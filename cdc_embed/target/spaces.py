@@ -114,8 +114,8 @@ def retire_ddl(schema: str, space: StoredSpace, retired: str) -> Ddl:
     return Ddl(f"another model answers to {space.model}: rename the former one's space", statement)
 
 
-def rename_ddl(schema: str, former: StoredSpace, model: str) -> Ddl:
-    """Give the spaces of a model its new name."""
+def rename_ddl(schema: str, slot: str, former: StoredSpace, model: str) -> Ddl:
+    """Give the spaces of a model its new name, but for those that other slots write into."""
     statement = _compose(
         "rename_spaces",
         schema=sql.Identifier(schema),
@@ -124,6 +124,7 @@ def rename_ddl(schema: str, former: StoredSpace, model: str) -> Ddl:
         dimensions=sql.Literal(former.dimensions),
         document_prompt=sql.Literal(former.document_prompt),
         query_prompt=sql.Literal(former.query_prompt),
+        slot=sql.Literal(slot),
     )
     return Ddl(f"model {former.model} is called {model} now, its vectors stay", statement)
 
@@ -136,7 +137,7 @@ def has_model(session: Session, schema: str, model: str) -> bool:
 
 
 def has_vectors(session: Session, schema: str, space: StoredSpace) -> bool:
-    """Return whether a table has vectors of its space."""
+    """Return whether the table of vectors of a space has any."""
     statement = _of_table("has_vectors", schema, space)
     found: bool = session.fetch(space.embedding_table, statement)[0][0]
     return found

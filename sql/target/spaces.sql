@@ -28,9 +28,10 @@ update {schema}.space set canary = {canary}::real[], found_window = {window} whe
 update {schema}.space set model = {retired} where id = {space}
 
 -- name: rename_spaces
--- Give the spaces of a model its new name; no vector is touched.
-update {schema}.space set model = {model}
+-- Give the spaces of a model its new name, but for those of other slots; no vector is touched.
+update {schema}.space s set model = {model}
 where (model, dimensions, document_prompt, query_prompt) = ({former}, {dimensions}, {document_prompt}, {query_prompt})
+  and not exists (select from {schema}.embedding_table e where e.space = s.id and e.slot <> {slot})
 
 -- name: has_model
 -- Whether a space has this model's name already.
@@ -41,5 +42,5 @@ select exists (select from {schema}.space where model = %(model)s)
 select chunk_text, embedding::real[] from {table} where space = {space} and chunk_text is not null
 
 -- name: has_vectors
--- Whether a table has vectors of a space.
-select exists (select from {table} where space = {space})
+-- Whether a table has vectors; those of former preparations are of the same model.
+select exists (select from {table})

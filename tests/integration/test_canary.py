@@ -119,6 +119,16 @@ def test_a_rebuild_gives_every_row_a_vector_of_the_new_model(
     assert "nothing to do" in site.cli("setup").stderr
 
 
+def test_a_rebuild_beside_a_running_service_changes_nothing(filled: Site, service: Service) -> None:
+    site = filled
+    with site.service() as running:
+        service.habits.weights = "second"
+        said = site.cli("setup", "--rebuild", expect=75).stderr
+        assert "cdc-embed setup --rebuild" in said
+        assert models(site) == ["http:m"]
+        assert running.stop() == 0
+
+
 def test_a_name_without_vectors_takes_any_model(
     make_site: Callable[..., Site], service: Service
 ) -> None:
