@@ -377,6 +377,29 @@ order by t."cdc place\"""",
         "test_a_right_that_no_catalogue_shows_is_found_by_trying",
     ),
     Mutation(
+        "vectors are taken though every table of ours is gone",
+        "cdc_embed/setup/mending.py",
+        "            {column.name for column in OWN_COLUMNS} <= stored.columns.keys()",
+        "            False",
+        "tests/integration/test_lost_tables.py::"
+        "test_all_our_tables_but_the_vectors_are_made_again[left2]",
+    ),
+    Mutation(
+        "one table of ours is not known by its comment",
+        "cdc_embed/setup/mending.py",
+        "made = any(found.get(name) == comment for name, comment in _comments()) or any(",
+        "made = any(",
+        "tests/integration/test_lost_tables.py::test_one_table_that_is_left_is_known_to_be_ours",
+    ),
+    Mutation(
+        "vectors refer to no space once the spaces were lost",
+        "cdc_embed/setup/tables.py",
+        "        if not stored.refers_to_spaces:",
+        "        if False:",
+        "tests/integration/test_lost_tables.py::"
+        "test_all_our_tables_but_the_vectors_are_made_again[left1]",
+    ),
+    Mutation(
         "an error of the commit is laid to no table",
         "cdc_embed/target/store.py",
         "                if rehearsal:",

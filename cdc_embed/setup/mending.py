@@ -5,15 +5,17 @@ Nothing is made up: a position that is gone is a gap in the history, and without
 spaces nobody knows which model made the stored vectors.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
 from cdc_embed.errors import PreflightError
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import RUN_SETUP, Connections
-from cdc_embed.sql import queries
-from cdc_embed.target.registry import applied_migrations, missing_migrations
+from cdc_embed.sql import migrations, queries
+from cdc_embed.target.registry import applied_migrations, missing_migrations, vector_tables
 from cdc_embed.target.schema import SERVICE_TABLES, make_again_ddl
+from cdc_embed.target.vectors import OWN_COLUMNS
 
 MADE_WITH: Final = {
     "space": ("embedding_table", "dead_letter", "reconcile"),
@@ -21,8 +23,7 @@ MADE_WITH: Final = {
     "dead_letter": ("reconcile",),
 }
 """Tables that mean nothing without another one. Without a comparison every row is compared."""
-TELLING: Final = 2
-"""Tables with our names, and a comment, that no other program has in one schema."""
+_COMMENT: Final = re.compile(r"comment on table \{schema\}\.(\w+) is\s*'([^']*)'")
 
 
 def lost_tables(databases: Connections) -> list[str]:
@@ -34,8 +35,16 @@ def lost_tables(databases: Connections) -> list[str]:
     if "migration" in found:
         made = not missing_migrations(applied_migrations(target, schema))
     else:
-        made = sum(found.values()) >= TELLING
+        made = any(found.get(name) == comment for name, comment in _comments()) or any(
+            {column.name for column in OWN_COLUMNS} <= stored.columns.keys()
+            for stored in vector_tables(target, schema).values()
+        )
     return [name for name in SERVICE_TABLES if name not in found] if made else []
+
+
+def _comments() -> list[tuple[str, str]]:
+    """Return our own tables with their comments, which no other program's have."""
+    return [found for _, _, text in migrations("target") for found in _COMMENT.findall(text)]
 
 
 def expect_tables(databases: Connections) -> None:

@@ -45,6 +45,7 @@ from cdc_embed.target.vectors import (
     fence_ddl,
     hnsw_ddl,
     is_of_form,
+    refer_to_spaces_ddl,
     rename_ddl,
     rename_key_ddl,
     restore_columns_ddl,
@@ -161,8 +162,10 @@ class TablePlanner:
         expect_key(self._schema, table, name, stored)
         space_id = known.space_id if known is not None else 0
         restored = restore_columns_ddl(self._schema, table, stored, space_id)
+        if not stored.refers_to_spaces:
+            change.before.append(refer_to_spaces_ddl(self._schema, table))
         if restored:
-            change.before += restored
+            change.before[:0] = restored
             change.together.append(forget_comparison_ddl(self._schema, table))
         if self._fits(table, stored) and not self._opens(table, known):
             self._alter(table, known, stored, change)

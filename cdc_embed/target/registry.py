@@ -162,6 +162,7 @@ class VectorTable:
     """Those of its primary key, without the chunk; empty if this is not the last of it."""
     key_name: str | None = None
     """The quoted name of its primary key, whatever its columns; None: it has none."""
+    refers_to_spaces: bool = True
     row_security: bool = False
     owner: str = ""
     owned: bool = True
@@ -188,7 +189,7 @@ def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
 
 def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
     in_key = sorted((place, name, kind) for name, kind, place, *_ in columns if place is not None)
-    row_security, owner, owned, role, key_name = columns[0][3:]
+    row_security, owner, owned, role, key_name, refers_to_spaces = columns[0][3:]
     kinds = {name: kind for name, kind, *_ in columns}
     key = {name: kind for _, name, kind in in_key}
     number = next(name for name in CHUNK_COLUMNS if name in kinds or name == CHUNK_COLUMNS[-1])
@@ -199,6 +200,7 @@ def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
         columns=kinds,
         key=key,
         key_name=key_name,
+        refers_to_spaces=refers_to_spaces,
         row_security=row_security,
         owner=owner,
         owned=owned,

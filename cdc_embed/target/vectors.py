@@ -273,6 +273,14 @@ def restore_columns_ddl(schema: str, table: Table, stored: VectorTable, space: i
     return found
 
 
+def refer_to_spaces_ddl(schema: str, table: Table) -> Ddl:
+    """Have each row refer to its space again, after the record of the spaces was lost."""
+    name = table.embedding_table
+    parts = {"table": sql.Identifier(schema, name), "schema": sql.Identifier(schema)}
+    refer = _compose("refer_to_spaces", **parts)
+    return Ddl(f"tie the vectors of {table.full_name} to their spaces", refer)
+
+
 def retype_ddl(schema: str, table: Table, wanted: str) -> list[Ddl]:
     """Store the vectors as another of pgvector's types; the service makes their index again."""
     name = sql.Identifier(schema, table.embedding_table)

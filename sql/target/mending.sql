@@ -1,6 +1,6 @@
 -- name: service_tables
--- Those of our own tables that exist, of the given ones, and whether each has a comment, as ours have.
-select c.relname::text, obj_description(c.oid, 'pg_class') is not null
+-- Those of our own tables that exist, of the given ones, and the comment of each.
+select c.relname::text, obj_description(c.oid, 'pg_class')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
 

@@ -110,14 +110,17 @@ select {name}, count(*) from {table} where chunk_row = 0
 
 -- name: stored_columns
 -- The columns of every table in our schema, in order, with their places in its primary key; whether
--- it has row level security, its owner, whether this role can do what its owner can, and the key's name.
+-- it has row level security, its owner, whether this role can do what its owner can, the key's name, and
+-- whether it refers to the spaces.
 select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
        array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum), c.relrowsecurity,
        quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'), quote_ident(current_user),
-       (select quote_ident(i.relname) from pg_class i where i.oid = p.indexrelid)
+       (select quote_ident(i.relname) from pg_class i where i.oid = p.indexrelid),
+       exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'f' and k.confrelid = s.oid)
 from pg_namespace n
 join pg_class c on c.relnamespace = n.oid and c.relkind = 'r'
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
+left join pg_class s on s.relnamespace = n.oid and s.relname = 'space'
 left join pg_index p on p.indrelid = c.oid and p.indisprimary
 where n.nspname = %(schema)s
 order by c.relname, a.attnum
@@ -139,6 +142,10 @@ alter table {table} rename column chunk to chunk_row;
 alter table {table} alter column chunk_row set default 0, add column chunk integer not null default 0;
 update {table} set chunk = chunk_row where chunk_row > 0;
 alter table {table} alter column chunk drop default
+
+-- name: refer_to_spaces
+-- Have rows that are written from now on refer to a recorded space; older ones can be of a lost one.
+alter table {table} add foreign key (space) references {schema}.space (id) not valid
 
 -- name: drop_column
 -- A metadata column that is not configured any more.

@@ -129,9 +129,27 @@ def test_without_the_spaces_every_text_is_embedded_on_demand(filled: Site) -> No
     assert filled.sql(STORED) == [(i, f"t\n\ntext {i}") for i in (1, 2, 3)]
 
 
-def test_all_our_tables_but_the_vectors_are_made_again(filled: Site) -> None:
-    filled.sql("drop table " + ", ".join(f"cdc_embed.{name}" for name in TABLES))
-    filled.cli("setup")
+@pytest.mark.parametrize("left", [("checkpoint", "space"), ("checkpoint",), ()])
+def test_all_our_tables_but_the_vectors_are_made_again(filled: Site, left: tuple[str]) -> None:
+    gone = [name for name in SERVICE_TABLES if name not in left]
+    form = filled.sql(FORM, "")
+    filled.sql("drop table " + ", ".join(f"cdc_embed.{name}" for name in gone) + " cascade")
+    if "space" in gone:
+        assert "not known which model" in filled.cli("setup", expect=4).stderr
+    filled.cli("setup", *(["--rebuild"] if "space" in gone else []))
+    follow(filled)
+    now = [
+        (*row[:2], str(row[2]).removesuffix(" NOT VALID"), *row[3:]) for row in filled.sql(FORM, "")
+    ]
+    assert now == [(*row[:2], str(row[2]), *row[3:]) for row in form]
+
+
+def test_one_table_that_is_left_is_known_to_be_ours(filled: Site) -> None:
+    gone = [name for name in SERVICE_TABLES if name != "dead_letter"]
+    listed = ", ".join(f"cdc_embed.{name}" for name in [*gone, "documents_embedding"])
+    filled.sql(f"drop table {listed} cascade")
+    assert "not known which model" in filled.cli("setup", expect=4).stderr
+    filled.cli("setup", "--rebuild")
     follow(filled)
 
 
