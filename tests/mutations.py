@@ -129,8 +129,8 @@ MUTATIONS = (
         "cdc_embed/flow/embedding.py",
         "self._size.blamed(head[0])",
         "pass",
-        "tests/unit/test_conformance.py::test_every_service_is_used_well_on_every_day"
-        "[NIM-one text always fails]",
+        "tests/unit/test_embedding_runner.py::"
+        "test_the_calls_with_a_text_that_is_to_blame_teach_no_size",
     ),
     Mutation(
         "a refused text is blamed without the known-good one",

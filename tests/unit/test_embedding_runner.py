@@ -361,6 +361,22 @@ def test_a_text_the_service_fails_at_makes_no_call_smaller() -> None:
     assert [len(call) for call in fake.calls[before:]] == [64]
 
 
+def test_the_calls_with_a_text_that_is_to_blame_teach_no_size() -> None:
+    now = itertools.count()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if "bad" in texts:
+            raise too_much()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, clock=lambda: float(next(now))) as runner:
+        runner.embed(hashed("bad", *(f"text {n}" for n in range(64))))
+        before = len(fake.calls)
+        runner.embed(hashed(*(f"more {n}" for n in range(64))))
+    assert [len(call) for call in fake.calls[before:]] == [64]
+
+
 def test_an_outage_blames_no_text_however_long() -> None:
     calls = itertools.count()
 
