@@ -1271,6 +1271,21 @@ order by t."cdc place\"""",
         "tests/integration/test_canary.py::test_a_name_of_another_model_is_not_adopted",
     ),
     Mutation(
+        "a space is renamed beside a running service",
+        "cdc_embed/setup/spaces.py",
+        "if (slot := databases.catalogue.slot()) is not None:",
+        "if (slot := None) is not None:",
+        "tests/integration/test_canary.py::test_a_rebuild_beside_a_running_service_changes_nothing",
+    ),
+    Mutation(
+        "an alias renames the spaces of another slot",
+        "sql/target/spaces.sql",
+        "e.space = s.id and e.slot <> {slot})",
+        "false)",
+        "tests/integration/test_canary.py::"
+        "test_the_spaces_of_another_slot_keep_the_name_of_the_model",
+    ),
+    Mutation(
         "another revision is an alias",
         "cdc_embed/setup/spaces.py",
         "return kind and pinned and space.model != card.identity",

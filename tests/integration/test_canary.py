@@ -200,6 +200,34 @@ def test_setup_adopts_a_renamed_alias_too(filled: Site, service: Service, rows: 
     assert stored(site) == before
 
 
+OTHER_SPACE = """
+insert into cdc_embed.space (model, dimensions, document_prompt, query_prompt, preparation)
+select model, dimensions, document_prompt, query_prompt, 'another' from cdc_embed.space
+"""
+OTHER_SLOT = """
+insert into cdc_embed.embedding_table (table_name, embedding_table, space, slot)
+select 'public.x', 'x_embedding', max(id), 'other' from cdc_embed.space
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_spaces_of_another_slot_keep_the_name_of_the_model(
+    filled: Site, service: Service, *, shared: bool
+) -> None:
+    """The other service has the former name in its configuration."""
+    site = filled
+    if not shared:
+        site.sql(OTHER_SPACE)
+    site.sql(OTHER_SLOT)
+    configure(site, service, model="alias")
+    if shared:
+        assert "model 'http:m', configured 'http:alias'" in ended(site, 4)
+        assert models(site) == ["http:m"]
+    else:
+        run(site)
+        assert models(site) == ["http:alias", "http:m"]
+
+
 def test_a_name_of_another_model_is_not_adopted(filled: Site, service: Service) -> None:
     """The known-good text alone is not enough: it is in every test of the world."""
     site = filled
