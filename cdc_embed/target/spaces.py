@@ -4,7 +4,7 @@ A canary is the vector of a known-good text, stored with its space: it says whet
 answers now is the one that made the stored vectors. ``setup`` decides.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from psycopg2 import sql
 
+from cdc_embed.change.document import fingerprint
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.target.registry import applied_migrations
@@ -36,6 +37,8 @@ class StoredSpace:
     canary: Vector | None
     shared: bool
     """Another slot's tables are in it, too."""
+    search_view: str | None
+    """None: it was dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,7 @@ def slot_spaces(session: Session, schema: str, slot: str) -> list[StoredSpace]:
             query_prompt=row[6],
             canary=None if row[7] is None else np.array(row[7], dtype=np.float32),
             shared=row[8],
+            search_view=row[9],
         )
         for row in session.fetch("space", statement, {"schema": schema, "slot": slot})
     ]
@@ -144,15 +148,35 @@ def has_vectors(session: Session, schema: str, space: StoredSpace) -> bool:
 
 
 def draw_vectors(
-    session: Session, schema: str, spaces: Iterable[StoredSpace], count: int
+    session: Session, schema: str, spaces: Sequence[StoredSpace], count: int
 ) -> list[tuple[str, Vector]]:
-    """Return texts that are stored in these spaces with their vectors, drawn at random."""
+    """Return texts of these spaces, drawn at random, with their stored vectors.
+
+    Where no text is stored, those are drawn that the search view reads from the source.
+    """
     tables = [_of_table("drawn_vectors", schema, space) for space in spaces]
     statement = sql.SQL("select * from ({}) as stored order by random() limit {}").format(
         sql.SQL(" union all ").join(tables), sql.Literal(count)
     )
     rows: Sequence[Any] = session.fetch("embedding_table", statement)
-    return [(text, np.array(vector, dtype=np.float32)) for text, vector in rows]
+    if not rows:
+        rows = [row for space in spaces for row in _draw_shown(session, schema, space, count)]
+    return [(text, np.array(vector, dtype=np.float32)) for text, vector in rows[:count]]
+
+
+def _draw_shown(
+    session: Session, schema: str, space: StoredSpace, count: int
+) -> list[tuple[str, Any]]:
+    """Return texts that the search view shows, with their vectors; a text that has changed in the
+    source has none."""
+    if space.search_view is None:
+        return []
+    view = sql.Identifier(schema, space.search_view)
+    drawn = _compose("drawn_texts", view=view, count=sql.Literal(count))
+    texts = {fingerprint(text): text for (text,) in session.fetch(space.search_view, drawn)}
+    statement = _of_table("vectors_of", schema, space)
+    rows = session.fetch(space.embedding_table, statement, {"hashes": list(texts)})
+    return [(texts[bytes(digest)], vector) for digest, vector in rows]
 
 
 def _of_table(name: str, schema: str, space: StoredSpace) -> sql.Composed:

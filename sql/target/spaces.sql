@@ -2,7 +2,8 @@
 -- The space of each table of vectors of a slot, with its canary, and whether other slots write into it.
 -- A table that other hands dropped has no vectors.
 select e.table_name, e.embedding_table, s.id, s.model, s.dimensions, s.document_prompt, s.query_prompt, s.canary,
-       exists (select from {schema}.embedding_table o where o.space = s.id and o.slot <> e.slot)
+       exists (select from {schema}.embedding_table o where o.space = s.id and o.slot <> e.slot),
+       (select c.relname::text from pg_class c where c.oid = to_regclass(format('%%I.%%I', %(schema)s, e.search_view)))
 from {schema}.embedding_table e join {schema}.space s on s.id = e.space
 join pg_attribute a on a.attrelid = to_regclass(format('%%I.%%I', %(schema)s, e.embedding_table))
   and a.attname = 'embedding' and not a.attisdropped
@@ -40,6 +41,15 @@ select exists (select from {schema}.space where model = %(model)s)
 -- name: drawn_vectors
 -- Stored texts with their vectors.
 select chunk_text, embedding::real[] from {table} where space = {space} and chunk_text is not null
+
+-- name: drawn_texts
+-- Texts that the search view reads from the source, where none is stored.
+select text from {view} where text is not null order by random() limit {count}
+
+-- name: vectors_of
+-- The stored vectors of some texts.
+select distinct on (chunk_hash) chunk_hash, embedding::real[] from {table}
+where space = {space} and chunk_hash = any(%(hashes)s)
 
 -- name: has_vectors
 -- Whether a table has vectors; those of former preparations are of the same model.

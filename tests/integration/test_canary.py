@@ -200,6 +200,32 @@ def test_setup_adopts_a_renamed_alias_too(filled: Site, service: Service, rows: 
     assert stored(site) == before
 
 
+def test_an_alias_is_adopted_where_no_text_is_stored(
+    make_site: Callable[..., Site], service: Service
+) -> None:
+    """The texts are read from the source; one that has changed meanwhile proves nothing."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.sql("insert into documents select i, 't', 'text ' || i from generate_series(1, 5) i")
+    table = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\nstore_text = false\n'
+    site.configure(embedder=service.configuration, tables=table)
+    site.cli("setup")
+    run(site, 5)
+    before = stored(site)
+    site.sql("update documents set body = 'changed' where id = 5")
+    service.forget()
+    site.configure(embedder=service.configuration.replace('"m"', '"alias"'), tables=table)
+    with site.service() as running:
+        running.settle()
+        assert running.stop() == 0
+    assert models(site) == ["http:alias"]
+    assert stored(site)[:4] == before[:4]
+    assert len([text for text in service.texts if text.startswith("t\n")]) == 4 + 1
+    site.sql("drop view cdc_embed.documents_search")
+    site.configure(embedder=service.configuration, tables=table)
+    assert "configured 'http:m'" in site.cli("setup", expect=4).stderr, "nothing proves it"
+
+
 OTHER_SPACE = """
 insert into cdc_embed.space (model, dimensions, document_prompt, query_prompt, preparation)
 select model, dimensions, document_prompt, query_prompt, 'another' from cdc_embed.space
