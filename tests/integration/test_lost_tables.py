@@ -129,7 +129,7 @@ def test_without_the_spaces_every_text_is_embedded_on_demand(filled: Site) -> No
     assert filled.sql(STORED) == [(i, f"t\n\ntext {i}") for i in (1, 2, 3)]
 
 
-@pytest.mark.parametrize("left", [("checkpoint", "space"), ("checkpoint",), ()])
+@pytest.mark.parametrize("left", [("checkpoint", "space"), ()])
 def test_all_our_tables_but_the_vectors_are_made_again(filled: Site, left: tuple[str]) -> None:
     gone = [name for name in SERVICE_TABLES if name not in left]
     form = filled.sql(FORM, "")

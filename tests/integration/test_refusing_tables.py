@@ -80,7 +80,7 @@ def stored(site: Site, table: str, key: int) -> bool:
 def test_a_trigger_keeps_the_service_from_one_table(
     two: Site, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr(refusing, "SHORTEST_SECONDS", 8.0)
+    monkeypatch.setattr(refusing, "SHORTEST_SECONDS", 4.0)
     with two.service() as service:
         service.settle()
         two.sql(REFUSE.format(*BY_TRIGGERS[name]))

@@ -99,10 +99,6 @@ DISAGREEMENTS = {
         75,
         'alter database "{slot}" set default_transaction_read_only = on',
     ),
-    "a read-only target that has lost a table": (
-        4,
-        'drop publication cdc_embed;alter database "{slot}" set default_transaction_read_only = on',
-    ),
 }
 
 
