@@ -130,6 +130,10 @@ def wide_vectors(texts: list[str]) -> Answer:
     return 200, {"data": [{"index": n, "embedding": [1.0] * 9} for n in range(len(texts))]}
 
 
+def zeros(texts: list[str]) -> Any:
+    return {"data": [{"index": n, "embedding": [0.0] * 8} for n in range(len(texts))]}
+
+
 def little_memory() -> Fault:
     """The model has memory for 4,000 characters; 424 and 500 say so, not 413."""
 
@@ -187,6 +191,13 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: no_vector(0.0), reason="refused", within=1.0
     ),
     "one text gets null": Day(fault=lambda: no_vector(None), reason="refused", within=1.0),
+    "refuses everything for a minute": Day(
+        fault=lambda: away(60.0, lambda _: (400, {"error": "bad gateway configuration"})),
+        within=130.0,
+    ),
+    "zeros for a minute": Day(
+        fault=lambda: away(60.0, lambda s: (200, zeros(s.calls[-1].texts))), within=130.0
+    ),
     "too large for a minute": Day(
         fault=lambda: by_the_minute(10_000),
         settings={"tokens_per_minute": 10_000}, within=260.0, texts=1500, calls=0, takes=600,

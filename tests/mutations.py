@@ -158,16 +158,23 @@ MUTATIONS = (
     Mutation(
         "a size that failed is given up for ten minutes",
         "cdc_embed/flow/call_size.py",
-        "        return long or self._good >= self._enough",
-        "        return long",
-        "tests/unit/test_call_size.py::test_what_failed_is_tried_again_after_a_while[0.0-8]",
+        "        return limited and (long or self._good >= self._enough)",
+        "        return limited and long",
+        "tests/unit/test_call_size.py::test_what_failed_is_tried_again_after_a_while[0.0-16]",
     ),
     Mutation(
         "what fails again is tried as often",
         "cdc_embed/flow/call_size.py",
-        "                    self._enough = min(2 * self._enough, MOST_CALLS)",
-        "                    pass",
+        "            self._enough = min(2 * self._enough, MOST_CALLS)",
+        "            pass",
         "tests/unit/test_call_size.py::test_what_fails_again_is_tried_more_rarely",
+    ),
+    Mutation(
+        "a storm of refusals teaches a size",
+        "cdc_embed/flow/embedding.py",
+        "        if taken and self._outages == outages:",
+        "        if taken:",
+        "tests/unit/test_embedding_runner.py::test_a_storm_of_refusals_teaches_no_size",
     ),
     Mutation(
         "setup takes a broken table out of its publication",

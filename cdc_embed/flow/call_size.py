@@ -13,9 +13,9 @@ from typing import Final
 
 MOST_FAILURES: Final = 32
 FORGET_SECONDS: Final = 600.0
-FORGET_CALLS: Final = 8
-"""After so long, or so many good calls, a size that failed is tried again, because load passes; if
-it fails again, after twice as many."""
+FORGET_CALLS: Final = 16
+"""After so long, or so many good calls, a size that was too large is tried again, because load and
+misfortune pass; if it still is, after twice as many."""
 MOST_CALLS: Final = 4096
 
 
@@ -24,8 +24,7 @@ class CallSize:
 
     A failure (a timeout, an answer 5xx) halves the next calls, and each success makes them larger,
     half the way to what failed. A failure behind another one says nothing of its size, because the
-    service can still be at work on the call before, which nobody waits for any more. A number of
-    texts that was refused is never tried again.
+    service can still be at work on the call before, which nobody waits for any more.
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -33,20 +32,21 @@ class CallSize:
         self._clock = clock
         self._lock = Lock()
         self._now = most
-        self._failures: list[tuple[int, frozenset[str]]] = []
-        """The calls of several texts that failed: their number, and the texts."""
+        self._too_many: list[tuple[int, frozenset[str]]] = []
+        """The calls of several texts that were too large: their number, and the texts."""
+        self._characters = inf
+        """The characters of one call, once so many were refused in fewer texts than were taken."""
         self._failing = False
         """The last call failed."""
-        self._tried_again = 0
-        """The size that failed, and is tried again."""
-        self._good = 0
-        """The good calls since the last failure, or since a size was tried again."""
-        self._enough = FORGET_CALLS
         self._failed_at = -inf
         self._largest = 0
         """The largest number that was taken."""
-        self._characters = inf
-        """The characters of one call, once so many were refused in fewer texts than were taken."""
+        self._tried_number = 0
+        self._tried_characters = 0.0
+        """The limits that are tried again now."""
+        self._good = 0
+        """The good calls since a call was too large, or since a size was tried again."""
+        self._enough = FORGET_CALLS
 
     @property
     def now(self) -> int:
@@ -70,18 +70,17 @@ class CallSize:
             self._failing = False
             count = len(texts)
             self._largest = max(self._largest, count)
-            if count < self._now:
-                return
             self._good += 1
-            if 0 < self._tried_again <= count:  # it was load, and has passed
-                self._failures.clear()
-                self._tried_again, self._enough = 0, FORGET_CALLS
-            elif self._failures and self._is_time():
-                smallest = min(self._failures, key=itemgetter(0))
-                self._failures.remove(smallest)
-                self._tried_again, self._good = smallest[0], 0
-            top = self._top()
-            self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
+            if 0 < self._tried_number <= count:  # it has passed
+                self._too_many.clear()
+                self._tried_number, self._enough = 0, FORGET_CALLS
+            if 0 < self._tried_characters < sum(map(len, texts)):
+                self._tried_characters, self._enough = 0.0, FORGET_CALLS
+            if self._is_time():
+                self._try_again()
+            if count >= self._now:
+                top = self._top()
+                self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
 
     def failed(self, texts: Sequence[str]) -> None:
         """Note a call that got no answer, or 5xx; one of a single text says nothing of sizes."""
@@ -89,36 +88,53 @@ class CallSize:
             count = len(texts)
             self._now = max(1, min(self._now, count // 2))
             if count == 1:
-                self._failures.clear()
+                self._too_many.clear()
             elif not self._failing:
-                if self._tried_again:
-                    self._enough = min(2 * self._enough, MOST_CALLS)
-                self._tried_again = 0
-                self._failures = [*self._failures[1 - MOST_FAILURES :], (count, frozenset(texts))]
-            self._failing, self._good = True, 0
-            self._failed_at = self._clock()
-
-    def blamed(self, text: str) -> None:
-        """Note that a text fails alone: the calls that failed with it say nothing of sizes."""
-        with self._lock:
-            self._failures = [failure for failure in self._failures if text not in failure[1]]
-            self._now = max(self._now, min(self._top(), self._largest))
-
-    def _is_time(self) -> bool:
-        """Return whether a size that failed is to be tried again."""
-        long = self._clock() - self._failed_at > FORGET_SECONDS
-        return long or self._good >= self._enough
-
-    def _top(self) -> int:
-        """Return the largest number that neither failed nor was refused."""
-        return min([self._most, *(count - 1 for count, _ in self._failures)])
+                self._note(texts)
+            self._failing = True
 
     def refused(self, texts: Sequence[str]) -> None:
         """Note a call that was refused although each of its texts was taken in a smaller one."""
         with self._lock:
             count = len(texts)
-            if count <= self._largest:  # so it is not their number
+            if count > self._largest:
+                self._note(texts)
+                self._now = min(self._now, self._largest or count // 2)
+            else:  # it is not their number
+                self._note(())
                 self._characters = min(self._characters, sum(map(len, texts)) // 2)
-                return
-            self._most = min(self._most, count - 1)
-            self._now = min(self._now, self._largest or count // 2)
+
+    def blamed(self, text: str) -> None:
+        """Note that a text fails alone: the calls that failed with it say nothing of sizes."""
+        with self._lock:
+            self._too_many = [call for call in self._too_many if text not in call[1]]
+            self._now = max(self._now, min(self._top(), self._largest))
+
+    def _note(self, texts: Sequence[str]) -> None:
+        """Note texts that were too many; a limit that was tried again is tried more rarely."""
+        if self._tried_number or self._tried_characters:
+            self._enough = min(2 * self._enough, MOST_CALLS)
+        self._tried_number, self._tried_characters, self._good = 0, 0.0, 0
+        self._failed_at = self._clock()
+        if texts:
+            self._too_many = [*self._too_many[1 - MOST_FAILURES :], (len(texts), frozenset(texts))]
+
+    def _is_time(self) -> bool:
+        """Return whether there are limits, and they are to be tried again."""
+        long = self._clock() - self._failed_at > FORGET_SECONDS
+        limited = bool(self._too_many) or self._characters < inf
+        return limited and (long or self._good >= self._enough)
+
+    def _try_again(self) -> None:
+        """Lift the smallest number that was too large, and the limit of characters."""
+        self._good, self._failed_at = 0, self._clock()
+        if self._too_many:
+            smallest = min(self._too_many, key=itemgetter(0))
+            self._too_many.remove(smallest)
+            self._tried_number = smallest[0]
+        if self._characters < inf:
+            self._tried_characters, self._characters = self._characters, inf
+
+    def _top(self) -> int:
+        """Return the largest number that was not too large."""
+        return min([self._most, *(count - 1 for count, _ in self._too_many)])

@@ -96,6 +96,8 @@ class EmbeddingRunner:
         self._metrics = metrics
         self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
         self._letters_in_a_row = 0
+        self._outages = 0
+        """The number of times that even the known-good text was refused."""
         self._clock = clock
         self._size = CallSize(card.max_texts, clock=clock)
         self.rate = Rate()
@@ -181,11 +183,14 @@ class EmbeddingRunner:
         return len(vectors)
 
     def _embed_halves(self, wanted: Sequence[Wanted], result: Embedded) -> None:
-        """Find out whether one of these texts was refused, or their number."""
+        """Find out whether one of these texts was refused, or their number; not while the service
+        refuses what it has taken before."""
+        outages = self._outages
         middle = len(wanted) // 2
         self._embed_part(wanted[:middle], result)
         self._embed_part(wanted[middle:], result)
-        if all(each.digest in result.vectors for each in wanted):
+        taken = all(each.digest in result.vectors for each in wanted)
+        if taken and self._outages == outages:
             self._size.refused([each.text for each in wanted])
 
     def _attempt(self, texts: list[str], strikes: "_Strikes") -> Vectors:
@@ -231,6 +236,7 @@ class EmbeddingRunner:
         try:
             self._call([PROBE])
         except TextRefusedError as exc:
+            self._outages += 1
             raise EmbedderUnavailableError(
                 problem=f"it refuses even a text that is known to be good: {exc}"
             ) from exc

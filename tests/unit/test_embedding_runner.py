@@ -304,7 +304,7 @@ def test_a_service_that_takes_few_texts_at_once_takes_all(reason: str) -> None:
         second = runner.embed(hashed(*(f"more {n}" for n in range(300))))
     assert (len(first.vectors), len(second.vectors)) == (300, 300)
     assert not first.refused
-    assert len(fake.calls) - calls == 30, "what was learned holds"
+    assert len(fake.calls) - calls <= 36, "what was learned holds; now and then more is tried"
 
 
 def test_a_service_that_refuses_many_texts_is_learned_once() -> None:
@@ -320,8 +320,8 @@ def test_a_service_that_refuses_many_texts_is_learned_once() -> None:
         for batch in range(8):
             result = runner.embed(hashed(*(f"text {batch} {n}" for n in range(256))))
             assert (len(result.vectors), result.refused) == (256, {})
-    assert len([call for call in fake.calls if len(call) > 32]) <= 8
-    assert [len(call) for call in fake.calls[-8:]] == [32] * 8
+    assert len([call for call in fake.calls if len(call) > 32]) <= 10
+    assert len(fake.calls) <= 64 + 3 * 10
 
 
 def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
@@ -374,6 +374,18 @@ def test_the_calls_with_a_text_that_is_to_blame_teach_no_size() -> None:
         runner.embed(hashed("bad", *(f"text {n}" for n in range(64))))
         before = len(fake.calls)
         runner.embed(hashed(*(f"more {n}" for n in range(64))))
+    assert [len(call) for call in fake.calls[before:]] == [64]
+
+
+def test_a_storm_of_refusals_teaches_no_size() -> None:
+    """A gateway that refuses everything for a while, or a model that gives zeros."""
+    storm = TextRefusedError(problem="no")
+    fake = Fake(failing(20, storm))
+    with running(fake) as runner:
+        result = runner.embed(hashed(*(f"text {n}" for n in range(64))))
+        before = len(fake.calls)
+        runner.embed(hashed(*(f"more {n}" for n in range(64))))
+    assert (len(result.vectors), result.refused) == (64, {})
     assert [len(call) for call in fake.calls[before:]] == [64]
 
 
