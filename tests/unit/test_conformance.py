@@ -39,6 +39,8 @@ GUARDED = {
     ("TEI", "slow"),
 }
 """Cases that found a fault, which mutations put back."""
+LATER_SECONDS = 5.0
+"""After so long the texts are tried again that a batch was not to wait for."""
 PLAIN = {"kind": "http", "url": "http://service/v1/embeddings", "model": "m", "concurrency": 1}
 
 
@@ -58,9 +60,14 @@ class Bench:
         began = self.clock.now
         for start in range(0, len(texts), 4096):
             batch = {fingerprint(text): text for text in texts[start : start + 4096]}
-            result = self.runner.embed(batch)
-            self.vectors |= {batch[digest]: vector for digest, vector in result.vectors.items()}
-            self.letters |= {batch[digest]: why for digest, (why, _) in result.refused.items()}
+            while batch:
+                result = self.runner.embed(batch)
+                self.vectors |= {batch[digest]: vector for digest, vector in result.vectors.items()}
+                self.letters |= {batch[digest]: why for digest, (why, _) in result.refused.items()}
+                settled = result.vectors.keys() | result.refused.keys()
+                batch = {digest: text for digest, text in batch.items() if digest not in settled}
+                if batch:  # they were left for later
+                    self.clock.sleep(LATER_SECONDS)
         return self.clock.now - began
 
     @property
