@@ -31,7 +31,9 @@ WAL_STATUSES: Final = ("reserved", "extended", "unreserved", "lost")
 OPS: Final = ("insert", "update", "delete", "truncate")
 SKIP_REASONS: Final = ("unchanged", "toast", "superseded", "filtered")
 WRITE_OPS: Final = ("write", "delete", "move", "metadata", "dead_letter", "truncate")
-VERDICTS: Final = ("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter")
+VERDICTS: Final = (
+    *("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter", "pending"),
+)
 DRIFT_KINDS: Final = ("missing", "stale", "metadata_stale", "orphan")
 
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -190,6 +192,9 @@ class Metrics:
         self.dead_letters_pending = self._gauge(
             "dead_letters_pending", "Documents that cannot be embedded.", "table"
         )
+        self.deferred_documents = self._gauge(
+            "deferred_documents", "Documents that wait for the embedder beside the stream.", "table"
+        )
         self.listener_errors = self._counter("listener_errors", "Exceptions raised by listeners.")
         self.listener_rows_dropped = self._counter(
             "listener_rows_dropped", "Committed rows dropped, because a listener was too slow."
@@ -234,6 +239,7 @@ class Metrics:
         for table in tables:
             self.end_to_end_latency.labels(table)
             self.dead_letters_pending.labels(table)
+            self.deferred_documents.labels(table)
             self.reconcile_running.labels(table)
             self.table_followed.labels(table)
             self.set_pending(table, 0)

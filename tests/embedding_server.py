@@ -50,6 +50,11 @@ class Faults:
     """Requests to end with a TCP reset."""
     refuse: list[str] = field(default_factory=list)
     """A request is answered with 400 when one of its texts contains one of these."""
+    break_at: list[str] = field(default_factory=list)
+    """A request is answered with 500 when one of its texts contains one of these."""
+    slow: list[str] = field(default_factory=list)
+    """A request whose texts contain one of these is answered after ``slow_seconds``."""
+    slow_seconds: float = 0.0
     nan: list[str] = field(default_factory=list)
     """The vector of a text that contains one of these is not a number."""
     fewer: bool = False
@@ -148,7 +153,8 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/v1/embeddings":
             faults, changed = state.begin(trial=TRIAL in str(body["input"]))
             try:
-                changed.wait(state.delay + faults.hang)
+                slow = _contains(_texts(body), faults.slow) * faults.slow_seconds
+                changed.wait(state.delay + faults.hang + slow)
                 self._embed(body, faults)
             finally:
                 state.end()
@@ -166,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _embed(self, body: dict[str, Any], faults: Faults) -> None:
         state = self.server.state
-        texts: list[str] = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        texts = _texts(body)
         if faults.drop_connection:
             self.close_connection = True
         elif faults.reset_connection:
@@ -176,6 +182,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(faults.status, _error("told to fail"), wait)
         elif _contains(texts, faults.refuse):
             self._answer(400, _error("a text is refused"))
+        elif _contains(texts, faults.break_at):
+            self._answer(500, _error("unsupported value: NaN"))
         elif faults.garbage:
             self._send(200, b"<html>not what you asked for</html>", {})
         else:
@@ -224,6 +232,10 @@ def vector_of(text: str, dimensions: int) -> Any:
     seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
     vector = np.random.default_rng(seed).standard_normal(dimensions).astype(np.float32)
     return vector / np.linalg.norm(vector)
+
+
+def _texts(body: dict[str, Any]) -> list[str]:
+    return [body["input"]] if isinstance(body["input"], str) else body["input"]
 
 
 def _contains(texts: list[str], pieces: list[str]) -> bool:

@@ -181,6 +181,14 @@ class Site:
         row = site.sql(f"select {columns} from cdc_embed.checkpoint where slot = %s", self.name)[0]
         return dict(zip(columns.split(", "), row, strict=True))
 
+    def deferred(self) -> list[int]:
+        """The keys of the rows that wait for the embedder, of one column named id."""
+        site = self.target or self
+        if site.value("select to_regclass('cdc_embed.deferred') is null"):
+            return []
+        found = site.sql("select (key ->> 'id')::bigint from cdc_embed.deferred order by 1")
+        return [key for (key,) in found]
+
     def drift(self, table: str = "documents") -> list[str]:
         """Every difference between the source's titles and bodies and the stored documents."""
         return Documents(name=table).drift(self)
@@ -271,12 +279,13 @@ class RunningService:
         return total
 
     def settle(self, seconds: float = PATIENCE) -> None:
-        """Wait until everything that is committed now is reflected in the target."""
+        """Wait until everything that is committed now is reflected in the target, and no row is
+        deferred."""
         end = LSN.parse(self.site.value("select pg_current_wal_lsn()::text"))
 
         def reached() -> bool:
             durable = self.status()["lsn"]["durable"]
-            return durable is not None and LSN.parse(durable) >= end
+            return durable is not None and LSN.parse(durable) >= end and not self.site.deferred()
 
         wait_until(reached, f"durable {end}", seconds)
 

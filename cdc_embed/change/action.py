@@ -7,7 +7,16 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from cdc_embed.change.document import Document, Key, hash_without
-from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import (
+    ABSENT,
+    LOG,
+    READ,
+    UNKNOWN,
+    Deferred,
+    Known,
+    Refused,
+    State,
+)
 from cdc_embed.wire.messages import Value
 
 Texts = tuple[str | None, ...]
@@ -111,6 +120,15 @@ class Forget:
 
 
 @dataclass(frozen=True, slots=True)
+class Defer:
+    """The text waits for the embedder, and nothing waits for the text: what is stored stays as it
+    is, the key is noted, and the row is read and embedded beside the stream."""
+
+    xid: int | None = None
+    """The xid, as in ``Deferred``."""
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """The stored document is right."""
 
@@ -123,7 +141,7 @@ class Supersede:
     """A later change, already received, replaces all that this batch says of the row."""
 
 
-Action = Delete | Write | Refuse | Move | Annotate | Forget | Skip | Supersede
+Action = Delete | Write | Refuse | Move | Annotate | Forget | Defer | Skip | Supersede
 
 
 def letter_of(action: Action) -> Refuse | None:
@@ -160,6 +178,8 @@ def state_after(action: Action) -> State | None:
             return ABSENT
         case Forget():
             return UNKNOWN
+        case Defer(xid):
+            return Deferred(xid)
         case Skip(_, state):
             return state
         case Supersede():

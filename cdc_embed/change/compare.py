@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from cdc_embed.change.action import Action, Delete, Row
 from cdc_embed.change.document import Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Deferred, Known, Refused, State
 from cdc_embed.change.plan import Cut, read_again
 
 UNKNOWN_END: Final = -1
@@ -41,19 +41,23 @@ class Verdict(Enum):
     METADATA_STALE = "metadata_stale"
     ORPHAN = "orphan"
     DEAD_LETTER = "dead_letter"
+    PENDING = "pending"
 
     @property
     def drifts(self) -> bool:
-        return self not in {Verdict.FRESH, Verdict.DEAD_LETTER}
+        return self not in {Verdict.FRESH, Verdict.DEAD_LETTER, Verdict.PENDING}
 
 
 def compare(table: Table, row: Row | None, stored: Stored) -> Verdict:
     """Return the verdict for a row and its stored document.
 
-    ``row`` is None where the source has none; a row without text has no document either.
+    ``row`` is None where the source has none; a row without text has no document either. A deferred
+    row is pending whatever is stored, because it is read and embedded again.
     """
     text = table.prepare(row.texts) if row is not None else None
     state = stored.state
+    if isinstance(state, Deferred):
+        return Verdict.PENDING
     if row is None or text is None:
         return Verdict.FRESH if state is ABSENT else Verdict.ORPHAN
     if state is ABSENT:

@@ -1,14 +1,15 @@
 """The states of stored rows that are known without asking the target, and their proof.
 
-For each row: the stored fingerprint, or the refused one, or that nothing is stored, or that it is
-not known. Batches in flight are looked at first, newest first, then a bounded cache of what is
-committed. A row in neither must be looked up in the target. Nothing enters the cache before its
-batch is committed, so a rollback needs no undoing but a ``replan``.
+For each row: the stored fingerprint, or the refused one, or that the row is deferred, or that
+nothing is stored, or that it is not known. Batches in flight are looked at first, newest first,
+then a bounded cache of what is committed. A row in neither must be looked up in the target. Nothing
+enters the cache before its batch is committed, so a rollback needs no undoing but a ``replan``.
 
 The rule of provenance, here and nowhere else: a stored row proves what a later change leaves out
 (an unchanged value) only if its text came by the log, and not while its table is compared. A text
 that was read from the source can be ahead of the log: it can belong to a later version, or to
-another row that took the key since. A row of a table that is compared can have missed changes.
+another row that took the key since. A row of a table that is compared can have missed changes. A
+deferred row has: what is stored of it belongs to an older version.
 """
 
 from collections import deque
@@ -64,6 +65,14 @@ class Refused:
         return self.fingerprint in {text, text + metadata}
 
 
+@dataclass(frozen=True, slots=True)
+class Deferred:
+    """The text waits for the embedder: what is stored of the row is older, and proves nothing."""
+
+    xid: int | None = None
+    """The transaction that a read of the row must see; None: every read does."""
+
+
 class Nothing(Enum):
     ABSENT = "no chunk and no dead letter is stored"
     UNKNOWN = "what is stored says nothing of the row's last version"
@@ -72,7 +81,7 @@ class Nothing(Enum):
 ABSENT = Nothing.ABSENT
 UNKNOWN = Nothing.UNKNOWN
 
-State = Known | Refused | Nothing
+State = Known | Refused | Deferred | Nothing
 States = Mapping[RowId, State]
 
 

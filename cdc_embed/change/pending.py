@@ -73,6 +73,8 @@ class Pending:
         self.later = LaterChanges()
         self.size = 0
         self.changes = 0
+        self.others = 0
+        """Changes that are no new rows: each can be a delete, or one of metadata alone."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -116,4 +118,6 @@ class Pending:
 
     def _count(self, event: Event, sign: int) -> None:
         self.size += sign * event.size
-        self.changes += sign * isinstance(event, Change)
+        if isinstance(event, Change):
+            self.changes += sign
+            self.others += sign * (event.op is not Op.INSERT)

@@ -19,6 +19,7 @@ from cdc_embed.change.action import (
     REFUSED_METADATA,
     Action,
     Annotate,
+    Defer,
     Delete,
     Forget,
     Metadata,
@@ -84,6 +85,27 @@ class Plan:
                         self.actions[row] = letter
                         break
 
+    def defer_texts(self, untaken: Collection[bytes]) -> None:
+        """Defer the documents with a chunk that the embedder does not take now, by chunk hash."""
+        for row in self._rows_with(untaken):
+            image = self.batch.images.get(row)
+            self.actions[row] = Defer(image.change.xid if image is not None else None)
+
+    def drop_texts(self, untaken: Collection[bytes]) -> list[RowId]:
+        """Take out the rows whose documents have one of these chunks, by hash; return them."""
+        rows = self._rows_with(untaken)
+        for row in rows:
+            del self.actions[row]
+        return rows
+
+    def _rows_with(self, hashes: Collection[bytes]) -> list[RowId]:
+        return [
+            row
+            for row, action in self.actions.items()
+            if isinstance(action, Write)
+            and any(chunk.hash in hashes for chunk in action.document.chunks)
+        ]
+
     def letters(self, refusals: Mapping[RowId, RowRefusal]) -> dict[RowId, Refuse]:
         """Return the dead letters of rows that the database refuses, with its error."""
         letters = {}
@@ -103,6 +125,17 @@ class Plan:
         for row, letter in letters.items():
             if digest_of(self.actions.get(row)) == letter.fingerprint:
                 self.actions[row] = with_letter(self.actions[row], letter)
+
+    @property
+    def defers(self) -> bool:
+        """A text waits for the embedder."""
+        return any(isinstance(action, Defer) for action in self.actions.values())
+
+    @property
+    def only_texts(self) -> bool:
+        """Nothing but new texts is in it, so that nothing else waits for them."""
+        texts = all(isinstance(action, Write | Supersede) for action in self.actions.values())
+        return texts and not self.batch.truncated
 
     @property
     def writes(self) -> bool:

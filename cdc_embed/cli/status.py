@@ -103,7 +103,8 @@ def _pairs(found: dict[str, Any]) -> list[tuple[str, str]]:
     for table in found["tables"]:
         estimate = _text(table["rows_source_estimate"])
         letters = f", {table['dead_letters']} dead letters" if table["dead_letters"] else ""
-        embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}"
+        deferred = f", {table['deferred']} deferred" if table["deferred"] else ""
+        embedded = f"{table['rows_embedded']} documents of about {estimate} rows{letters}{deferred}"
         if table["backfill_state"] not in {None, "done"}:
             embedded += f", backfill {table['backfill_state']} at {table['backfill_done']} rows"
         index = table["index"]

@@ -43,7 +43,10 @@ from cdc_embed.rotation import Login
 PREFIX: Final = "CDC_EMBED_"
 
 OUR_TABLES: Final = frozenset(
-    {"checkpoint", "space", "dead_letter", "reconcile", "request", "embedding_table", "migration"}
+    {
+        *("checkpoint", "space", "dead_letter", "deferred", "reconcile", "request"),
+        *("embedding_table", "migration"),
+    }
 )
 """Names of our own tables in the target's schema: no embedding table can have one."""
 

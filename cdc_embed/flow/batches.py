@@ -18,16 +18,16 @@ from typing import Any, Final
 
 import structlog
 
-from cdc_embed.change.action import Supersede
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import LaterChanges, Pending
-from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.flow.examine import Examiner, Extract
+from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.hot_rows import HotRows
 from cdc_embed.flow.lane import Lane, Offer
 from cdc_embed.flow.limits import Limits
-from cdc_embed.flow.prepare import Facts, Prepared, Preparer, Range, rows_of
+from cdc_embed.flow.prepare import Prepared, Preparer, Range, rows_of
 from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
 from cdc_embed.lsn import LSN
 
@@ -44,8 +44,6 @@ WRITE_QUEUE: Final = 2
 MOST_ATTEMPTS: Final = 20
 """Of one batch in vain: then something outside changes what is stored, and a new connection, after
 a delay, begins from there."""
-LEFT_OUT_SECONDS: Final = 2.0
-"""For how long a hot row's newer version may keep its older ones from being embedded."""
 
 log = structlog.get_logger()
 
@@ -96,25 +94,6 @@ class CommittedBatch:
     offer: Offer | None
 
 
-@dataclass(slots=True)
-class _HotRows:
-    """Rows whose versions were left out, and since when."""
-
-    since: dict[RowId, float] = field(default_factory=dict)
-
-    def starving(self, rows: set[RowId], now: float) -> set[RowId]:
-        return {row for row in rows & self.since.keys() if now - self.since[row] > LEFT_OUT_SECONDS}
-
-    def mark(self, plan: Plan, now: float) -> None:
-        for row in [row for row in self.since if row[0] in plan.batch.truncated]:
-            del self.since[row]
-        for row, action in plan.actions.items():
-            if isinstance(action, Supersede):
-                self.since.setdefault(row, now)
-            else:
-                self.since.pop(row, None)
-
-
 class Batches:
     """Everything pending and in flight on one connection. For the loop's thread alone."""
 
@@ -139,7 +118,7 @@ class Batches:
         self._generation = 1
         self._carried = Facts()
         """From a batch that was cut shorter, for the events that went back."""
-        self._hot = _HotRows()
+        self._hot = HotRows()
         self._take = limits.first_take
         self._logs_turn = False
         self._examined_at = self._clock()
@@ -223,6 +202,8 @@ class Batches:
         if isinstance(flight.work, Range) and not flight.work.whole:
             self._fit(flight, flight.work, prepared)
         self._knowledge.planned(prepared.plan.outcome())
+        if flight.offer is not None and prepared.plan.defers:
+            self._lane.deferrals += 1
         write = self._workers.writer.write
         flight.writing = self._submit(self._write, write, prepared, self._generation)
 
@@ -311,7 +292,10 @@ class Batches:
             return
         self._logs_turn = True
         self._examined_at = self._clock()
-        self._add(InFlight(work=Extract(slice=offer.slice, hidden=hidden), offer=offer))
+        work = Extract(
+            slice=offer.slice, hidden=hidden, others_wait=lambda: self.pending.changes > 0
+        )
+        self._add(InFlight(work=work, facts=offer.slice.embedded or Facts(), offer=offer))
 
     def _dispatch_range(self, now: float) -> None:
         self._lingers_since = None
@@ -325,6 +309,7 @@ class Batches:
             events=events,
             replaced=frozenset(row for row in rows if later.replaces(row)),
             needed=frozenset(needed),
+            others_wait=lambda: self.pending.others > 0,
         )
         facts, self._carried = self._carried, Facts()
         size = sum(event.size for event in events)

@@ -1,23 +1,25 @@
 """The way from texts to vectors, through every failure of the embedder.
 
-Takes the distinct texts of a batch and returns a vector or a refusal for each. Transient failures
-are waited out, with fewer texts if they can be too many; a refused call is bisected until the text
-that is to blame stands alone; before it is blamed, a known-good one must succeed, or it is the
-service that is ill and not the text. A text at which the service fails is blamed after a minute.
+Takes the distinct texts of a batch and returns for each a vector, a refusal, or that it is not
+taken now. Transient failures are waited out, with fewer texts if they can be too many; a refused
+call is bisected until the text that is to blame stands alone; before it is blamed, a known-good one
+must succeed, or it is the service that is ill and not the text.
+
+Nothing else waits for a text for more than 5 s. A text at which the service fails alone, while it
+is well, is left at the second failure, and to blame at the third over a minute. The texts of a
+batch that makes no progress are left if the service takes others meanwhile. In an outage they are
+left if something else waits, in the batch or behind it: a delete, metadata, a skip. A batch of
+nothing but texts, with nothing but new rows behind it, waits for as long as it takes, because the
+log is the better queue. The texts that are left are deferred (``reconcile/deferred.py``).
 """
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from functools import partial
-from itertools import accumulate
 from math import inf
-from threading import Lock
-from typing import Final, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from threading import get_ident
+from typing import Final
 
 from cdc_embed.embed.base import PROBE, Embedder, ModelCard, Vectors, check_vectors
 from cdc_embed.errors import (
@@ -27,55 +29,19 @@ from cdc_embed.errors import (
     TextRefusedError,
 )
 from cdc_embed.flow.call_size import CallSize
-from cdc_embed.flow.patience import Patience
+from cdc_embed.flow.going_on import GO_ON_SECONDS, Answers, OthersWait, Step, Waiting
+from cdc_embed.flow.patience import AbandonedError, Patience
+from cdc_embed.flow.rate import Rate
+from cdc_embed.flow.texts import Embedded, Kept, Refusal, Run, Strikes, Wanted
 from cdc_embed.metrics import Metrics
 
 MOST_LETTERS_IN_A_ROW: Final = 25
 """After so many refusals without one success it is the configuration, not the texts."""
+POLL_SECONDS: Final = 0.05
+"""The time between two looks whether something else waits for the texts of a batch."""
 
-BATCH_SECONDS: Final = 0.5
-"""Seconds that one batch should take to embed: long enough for efficiency, short enough for fresh
-vectors."""
-FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
-
-Refusal = tuple[str, str]
-"""(reason, error) of a dead letter."""
 REFUSED: Final = "refused"
-STRIKES: Final = 3
-STRIKES_SECONDS: Final = 60.0
-"""So often, over so long, the service must fail at a text, and be well with a known-good one."""
 TOO_LONG: Final = "too_long"
-
-
-class Wanted(NamedTuple):
-    """A chunk to embed."""
-
-    digest: bytes
-    text: str
-    tokens: int
-
-
-@dataclass(slots=True)
-class Embedded:
-    """Vectors and refusals, by chunk hash."""
-
-    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
-    refused: dict[bytes, Refusal] = field(default_factory=dict)
-
-
-class Rate:
-    """The measured speed of the embedder, in characters a second."""
-
-    def __init__(self) -> None:
-        self._per_second = FIRST_CHARACTERS_PER_SECOND
-
-    def measured(self, characters: int, seconds: float) -> None:
-        if characters and seconds > 0:
-            self._per_second += 0.3 * (characters / seconds - self._per_second)
-
-    @property
-    def characters_per_batch(self) -> float:
-        return self._per_second * BATCH_SECONDS
 
 
 class EmbeddingRunner:
@@ -94,12 +60,16 @@ class EmbeddingRunner:
         self._card = card
         self._patience = patience
         self._metrics = metrics
-        self._executor = ThreadPoolExecutor(card.concurrency, thread_name_prefix="embed")
+        # one more: what is deferred is embedded beside the stream
+        self._executor = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
         self._letters_in_a_row = 0
         self._outages = 0
         """The number of times that even the known-good text was refused."""
         self._clock = clock
         self._size = CallSize(card.max_texts, clock=clock)
+        self._strikes = Strikes(clock)
+        self._answers = Answers(clock)
+        self.kept = Kept(card.dimensions)
         self.rate = Rate()
 
     @property
@@ -116,30 +86,68 @@ class EmbeddingRunner:
         self.close()
         self._embedder.close()
 
-    def embed(self, texts: dict[bytes, str], *, again: bool = False) -> Embedded:
-        """Return a vector or a refusal for each text, by its hash.
+    def embed(
+        self,
+        texts: dict[bytes, str],
+        *,
+        again: bool = False,
+        others_wait: OthersWait | None = None,
+    ) -> Embedded:
+        """Return a vector or a refusal for each text, by its hash, or leave it.
 
         ``again``: texts that were refused before, so that it says little if they are still.
+        ``others_wait``: whether something waits for more than texts; None: nothing ever waits, and
+        a call that hangs is waited for.
 
         Raises ``EmbedderError`` when a person must act, ``AbandonedError`` when the service stops.
         """
-        result = Embedded()
-        wanted = self._refuse_long(texts, result)
+        # nothing is in a hurry to have the same embedded twice
+        coming = self.kept.coming(texts) if others_wait is None else []
+        result = Embedded(untaken=dict.fromkeys(coming, "a call with it is not answered yet"))
+        result.vectors |= self.kept.take(texts.keys() - result.untaken.keys())
+        known = result.vectors.keys() | result.untaken.keys()
+        wanted = self._refuse_long({d: t for d, t in texts.items() if d not in known}, result)
         if not wanted:
             return result
-        began = time.perf_counter()
-        waiting = _Waiting(wanted, self._size, self._card)
-        work = partial(self._work, waiting, result)
-        if waiting.calls == 1:
-            work()
-        else:
-            workers = min(waiting.calls, self._card.concurrency)
-            for future in [self._executor.submit(work) for _ in range(workers)]:
-                future.result()
-        characters = sum(len(each.text) for each in wanted)
-        self.rate.measured(characters, time.perf_counter() - began)
+        run = Run(wanted, result, self._size, self._card)
+        began = self._clock()
+        workers = 1 if others_wait is None else min(run.calls, self._card.concurrency)
+        futures = [self._executor.submit(self._work, run) for _ in range(workers)]
+        self._wait_for(run, futures, others_wait)
+        characters = sum(len(each.text) for each in wanted if each.digest in result.vectors)
+        self.rate.measured(characters, self._clock() - began)
         self._count(result, again=again)
         return result
+
+    def _wait_for(
+        self, run: Run, futures: Sequence[Future[None]], others_wait: OthersWait | None
+    ) -> None:
+        """Wait until every text is settled, or until it is time to go on without some."""
+        waiting = Waiting(run, others_wait, self._clock())
+        while wait(futures, POLL_SECONDS, FIRST_EXCEPTION).not_done:
+            if self._patience.abandoned or any(f.done() and f.exception() for f in futures):
+                run.give_up(away=True)
+                break
+            step = waiting.look(self._clock(), self._answers)
+            if step is Step.LEAVE:
+                self._leave(run, away=waiting.away)
+                return
+            if step is Step.ASK:
+                self._executor.submit(self._is_well)
+        for future in futures:
+            if future.done():
+                future.result()
+        if run.over.is_set():
+            raise AbandonedError
+
+    def _leave(self, run: Run, *, away: bool) -> None:
+        """Leave what is not settled; calls that are too slow become smaller."""
+        run.give_up(away=away)
+        if away:  # its calls can hang without a failure
+            self._answers.away(GO_ON_SECONDS)
+        for texts in list(run.calling.values()):
+            if len(texts) > 1:
+                self._size.failed(texts)
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:
         """Refuse texts that are longer than the window, because the model would cut them, or than
@@ -157,71 +165,104 @@ class EmbeddingRunner:
                 wanted.append(Wanted(digest, text, tokens))
         return wanted
 
-    def _work(self, waiting: "_Waiting", result: Embedded) -> None:
-        while part := waiting.take():
-            self._embed_part(part, result)
+    def _work(self, run: Run) -> None:
+        while part := run.take():
+            self._embed_part(part, run)
 
-    def _embed_part(self, wanted: Sequence[Wanted], result: Embedded) -> None:
+    def _embed_part(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Embed texts in one call, or in more if it turns out that they are too many."""
-        while wanted:
-            wanted = wanted[self._embed_head(wanted, result) :]
+        while wanted and not run.over.is_set():
+            digests = [each.digest for each in wanted]
+            self.kept.expect(digests)
+            try:
+                wanted = wanted[self._embed_head(wanted, run) :]
+            finally:
+                self.kept.ended(digests)
 
-    def _embed_head(self, wanted: Sequence[Wanted], result: Embedded) -> int:
+    def _embed_head(self, wanted: Sequence[Wanted], run: Run) -> int:
         """Embed the first texts; return for how many it is settled."""
-        texts = [each.text for each in wanted]
-        strikes = _Strikes(self._clock)
+        attempt = partial(self._attempt, wanted, run)
         try:
-            vectors = self._patience.keep_trying("embed", partial(self._attempt, texts, strikes))
+            vectors = self._patience.keep_trying("embed", attempt, run.over)
         except _RefusedCallError as refused:
             if refused.texts == 1:
-                result.refused[wanted[0].digest] = refused.refusal
+                run.refuse(wanted[0].digest, refused.refusal)
             else:
-                self._embed_halves(wanted[: refused.texts], result)
+                self._embed_halves(wanted[: refused.texts], run)
             return refused.texts
-        for each, vector in zip(wanted, vectors, strict=False):
-            result.vectors[each.digest] = vector
+        except _FailsAloneError as exc:
+            run.leave(wanted[0].digest, str(exc))
+            return 1
+        except EmbedderUnavailableError:  # nobody waits for it any more
+            return len(wanted)
+        embedded = {each.digest: vector for each, vector in zip(wanted, vectors, strict=False)}
+        if not run.embedded(embedded):
+            self.kept.keep(embedded)
+        self._strikes.forget(embedded)
         return len(vectors)
 
-    def _embed_halves(self, wanted: Sequence[Wanted], result: Embedded) -> None:
+    def _embed_halves(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Find out whether one of these texts was refused, or their number; not while the service
         refuses what it has taken before."""
         outages = self._outages
         middle = len(wanted) // 2
-        self._embed_part(wanted[:middle], result)
-        self._embed_part(wanted[middle:], result)
-        taken = all(each.digest in result.vectors for each in wanted)
+        self._embed_part(wanted[:middle], run)
+        self._embed_part(wanted[middle:], run)
+        taken = all(each.digest in run.result.vectors for each in wanted)
         if taken and self._outages == outages:
             self._size.refused([each.text for each in wanted])
 
-    def _attempt(self, texts: list[str], strikes: "_Strikes") -> Vectors:
+    def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
         """Try once, the first of some texts; blame a single text only if the service is well.
 
         When it is not, that is a passing failure. Once it is, the text gets another chance: the
         service can have recovered between the two.
         """
-        head = texts[: self._size.head(texts)]
+        head = wanted[: self._size.head([each.text for each in wanted])]
+        texts = [each.text for each in head]
         try:
-            vectors = self._call(head)
+            self._answers.expect_no_pause()
+            vectors = self._call_for(run, head)
         except TextRefusedError as exc:
             if len(head) > 1:
                 raise _RefusedCallError(len(head), exc) from exc
         except EmbedderUnavailableError as exc:
+            run.failed(exc)
             if exc.reason:
-                well = len(head) == 1 and self._is_well()
-                if not well:  # else it is this text, and no matter of sizes
-                    self._size.failed(head)
-                if strikes.out(well=well):
-                    self._size.blamed(head[0])
-                    raise _RefusedCallError(1, exc, exc.reason) from exc
+                self._judge(head, run, exc)
             raise
         else:
-            self._size.succeeded(head)
+            self._size.succeeded(texts)
             return vectors
         self._probe()
         try:
-            return self._call(head)
+            return self._call_for(run, head)
         except TextRefusedError as exc:
             raise _RefusedCallError(1, exc) from exc
+
+    def _judge(self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError) -> None:
+        """Find out whether a failure is that of the service, of the call's size, or of a text."""
+        if len(head) == 1 and self._is_well():
+            digest = head[0].digest
+            self._size.blamed(head[0].text)
+            if self._strikes.out(digest):
+                raise _RefusedCallError(1, failure, failure.reason) from failure
+            if run.fails_alone_again(digest):
+                raise _FailsAloneError(str(failure)) from failure
+            return
+        self._size.failed([each.text for each in head])
+        if len(head) == 1:
+            self._strikes.begin_anew()
+
+    def _call_for(self, run: Run, head: Sequence[Wanted]) -> Vectors:
+        """Call the embedder with these texts, and have it known meanwhile that they are in it."""
+        texts = [each.text for each in head]
+        run.failing = False
+        run.calling[get_ident()] = texts
+        try:
+            return self._call(texts)
+        finally:
+            run.calling.pop(get_ident(), None)
 
     def _is_well(self) -> bool:
         """Return whether a text that is known to be good is embedded now."""
@@ -267,8 +308,10 @@ class EmbeddingRunner:
             vectors = self._embedder.embed(texts)
             check_vectors(vectors, len(texts), self._card.dimensions)
             outcome = "ok"
-        except EmbedderUnavailableError:
+            self._answers.took()
+        except EmbedderUnavailableError as exc:
             outcome = "unavailable"
+            self._answers.failed(exc)
             raise
         except TextRefusedError:
             outcome = "refused"
@@ -281,34 +324,6 @@ class EmbeddingRunner:
         return vectors
 
 
-class _Waiting:
-    """The texts of a batch that no worker has taken: texts of similar lengths go together."""
-
-    def __init__(self, wanted: Sequence[Wanted], size: CallSize, card: ModelCard) -> None:
-        self._wanted = sorted(wanted, key=lambda each: len(each.text))
-        self._taken = 0
-        self._size = size
-        self._most = -(-len(wanted) // card.concurrency)
-        self._most_tokens = card.max_tokens or inf
-        self._lock = Lock()
-
-    @property
-    def calls(self) -> int:
-        """The number of calls, as far as the size of one is known."""
-        return -(-len(self._wanted) // min(self._most, self._size.now))
-
-    def take(self) -> Sequence[Wanted]:
-        """Return the texts of the next call; none when all are taken."""
-        with self._lock:
-            end = self._taken + min(self._most, self._size.now)
-            most = self._wanted[self._taken : end]
-            count = self._size.head([each.text for each in most]) if most else 0
-            tokens = accumulate(each.tokens for each in most[:count])
-            count = sum(total <= self._most_tokens for total in tokens)
-            self._taken += count
-            return most[:count]
-
-
 class _RefusedCallError(Exception):
     """So many texts were refused together, or one alone."""
 
@@ -318,20 +333,5 @@ class _RefusedCallError(Exception):
         self.refusal: Refusal = (reason, str(error))
 
 
-class _Strikes:
-    """The failures of the service at one text, while it was well with another one."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._count = 0
-        self._since = 0.0
-
-    def out(self, *, well: bool) -> bool:
-        """Count a failure; return whether the text is to blame. An outage begins the count anew."""
-        if not well:
-            self._count = 0
-            return False
-        if not self._count:
-            self._since = self._clock()
-        self._count += 1
-        return self._count >= STRIKES and self._clock() - self._since >= STRIKES_SECONDS
+class _FailsAloneError(Exception):
+    """The service failed at one text again, and is well."""

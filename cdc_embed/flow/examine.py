@@ -5,7 +5,7 @@ compare, embed what differs. Runs in the same worker thread as ``prepare``, betw
 the log, and gives the same ``Prepared``.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -13,16 +13,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.action import Row, Write
+from cdc_embed.change.action import Delete, Row, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import Basis
-from cdc_embed.change.plan import Cut, Plan
+from cdc_embed.change.knowledge import Basis, Deferred
+from cdc_embed.change.plan import Cut, Plan, read_again
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.prepare import Facts, Prepared, StoreReader, VectorSupply
+from cdc_embed.flow.prepare import Prepared, StoreReader, VectorSupply, wanted_texts
 
 SAME_VECTOR: Final = 0.999
 """Cosine of a stored vector and a fresh one: rounding (halfvec, another machine) stays above it."""
@@ -35,6 +37,8 @@ class Extract:
     slice: Slice
     hidden: frozenset[Key]
     """Rows for which the slice's snapshot can be too old."""
+    others_wait: OthersWait = lambda: False
+    """Whether the log has changes that wait behind it."""
 
 
 class Examiner:
@@ -53,15 +57,50 @@ class Examiner:
         part = work.slice
         rows = {key: row for key, row in part.rows.items() if key not in work.hidden}
         stored = self._stored(part.table, rows, basis)
+        if part.embedded is not None:
+            return self._settle(part, stored, basis, facts)
         comparison = _Comparison(part, rows, stored, facts.cutting(self._cut))
-        if part.sample:
-            self._sample(comparison, facts)
-        rest = comparison.repair(self._supply.runner) if part.repair else {}
+        rest = self._sample(comparison, work, facts) if part.sample else {}
+        if part.repair:
+            rest |= comparison.repair(self._supply.runner)
         comparison.plan.refuse_rows(facts.refused_rows)
         wanted = self._supply.wanted(comparison.plan, basis, facts, {})
-        prepared = self._supply.embed(comparison.plan, wanted, facts, again=part.retry)
+        texts = wanted_texts(comparison.plan, wanted)
+        embedded = self._supply.embed(texts, facts, work.others_wait, again=part.retry)
+        if embedded.away:  # the rows are no queue for an outage: they are handed over again
+            rest |= comparison.leave(facts.untaken)
+            facts.untaken.clear()
+        prepared = self._supply.finish(comparison.plan, facts)
         examined = Examined(verdicts=comparison.verdicts, hidden=work.hidden, rest=rest)
         return replace(prepared, examined=examined)
+
+    def _settle(
+        self, part: Slice, stored: Mapping[Key, Stored], basis: Basis, facts: Facts
+    ) -> Prepared:
+        """Plan what became of deferred rows that were read and embedded beside the stream.
+
+        A row that is not deferred any more is settled by a later change. A row whose read does not
+        see the change that deferred it is read again, and so is one that lost the donor of its
+        vectors meanwhile.
+        """
+        planned, hidden = Plan(Batch()), set[Key]()
+        for key, row in part.rows.items():
+            state = stored[key].state
+            if not isinstance(state, Deferred):
+                continue
+            if state.xid is not None and not part.snapshot.sees(state.xid):
+                hidden.add(key)
+                continue
+            cut = facts.cutting(self._cut)
+            planned.actions[part.table, key] = (
+                Delete() if row is None else read_again(part.table, row, state, cut)
+            )
+        planned.refuse_texts(facts.refused_texts)
+        planned.refuse_rows(facts.refused_rows)
+        lacking = self._supply.wanted(planned, basis, facts, {}).keys() | facts.untaken
+        hidden |= {key for _, key in planned.drop_texts(lacking)}
+        examined = Examined(hidden=frozenset(hidden))
+        return replace(self._supply.finish(planned, facts), examined=examined)
 
     def _stored(self, table: Table, keys: Iterable[Key], basis: Basis) -> dict[Key, Stored]:
         """Return what is stored of some rows once the batches in flight are committed."""
@@ -76,21 +115,36 @@ class Examiner:
             for row in rows
         }
 
-    def _sample(self, comparison: "_Comparison", facts: Facts) -> None:
-        """Embed the fresh ones of the rows once more; a stored vector that differs is stale."""
+    def _sample(
+        self, comparison: "_Comparison", work: Extract, facts: Facts
+    ) -> dict[Key, Row | None]:
+        """Embed the fresh ones of the rows once more; a stored vector that differs is stale.
+
+        Return the rows whose texts the embedder did not take: they are sampled later.
+        """
         writes = comparison.fresh_documents()
         texts = {c.hash: c.text for write in writes.values() for c in write.document.chunks}
         wanted = {digest: text for digest, text in texts.items() if digest not in facts.vectors}
-        facts.vectors |= self._supply.runner.embed(wanted).vectors
+        embedded = self._supply.runner.embed(wanted, others_wait=work.others_wait)
+        facts.vectors |= embedded.vectors
+        untaken = embedded.untaken.keys()
+        rest = {
+            key: comparison.leave_row(key)
+            for key, write in writes.items()
+            if any(chunk.hash in untaken for chunk in write.document.chunks)
+        }
         read = partial(self._store.vectors, comparison.part.table, list(writes))
         stored = self._patience.keep_trying("target", read)
         for key, write in writes.items():
+            if key in rest:
+                continue
             pairs = [
                 (stored.get((key, place)), chunk.hash)
                 for place, chunk in enumerate(write.document.chunks)
             ]
             if not all(_same(found, digest, facts.vectors) for found, digest in pairs):
                 comparison.mark_stale(key, write)
+        return rest
 
 
 class _Comparison:
@@ -135,9 +189,10 @@ class _Comparison:
         for key, row in self._rows.items():
             if (table, key) in actions:
                 continue
+            if key not in self.verdicts:
+                continue
             if spent > most and len(actions) >= runner.least_texts:
-                rest[key] = row
-                del self.verdicts[key]
+                rest[key] = self.leave_row(key)
                 continue
             action = repair(table, row, self._stored[key], self._verdict(key), self._cut)
             if action is not None:
@@ -145,6 +200,15 @@ class _Comparison:
             if isinstance(action, Write):
                 spent += sum(len(chunk.text) for chunk in action.document.chunks)
         return rest
+
+    def leave(self, untaken: Collection[bytes]) -> dict[Key, Row | None]:
+        """Take out the rows whose texts have one of these chunks, and return them."""
+        return {key: self.leave_row(key) for _, key in self.plan.drop_texts(untaken)}
+
+    def leave_row(self, key: Key) -> Row | None:
+        """Take a row out, to be compared later, and return it."""
+        del self.verdicts[key]
+        return self._rows[key]
 
     def _verdict(self, key: Key) -> Verdict:
         verdict = self.verdicts[key]

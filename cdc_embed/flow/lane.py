@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Event, Lock
 from typing import Final
 
 from cdc_embed.change.action import Row
@@ -20,6 +20,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.unseen import Unseen
+from cdc_embed.flow.facts import Facts
 from cdc_embed.lsn import LSN, ZERO
 
 ANY_NUMBER: Final = 1 << 60
@@ -40,6 +41,10 @@ class Slice:
     """Embed them afresh too, and compare the vectors."""
     retry: bool = False
     """With ``repair``: try dead letters once more."""
+    embedded: Facts | None = None
+    """The results for the texts of deferred rows: such a slice compares nothing."""
+    deferrals: int = 0
+    """With ``embedded``: the number of slices that had deferred rows before it was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +78,11 @@ class Lane:
         self._moves: Counter[Table] = Counter()
         self._trusted: list[Table] = []
         self._distrusted: list[tuple[Table, Future[None]]] = []
+        self.deferred = Event()
+        """A batch is committed of which a text waits for the embedder."""
+        self.deferrals = 0
+        """Slices that deferred rows: an older read of these rows does not count any more, because
+        no transaction tells it from a newer one. The loop's."""
         self.durable: LSN = ZERO
         """As far as the target reflects the log; the loop's."""
         self.wake: Callable[[], None] = lambda: None
@@ -191,8 +201,10 @@ class Lane:
                 if not offer.answer.set_running_or_notify_cancel():
                     continue
                 part = offer.slice
+                if part.embedded is not None and part.deferrals == self.deferrals:
+                    return offer, frozenset()  # each deferred row says what a read must see
                 hidden: frozenset[Key] | None = None
-                if self._unseen is not None:
+                if self._unseen is not None and part.embedded is None:
                     self._unseen.drop_seen(part.snapshot)
                     hidden = self._unseen.hidden(part.snapshot, part.table, part.rows.keys())
                 if hidden is not None and len(hidden) < len(part.rows):

@@ -63,9 +63,12 @@ class _Wait:
 
     stage: str
     began: float
+    over: Event | None = None
     trouble: Trouble | None = None
 
     def seen_at(self, now: float) -> Trouble | None:
+        if self.over is not None and self.over.is_set():
+            return None
         if self.trouble is None and now - self.began > SLOW_SECONDS:
             return Trouble(f"no answer for {now - self.began:.0f} s", self.began + SLOW_SECONDS)
         return self.trouble
@@ -102,13 +105,19 @@ class Patience:
                 found[wait.stage] = trouble
         return found
 
-    def keep_trying(self, stage: str, attempt: Callable[[], T]) -> T:
+    @property
+    def abandoned(self) -> bool:
+        """The service stops, and nothing is waited for any more."""
+        return self._abandon.is_set()
+
+    def keep_trying(self, stage: str, attempt: Callable[[], T], over: Event | None = None) -> T:
         """Return the result of ``attempt``; wait out a passing error, raise any other.
 
-        Raises ``AbandonedError`` when the service stops first.
+        After ``over`` is set, nobody waits for the result: a passing error is raised, too. Raises
+        ``AbandonedError`` when the service stops first.
         """
         tries = 0
-        wait = _Wait(stage, self._clock())
+        wait = _Wait(stage, self._clock(), over)
         self._waits.append(wait)
         try:
             while not self._abandon.is_set():
@@ -119,7 +128,9 @@ class Patience:
                     since = wait.trouble.since if wait.trouble else self._clock()
                     wait.trouble = Trouble(str(exc), since, getattr(exc, "lasts", False))
                     asked = getattr(exc, "retry_after", None)
-                    self._abandon.wait(self._delay(tries, random.random(), asked))
+                    (over or self._abandon).wait(self._delay(tries, random.random(), asked))
+                    if over is not None and over.is_set():
+                        raise
                     tries += 1
             raise AbandonedError
         finally:

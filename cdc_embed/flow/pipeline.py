@@ -160,6 +160,8 @@ class Pipeline:
         """Take in what is committed: positions first, then whoever waits for it."""
         for done in self._batches.collect():
             batch = done.prepared.plan
+            if batch.defers:
+                self._lane.deferred.set()
             if done.offer is not None and done.prepared.examined is not None:
                 table = done.offer.slice.table
                 self._telemetry.examined(table, done.prepared, done.written)

@@ -7,25 +7,27 @@ in its ``Facts``, and is not paid for twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.action import Refuse, Row, Write
+from cdc_embed.change.action import Row, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import Stored
-from cdc_embed.change.document import Document, Key, Table, fingerprint
+from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change, Event
 from cdc_embed.change.knowledge import ABSENT, Basis, State
 from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, plan, rows_to_look_up
-from cdc_embed.flow.embedding import EmbeddingRunner, Refusal
+from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.lane import Examined
 from cdc_embed.flow.patience import Patience
-from cdc_embed.wire.messages import UNCHANGED
+from cdc_embed.flow.texts import Embedded
 
 ReadRows = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
 """Reads the first of some rows, one at least: as many as should be in memory together."""
@@ -58,46 +60,8 @@ class Range:
     left out for long enough."""
     whole: bool = False
     """All of its events are used: what comes after them is on its way already."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Facts:
-    """Everything that was found out for a batch at a cost, for when it is prepared again."""
-
-    documents: dict[tuple[Table, bytes], Document] = field(default_factory=dict)
-    """Texts cut into chunks, by table and fingerprint: counting tokens takes time."""
-    reads: dict[RowId, tuple[Change, Row | None]] = field(default_factory=dict)
-    """Rows that were read again, with the change that they were read for."""
-    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
-    """By chunk hash."""
-    refused_texts: dict[bytes, Refusal] = field(default_factory=dict)
-    """Chunks that the model refuses, by hash."""
-    refused_rows: dict[RowId, Refuse] = field(default_factory=dict)
-    """Letters of the rows that the database refused."""
-
-    def cutting(self, cut: Cut) -> Cut:
-        """Return ``cut``, but never twice for the same text."""
-
-        def remembered(table: Table, text: str) -> Document:
-            place = table, fingerprint(text)
-            if place not in self.documents:
-                self.documents[place] = cut(table, text)
-            return self.documents[place]
-
-        return remembered
-
-    def of(self, events: Sequence[Event]) -> "Facts":
-        """Return those that some of the batch's events will need in the next one."""
-        changes = {change.position: change for change in events if isinstance(change, Change)}
-        wanted = set(map(_place_of, changes.values())) if self.documents else set()
-        documents = {place: doc for place, doc in self.documents.items() if place in wanted}
-        hashes = {chunk.hash for document in documents.values() for chunk in document.chunks}
-        return Facts(
-            documents=documents,
-            vectors={h: vector for h, vector in self.vectors.items() if h in hashes},
-            refused_texts={h: why for h, why in self.refused_texts.items() if h in hashes},
-            reads={row: read for row, read in self.reads.items() if read[0].position in changes},
-        )
+    others_wait: OthersWait = lambda: False
+    """Whether something else than new rows waits behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +99,7 @@ class VectorSupply:
             if chunk not in basis.arriving
             and chunk[1] not in facts.vectors
             and chunk[1] not in facts.refused_texts
+            and chunk[1] not in facts.untaken
         ]
         unknown = [chunk for chunk in chunks if chunk not in donors]
         if unknown:
@@ -144,19 +109,36 @@ class VectorSupply:
         return {chunk[1]: chunk for chunk in chunks if not donors[chunk]}
 
     def embed(
-        self, planned: Plan, wanted: Mapping[bytes, ChunkId], facts: Facts, *, again: bool = False
-    ) -> Prepared:
-        """Embed what is wanted; documents that the model refuses become dead letters.
+        self,
+        texts: dict[bytes, str],
+        facts: Facts,
+        others_wait: OthersWait | None,
+        *,
+        again: bool = False,
+    ) -> Embedded:
+        """Embed texts, by chunk hash; what came of them is in ``facts``, and is returned.
 
         ``again``: texts that were refused before are tried once more.
         """
-        texts = planned.texts()
-        distinct = {digest: texts[chunk] for digest, chunk in wanted.items()}
-        embedded = self.runner.embed(distinct, again=again)
+        embedded = self.runner.embed(texts, again=again, others_wait=others_wait)
         facts.vectors |= embedded.vectors
         facts.refused_texts |= embedded.refused
+        facts.untaken |= embedded.untaken.keys()
+        return embedded
+
+    def finish(self, planned: Plan, facts: Facts) -> Prepared:
+        """Return the plan with its vectors.
+
+        A document that the model refuses becomes a dead letter, one that the embedder does not take
+        is deferred.
+        """
         planned.refuse_texts(facts.refused_texts)
-        reused = sum(digest not in facts.vectors for _, digest in planned.texts())
+        before = planned.texts()
+        planned.defer_texts(facts.untaken)
+        texts = planned.texts()
+        left = {h for _, h in before.keys() - texts.keys() if h in facts.vectors}
+        self.runner.kept.keep({h: facts.vectors[h] for h in left})
+        reused = sum(digest not in facts.vectors for _, digest in texts)
         return Prepared(plan=planned, vectors=facts.vectors, reused=reused)
 
 
@@ -182,8 +164,9 @@ class Preparer:
             fitting = _fitting(work.events[:used], _costs(planned, wanted), runner)
             if fitting < used:
                 used, planned, wanted = attempt.plan(fitting)
-        prepared = self.supply.embed(planned, wanted, facts)
-        return replace(prepared, used=used)
+        texts = wanted_texts(planned, wanted)
+        self.supply.embed(texts, facts, lambda: not planned.only_texts or work.others_wait())
+        return replace(self.supply.finish(planned, facts), used=used)
 
 
 class _Attempt:
@@ -268,17 +251,16 @@ class _Attempt:
         return unread
 
 
+def wanted_texts(planned: Plan, wanted: Mapping[bytes, ChunkId]) -> dict[bytes, str]:
+    """Return the texts of wanted chunks, by hash."""
+    texts = planned.texts()
+    return {digest: texts[chunk] for digest, chunk in wanted.items()}
+
+
 def _rows_in_order(events: Sequence[Event]) -> Iterable[RowId]:
     """Return the rows of some changes, in the order of their first change under this key."""
     changes = (event for event in events if isinstance(event, Change))
     return dict.fromkeys((change.table, change.key) for change in changes)
-
-
-def _place_of(change: Change) -> tuple[Table, bytes]:
-    """Return the place in ``Facts.documents`` of a change that holds its row's whole text."""
-    texts = tuple(text for text in change.texts if text is not UNCHANGED)
-    text = change.table.prepare(texts) if texts and len(texts) == len(change.texts) else None
-    return change.table, fingerprint(text or "")
 
 
 def _fitting(events: Sequence[Event], costs: dict[RowId, int], runner: EmbeddingRunner) -> int:

@@ -14,6 +14,7 @@ from typing import Final
 from cdc_embed.change.action import (
     Action,
     Annotate,
+    Defer,
     Delete,
     Forget,
     Move,
@@ -55,7 +56,7 @@ class Committed:
     ``dead_letter``: the same, because its text was refused. ``truncate``: so for every row."""
     commit_lsn: LSN | None
     """The start of the commit record in the source's log. An integer that prints as X/X; None for
-    a row that was read from the table (backfill, ``verify --repair``, ``dlq retry``)."""
+    a row that was read from the table (backfill, ``verify --repair``, ``dlq retry``, deferred)."""
     committed_at: datetime | None
     """The time of the commit in the source, with a time zone; None for a row that was read."""
     seconds: float | None
@@ -98,6 +99,10 @@ class Telemetry:
         self._oldest: Oldest | None = None
         self.clock_ahead = 0.0
         """Seconds that the source's clock is ahead of ours."""
+        self.deferrals = 0
+        """Batches that deferred rows: a look at the table of these rows can be older than one."""
+        self._deferred_since: float | None = None
+        """Unix time of the oldest commit of which a text waits beside the stream."""
         self._full_since: float | None = None
         metrics.watch_oldest_pending(self.oldest_pending_age)
 
@@ -105,13 +110,21 @@ class Telemetry:
         """Return the seconds since the oldest commit that is not reflected; 0 when idle.
 
         At least the time since it was received. The commit's time is corrected by the difference
-        of the clocks, as it was when the connection was made.
+        of the clocks, as it was when the connection was made. A deferred row is not reflected.
         """
-        oldest = self._oldest
-        if oldest is None:
-            return 0.0
-        committed = time.time() + self.clock_ahead - oldest.committed_at
-        return max(time.monotonic() - oldest.received_at, committed)
+        oldest, deferred, now = self._oldest, self._deferred_since, time.time() + self.clock_ahead
+        ages = [0.0] if deferred is None else [0.0, now - deferred]
+        if oldest is not None:
+            ages += [time.monotonic() - oldest.received_at, now - oldest.committed_at]
+        return max(ages)
+
+    def note_deferred(self, since: Iterable[float | None], deferrals: int) -> None:
+        """Note since when the rows that wait beside the stream do so, for each table.
+
+        ``deferrals`` is the number of batches that had deferred rows before that was read.
+        """
+        if deferrals == self.deferrals:
+            self._deferred_since = min((at for at in since if at is not None), default=None)
 
     def turned(self) -> None:
         """Note that the loop has come round, or has tried once more to begin."""
@@ -151,6 +164,7 @@ class Telemetry:
         self.metrics.write_duration.observe(written.seconds)
         self.metrics.embed_texts.labels("reused").inc(prepared.reused)
         self._count_written(prepared.plan)
+        self._count_deferred(prepared.plan)
         self._tell(_committed(*row, action) for row, action in prepared.plan.actions.items())
 
     def _count_written(self, plan: Plan) -> None:
@@ -166,6 +180,7 @@ class Telemetry:
         """Count a committed batch, and tell the listeners of its rows."""
         plan = prepared.plan
         self._count_skipped(plan)
+        self._count_deferred(plan)
         self.metrics.heartbeat.labels("embed").set_to_current_time()
         if not plan.writes:
             return
@@ -185,6 +200,16 @@ class Telemetry:
             _committed(*row, action, plan.batch.images[row].change, now)
             for row, action in plan.actions.items()
         )
+
+    def _count_deferred(self, plan: Plan) -> None:
+        deferred = [row for row, action in plan.actions.items() if isinstance(action, Defer)]
+        if not deferred:
+            return
+        self.deferrals += 1
+        images = plan.batch.images
+        since = [images[row].change.committed_at.timestamp() for row in deferred if row in images]
+        known = [] if self._deferred_since is None else [self._deferred_since]
+        self._deferred_since = min([*since, *known], default=time.time() + self.clock_ahead)
 
     def _tell(self, rows: Iterable[Committed | None]) -> None:
         if self._on_committed is None:

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 from cdc_embed.change.action import Row
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
+from cdc_embed.flow.facts import Facts
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.coverage import Undelivered
@@ -95,6 +96,7 @@ class SliceReader:
         self._stored = stored
         self._wal_end = wal_end
         self._pace = pace
+        self._deferrals = 0
         self.waiting_for = ""
         """The transactions that the first slice waits for; for ``status``."""
 
@@ -214,6 +216,25 @@ class SliceReader:
                 return
             self.pause(RETRY_SECONDS)
             scans = self.read_keys(table, hidden)
+
+    def read_deferred(self, table: Table, keys: Collection[Key]) -> Iterator[Scan]:
+        """Read deferred rows by key, part by part, to be handed over before the next part."""
+        self._deferrals = self._lane.deferrals
+        for scan in self.read_keys(table, keys):
+            yield scan
+            self._deferrals = self._lane.deferrals
+
+    def hand_over_deferred(self, table: Table, scan: Scan, embedded: Facts) -> frozenset[Key]:
+        """Have the loop write deferred rows that are embedded; return those to be read again."""
+        part = Slice(
+            table=table,
+            rows=scan.rows,
+            snapshot=scan.snapshot,
+            repair=True,
+            embedded=embedded,
+            deferrals=self._deferrals,
+        )
+        return self._answer_of(self._lane.submit(part)).hidden
 
     def distrust(self, table: Table) -> None:
         """Have the loop forget all that it knows of the table's stored rows."""

@@ -35,6 +35,8 @@ class TableFacts:
     backfill_state: str | None
     backfill_done: int
     dead_letters: int
+    deferred: int
+    """Rows whose texts wait for the embedder."""
     problem: str | None = None
     """The reason why its changes are not delivered; None if they are."""
     index: IndexFacts
@@ -85,6 +87,7 @@ def gather(
                 backfill_state=stored[name].state if name in stored else None,
                 backfill_done=stored[name].checked if name in stored else 0,
                 dead_letters=stored[name].dead_letters if name in stored else 0,
+                deferred=stored[name].deferred if name in stored else 0,
                 problem=paused.get(name),
                 index=indexes.get(name, NO_INDEX),
             )

@@ -119,6 +119,7 @@ def _table(table: TableFacts, live: Live | None) -> dict[str, Any]:
         "backfill_state": table.backfill_state,
         "backfill_done": table.backfill_done,
         "dead_letters": table.dead_letters,
+        "deferred": table.deferred,
         "problem": table.problem,
         "index": {
             "state": table.index.state,

@@ -110,6 +110,8 @@ class Health:
             waiting["stream"] = f"{stuck}; it said: {stuck.problem}"
         if instance.reconcile_waits_for:
             waiting["reconcile"] = instance.reconcile_waits_for
+        if instance.deferred_rows:
+            waiting["deferred"] = instance.deferred_rows
         if self.listeners.problem:
             waiting["listeners"] = self.listeners.problem
         return waiting

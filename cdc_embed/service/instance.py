@@ -28,7 +28,7 @@ from cdc_embed.flow.patience import AbandonedError, Trouble, delay
 from cdc_embed.flow.pipeline import Pipeline
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.lsn import LSN, ZERO, Checkpoint, Identity, Progress, find_gap
-from cdc_embed.reconcile.reconciler import Reconciler
+from cdc_embed.reconcile.readers import Readers
 from cdc_embed.reconcile.slices import Term
 from cdc_embed.service.failures import LASTING_SECONDS, Failures, Stuck, reason_of
 from cdc_embed.service.phase import Phase
@@ -53,8 +53,8 @@ RECONNECT_ERRORS: Final = (
 log = structlog.get_logger()
 
 
-Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Reconciler]
-"""Makes the reconciler of one term; the second argument is called with an error that ends it."""
+Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Readers]
+"""Makes what reads rows in one term; the second argument is called with an error that ends it."""
 
 
 class Instance:
@@ -72,7 +72,7 @@ class Instance:
         self._source = source
         self._stages = stages
         self._reconciling = reconciling
-        self._reconciler: Reconciler | None = None
+        self._readers: Readers | None = None
         self._pipeline: Pipeline | None = None
         self._progress: Progress | None = None
         """The positions of the present connection, or of the last one."""
@@ -122,14 +122,20 @@ class Instance:
     @property
     def reconcile_waits_for(self) -> str:
         """The ends and locks that the comparison of rows waits for; empty if there are none."""
-        reconciler = self._reconciler
-        return reconciler.waiting_for if reconciler is not None else ""
+        readers = self._readers
+        return readers.waiting_for if readers is not None else ""
+
+    @property
+    def deferred_rows(self) -> str:
+        """The number of rows that wait for the embedder, and why; empty if there are none."""
+        readers = self._readers
+        return readers.waiting_rows if readers is not None else ""
 
     @property
     def reconcile_trouble(self) -> Trouble | None:
         """The error because of which rows are not compared, nor requests answered."""
-        reconciler = self._reconciler
-        return reconciler.trouble if reconciler is not None else None
+        readers = self._readers
+        return readers.trouble if readers is not None else None
 
     @property
     def leading(self) -> bool:
@@ -265,8 +271,8 @@ class Instance:
         pipeline = make_pipeline(
             self._source, self._stages, connected, lane=term.lane, telemetry=self._telemetry
         )
-        reconciler = self._reconciling(term, self.fail)
-        self._pipeline, self._reconciler = pipeline, reconciler
+        readers = self._reconciling(term, self.fail)
+        self._pipeline, self._readers = pipeline, readers
         self._progress = pipeline.progress
         self._set_phase(Phase.STREAMING)
         log.info(
@@ -276,17 +282,17 @@ class Instance:
             recorded=str(checkpoint.recorded),
         )
         try:
-            reconciler.start()
+            readers.start()
             self._run_pipeline(pipeline, connected.stream)
         except RECONNECT_ERRORS as exc:
             self._note_failure(exc)
             raise
         finally:
-            self._pipeline = self._reconciler = None
+            self._pipeline = self._readers = None
             term.ended.set()
             term.lane.close()
             self._bring_to_rest(pipeline)
-            reconciler.join()
+            readers.join()
             self._stop.allow_waiting()
 
     def _note_failure(self, exc: CdcEmbedError) -> None:

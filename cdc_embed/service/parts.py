@@ -62,9 +62,7 @@ class Parts:
         checked = self._checked
         expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
-        reconciling = Reconciling(
-            checked, self._model.card, stages.store, self._undelivered, self._metrics
-        )
+        reconciling = Reconciling(checked, stages, self._undelivered, self._metrics)
         self._stack.callback(reconciling.close)
         self._index_problems = lambda: reconciling.index_problems
         self._sizes = lambda: reconciling.sizes

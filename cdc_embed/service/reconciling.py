@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from threading import Event
 
 from cdc_embed.change.document import Table
-from cdc_embed.embed.base import ModelCard
 from cdc_embed.errors import CdcEmbedError
+from cdc_embed.flow.prepare import VectorSupply
 from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
+from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.indexing import Indexer
+from cdc_embed.reconcile.readers import Readers
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
@@ -18,15 +21,15 @@ from cdc_embed.reconcile.size import Size, TokenCounter
 from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
-from cdc_embed.setup.connections import cutter
+from cdc_embed.service.stages import Stages
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
+from cdc_embed.target.deferred import DeferredRows
 from cdc_embed.target.index import IndexBuilder
 from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.letters import Letters
-from cdc_embed.target.store import Store
 from cdc_embed.target.stored import StoredDocuments
 
 
@@ -40,27 +43,28 @@ class Reconciling:
     def __init__(
         self,
         checked: Checked,
-        card: ModelCard,
-        store: Store,
+        stages: Stages,
         undelivered: Undelivered,
         metrics: Metrics,
     ) -> None:
         self._config = config = checked.config
         self._databases = checked.databases
         self._sources = checked.sources
-        self._card = card
+        self._card = checked.model.card
+        self._stages = stages
         self._undelivered = undelivered
+        self._pace = Pace(rows_per_second=config.backfill.rows_per_second)
         self._metrics = metrics
-        self._scopes = [Scope(table=t, space=store.space(t)) for t in checked.tables]
+        self._scopes = [Scope(table=t, space=stages.store.space(t)) for t in checked.tables]
         self._builder = IndexBuilder(
             self._config.target.schema, self._config.index, checked.find_extension_schema()
         )
         index = Session(TARGET, config.target_login, f"cdc_embed index {config.source.slot}")
-        self._indexer = Indexer(index, self._ensure_index, store.look_ups)
+        self._indexer = Indexer(index, self._ensure_index, stages.store.look_ups)
         name = f"cdc_embed count {config.source.slot}"
         self._count_source = Session(SOURCE, config.source_login, name)
         self._count_target = Session(TARGET, config.target_login, name)
-        self._counter = TokenCounter(cutter(card, checked.tables), card.count_tokens)
+        self._counter = TokenCounter(stages.cut, checked.model.card.count_tokens)
         self.sizes: Mapping[str, Size] = {}
         """The tables that were measured, by name; replaced whole."""
         self.has_work = True
@@ -70,9 +74,28 @@ class Reconciling:
         """Leave an index that is being made to the server."""
         self._indexer.close()
 
-    def make(self, term: Term, on_failure: Callable[[CdcEmbedError], None]) -> Reconciler:
-        """Make the reconciler of one term; ``on_failure`` is called with an error that ends it."""
+    def make(self, term: Term, on_failure: Callable[[CdcEmbedError], None]) -> Readers:
+        """Make what reads rows in one term; ``on_failure`` is called with an error that ends it."""
         work = self._make_work(term)
+        deferred = DeferredReader(
+            work=replace(work, slices=self._make_slices(term)),
+            embedding=self._make_embedding(),
+            surroundings=self,
+            on_failure=on_failure,
+        )
+        return Readers(self._make_reconciler(work, on_failure), deferred)
+
+    def _make_embedding(self) -> Embedding:
+        stages = self._stages
+        return Embedding(
+            rows=DeferredRows(self._databases.target, self._config.target.schema),
+            supply=VectorSupply(stages.store.look_ups, stages.runner, stages.patience),
+            cut=stages.cut,
+        )
+
+    def _make_reconciler(
+        self, work: Work, on_failure: Callable[[CdcEmbedError], None]
+    ) -> Reconciler:
         paid = self._card.paid
         letters = Letters(self._databases.target, self._config.target.schema)
         return Reconciler(
@@ -93,32 +116,32 @@ class Reconciling:
         target = self._databases.target
         ledger = Ledger(target, config.target.schema, config.source.slot)
         stored = self._stored(target)
-        pace = Pace(rows_per_second=config.backfill.rows_per_second)
         return Work(
             term=term,
-            slices=SliceReader(
-                term=term,
-                rows=RowReader(
-                    self._databases.rows,
-                    term.ended,
-                    part_bytes=part_bytes(config.limits.memory),
-                ),
-                stored=stored,
-                wal_end=self._databases.catalogue.wal_end,
-                pace=pace,
-            ),
+            slices=self._make_slices(term),
             scopes=self._scopes,
             ledger=ledger,
             stored=stored,
             leaves=Leaves(target, config.target.schema),
             undelivered=self._undelivered,
             metrics=self._metrics,
-            pace=pace,
+            pace=self._pace,
             counts=Counts(
                 source=RowReader(self._count_source, term.ended),
                 target=self._stored(self._count_target),
                 make_room=lambda: self._databases.rows.close_unused(0),
             ),
+        )
+
+    def _make_slices(self, term: Term) -> SliceReader:
+        """Make a reader for one thread: the session of its rows can be shared, itself cannot."""
+        part = part_bytes(self._config.limits.memory)
+        return SliceReader(
+            term=term,
+            rows=RowReader(self._databases.rows, term.ended, part_bytes=part),
+            stored=self._stored(self._databases.target),
+            wal_end=self._databases.catalogue.wal_end,
+            pace=self._pace,
         )
 
     def _stored(self, session: Session) -> StoredDocuments:

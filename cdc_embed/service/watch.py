@@ -170,10 +170,12 @@ class Watch:
             tables = [source.table for source in self._tables]
             expect_unchanged(databases, tables, unfit)
         names = [*self._names, *self._left_out]
+        before = self._telemetry.deferrals
         stored = stored_tables(databases.target, databases.config.target.schema, names)
         if self._instance.leading:  # a standby of another version may see other shapes
             self._shapes.check(observed, stored)
         self.facts = gather(databases, self._count, observed, stored, self._undelivered.problems)
+        self._telemetry.note_deferred((each.deferred_since for each in stored.values()), before)
         self._show_metrics(self.facts)
         databases.catalogue.refuse_synchronous(stream_name(databases.config.source.slot))
         self._check_confirmed(self.facts)
@@ -230,6 +232,7 @@ class Watch:
         metrics = self._telemetry.metrics
         for table in facts.tables:
             metrics.dead_letters_pending.labels(table.name).set(table.dead_letters)
+            metrics.deferred_documents.labels(table.name).set(table.deferred)
         for name, tokens in pending_tokens(facts, self._reconciling.sizes).items():
             metrics.set_pending(name, tokens or 0)
         slot = facts.slot

@@ -21,6 +21,7 @@ MADE_WITH: Final = {
     "space": ("embedding_table", "dead_letter", "reconcile"),
     "embedding_table": ("reconcile",),
     "dead_letter": ("reconcile",),
+    "deferred": ("reconcile",),
 }
 """Tables that mean nothing without another one. Without a comparison every row is compared."""
 _COMMENT: Final = re.compile(r"comment on table \{schema\}\.(\w+) is\s*'([^']*)'")

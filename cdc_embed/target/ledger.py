@@ -250,6 +250,7 @@ def _values(table: Table, space: int) -> dict[str, Any]:
 
 def _comparison(row: Sequence[Any]) -> Comparison:
     names = ("fresh", "missing", "stale", "metadata_stale", "orphan", "dead_letter")
+    counts = {Verdict(name): count for name, count in zip(names, row[6:12], strict=True)}
     return Comparison(
         table_name=row[0],
         state=row[1],
@@ -257,7 +258,7 @@ def _comparison(row: Sequence[Any]) -> Comparison:
         stage=row[3],
         cursor=None if row[4] is None else tuple(row[4]),
         checked=row[5],
-        counts={Verdict(name): count for name, count in zip(names, row[6:12], strict=True)},
+        counts={Verdict.PENDING: 0, **counts},
         estimate=row[12],
         run=row[13],
     )

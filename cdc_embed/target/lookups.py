@@ -14,7 +14,16 @@ from numpy.typing import NDArray
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
-from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import (
+    ABSENT,
+    LOG,
+    READ,
+    UNKNOWN,
+    Deferred,
+    Known,
+    Refused,
+    State,
+)
 from cdc_embed.postgres.session import Session
 from cdc_embed.target.statements import Statements
 
@@ -95,8 +104,10 @@ class LookUps:
         return found
 
 
-def _state(document_hash: Any, metadata_hash: Any, from_log: bool, *letter: Any) -> State:
-    refused, reason, error = letter
+def _state(deferred: bool, xid: int | None, *stored: Any) -> State:
+    document_hash, metadata_hash, from_log, refused, reason, error = stored
+    if deferred:
+        return Deferred(xid)
     if refused is not None:
         return Refused(bytes(refused), reason, error)
     if document_hash is None:

@@ -17,6 +17,10 @@ class StoredTable:
     model: str
     """The model of its vectors."""
     dead_letters: int
+    deferred: int
+    """Rows whose texts wait for the embedder."""
+    deferred_since: float | None
+    """Unix time of the oldest change that waits so."""
     state: str | None
     """The state of its comparison; None if there is none yet."""
     checked: int
@@ -38,12 +42,14 @@ def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict
             embedding_table=row[1],
             model=row[2],
             dead_letters=row[3],
-            state=row[4],
-            checked=row[5],
-            shape=row[6],
-            leaf_digest=row[7],
-            large=bool(row[8]),
-            written=row[9],
+            deferred=row[4],
+            deferred_since=row[5],
+            state=row[6],
+            checked=row[7],
+            shape=row[8],
+            leaf_digest=row[9],
+            large=bool(row[10]),
+            written=row[11],
         )
         for row in session.fetch("embedding_table", _compose("stored_tables", schema), values)
     }

@@ -22,7 +22,7 @@ INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
 OPERATORS: Final = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
 SERVICE_TABLES: Final = (
-    *("request", "reconcile", "dead_letter", "embedding_table", "space", "checkpoint"),
+    *("request", "reconcile", "deferred", "dead_letter", "embedding_table", "space", "checkpoint"),
     "migration",
 )
 """Our own tables, in the order in which they can be dropped."""

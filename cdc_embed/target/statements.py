@@ -15,11 +15,12 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.wire.messages import UNCHANGED
 
 _COMMA = sql.SQL(", ")
-LETTER_MATCHES = (
-    "l.table_name = {table_name} and l.key = {key} and "
-    "jsonb_hash_extended(l.key, 0) = jsonb_hash_extended({key}, 0)"
+_NOTED_KEY = (
+    "{noted}.table_name = {table_name} and {noted}.key = {key} and "
+    "jsonb_hash_extended({noted}.key, 0) = jsonb_hash_extended({key}, 0)"
 )
-"""A dead letter of a key: found by its hash, which is indexed whatever the key's length."""
+"""A dead letter or a deferred row of a key: found by its hash, which is indexed whatever the key's
+length."""
 _AND = sql.SQL(" and ")
 
 
@@ -110,9 +111,8 @@ class Statements:
             "key_arrays": _COMMA.join(_array(name) for name in self._names),
             "key_matches": _matches("t", columns, "k", names, types),
             "key_object": key_object,
-            "letter_matches": sql.SQL(LETTER_MATCHES).format(
-                table_name=sql.Placeholder("table_name"), key=key_object
-            ),
+            "letter_matches": _is_noted("l", key_object),
+            "deferred_matches": _is_noted("w", key_object),
             "typed_keys": _COMMA.join(
                 sql.SQL("{}::{}").format(name, kind)
                 for name, kind in zip(names, types, strict=True)
@@ -131,6 +131,12 @@ class Statements:
             ),
             **_metadata_parts(table.metadata),
         }
+
+
+def _is_noted(alias: str, key: sql.Composed) -> sql.Composed:
+    return sql.SQL(_NOTED_KEY).format(
+        noted=sql.SQL(alias), table_name=sql.Placeholder("table_name"), key=key
+    )
 
 
 def _metadata_parts(columns: Sequence[TableColumn]) -> dict[str, sql.Composable]:

@@ -160,7 +160,7 @@ def rename_ddl(schema: str, table: Table, known: Registered) -> Ddl:
     }
     named = sql.Literal(table.embedding_table)
     found.append(_compose("rename_source", embedding_table=named, **parts))
-    found.append(_compose("rename_letters", **parts))
+    found.append(_compose("rename_keys", **parts))
     return joined(f"rename {known.table_name} to {table.full_name}", found)
 
 
@@ -198,7 +198,7 @@ def rename_key_ddl(schema: str, table: Table, stored: VectorTable) -> list[Ddl]:
         found.append(compose("target/view", "rename_view_column", view=view, **names))
         letters = {"column": sql.Literal(old), "name": sql.Literal(new)}
         letters |= {"schema": sql.Identifier(schema), "table_name": sql.Literal(table.full_name)}
-        found.append(compose("target/shadow", "rename_letter_key", **letters))
+        found.append(compose("target/shadow", "rename_key_column", **letters))
     named = ", ".join(f"{old} {new}" for old, new in renamed)
     return [joined(f"rename the key of {table.full_name} ({named})", found)]
 
@@ -320,7 +320,7 @@ def swap_ddl(schema: str, table: Table) -> list[Ddl]:
     swap = [
         _compose("drop_table", table=name),
         *_renamed(schema, shadow_name(table), table.embedding_table),
-        compose("target/shadow", "forget_letters", **letters),
+        compose("target/shadow", "forget_keys", **letters),
     ]
     return [joined(f"store vectors of {table.full_name} by its key of now", swap)]
 

@@ -2,7 +2,7 @@
 
 First copy the chunks in. Then take reused vectors and moved documents from the rows stored *before*
 any delete. Then delete the touched keys' other chunks, update those that are kept, insert the new
-ones, and last the dead letters.
+ones, and last the dead letters and the deferred rows.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cdc_embed.change.action import (
     Action,
     Annotate,
+    Defer,
     Forget,
     Move,
     Refuse,
@@ -87,14 +88,7 @@ class TableWriter:
             kept = self._stage(writes, {} if truncated else self._pieces(writes))
         if moves:
             self._stage_moves(moves)
-        replaced = [key for key, a in actions.items() if not isinstance(a, Forget | Annotate)]
-        if truncated:
-            self._execute("delete_all_chunks", {})
-            self._execute("delete_all_letters", self._statements.values)
-        elif replaced:
-            self._execute("delete_chunks", self._statements.keys(replaced))
-            cleared = [key for key in replaced if key not in letters]
-            self._execute("delete_letters", self._statements.keys(cleared))
+        self._clear(actions, letters, truncated=truncated)
         if kept:
             self._update_kept(kept)
         if writes or moves:
@@ -105,6 +99,24 @@ class TableWriter:
             self._execute("forget_documents", self._statements.keys(forgotten))
         if letters:
             self._insert_letters(letters)
+        deferred = {key: a for key, a in actions.items() if isinstance(a, Defer)}
+        if deferred:
+            self._insert_deferred(deferred)
+
+    def _clear(self, actions: Actions, letters: Mapping[Key, Refuse], *, truncated: bool) -> None:
+        """Delete what is stored of the rows, and their dead letters; they are deferred no more."""
+        if truncated:
+            for name in ("delete_all_chunks", "delete_all_letters", "delete_all_deferred"):
+                self._execute(name, self._statements.values)
+            return
+        settled = [key for key, action in actions.items() if not isinstance(action, Defer)]
+        replaced = [key for key in settled if not isinstance(actions[key], Forget | Annotate)]
+        if replaced:
+            self._execute("delete_chunks", self._statements.keys(replaced))
+            cleared = [key for key in replaced if key not in letters]
+            self._execute("delete_letters", self._statements.keys(cleared))
+        if settled:
+            self._execute("delete_deferred", self._statements.keys(settled))
 
     def _pieces(self, writes: Mapping[Key, Write]) -> dict[Key, list[Piece]]:
         """Return the rows of the documents with several chunks: the equal ones are kept.
@@ -232,6 +244,14 @@ class TableWriter:
             "errors": [storable(letter.error, encoding) for letter in letters.values()],
         }
         self._execute("insert_letters", values)
+
+    def _insert_deferred(self, deferred: Mapping[Key, Defer]) -> None:
+        values = {
+            **self._statements.keys(deferred),
+            **self._provenance(dict.fromkeys(deferred, False)),
+            "xids": [action.xid for action in deferred.values()],
+        }
+        self._execute("insert_deferred", values)
 
     def _execute(self, name: str, values: Mapping[str, Any]) -> None:
         self._cursor.execute(self._statements[name], values)

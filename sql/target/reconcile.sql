@@ -15,7 +15,11 @@ delete from {schema}.reconcile
 where table_name = %(table_name)s and (space, metadata) <> (%(space)s, %(metadata)s::text[])
 
 -- name: forget_unconfigured
--- Forget tables that are not configured any more: they must be compared when they come back.
+-- Forget tables that are not configured any more, and their deferred rows: every row is compared when
+-- they come back.
+with deferred as (
+  delete from {schema}.deferred w using {schema}.embedding_table e
+  where e.table_name = w.table_name and e.slot = %(slot)s and w.table_name <> all (%(table_names)s))
 delete from {schema}.reconcile r using {schema}.embedding_table e
 where e.table_name = r.table_name and e.slot = %(slot)s
   and r.table_name <> all (%(table_names)s)
@@ -34,7 +38,10 @@ where table_name = %(table_name)s and source_oid is distinct from %(source_oid)s
 
 -- name: compare_again
 -- Compare tables again, because changes were undelivered. One that waits for a request goes on
--- waiting.
+-- waiting. The transactions that deferred rows can be those of another server then.
+with deferred as (
+  update {schema}.deferred set xid = null
+  where table_name = any ({table_names}::text[]) and xid is not null)
 update {schema}.reconcile
 set state = case when state = 'waiting' then state else 'running' end, stage = 'rows', cursor = null,
     checked = 0, fresh = 0, missing = 0, stale = 0, metadata_stale = 0, orphan = 0, dead_letter = 0,
@@ -50,9 +57,9 @@ select table_name, state, reason, stage, cursor, checked, fresh, missing, stale,
 from {schema}.reconcile
 
 -- name: stored_tables
--- For each source table: its table of vectors and its model, dead letters, the progress of its
--- comparison, and a token that changes when its vectors are written.
-select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), r.state, coalesce(r.checked, 0), r.shape, r.leaf_digest, t.reltuples > 10000,
+-- For each source table: its table of vectors and its model, dead letters, deferred rows and since
+-- when they wait, the progress of its comparison, and a token that changes when its vectors are written.
+select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), coalesce(w.rows, 0), w.since, r.state, coalesce(r.checked, 0), r.shape, r.leaf_digest, t.reltuples > 10000,
        case when current_setting('track_counts') = 'on'
             then format('%%s %%s %%s', t.oid, pg_stat_get_tuples_inserted(t.oid), pg_stat_get_tuples_deleted(t.oid))
             else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end
@@ -62,6 +69,9 @@ left join pg_class t on t.relnamespace = (select oid from pg_namespace where nsp
 left join {schema}.reconcile r on r.table_name = e.table_name
 left join (select table_name, count(*) as letters from {schema}.dead_letter group by table_name) d
   on d.table_name = e.table_name
+left join (select table_name, count(*) as rows, extract(epoch from min(committed_at))::float8 as since
+           from {schema}.deferred group by table_name) w
+  on w.table_name = e.table_name
 where e.table_name = any (%(table_names)s)
 
 -- name: has_compared

@@ -164,9 +164,10 @@ drop index if exists {index}
 update {schema}.embedding_table set table_name = {table_name}, embedding_table = {embedding_table}
 where table_name = {former}
 
--- name: rename_letters
--- Rename a source table in its dead letters.
-update {schema}.dead_letter set table_name = {table_name} where table_name = {former}
+-- name: rename_keys
+-- Rename a source table in its dead letters and its deferred rows.
+update {schema}.dead_letter set table_name = {table_name} where table_name = {former};
+update {schema}.deferred set table_name = {table_name} where table_name = {former}
 
 -- name: rename_index
 -- Rename an index of a table of vectors.

@@ -33,11 +33,15 @@ alter table {table} rename to {name}
 -- End the epoch of a running service: it reads the tables of vectors anew before it writes again.
 update {schema}.checkpoint set epoch = epoch + 1 where slot = {slot}
 
--- name: forget_letters
--- Forget the dead letters of a table: their keys are not those of its rows any more.
-delete from {schema}.dead_letter where table_name = {table_name}
+-- name: forget_keys
+-- Forget the dead letters and the deferred rows of a table: their keys are not those of its rows any
+-- more. Every row is compared then.
+delete from {schema}.dead_letter where table_name = {table_name};
+delete from {schema}.deferred where table_name = {table_name}
 
--- name: rename_letter_key
--- Give a key column its new name in the dead letters of a table.
+-- name: rename_key_column
+-- Give a key column its new name in the dead letters and the deferred rows of a table.
 update {schema}.dead_letter set key = (key - {column}) || jsonb_build_object({name}, key -> {column})
+where table_name = {table_name} and key ? {column};
+update {schema}.deferred set key = (key - {column}) || jsonb_build_object({name}, key -> {column})
 where table_name = {table_name} and key ? {column}

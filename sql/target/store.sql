@@ -81,20 +81,22 @@ set confirmed_lsn = greatest(confirmed_lsn, %(confirmed_lsn)s::pg_lsn), updated_
 where slot = %(slot)s and epoch = %(epoch)s and batch_seq = %(batch_seq)s
 
 -- name: look_up
--- The stored state of some rows: the document's hash and whether it came by the log, or a dead
--- letter. (``is true`` keeps the planner from an index scan for the space, which nearly every row
+-- The stored state of some rows: whether the row is deferred, the document's hash and whether it came
+-- by the log, or a dead letter. (``is true`` keeps the planner from an index scan for the space, which nearly every row
 -- is in.)
-select k.place, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
+select k.place, w.id is not null, w.xid, t.document_hash, t.metadata_hash, t.commit_lsn is not null,
        l.fingerprint, l.reason, l.error
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join {table} t on {key_matches} and {key_texts_match} and t.chunk_row = 0 and (t.space = %(space)s) is true
 left join {schema}.dead_letter l
   on l.space = %(space)s and {letter_matches}
+left join {schema}.deferred w on {deferred_matches}
 
 -- name: look_up_whole
 -- The same with a document's other chunks: their number, their end, whether of one text and each
 -- with a vector: the distance of a zero or infinite one to itself is no number.
-select k.place, d.document_hash, d.metadata_hash, d.from_log, l.fingerprint, l.reason, l.error,
+select k.place, w.id is not null, w.xid, d.document_hash, d.metadata_hash, d.from_log,
+       l.fingerprint, l.reason, l.error,
        d.chunks = d.last + 1 and d.of_one_text, d.end_offset
 from unnest({key_arrays}) with ordinality as k ({key_names}, place)
 left join lateral (
@@ -109,6 +111,7 @@ left join lateral (
 ) d on true
 left join {schema}.dead_letter l
   on l.space = %(space)s and {letter_matches}
+left join {schema}.deferred w on {deferred_matches}
 
 -- name: stored_vectors
 -- The vectors of some documents.
@@ -243,6 +246,25 @@ where {letter_matches}
 -- name: delete_all_letters
 -- Delete every dead letter, because the source table was truncated.
 delete from {schema}.dead_letter where table_name = %(table_name)s
+
+-- name: delete_deferred
+-- The rows that a batch settles wait for the embedder no more.
+delete from {schema}.deferred w
+using unnest({key_arrays}) as k ({key_names})
+where {deferred_matches}
+
+-- name: delete_all_deferred
+-- No row waits for the embedder, because the source table was truncated.
+delete from {schema}.deferred where table_name = %(table_name)s
+
+-- name: insert_deferred
+-- Rows whose texts wait for the embedder; one that waits already does so since the older change.
+insert into {schema}.deferred as w (table_name, key, xid, committed_at)
+select %(table_name)s, {key_object}, k.xid, coalesce(k.committed_at, now())
+from unnest({key_arrays}, %(xids)s::bigint[], %(committed_ats)s::timestamptz[])
+  as k ({key_names}, xid, committed_at)
+on conflict (table_name, jsonb_hash_extended(key, 0), jsonb_hash_extended(key, 1)) do update
+set xid = excluded.xid
 
 -- name: insert_letters
 -- Documents that cannot be embedded; another attempt of the same document is counted.

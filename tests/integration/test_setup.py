@@ -275,7 +275,7 @@ def test_status_keeps_its_contract_with_the_service_up_and_down(site: Site) -> N
     assert set(running["lsn"]) == {"current", "received", "durable", "confirmed"}
     assert set(running["tables"][0]) == {
         *("name", "rows_embedded", "rows_source_estimate", "backfill_state", "backfill_done"),
-        *("dead_letters", "problem", "index"),
+        *("dead_letters", "deferred", "problem", "index"),
     }
     stopped = json.loads(site.cli("status", "--json").stdout)
     assert stopped["tables"][0]["rows_embedded"] == 9
@@ -325,8 +325,9 @@ def test_health_and_metrics_answer(site: Site) -> None:
             *("embed_requests_total", "embed_request_duration_seconds", "embed_batch_documents"),
             *("embed_texts_total", "embed_tokens_total", "rows_written_total"),
             *("write_duration_seconds", "end_to_end_latency_seconds", "errors_total"),
-            *("dead_letters_total", "dead_letters_pending", "confirmed_beyond_durable_total"),
-            *("build_info", "phase", "leader", "backfill_pending_tokens"),
+            *("dead_letters_total", "dead_letters_pending", "deferred_documents"),
+            *("confirmed_beyond_durable_total", "build_info", "phase", "leader"),
+            "backfill_pending_tokens",
         ):
             assert f"# HELP cdc_embed_{name} " in metrics, name
         assert service.metric("cdc_embed_end_to_end_latency_seconds_count") == 1

@@ -6,11 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from cdc_embed.change.action import Action, Delete, Forget, Move, Refuse, Write
+from cdc_embed.change.action import Action, Defer, Delete, Forget, Move, Refuse, Skip, Write
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.document import Chunk, Document, fingerprint
 from cdc_embed.change.event import Op
-from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Known, Refused
+from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Deferred, Known, Refused
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import (
     FencedError,
@@ -257,13 +257,58 @@ def test_look_up_tells_known_refused_forgotten_and_absent_apart(store: Store) ->
     store.write(plan(actions), vectors("a"), 1)
     store.write(plan({"3": Forget()}, at=2), {}, 2)
     rows = [(TABLE, (key,)) for key in "1234"]
-    assert list(store.look_ups.look_up(rows).values()) == [
-        Known(digest),
-        Refused(b"f" * 16),
-        UNKNOWN,
-        ABSENT,
-    ]
+    found = store.look_ups.look_up(rows)
+    assert [found[row] for row in rows] == [Known(digest), Refused(b"f" * 16), UNKNOWN, ABSENT]
     assert store.look_ups.find_donors([(TABLE, digest), (TABLE, b"n" * 16)]) == {(TABLE, digest)}
+
+
+def deferred(site: Site) -> dict[int, int | None]:
+    return dict(site.sql("select (key ->> 'id')::int, xid from cdc_embed.deferred order by 1"))
+
+
+def test_a_deferred_row_is_noted_and_keeps_its_chunks(site: Site, store: Store) -> None:
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    store.write(plan({"1": Defer(7), "2": Defer(7), "3": text("c")}, at=2), vectors("c"), 2)
+    assert deferred(site) == {1: 7, 2: 7}
+    assert stored(site) == {1: "a", 3: "c"}
+    rows = [(TABLE, (key,)) for key in "123"]
+    found = store.look_ups.look_up(rows)
+    assert [found[row] for row in rows[:2]] == [Deferred(7), Deferred(7)]
+    assert {row: whole.state for row, whole in store.look_ups.look_up_whole(rows).items()} == found
+    assert store.look_ups.find_donors([(TABLE, Document.whole("a").fingerprint)])
+
+
+@pytest.mark.parametrize(
+    ("action", "left"),
+    [
+        (text("b"), {}),
+        (Delete(), {}),
+        (Refuse(b"f" * 16, "refused", "why"), {}),
+        (Forget(), {}),
+        (Defer(9), {1: 9}),
+        (Skip("unchanged", Deferred(7)), {1: 7}),
+    ],
+)
+def test_what_settles_a_row_makes_it_deferred_no_more(
+    site: Site, store: Store, action: Action, left: dict[int, int | None]
+) -> None:
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    store.write(plan({"1": Defer(7), "2": Defer(None)}, at=2), {}, 2)
+    since = site.value("select max(committed_at) from cdc_embed.deferred")
+    store.write(plan({"1": action, "3": text("a")}, at=3), vectors("a", "b"), 3)
+    assert deferred(site) == {**left, 2: None}
+    assert site.value("select max(committed_at) from cdc_embed.deferred") == since
+
+
+def test_truncate_clears_the_deferred_rows_of_its_table(site: Site, store: Store) -> None:
+    other = "insert into cdc_embed.deferred (table_name, key, committed_at) "
+    site.sql(other + """values ('public.other', '{"id": "1"}', now())""")
+    store.write(plan({"1": Defer(7)}), {}, 1)
+    store.write(plan({"2": Defer(8)}, at=2, truncate=True), {}, 2)
+    assert site.sql("select table_name, xid from cdc_embed.deferred order by 2") == [
+        ("public.documents", 8),
+        ("public.other", None),
+    ]
 
 
 def test_truncate_comes_before_what_the_batch_writes(site: Site, store: Store) -> None:
@@ -324,6 +369,6 @@ def test_schema_is_exactly_what_all_migrations_make(site: Site) -> None:
         "select table_name from information_schema.tables "
         "where table_schema = 'cdc_embed' order by table_name"
     )
-    names = ["checkpoint", "dead_letter", "documents_embedding", "documents_search"]
+    names = ["checkpoint", "dead_letter", "deferred", "documents_embedding", "documents_search"]
     names += ["embedding_table", "migration", "reconcile", "request", "space"]
     assert [name for (name,) in made] == names

@@ -21,6 +21,7 @@ PREVIOUS = (
     "alter table cdc_embed.embedding_table drop column key_columns, drop column definition, "
     "drop column source_system_identifier, drop column source_database",
     "alter table cdc_embed.space drop column canary, drop column found_window",
+    "drop table cdc_embed.deferred",
     "drop index cdc_embed.dead_letter_key",
     "alter table cdc_embed.dead_letter add unique (table_name, key)",
 )

@@ -4,13 +4,16 @@ import time
 
 import pytest
 
+from cdc_embed.change.action import Defer
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.event import Change, Op, TransactionEnd
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Plan
-from cdc_embed.flow.batches import _HotRows
+from cdc_embed.flow.hot_rows import HotRows
+from cdc_embed.flow.prepare import Prepared
 from cdc_embed.flow.receipts import STEP_SECONDS, Receipts
 from cdc_embed.flow.telemetry import Oldest, Telemetry
+from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
 from tests.builders import NOW, TABLE, change
@@ -42,6 +45,24 @@ def test_what_waits_is_at_least_as_old_as_its_receipt(skew: float, measured: boo
     assert telemetry.oldest_pending_age() == 0
 
 
+def test_a_deferred_row_counts_until_it_is_written() -> None:
+    telemetry = Telemetry(Metrics(slot="s", tables=[TABLE.full_name], model="hash"))
+    batch = Batch.of([change(Op.INSERT, ("1",))])
+    deferred = Plan(batch, {(TABLE, ("1",)): Defer(7)})
+    looked = telemetry.deferrals
+    telemetry.written(
+        Prepared(plan=deferred, vectors={}), Written(committed_at=time.time(), seconds=0.1)
+    )
+    since = NOW.timestamp()
+    assert telemetry.oldest_pending_age() >= time.time() - since - 1
+    telemetry.note_deferred([None], looked)  # it was read before the batch was committed
+    assert telemetry.oldest_pending_age() >= time.time() - since - 1
+    telemetry.note_deferred([since + 5, None], telemetry.deferrals)
+    assert time.time() - since - 6 < telemetry.oldest_pending_age() < time.time() - since
+    telemetry.note_deferred([None], telemetry.deferrals)
+    assert telemetry.oldest_pending_age() == 0
+
+
 def test_the_oldest_receipt_is_that_of_what_is_not_durable() -> None:
     receipts = Receipts()
     for second in range(3):
@@ -62,7 +83,7 @@ def test_an_idle_loop_has_no_receipt() -> None:
 
 
 def test_a_truncate_forgets_the_rows_that_were_left_out() -> None:
-    hot = _HotRows({(TABLE, ("1",)): 1.0})
+    hot = HotRows({(TABLE, ("1",)): 1.0})
     truncated = Plan(Batch(truncated={TABLE: change(Op.TRUNCATE)}), {})
     hot.mark(truncated, 2.0)
     assert hot.since == {}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from cdc_embed.change.action import Annotate, Delete, Metadata, Row, Write
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, TableColumn, fingerprint
-from cdc_embed.change.knowledge import ABSENT, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import ABSENT, READ, UNKNOWN, Deferred, Known, Refused, State
 from cdc_embed.change.plan import one_chunk
 from tests.builders import table
 
@@ -122,8 +122,11 @@ def test_blanks_at_the_end_of_a_text_may_be_in_no_chunk(end: int, verdict: Verdi
     assert compare(TABLE, row, stored) is verdict
 
 
-def test_a_letter_drifts_not() -> None:
-    assert [verdict for verdict in Verdict if not verdict.drifts] == [FRESH, DEAD]
+def test_a_letter_drifts_not_and_a_deferred_row_is_pending() -> None:
+    right = [FRESH, DEAD, Verdict.PENDING]
+    assert [verdict for verdict in Verdict if not verdict.drifts] == right
+    for row in (Row(("a", "b")), Row((None, None)), None):
+        assert compare(TABLE, row, Stored(Deferred())) is Verdict.PENDING
 
 
 rows = st.none() | st.builds(

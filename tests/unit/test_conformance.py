@@ -64,9 +64,8 @@ class Bench:
                 result = self.runner.embed(batch)
                 self.vectors |= {batch[digest]: vector for digest, vector in result.vectors.items()}
                 self.letters |= {batch[digest]: why for digest, (why, _) in result.refused.items()}
-                settled = result.vectors.keys() | result.refused.keys()
-                batch = {digest: text for digest, text in batch.items() if digest not in settled}
-                if batch:  # they were left for later
+                batch = {digest: batch[digest] for digest in result.untaken}
+                if batch:  # they are deferred
                     self.clock.sleep(LATER_SECONDS)
         return self.clock.now - began
 

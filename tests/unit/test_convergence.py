@@ -5,6 +5,7 @@ Every interleaving is drawn, on the simulated source and target of ``simulation`
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import product
 from random import Random
 from typing import Any, Final
@@ -38,6 +39,7 @@ def schedule(
     compares: bool = False,
     damages: bool = False,
     partitions: bool = False,
+    defers: bool = False,
 ) -> tuple[Setting, Steps]:
     """A setting and what happens in it. Few keys and few texts, so that they meet."""
     random = Random(seed)
@@ -63,6 +65,10 @@ def schedule(
         damaging = random.choice((0.3, 1.5))
     if partitions:
         moving, tables = random.choice((0.5, 1.5, 3.0)), random.choice(((1,), (1,), (0, 1)))
+
+    deferring, embedding = 0.0, 0.0
+    if defers:
+        deferring, embedding = random.choice((0.5, 2.0)), random.choice((0.5, 2.0, 8.0))
 
     def op() -> Op:
         return Op(
@@ -105,6 +111,8 @@ def schedule(
         "work": (working, lambda: random.choice((2, 5, 10, 30))),
         "ask": (0.3 * comparing, request),
         "damage": (damaging, damage),
+        "take_no": (deferring, lambda: random.choice((None, "", "A", "B", "Aa", "ABCab"))),
+        "embed_deferred": (embedding, lambda: random.choice((1, 2, 3, 5, 10))),
         "attach": (moving, leaf),
         "detach": (moving / 2, lambda: None),
         "drop": (moving / 4, lambda: None),
@@ -167,6 +175,18 @@ def test_verify_finds_damage_and_comparing_mends_it() -> None:
 
 def test_partitions_that_come_and_go_end_as_the_source_is() -> None:
     try_all(range(COMPARING_SEEDS), crashes=True, compares=True, partitions=True)
+
+
+@pytest.mark.parametrize("compares", [False, True])
+def test_deferred_rows_end_as_the_source_is(*, compares: bool) -> None:
+    seeds = COMPARING_SEEDS if compares else SEEDS // 2
+    try_all(range(seeds), crashes=True, defers=True, compares=compares)
+
+
+def test_deferred_rows_survive_damage_and_partitions() -> None:
+    kinds = {"crashes": True, "compares": True, "defers": True}
+    try_all(range(COMPARING_SEEDS // 2), damages=True, **kinds)
+    try_all(range(COMPARING_SEEDS // 2), partitions=True, **kinds)
 
 
 ONE_BY_ONE: Final = Setting(take=1)
@@ -345,6 +365,23 @@ def test_commits_before_a_batch_that_failed_are_told() -> None:
         world.crash(False)
         world.settle()
         world.check()
+
+
+def test_a_deferred_row_that_loses_its_donor_is_embedded() -> None:
+    """Its text is stored when the row is read; its vector is gone when the row has its turn."""
+    setting = Setting(least_texts=2, take=1, in_pieces=True, slice_rows=1)
+    interruptions = (False, False, True, False, False, True, False)
+    rows = [
+        *(Op("insert", key=0, a="b", b="a"), Op("move_and_write", key=0, other=0, a="A")),
+        Op("write_both", key=0, a="b", b="A"),
+    ]
+    steps: Steps = [
+        ("commit", [Op("appear", key=1), Op("write_m", key=1, a="a", b="a", m="b")]),
+        *(("turn", 100), ("write", None), ("turn", 2), ("prepare", None), ("commit", rows)),
+        *(("turn", 0), ("take_no", "ABCab"), ("prepare", None)),
+        *(("commit", [Op("insert", key=0, a="a", b="A")]), ("embed_deferred", 10)),
+    ]
+    run(replace(setting, interruptions=interruptions, memory=8000), steps)
 
 
 # -- rows compared beside the log ------------------------------------------------------------------

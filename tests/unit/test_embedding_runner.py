@@ -4,7 +4,7 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
 
 import numpy as np
 import pytest
@@ -151,12 +151,23 @@ def test_a_transient_failure_is_retried_and_never_a_refusal() -> None:
     assert len(fake.calls) == 41
 
 
-def test_retry_after_is_the_least_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    abandon, waited = Event(), list[float | None]()
-    monkeypatch.setattr(abandon, "wait", lambda timeout=None: waited.append(timeout))
-    with running(Fake(failing(1, away(7.5))), abandon) as runner:
-        runner.embed(hashed("a"))
-    assert waited == [7.5]
+def test_a_service_that_asks_for_time_is_given_it_by_each_batch() -> None:
+    times: list[float] = []
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        times.append(time.monotonic())
+        if len(times) < 2:
+            raise away(0.4)
+        return good(texts)
+
+    with running(Fake(answer)) as runner:
+        first = Thread(target=runner.embed, args=(hashed("a"),))
+        first.start()
+        while not times:
+            first.join(0.01)
+        assert runner.embed(hashed("b")).vectors
+        first.join()
+    assert times[1] - times[0] >= 0.4
 
 
 def test_a_stop_ends_the_wait_for_the_embedder() -> None:
@@ -324,24 +335,40 @@ def test_a_service_that_refuses_many_texts_is_learned_once() -> None:
     assert len(fake.calls) <= 64 + 3 * 10
 
 
-def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
-    """Others are embedded meanwhile; Ollama answers 500 for a vector of NaN."""
-    now = itertools.count()
+def failing_at(bad: str) -> Answer:
+    """An answer that fails at each call with a text; Ollama answers 500 for a vector of NaN."""
 
     def answer(texts: Sequence[str]) -> Vectors:
-        if "bad" in texts:
+        if bad in texts:
             raise too_much()
         return good(texts)
 
-    fake = Fake(answer)
-    with running(fake, clock=lambda: next(now) * 10.0) as runner:
-        result = runner.embed(hashed("bad", "one", "two"))
+    return answer
+
+
+def test_a_text_the_service_fails_at_is_left_and_no_other_waits() -> None:
+    fake = Fake(failing_at("bad"))
+    with running(fake) as runner:
+        result = runner.embed(hashed("bad", "one", "two"), others_wait=lambda: False)
     assert set(result.vectors) == set(hashed("one", "two"))
+    assert result.untaken == {fingerprint("bad"): "embedder: answers 500"}
+    assert (result.refused, result.away) == ({}, False)
+    assert fake.calls.count(["bad"]) == fake.calls.count([PROBE]) == 2
+
+
+def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
+    """It is deferred, and tried again and again; others are embedded meanwhile."""
+    now = [0.0]
+    fake = Fake(failing_at("bad"))
+    with running(fake, clock=lambda: now[0]) as runner:
+        for seconds in (0.0, 10.0, 59.0):
+            now[0] = seconds
+            assert not runner.embed(hashed("bad", f"at {seconds}")).refused
+        now[0] = 61.0
+        result = runner.embed(hashed("bad"))
     ((reason, error),) = result.refused.values()
     assert (reason, "answers 500" in error) == ("server_error", True)
-    alone = fake.calls[fake.calls.index(["bad"]) :]
-    assert alone.count(["bad"]) >= 3
-    assert alone.count([PROBE]) == alone.count(["bad"])
+    assert fake.calls.count([PROBE]) == fake.calls.count(["bad"]) == 7
 
 
 def test_a_text_the_service_fails_at_makes_no_call_smaller() -> None:
@@ -404,24 +431,98 @@ def test_an_outage_blames_no_text_however_long() -> None:
 
 
 def test_an_outage_begins_the_count_of_a_text_anew() -> None:
-    """Two strikes, an outage of minutes, and the service is well again with every text."""
-    clock, strikes = [0.0], itertools.count()
+    """Strikes over minutes, an outage, and the service is well again with every other text."""
+    now, ill = [0.0], [0]
 
     def answer(texts: Sequence[str]) -> Vectors:
-        clock[0] += 25.0
-        if texts == [PROBE]:
-            if 200 < clock[0] < 400:
-                raise too_much()
-            return good(texts)
-        if clock[0] < 450:
-            next(strikes)
+        if ill[0] or "bad" in texts:
+            ill[0] -= texts == [PROBE]
             raise too_much()
         return good(texts)
 
-    with running(Fake(answer), clock=lambda: clock[0] / 4) as runner:
-        result = runner.embed(hashed("a text"))
-    assert set(result.vectors) == set(hashed("a text"))
-    assert next(strikes) > 3
+    with running(Fake(answer), clock=lambda: now[0]) as runner:
+        assert runner.embed(hashed("bad")).untaken
+        now[0], ill[0] = 100.0, 1
+        assert runner.embed(hashed("bad")).untaken
+        now[0] = 159.0
+        assert runner.embed(hashed("bad")).untaken
+        now[0] = 161.0
+        assert runner.embed(hashed("bad")).refused
+
+
+# -- what nothing waits for -------------------------------------------------------------------
+
+
+class Clock:
+    """A second passes with each look."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 1.0
+        return self.now
+
+
+@pytest.mark.parametrize("reason", ["", "server_error", "timeout"])
+def test_in_an_outage_texts_are_left_if_others_wait(reason: str) -> None:
+    clock = Clock()
+    with running(Fake(failing(10**6, too_much(reason))), clock=clock) as runner:
+        result = runner.embed(hashed("one", "two"), others_wait=lambda: True)
+    assert result.untaken.keys() == hashed("one", "two").keys()
+    assert (result.away, result.vectors, result.refused) == (True, {}, {})
+
+
+def test_in_an_outage_nothing_but_new_texts_waits_for_its_end() -> None:
+    """The log is the better queue: what waits there is not read a second time."""
+    clock = Clock()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if clock() < 1000:
+            raise too_much("")
+        return good(texts)
+
+    with running(Fake(answer), clock=clock) as runner:
+        result = runner.embed(hashed("one", "two"), others_wait=lambda: False)
+    assert set(result.vectors) == set(hashed("one", "two"))
+
+
+@pytest.mark.parametrize("others_wait", [True, False])
+def test_a_text_that_takes_long_is_left_and_embedded_once(others_wait: bool) -> None:
+    clock, answered = Clock(), Event()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if texts == ["slow"]:
+            answered.wait()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, clock=clock) as runner:
+        late = 100.0  # a known-good text is taken before
+        result = runner.embed(hashed("slow"), others_wait=lambda: others_wait and clock.now > late)
+        assert (set(result.untaken), result.away) == (set(hashed("slow")), False)
+        assert runner.embed(hashed("slow")).untaken, "its call is not answered yet"
+        answered.set()
+        while runner.embed(hashed("slow")).untaken:
+            pass
+    assert fake.calls.count(["slow"]) == 1
+
+
+def test_a_slow_call_of_many_texts_makes_the_next_ones_smaller() -> None:
+    clock, answered = Clock(), Event()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if len(texts) > 8:
+            answered.wait()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake, clock=clock) as runner:
+        for batch in range(2):
+            texts = hashed(*(f"{batch} {n}" for n in range(16)))
+            runner.embed(texts, others_wait=lambda: True)
+        answered.set()
+    assert [len(call) for call in fake.calls if len(call) > 1] == [16, 8, 8]
 
 
 def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:

@@ -7,7 +7,7 @@ import pytest
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.event import Change, Op
-from cdc_embed.flow.prepare import Facts
+from cdc_embed.flow.facts import Facts
 from cdc_embed.wire.messages import UNCHANGED, Value
 from tests.builders import TABLE, change
 from tests.unit.simulation import world

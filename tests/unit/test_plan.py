@@ -1,6 +1,6 @@
 """The decision for each row: every combination of what the log says and what is stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cdc_embed.change.action import (
     Action,
     Annotate,
+    Defer,
     Delete,
     Forget,
     Metadata,
@@ -23,7 +24,16 @@ from cdc_embed.change.action import (
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Document, Key, TableColumn, fingerprint
 from cdc_embed.change.event import Change, Op
-from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import (
+    ABSENT,
+    LOG,
+    READ,
+    UNKNOWN,
+    Deferred,
+    Known,
+    Refused,
+    State,
+)
 from cdc_embed.change.plan import Plan, plan, rows_to_look_up, skipped
 from cdc_embed.wire.messages import UNCHANGED, Value
 from tests.builders import TABLE, change, table
@@ -192,6 +202,31 @@ def test_the_outcome_says_what_each_action_leaves() -> None:
     }
     assert outcome.truncated == {TABLE}
     assert outcome.hashes == {(TABLE, fingerprint(TEXT))}
+
+
+@pytest.mark.parametrize("texts", [ALL_U, PART_U])
+@pytest.mark.parametrize("batch", [updated, moved])
+def test_a_deferred_row_proves_nothing(
+    batch: Callable[[tuple[Value, ...]], Batch], texts: tuple[Value, ...]
+) -> None:
+    planned = plan(batch(texts), {ROW: Deferred(7)})
+    assert planned.refetch == [ROW if batch is updated else MOVED]
+
+
+def test_a_complete_change_of_a_deferred_row_is_written() -> None:
+    assert plan(updated(WHOLE), {ROW: Deferred(7)}).actions == {ROW: WRITE}
+    assert plan(updated((None, " ")), {ROW: Deferred(7)}).actions == {ROW: Delete()}
+
+
+def test_exactly_rows_with_a_text_that_is_not_taken_are_deferred() -> None:
+    changes = [change(Op.INSERT, KEY, ("a", "b")), change(Op.INSERT, NEW, ("c", "d"))]
+    planned = plan(Batch.of(changes), {})
+    assert planned.only_texts
+    planned.defer_texts({fingerprint(TEXT)})
+    assert planned.actions[ROW] == Defer(changes[0].xid)
+    assert isinstance(planned.actions[MOVED], Write)
+    assert planned.outcome().states[ROW] == Deferred(changes[0].xid)
+    assert (planned.writes, planned.defers, planned.only_texts) == (True, True, False)
 
 
 def test_exactly_rows_with_a_refused_text_become_dead_letters() -> None:

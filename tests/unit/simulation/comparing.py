@@ -12,6 +12,7 @@ from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.reconcile import reconciler
 from cdc_embed.reconcile.slices import StoppedError
 from cdc_embed.source.rows import Scan
+from cdc_embed.target.deferred import Note
 from cdc_embed.target.leaves import PendingWork
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 from cdc_embed.target.letters import Letter
@@ -264,6 +265,20 @@ class Notes:
 
     def asked(self, *kinds: str) -> list[Request]:
         return [request for request in self._world.requests if request.kind in kinds]
+
+
+class Deferrals:
+    """``target/deferred.py``'s: the rows that wait for the embedder."""
+
+    def __init__(self, target: Target, actor: Actor) -> None:
+        self._target = target
+        self._actor = actor
+
+    def page(self, tables: Collection[Table], after: int, limit: int) -> list[Note]:
+        self._actor.rest()
+        deferred = self._target.now.deferred
+        found = [Note(t.oid * 10 + int(k[0]), (t, k)) for t, k in deferred if t in tables]
+        return [note for note in sorted(found, key=lambda n: n.id) if note.id > after][:limit]
 
 
 class DeadLetters:

@@ -8,6 +8,7 @@ from cdc_embed.change.action import (
     REFUSED_METADATA,
     Action,
     Annotate,
+    Defer,
     Forget,
     Metadata,
     Move,
@@ -18,7 +19,16 @@ from cdc_embed.change.action import (
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.compare import Stored as Found
 from cdc_embed.change.document import Chunk, Document, Key, Table, fingerprint
-from cdc_embed.change.knowledge import ABSENT, LOG, READ, UNKNOWN, Known, Refused, State
+from cdc_embed.change.knowledge import (
+    ABSENT,
+    LOG,
+    READ,
+    UNKNOWN,
+    Deferred,
+    Known,
+    Refused,
+    State,
+)
 from cdc_embed.change.plan import Plan
 from cdc_embed.change.shape import LeafChanges
 from cdc_embed.errors import HistoryGapError, TargetUnavailableError
@@ -63,6 +73,7 @@ class Tables:
 
     chunks: dict[RowId, Stored] = field(default_factory=dict)
     letters: dict[RowId, bytes] = field(default_factory=dict)
+    deferred: dict[RowId, int | None] = field(default_factory=dict)
 
 
 class Target:
@@ -104,6 +115,8 @@ class Target:
         return sorted((key for t, key in self.now.chunks if t is source), reverse=True)
 
     def _state(self, row: RowId, *, whole: bool = False) -> State:
+        if row in self.now.deferred:
+            return Deferred(self.now.deferred[row])
         if row in self.now.letters:
             beside = row in self.now.chunks
             return Refused(self.now.letters[row], REFUSED_METADATA if beside else "")
@@ -130,7 +143,7 @@ class Target:
             return
         if batch_seq != self.checkpoint.batch_seq + 1:
             raise HistoryGapError(slot="s", problem="the batch before this one was not written")
-        after = Tables(dict(self.now.chunks), dict(self.now.letters))
+        after = Tables(dict(self.now.chunks), dict(self.now.letters), dict(self.now.deferred))
         for source, actions in actions_by_table(plan).items():
             self._write(after, plan, source, actions, vectors)
         self.now = after
@@ -183,12 +196,16 @@ class Target:
                 staged[row] = self._stage(source, action, {**donors, **vectors}, logged=logged)
             elif isinstance(action, Move):
                 staged[row] = self._move(source, action)
-        gone = {row for row, action in rows.items() if not isinstance(action, Forget | Annotate)}
+        settled = {row for row, action in rows.items() if not isinstance(action, Defer)}
+        gone = {row for row in settled if not isinstance(rows[row], Forget | Annotate)}
         if source in plan.batch.truncated:
-            gone |= {row for row in (*after.chunks, *after.letters) if row[0] is source}
+            noted = (*after.chunks, *after.letters, *after.deferred)
+            gone |= (settled := {row for row in noted if row[0] is source})
         for row in gone:
             after.chunks.pop(row, None)
             after.letters.pop(row, None)
+        for row in settled:
+            after.deferred.pop(row, None)
         after.chunks |= staged
         for row, action in rows.items():
             stored = after.chunks.get(row)
@@ -202,6 +219,8 @@ class Target:
                 )
             elif isinstance(action, Forget) and stored is not None:
                 after.chunks[row] = stored._replace(document_hash=b"")
+            elif isinstance(action, Defer):
+                after.deferred[row] = action.xid
             letter = letter_of(action)
             if letter is not None:
                 after.letters[row] = letter.fingerprint

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from threading import Event, Thread
 from types import SimpleNamespace
@@ -26,16 +26,19 @@ from cdc_embed.change.transaction import Assembler, Callbacks
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow import batches
 from cdc_embed.flow.batches import Workers
-from cdc_embed.flow.embedding import Embedded, EmbeddingRunner
+from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.examine import Examiner
+from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import ChangeLog, Pipeline
 from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
+from cdc_embed.flow.texts import Embedded, Kept
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
-from cdc_embed.reconcile import reconciler, retry, verify
+from cdc_embed.reconcile import deferred, reconciler, retry, verify
+from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.reconciler import Reconciler, Surroundings
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
@@ -43,12 +46,13 @@ from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, W
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
+from cdc_embed.target.deferred import DeferredRows
 from cdc_embed.target.leaves import Leaves
 from cdc_embed.target.ledger import DONE, WAITING, Ledger, Request
 from cdc_embed.target.letters import Letters
 from cdc_embed.target.stored import StoredDocuments
 from tests.builders import HERE
-from tests.unit.simulation.comparing import Actor, DeadLetters, Notes, Reader
+from tests.unit.simulation.comparing import Actor, DeadLetters, Deferrals, Notes, Reader
 from tests.unit.simulation.data import (
     FIRST,
     KEYS,
@@ -98,14 +102,30 @@ class Model:
 
     def __init__(self, least_texts: int) -> None:
         self.least_texts = least_texts
+        self.takes_no = ""
+        """Texts with one of these letters are not taken now."""
+        self.away = False
+        """No text is taken now."""
+        self.kept = Kept(1)
         self.rate = SimpleNamespace(characters_per_batch=1)
         self.embedded: Counter[str] = Counter()
         """Texts that it was given on this connection."""
 
-    def embed(self, texts: Mapping[bytes, str], *, again: bool = False) -> Embedded:
-        result = Embedded()
+    def embed(
+        self,
+        texts: Mapping[bytes, str],
+        *,
+        again: bool = False,
+        others_wait: OthersWait | None = None,  # noqa: ARG002  it never waits
+    ) -> Embedded:
+        result = Embedded(vectors=self.kept.take(texts), away=self.away)
         for digest, text in texts.items():
             assert digest == fingerprint(text)
+            if digest in result.vectors:
+                continue
+            if self.away or any(letter in text for letter in self.takes_no):
+                result.untaken[digest] = "it does not answer"
+                continue
             self.embedded[text] += not again
             if refused_by_model(text):
                 result.refused[digest] = ("refused", "it does not like it")
@@ -237,6 +257,15 @@ class World:
         for _ in range(steps):
             self.actor.step()
 
+    def embed_deferred(self, steps: int) -> None:
+        """Let the thread that embeds deferred rows get on."""
+        for _ in range(steps):
+            self.embedding.step()
+
+    def take_no(self, letters: str | None) -> None:
+        """The embedder takes no texts with these letters from now on; None: it takes none."""
+        self.model.away, self.model.takes_no = letters is None, letters or ""
+
     def work(self, rounds: int) -> None:
         """Everything gets on for a while."""
         for _ in range(rounds):
@@ -244,6 +273,7 @@ class World:
             self.prepare()
             self.write()
             self.compare(3)
+            self.embed_deferred(2)
 
     def work_on_log(self, frames: int) -> None:
         """The loop and its workers get on, what compares rows does not."""
@@ -334,12 +364,13 @@ class World:
 
     def settle(self) -> None:
         self.source.end_all()
+        self.take_no("")
         for _ in range(2000):
             self.look()
             self.work(1)
             flow, batches = self.pipeline, self.pipeline._batches
             busy = batches.pending or batches.in_flight or flow._confirmation.recording
-            if not busy and self._all_read() and self._all_compared():
+            if not (busy or self.target.now.deferred) and self._all_read() and self._all_compared():
                 return
         raise AssertionError("it does not come to rest")
 
@@ -373,6 +404,7 @@ class World:
         self._lane = Lane()
         store = cast(StoreReader, self.target)
         supply = VectorSupply(store, cast(EmbeddingRunner, self.model), patient)
+        self._supply = supply
         self.pipeline = Pipeline(
             log=ChangeLog(
                 stream=wire,
@@ -458,11 +490,36 @@ class World:
         steered = SimpleNamespace(start=lambda: self.actor.start(reconciler._run))
         reconciler._thread = cast(Thread, steered)
         reconciler.start()
+        self._start_embedding(work, cast(Surroundings, surroundings))
+
+    def _start_embedding(self, work: Work, surroundings: Surroundings) -> None:
+        self.embedding = Actor()
+        self.deferred_reader = Reader(self.source, self.embedding)
+        term = replace(work.term, ended=cast(Event, self.embedding))
+        slices = SliceReader(
+            term=term,
+            rows=cast(RowReader, self.deferred_reader),
+            stored=work.stored,
+            wal_end=lambda: self.source.wal,
+            pace=work.pace,
+        )
+        rows = cast(DeferredRows, Deferrals(self.target, self.embedding))
+        reader = DeferredReader(
+            work=replace(work, term=term, slices=slices),
+            embedding=Embedding(rows=rows, supply=self._supply, cut=self.cut),
+            surroundings=surroundings,
+            on_failure=_fail,
+            clock=lambda: self.clock,
+        )
+        steered = SimpleNamespace(start=lambda: self.embedding.start(reader._run))
+        reader._thread = cast(Thread, steered)
+        reader.start()
 
     def close(self) -> None:
         self._lane.close()
         self.pipeline.close()
         self.actor.end()
+        self.embedding.end()
 
     def _read_rows(self, source: Table, wanted: Mapping[Key, int]) -> dict[Key, Read | None]:
         self._part = self._part % 3 + 1  # as many as should be in memory together
@@ -555,7 +612,7 @@ class World:
             if (version.new or self.restarted) and not self._checkpoint.covers(version.position)
             for chunk in self.cut(FIRST, version.text).chunks
         )
-        again = self.reread + self.reader.rows_read
+        again = self.reread + self.reader.rows_read + self.deferred_reader.rows_read
         if not again:
             assert self.model.embedded <= versions
         assert self.model.embedded.total() <= versions.total() + 4 * again
@@ -573,6 +630,7 @@ def simulated() -> Iterator[None]:
         patch.object(batches, "ThreadPoolExecutor", Steered),
         patch.object(batches, "log", silent),
         patch.object(reconciler, "log", silent),
+        patch.object(deferred, "log", silent),
         patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),
     ):

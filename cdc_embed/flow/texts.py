@@ -1,0 +1,212 @@
+"""The texts of one batch on their way to vectors, and what is remembered of texts beyond a batch.
+
+Values and queues only, for several threads at once. ``embedding`` calls the model and decides.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import inf
+from threading import Event, Lock
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cdc_embed.embed.base import ModelCard
+from cdc_embed.errors import EmbedderUnavailableError
+from cdc_embed.flow.call_size import CallSize
+
+Refusal = tuple[str, str]
+"""(reason, error) of a dead letter."""
+STRIKES: Final = 3
+STRIKES_SECONDS: Final = 60.0
+"""So often, over so long, the service must fail at a text, and be well with a known-good one."""
+MOST_STRUCK: Final = 10_000
+KEPT_BYTES: Final = 16 << 20
+
+
+class Wanted(NamedTuple):
+    """A chunk to embed."""
+
+    digest: bytes
+    text: str
+    tokens: int
+
+
+@dataclass(slots=True)
+class Embedded:
+    """Vectors and refusals, by chunk hash."""
+
+    vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
+    refused: dict[bytes, Refusal] = field(default_factory=dict)
+    untaken: dict[bytes, str] = field(default_factory=dict)
+    """Chunks that the embedder did not take, with its words."""
+    away: bool = False
+    """It took nothing at all meanwhile: the texts are not to blame."""
+
+
+class Run:
+    """The texts of a batch: those that no worker has taken, and what came of the others."""
+
+    def __init__(
+        self, wanted: Sequence[Wanted], result: Embedded, size: CallSize, card: ModelCard
+    ) -> None:
+        self._wanted = sorted(wanted, key=lambda each: len(each.text))
+        self._taken = 0
+        self._size = size
+        self._most = -(-len(wanted) // card.concurrency)
+        self._most_tokens = card.max_tokens or inf
+        self._lock = Lock()
+        self._unsettled = {each.digest for each in wanted}
+        self._failed_alone: set[bytes] = set()
+        self.result = result
+        self.over = Event()
+        """Nobody waits for its texts any more."""
+        self.calling: dict[int, Sequence[str]] = {}
+        """The texts of each call that is not answered, by the worker's thread."""
+        self.problem = ""
+        """The last failure."""
+        self.failing = False
+        """The last call failed, and no other has begun since."""
+        self.may_ask = True
+        """The service did not say when to call it again."""
+        self.settled = 0
+        """The number of texts that are settled."""
+
+    @property
+    def calls(self) -> int:
+        """The number of calls, as far as the size of one is known."""
+        return -(-len(self._wanted) // min(self._most, self._size.now))
+
+    def take(self) -> Sequence[Wanted]:
+        """Return the texts of the next call, of similar lengths; none when all are taken."""
+        with self._lock:
+            if self.over.is_set():
+                return ()
+            end = self._taken + min(self._most, self._size.now)
+            most = self._wanted[self._taken : end]
+            count = self._size.head([each.text for each in most]) if most else 0
+            tokens = accumulate(each.tokens for each in most[:count])
+            count = sum(total <= self._most_tokens for total in tokens)
+            self._taken += count
+            return most[:count]
+
+    def embedded(self, vectors: Mapping[bytes, NDArray[np.float32]]) -> bool:
+        """Take vectors in; return false if nobody waits for them any more."""
+        with self._lock:
+            if self.over.is_set():
+                return False
+            self.result.vectors |= vectors
+            self._settle(vectors)
+            return True
+
+    def refuse(self, digest: bytes, refusal: Refusal) -> None:
+        """Take in that a text is to blame."""
+        with self._lock:
+            if not self.over.is_set():
+                self.result.refused[digest] = refusal
+                self._settle([digest])
+
+    def leave(self, digest: bytes, problem: str) -> None:
+        """Take in that a text is not taken, while others are."""
+        with self._lock:
+            if not self.over.is_set():
+                self.result.untaken[digest] = problem
+                self._settle([digest])
+
+    def failed(self, failure: EmbedderUnavailableError) -> None:
+        """Note a failure that is waited out."""
+        self.problem, self.failing = str(failure), True
+        self.may_ask = not failure.retry_after
+
+    def fails_alone_again(self, digest: bytes) -> bool:
+        """Note that the service fails at one text; return whether it did so before."""
+        with self._lock:
+            again = digest in self._failed_alone
+            self._failed_alone.add(digest)
+            return again
+
+    def give_up(self, *, away: bool) -> None:
+        """Leave all that is not settled."""
+        with self._lock:
+            self.over.set()
+            problem = self.problem or "no answer yet"
+            self.result.untaken |= dict.fromkeys(self._unsettled, problem)
+            self.result.away = away
+
+    def _settle(self, digests: Iterable[bytes]) -> None:
+        self._unsettled.difference_update(digests)
+        self.settled += 1
+
+
+class Strikes:
+    """The failures of the service at each text, while it was well with another one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._struck: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+
+    def out(self, digest: bytes) -> bool:
+        """Count a failure; return whether the text is to blame."""
+        now = self._clock()
+        count, since = self._struck.pop(digest, (0, now))
+        if count + 1 >= STRIKES and now - since >= STRIKES_SECONDS:
+            return True
+        self._struck[digest] = count + 1, since
+        if len(self._struck) > MOST_STRUCK:
+            self._struck.popitem(last=False)
+        return False
+
+    def begin_anew(self) -> None:
+        """Forget every failure: an outage says nothing of texts."""
+        self._struck.clear()
+
+    def forget(self, digests: Iterable[bytes]) -> None:
+        """Forget texts that were embedded."""
+        for digest in digests:
+            self._struck.pop(digest, None)
+
+
+class Kept:
+    """Vectors of texts that nobody waited for any more: they are asked for again soon."""
+
+    def __init__(self, dimensions: int) -> None:
+        self._most = max(1, KEPT_BYTES // (4 * dimensions))
+        self._lock = Lock()
+        self._vectors: OrderedDict[bytes, NDArray[np.float32]] = OrderedDict()
+        self._coming: dict[bytes, int] = {}
+
+    def keep(self, vectors: Mapping[bytes, NDArray[np.float32]]) -> None:
+        """Keep vectors, the newest ones if they are many."""
+        with self._lock:
+            self._vectors.update(vectors)
+            while len(self._vectors) > self._most:
+                self._vectors.popitem(last=False)
+
+    def take(self, digests: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+        """Return the kept vectors of these chunks, and keep them no longer."""
+        with self._lock:
+            return {d: self._vectors.pop(d) for d in digests if d in self._vectors}
+
+    def expect(self, digests: Iterable[bytes]) -> None:
+        """Note that a call with these chunks is still being answered."""
+        with self._lock:
+            for digest in digests:
+                self._coming[digest] = self._coming.get(digest, 0) + 1
+
+    def ended(self, digests: Iterable[bytes]) -> None:
+        """Note that such a call has ended."""
+        with self._lock:
+            for digest in digests:
+                if self._coming.get(digest, 0) > 1:
+                    self._coming[digest] -= 1
+                else:
+                    self._coming.pop(digest, None)
+
+    def coming(self, digests: Iterable[bytes]) -> list[bytes]:
+        """Return those chunks that an unanswered call has."""
+        with self._lock:
+            return [digest for digest in digests if digest in self._coming]

@@ -1,0 +1,204 @@
+"""Deferred rows: read by key, embedded beside the stream, and given their place in its order.
+
+A thread of its own, because a text can take minutes and nothing waits for it. It reads the rows as
+they are now and embeds them; the loop then places them between two ranges of the log and writes
+those that are still deferred (``flow/examine.py``). A later change of a row, received meanwhile,
+wins.
+
+A row whose text is not taken is tried again after a while that doubles, each row for itself. In an
+outage the first text waits for its end, and all others behind it.
+"""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from threading import Thread
+from typing import Final
+
+import structlog
+
+from cdc_embed.change.action import Row
+from cdc_embed.change.batch import Batch, RowId
+from cdc_embed.change.document import Key, Table
+from cdc_embed.change.knowledge import UNKNOWN, Basis
+from cdc_embed.change.plan import Cut, Plan, read_again
+from cdc_embed.errors import (
+    CdcEmbedError,
+    SourceUnavailableError,
+    TargetUnavailableError,
+    UnexpectedError,
+)
+from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.patience import AbandonedError
+from cdc_embed.flow.prepare import VectorSupply, wanted_texts
+from cdc_embed.reconcile.reconciler import (
+    CANCEL_SECONDS,
+    POLL_SECONDS,
+    TROUBLE_SECONDS,
+    Surroundings,
+)
+from cdc_embed.reconcile.slices import StoppedError, Work
+from cdc_embed.source.rows import Scan
+from cdc_embed.target.deferred import DeferredRows
+
+PAGE_ROWS: Final = 256
+FEWEST: Final = 4
+MOST: Final = 128
+"""Rows that are embedded together: few at first, and again after a text that was not taken."""
+FIRST_DELAY: Final = 1.0
+LONGEST_DELAY: Final = 30.0
+"""Seconds before a row is tried again."""
+MOST_DELAYED: Final = 10_000
+"""Rows whose delays are remembered; beyond it some are tried sooner."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Embedding:
+    """The way of deferred rows to vectors."""
+
+    rows: DeferredRows
+    supply: VectorSupply
+    cut: Cut
+
+
+class DeferredReader:
+    """Embeds the deferred rows of one term, again and again, until the term ends."""
+
+    def __init__(
+        self,
+        *,
+        work: Work,
+        embedding: Embedding,
+        surroundings: Surroundings,
+        on_failure: Callable[[CdcEmbedError], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``work`` has a slice reader that no other thread uses."""
+        self._work = work
+        self._embedding = embedding
+        self._surroundings = surroundings
+        self._on_failure = on_failure
+        self._clock = clock
+        self._lane = work.term.lane
+        self._ended = work.term.ended
+        self._most = FEWEST
+        self._delayed: dict[RowId, tuple[int, float]] = {}
+        """Rows whose texts were not taken: how often, and when they are tried again."""
+        self._due = 0.0
+        self._looked_at: list[Table] = []
+        """The tables of the last look."""
+        self.problem = ""
+        """The number of rows that wait, and the last failure; for ``status``."""
+        self._thread = Thread(target=self._run, name="deferred", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the thread after the end of the term; cancel a statement that waits."""
+        self._thread.join(CANCEL_SECONDS)
+        while self._thread.is_alive():
+            self._surroundings.cancel()
+            self._thread.join(CANCEL_SECONDS)
+
+    def _run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                with self._surroundings.reading():
+                    self._pass()
+            except (SourceUnavailableError, TargetUnavailableError) as exc:
+                log.warning("deferred rows wait", problem=str(exc))
+                self._ended.wait(TROUBLE_SECONDS)
+                continue
+            except (StoppedError, AbandonedError):
+                return
+            except CdcEmbedError as exc:
+                self._on_failure(exc)
+                return
+            except Exception as exc:
+                log.exception("embedding deferred rows failed")
+                self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
+                return
+            while not self._ended.wait(POLL_SECONDS) and not self._has_work():
+                pass
+
+    def _has_work(self) -> bool:
+        if self._lane.deferred.is_set() or self._delivered() != self._looked_at:
+            return True
+        return self._clock() >= self._due
+
+    def _pass(self) -> None:
+        """Try every row that is due, in the order in which they were deferred."""
+        self._lane.deferred.clear()
+        self._looked_at = self._delivered()
+        waiting, last, problem = 0, 0, ""
+        while page := self._embedding.rows.page(self._looked_at, last, PAGE_ROWS):
+            last = page[-1].id
+            due = [note.row for note in page if self._is_due(note.row)]
+            waiting += len(page) - len(due)
+            for table in dict.fromkeys(table for table, _ in due):
+                left, why = self._try(table, [key for t, key in due if t is table])
+                waiting, problem = waiting + left, why or problem
+        why = problem or self.problem.partition(": ")[2]
+        self.problem = f"{waiting} rows wait for the embedder: {why}" if waiting else ""
+        self._due = min((due for _, due in self._delayed.values()), default=float("inf"))
+
+    def _delivered(self) -> list[Table]:
+        undelivered = self._work.undelivered.problems
+        return [table for table in self._work.tables if table.full_name not in undelivered]
+
+    def _is_due(self, row: RowId) -> bool:
+        return row not in self._delayed or self._clock() >= self._delayed[row][1]
+
+    def _try(self, table: Table, keys: Sequence[Key]) -> tuple[int, str]:
+        """Embed rows, a few at a time; return the number of those left, and the last failure."""
+        left, problem = 0, ""
+        while keys:
+            part, keys = keys[: self._most], keys[self._most :]
+            for scan in self._work.slices.read_deferred(table, part):
+                untaken, why = self._settle(table, scan)
+                self._delay(table, untaken)
+                left, problem = left + len(untaken), why or problem
+                self._most = FEWEST if untaken else min(MOST, 2 * self._most)
+        return left, problem
+
+    def _settle(self, table: Table, scan: Scan) -> tuple[set[Key], str]:
+        """Embed rows and have them written; return those that are not, and the failure."""
+        facts = Facts()
+        untaken, problem = self._embed(table, scan, facts)
+        rows = {key: row for key, row in scan.rows.items() if key not in untaken}
+        if rows:
+            settled = replace(scan, rows=rows)
+            hidden = self._work.slices.hand_over_deferred(table, settled, facts)
+            if hidden:
+                self._embedding.supply.runner.kept.keep(facts.vectors)
+            self._forget((table, key) for key in rows.keys() - hidden)
+            untaken |= hidden
+        return untaken, problem
+
+    def _embed(self, table: Table, scan: Scan, facts: Facts) -> tuple[set[Key], str]:
+        """Embed the texts of rows; return the rows whose texts are not taken, and why."""
+        supply, cut = self._embedding.supply, facts.cutting(self._embedding.cut)
+        rows: dict[Key, Row] = {key: row for key, row in scan.rows.items() if row is not None}
+        planned = Plan(Batch())
+        for key, row in rows.items():
+            planned.actions[table, key] = read_again(table, row, UNKNOWN, cut)
+        wanted = supply.wanted(planned, Basis(states={}), facts, {})
+        embedded = supply.embed(wanted_texts(planned, wanted), facts, None)
+        untaken = {key for _, key in planned.drop_texts(facts.untaken)}
+        facts.untaken.clear()
+        return untaken, next(iter(embedded.untaken.values()), "")
+
+    def _delay(self, table: Table, keys: Collection[Key]) -> None:
+        for key in keys:
+            times, _ = self._delayed.pop((table, key), (0, 0.0))
+            seconds = min(LONGEST_DELAY, FIRST_DELAY * 2.0**times)
+            self._delayed[table, key] = times + 1, self._clock() + seconds
+        while len(self._delayed) > MOST_DELAYED:
+            del self._delayed[next(iter(self._delayed))]
+
+    def _forget(self, rows: Iterable[RowId]) -> None:
+        for row in rows:
+            self._delayed.pop(row, None)
