@@ -52,6 +52,8 @@ class Faults:
     """A request is answered with 400 when one of its texts contains one of these."""
     break_at: list[str] = field(default_factory=list)
     """A request is answered with 500 when one of its texts contains one of these."""
+    most: int = 0
+    """Texts of a request: one with more is answered with 422; 0: any number."""
     slow: list[str] = field(default_factory=list)
     """A request whose texts contain one of these is answered after ``slow_seconds``."""
     slow_seconds: float = 0.0
@@ -184,6 +186,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(400, _error("a text is refused"))
         elif _contains(texts, faults.break_at):
             self._answer(500, _error("unsupported value: NaN"))
+        elif faults.most and len(texts) > faults.most:
+            self._answer(422, _error(f"batch size {len(texts)} > maximum {faults.most}"))
         elif faults.garbage:
             self._send(200, b"<html>not what you asked for</html>", {})
         else:

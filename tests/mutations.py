@@ -1284,6 +1284,13 @@ order by t."cdc place\"""",
         "tests/unit/test_embedding_runner.py::test_in_an_outage_texts_are_left_if_others_wait",
     ),
     Mutation(
+        "texts are waited for while the log is not read on",
+        "cdc_embed/flow/batches.py",
+        "others_wait=lambda: not self.reads_on or self.pending.others > 0",
+        "others_wait=lambda: self.pending.others > 0",
+        "tests/integration/test_deferred.py::test_a_delete_that_may_not_be_read_yet_does_not_wait",
+    ),
+    Mutation(
         "new rows are no back pressure in an outage",
         "cdc_embed/flow/going_on.py",
         " and self._others_wait():\n",

@@ -113,6 +113,8 @@ class Batches:
         self.pending = Pending()
         self.draining = False
         """Nothing new is dispatched any more."""
+        self.reads_on = True
+        """The log is read on; while it is not, nobody knows what waits behind the texts."""
         self._knowledge = Knowledge()
         self._in_flight: deque[InFlight] = deque()
         self._generation = 1
@@ -293,7 +295,9 @@ class Batches:
         self._logs_turn = True
         self._examined_at = self._clock()
         work = Extract(
-            slice=offer.slice, hidden=hidden, others_wait=lambda: self.pending.changes > 0
+            slice=offer.slice,
+            hidden=hidden,
+            others_wait=lambda: not self.reads_on or self.pending.changes > 0,
         )
         self._add(InFlight(work=work, facts=offer.slice.embedded or Facts(), offer=offer))
 
@@ -309,7 +313,7 @@ class Batches:
             events=events,
             replaced=frozenset(row for row in rows if later.replaces(row)),
             needed=frozenset(needed),
-            others_wait=lambda: self.pending.others > 0,
+            others_wait=lambda: not self.reads_on or self.pending.others > 0,
         )
         facts, self._carried = self._carried, Facts()
         size = sum(event.size for event in events)

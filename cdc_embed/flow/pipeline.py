@@ -146,6 +146,7 @@ class Pipeline:
         if reading:
             self._read()
         urgent = self._confirmation.urgent
+        self._batches.reads_on = self._confirmation.may_read()
         self._batches.dispatch(now, urgent=urgent, hurry=urgent or self._full())
         if connected:
             self._mark_idle()

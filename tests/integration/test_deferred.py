@@ -125,6 +125,26 @@ def test_deletes_do_not_wait_for_an_embedder_that_is_away(
         assert letters(site) == 0
 
 
+def test_a_delete_that_may_not_be_read_yet_does_not_wait(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    """The first change of a table since the start: the frame before it has no position, so the log
+    is read on only when all before it is recorded."""
+    site.sql("create table other (id bigint primary key, body text)")
+    site.sql("insert into other values (1, 'text')")
+    site.config_path.write_text(site.config_path.read_text() + TWO)
+    site.cli("setup")
+    with site.service() as service:
+        service.wait_for("indexed")
+        service.wait_for("indexed")
+        embedding_server.faults(fail_next=ALWAYS, status=503)
+        insert(site, 1, 1)
+        site.sql("delete from other where id = 1")
+        others = "select count(*) from cdc_embed.other_embedding"
+        wait_until(lambda: site.value(others) == 0, "the row is gone", 15)
+        assert site.deferred() == [1]
+
+
 def test_what_was_deferred_is_embedded_after_a_kill(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
