@@ -1,8 +1,10 @@
 """The construction of one instance, part by part. Nothing runs here."""
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
+from typing import Final
 
 import structlog
 
@@ -32,6 +34,10 @@ from cdc_embed.source.tables import wide_columns
 from cdc_embed.source.timing import report_interval
 from cdc_embed.target.store import Store
 
+TELL_SECONDS: Final = 10.0
+"""For so long the log tells an equal failure once: in an outage each batch, and there are several a
+second, meets it."""
+
 log = structlog.get_logger()
 
 
@@ -48,6 +54,8 @@ class Parts:
         self._refusing = kept.refusing
         self._stack = stack
         self._stop = Stop(self._config.limits.drain_timeout)
+        self._told: dict[str, tuple[str, float]] = {}
+        """The failure of each stage that the log told last, and when."""
         self._patience = Patience(self._stop.abandon, self._count_error)
         unfit = unfit_tables(checked.databases, checked.tables)
         until_setup = {**checked.left_out, **unfit}
@@ -178,4 +186,8 @@ class Parts:
 
     def _count_error(self, stage: str, error: CdcEmbedError) -> None:
         self._metrics.errors.labels(stage, type(error).__name__).inc()
-        log.warning("waiting", stage=stage, problem=str(error))
+        problem, now = str(error), time.monotonic()
+        told, at = self._told.get(stage, ("", 0.0))
+        if problem != told or now - at > TELL_SECONDS:
+            self._told[stage] = problem, now
+            log.warning("waiting", stage=stage, problem=problem)
