@@ -49,7 +49,7 @@ select text from {view} where text is not null order by random() limit {count}
 -- name: vectors_of
 -- The stored vectors of some texts.
 select distinct on (chunk_hash) chunk_hash, embedding::real[] from {table}
-where space = {space} and chunk_hash = any(%(hashes)s)
+where space = {space} and chunk_hash = any (%(hashes)s)
 
 -- name: has_vectors
 -- Whether a table has vectors; those of former preparations are of the same model.
