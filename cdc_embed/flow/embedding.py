@@ -220,8 +220,8 @@ class EmbeddingRunner:
         """
         head = wanted[: self._size.head([each.text for each in wanted])]
         texts = [each.text for each in head]
+        self._expect_no_pause(run)
         try:
-            self._answers.expect_no_pause()
             vectors = self._call_for(run, head)
         except TextRefusedError as exc:
             if len(head) > 1:
@@ -239,6 +239,14 @@ class EmbeddingRunner:
             return self._call_for(run, head)
         except TextRefusedError as exc:
             raise _RefusedCallError(1, exc) from exc
+
+    def _expect_no_pause(self, run: Run) -> None:
+        """Raise while the service asks not to be called: that says nothing of these texts."""
+        try:
+            self._answers.expect_no_pause()
+        except EmbedderUnavailableError as exc:
+            run.failed(exc)
+            raise
 
     def _judge(self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError) -> None:
         """Find out whether a failure is that of the service, of the call's size, or of a text."""

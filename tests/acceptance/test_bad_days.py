@@ -170,7 +170,7 @@ def test_random_bad_days_lose_nothing_and_hold_up_no_delete(
     live_through(site, embedding_server, random.Random(seed), end)
     embedding_server.faults(**BASE)
     with running(site, embedding_server) as service:
-        service.settle(120)
+        service.settle(600)
         waiting = "select count(*) from cdc_embed.deferred"
         wait_until(lambda: site.value(waiting) == 0, "what was deferred is embedded", 300)
         expect_right(site)

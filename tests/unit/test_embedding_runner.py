@@ -473,6 +473,17 @@ def test_in_an_outage_texts_are_left_if_others_wait(reason: str) -> None:
     assert (result.away, result.vectors, result.refused) == (True, {}, {})
 
 
+def test_a_pause_that_the_service_asks_for_blames_no_text() -> None:
+    asked, clock = too_much("server_error"), Clock()
+    asked.retry_after = 600.0
+    with running(Fake(failing(1, asked)), clock=clock) as runner:
+        for _ in range(4):
+            result = runner.embed(hashed("good"), others_wait=lambda: True)
+            assert result.untaken
+            assert not result.refused
+            clock.now += 30.0
+
+
 def test_in_an_outage_nothing_but_new_texts_waits_for_its_end() -> None:
     """The log is the better queue: what waits there is not read a second time."""
     looks = itertools.count()
