@@ -62,8 +62,8 @@ class _Printer:
 PACE: Final = {
     "cli.asking.POLL_SECONDS": 0.05,
     "cli.status.ASK_SECONDS": 20.0,
-    "reconcile.reconciler.POLL_SECONDS": 0.1,
-    "reconcile.reconciler.TROUBLE_SECONDS": 0.5,
+    "reconcile.rounds.POLL_SECONDS": 0.1,
+    "reconcile.rounds.TROUBLE_SECONDS": 0.5,
     "service.instance.STANDBY_POLL_SECONDS": 0.2,
     "service.watch.POLL_SECONDS": 0.25,
     "service.watch.WORK_SECONDS": 0.1,

@@ -241,7 +241,7 @@ MUTATIONS = (
     Mutation(
         "a command that waits for a lock says nothing",
         "cdc_embed/reconcile/reconciler.py",
-        "            self._requests.say_waiting(str(exc))",
+        "            self._requests.say_waiting(str(trouble))",
         "            pass",
         "tests/integration/test_locked_tables.py::test_verify_says_which_locked_table_it_waits_for",
     ),
@@ -535,6 +535,13 @@ order by t."cdc place\"""",
         "        _check_stored(databases, survey, stored, source.table, card)",
         "        _check_stored(databases, survey, read_stored(databases), source.table, card)",
         "tests/acceptance/test_many_tables.py::test_a_start_reads_the_registry_once_for_all_tables",
+    ),
+    Mutation(
+        "a reader of rows ends for want of descriptors",
+        "cdc_embed/reconcile/rounds.py",
+        "                if is_passing(exc):",
+        "                if False:",
+        "tests/unit/test_rounds.py::test_what_passes_is_waited_out_and_noted",
     ),
     Mutation(
         "a locked table delays the others",
@@ -1282,6 +1289,14 @@ order by t."cdc place\"""",
         "        elif self._is_late(now, answers.away_since) and self._others_wait():\n",
         "        elif False:\n",
         "tests/unit/test_embedding_runner.py::test_in_an_outage_texts_are_left_if_others_wait",
+    ),
+    Mutation(
+        "a pause that the service asks for counts against texts",
+        "cdc_embed/flow/embedding.py",
+        "        self._expect_no_pause(run)\n        try:\n",
+        "        try:\n            self._expect_no_pause(run)\n",
+        "tests/unit/test_embedding_runner.py::"
+        "test_a_pause_that_the_service_asks_for_blames_no_text",
     ),
     Mutation(
         "texts are waited for while the log is not read on",

@@ -12,10 +12,7 @@ outage the first text waits for its end, and all others behind it.
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from threading import Thread
 from typing import Final
-
-import structlog
 
 from cdc_embed.change.action import Row
 from cdc_embed.change.batch import Batch, RowId
@@ -24,20 +21,11 @@ from cdc_embed.change.knowledge import UNKNOWN, Basis
 from cdc_embed.change.plan import Cut, Plan, read_again
 from cdc_embed.errors import (
     CdcEmbedError,
-    SourceUnavailableError,
-    TargetUnavailableError,
-    UnexpectedError,
 )
 from cdc_embed.flow.facts import Facts
-from cdc_embed.flow.patience import AbandonedError
 from cdc_embed.flow.prepare import VectorSupply, wanted_texts
-from cdc_embed.reconcile.reconciler import (
-    CANCEL_SECONDS,
-    POLL_SECONDS,
-    TROUBLE_SECONDS,
-    Surroundings,
-)
-from cdc_embed.reconcile.slices import StoppedError, Work
+from cdc_embed.reconcile.rounds import Rounds, Surroundings
+from cdc_embed.reconcile.slices import Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import DeferredRows
 
@@ -51,8 +39,6 @@ LONGEST_DELAY: Final = 30.0
 MOST_DELAYED: Final = 10_000
 """Rows whose delays are remembered; beyond it some are tried sooner."""
 
-log = structlog.get_logger()
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Embedding:
@@ -63,7 +49,7 @@ class Embedding:
     cut: Cut
 
 
-class DeferredReader:
+class DeferredReader(Rounds):
     """Embeds the deferred rows of one term, again and again, until the term ends."""
 
     def __init__(
@@ -76,13 +62,11 @@ class DeferredReader:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``work`` has a slice reader that no other thread uses."""
+        super().__init__("deferred", work.term, surroundings, on_failure)
         self._work = work
         self._embedding = embedding
-        self._surroundings = surroundings
-        self._on_failure = on_failure
         self._clock = clock
         self._lane = work.term.lane
-        self._ended = work.term.ended
         self._most = FEWEST
         self._delayed: dict[RowId, tuple[int, float]] = {}
         """Rows whose texts were not taken: how often, and when they are tried again."""
@@ -91,45 +75,13 @@ class DeferredReader:
         """The tables of the last look."""
         self.problem = ""
         """The number of rows that wait, and the last failure; for ``status``."""
-        self._thread = Thread(target=self._run, name="deferred", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the thread after the end of the term; cancel a statement that waits."""
-        self._thread.join(CANCEL_SECONDS)
-        while self._thread.is_alive():
-            self._surroundings.cancel()
-            self._thread.join(CANCEL_SECONDS)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                with self._surroundings.reading():
-                    self._pass()
-            except (SourceUnavailableError, TargetUnavailableError) as exc:
-                log.warning("deferred rows wait", problem=str(exc))
-                self._ended.wait(TROUBLE_SECONDS)
-                continue
-            except (StoppedError, AbandonedError):
-                return
-            except CdcEmbedError as exc:
-                self._on_failure(exc)
-                return
-            except Exception as exc:
-                log.exception("embedding deferred rows failed")
-                self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
-                return
-            while not self._ended.wait(POLL_SECONDS) and not self._has_work():
-                pass
 
     def _has_work(self) -> bool:
         if self._lane.deferred.is_set() or self._delivered() != self._looked_at:
             return True
         return self._clock() >= self._due
 
-    def _pass(self) -> None:
+    def _turn(self) -> None:
         """Try every row that is due, in the order in which they were deferred."""
         self._lane.deferred.clear()
         self._looked_at = self._delivered()

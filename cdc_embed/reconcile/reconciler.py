@@ -8,9 +8,8 @@ Slices yield to the stream, except for one every two seconds.
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, suppress
-from threading import Thread
-from typing import Final, Protocol
+from contextlib import suppress
+from typing import Final
 
 import structlog
 
@@ -18,24 +17,16 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.errors import (
     CdcEmbedError,
     SourceUnavailableError,
-    TargetUnavailableError,
-    UnexpectedError,
     UnprovenError,
-    is_passing,
 )
 from cdc_embed.flow.patience import Trouble
 from cdc_embed.postgres.side import LOCKED
 from cdc_embed.reconcile.requests import BACKFILL, Requests
-from cdc_embed.reconcile.slices import Scope, StoppedError, Work
+from cdc_embed.reconcile.rounds import Rounds, Surroundings
+from cdc_embed.reconcile.slices import Scope, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
 
-POLL_SECONDS: Final = 0.5
-"""The pause before the next look at whether there is something to do."""
-CANCEL_SECONDS: Final = 0.5
-"""The time that the thread has to end before its statement is cancelled, again and again."""
-TROUBLE_SECONDS: Final = 2.0
-"""The pause after a database did not answer."""
 RECENT_SECONDS: Final = 30.0
 """The time after which an attempt that did not fail yet is taken for a good one."""
 QUICK_KINDS: Final = ("retry",)
@@ -50,24 +41,7 @@ class _OutdatedError(Exception):
     """The comparison began again meanwhile, or another instance has taken it over."""
 
 
-class Surroundings(Protocol):
-    """The parts of a service that a reconciler needs beside its own work."""
-
-    def table_compared(self, table: Table) -> None:
-        """Note that every row of a table is compared, and has its vectors."""
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Turn the loss of a table while it is read into an outage."""
-
-    @property
-    def has_work(self) -> bool:
-        """Whether there may be something to compare or to answer; found without asking again."""
-
-    def cancel(self) -> None:
-        """Cancel the statement that is running; called from another thread."""
-
-
-class Reconciler:
+class Reconciler(Rounds):
     """Does all work on rows that are read during one term, until the term ends."""
 
     def __init__(
@@ -79,21 +53,18 @@ class Reconciler:
         surroundings: Surroundings,
         on_failure: Callable[[CdcEmbedError], None],
     ) -> None:
+        super().__init__("reconcile", work.term, surroundings, on_failure)
         self._work = work
         self._slices = work.slices
         self._ledger = work.ledger
-        self._ended = work.term.ended
         self._epoch = work.term.epoch
         self._requests = requests
         self._answers = answers
-        self._surroundings = surroundings
-        self._on_failure = on_failure
         self._opened = False
         self._trouble: Trouble | None = None
         self._failed_at = 0.0
         self._locked: tuple[str, ...] = ()
         """The tables that were locked when their rows were to be read; replaced whole."""
-        self._thread = Thread(target=self._run, name="reconcile", daemon=True)
 
     @property
     def waiting_for(self) -> str:
@@ -109,52 +80,17 @@ class Reconciler:
         recent = time.monotonic() - self._failed_at < RECENT_SECONDS
         return self._trouble if recent else None
 
-    def start(self) -> None:
-        """Begin. No stored row of a table is trusted before the table's progress is known."""
-        self._thread.start()
-
-    def join(self) -> None:
-        """Wait for the thread after the end of the term; cancel a statement that waits."""
-        self._thread.join(CANCEL_SECONDS)
-        while self._thread.is_alive():
-            self._surroundings.cancel()
-            self._thread.join(CANCEL_SECONDS)
-
-    def _run(self) -> None:
-        while not self._ended.is_set():
-            try:
-                with self._surroundings.reading():
-                    self._turn()
-                self._trouble = None
-            except (SourceUnavailableError, TargetUnavailableError) as exc:
-                self._wait_out(exc)
-                continue
-            except StoppedError:
-                return
-            except CdcEmbedError as exc:
-                self._on_failure(exc)
-                return
-            except OSError as exc:
-                if not is_passing(exc):
-                    self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
-                    return
-                self._wait_out(exc)
-            except Exception as exc:
-                # without this thread the service would only look as if there were nothing to do
-                log.exception("reconcile failed")
-                self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
-                return
-            while not self._ended.wait(POLL_SECONDS) and not self._has_work():
-                pass
-
-    def _wait_out(self, exc: Exception) -> None:
-        """Wait before the next attempt. Nobody else tells that the same error comes again."""
-        log.warning("reconcile waits", problem=str(exc))
+    def _note(self, trouble: Exception | None) -> None:
+        """Tell of trouble. Nobody else tells that the same error comes again."""
+        super()._note(trouble)
+        if trouble is None:
+            self._trouble = None
+            return
         with suppress(CdcEmbedError):  # the database of the requests can be the one that is away
-            self._requests.say_waiting(str(exc))
+            self._requests.say_waiting(str(trouble))
         self._failed_at = time.monotonic()
-        self._trouble = Trouble(str(exc), self._trouble.since if self._trouble else self._failed_at)
-        self._ended.wait(TROUBLE_SECONDS)
+        since = self._trouble.since if self._trouble else self._failed_at
+        self._trouble = Trouble(str(trouble), since)
 
     def _has_work(self) -> bool:
         return not self._opened or self._surroundings.has_work

@@ -9,7 +9,7 @@ from cdc_embed.change.action import Row as Read
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.reconcile import reconciler
+from cdc_embed.reconcile import rounds
 from cdc_embed.reconcile.slices import StoppedError
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import Note
@@ -82,7 +82,7 @@ class Actor:
         return self.ended
 
     def wait(self, seconds: float) -> bool:
-        self.idle = self.idle or seconds >= reconciler.POLL_SECONDS
+        self.idle = self.idle or seconds >= rounds.POLL_SECONDS
         try:
             self.rest()
         except StoppedError:

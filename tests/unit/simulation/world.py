@@ -37,11 +37,12 @@ from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
 from cdc_embed.flow.texts import Embedded, Kept
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
-from cdc_embed.reconcile import deferred, reconciler, retry, verify
+from cdc_embed.reconcile import reconciler, retry, rounds, verify
 from cdc_embed.reconcile.deferred import DeferredReader, Embedding
-from cdc_embed.reconcile.reconciler import Reconciler, Surroundings
+from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
+from cdc_embed.reconcile.rounds import Surroundings
 from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
@@ -630,7 +631,7 @@ def simulated() -> Iterator[None]:
         patch.object(batches, "ThreadPoolExecutor", Steered),
         patch.object(batches, "log", silent),
         patch.object(reconciler, "log", silent),
-        patch.object(deferred, "log", silent),
+        patch.object(rounds, "log", silent),
         patch.object(retry, "log", silent),
         patch.object(verify, "log", silent),
     ):
