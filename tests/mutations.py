@@ -126,7 +126,7 @@ MUTATIONS = (
     ),
     Mutation(
         "one text that fails makes every later call small",
-        "cdc_embed/flow/embedding.py",
+        "cdc_embed/flow/blame.py",
         "self._size.blamed(head[0].text)",
         "pass",
         "tests/unit/test_embedding_runner.py::"
@@ -135,7 +135,7 @@ MUTATIONS = (
     Mutation(
         "a refused text is blamed without the known-good one",
         "cdc_embed/flow/embedding.py",
-        "        self._probe()",
+        "        self._blame.expect_well()",
         "        pass",
         "tests/unit/test_embedding_runner.py::"
         "test_a_known_good_text_must_succeed_before_each_letter",
@@ -172,7 +172,7 @@ MUTATIONS = (
     Mutation(
         "a storm of refusals teaches a size",
         "cdc_embed/flow/embedding.py",
-        "        if taken and self._outages == outages:",
+        "        if taken and self._blame.outages == outages:",
         "        if taken:",
         "tests/unit/test_embedding_runner.py::test_a_storm_of_refusals_teaches_no_size",
     ),
@@ -1180,8 +1180,8 @@ order by t."cdc place\"""",
     ),
     Mutation(
         "a text is blamed for an outage",
-        "cdc_embed/flow/embedding.py",
-        "        if len(head) == 1 and self._is_well():\n",
+        "cdc_embed/flow/blame.py",
+        "        if len(head) == 1 and self.is_well():\n",
         "        if len(head) == 1:\n",
         "tests/unit/test_embedding_runner.py::test_an_outage_blames_no_text_however_long",
     ),
@@ -1335,21 +1335,21 @@ order by t."cdc place\"""",
     ),
     Mutation(
         "a text that fails alone is waited for",
-        "cdc_embed/flow/embedding.py",
+        "cdc_embed/flow/blame.py",
         "            if run.fails_alone_again(digest):\n",
         "            if False:\n",
         "tests/unit/test_embedding_runner.py::test_a_text_the_service_fails_at_is_left_and_no_other_waits",
     ),
     Mutation(
         "an outage counts against a text",
-        "cdc_embed/flow/embedding.py",
+        "cdc_embed/flow/blame.py",
         "            self._strikes.begin_anew()\n",
         "            pass\n",
         "tests/unit/test_embedding_runner.py::test_an_outage_begins_the_count_of_a_text_anew",
     ),
     Mutation(
         "a text is blamed within a minute",
-        "cdc_embed/flow/texts.py",
+        "cdc_embed/flow/blame.py",
         " and now - since >= STRIKES_SECONDS:",
         ":",
         "tests/unit/test_embedding_runner.py::test_a_text_the_service_fails_at_is_blamed_after_a_minute",

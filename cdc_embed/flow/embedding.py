@@ -21,26 +21,19 @@ from math import inf
 from threading import get_ident
 from typing import Final
 
-from cdc_embed.embed.base import PROBE, Embedder, ModelCard, Vectors, check_vectors
-from cdc_embed.errors import (
-    CdcEmbedError,
-    EmbedderError,
-    EmbedderUnavailableError,
-    TextRefusedError,
-)
+from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
+from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
+from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError, Strikes
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.going_on import GO_ON_SECONDS, Answers, OthersWait, Step, Waiting
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.flow.rate import Rate
-from cdc_embed.flow.texts import Embedded, Kept, Refusal, Run, Strikes, Wanted
+from cdc_embed.flow.texts import Embedded, Kept, Run, Wanted
 from cdc_embed.metrics import Metrics
 
-MOST_LETTERS_IN_A_ROW: Final = 25
-"""After so many refusals without one success it is the configuration, not the texts."""
 POLL_SECONDS: Final = 0.05
 """The time between two looks whether something else waits for the texts of a batch."""
 
-REFUSED: Final = "refused"
 TOO_LONG: Final = "too_long"
 
 
@@ -62,12 +55,9 @@ class EmbeddingRunner:
         self._metrics = metrics
         # one more: what is deferred is embedded beside the stream
         self._executor = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
-        self._letters_in_a_row = 0
-        self._outages = 0
-        """The number of times that even the known-good text was refused."""
         self._clock = clock
         self._size = CallSize(card.max_texts, clock=clock)
-        self._strikes = Strikes(clock)
+        self._blame = Blame(self._call, self._size, Strikes(clock))
         self._answers = Answers(clock)
         self.kept = Kept(card.dimensions)
         self.rate = Rate()
@@ -116,7 +106,7 @@ class EmbeddingRunner:
         self._wait_for(run, futures, others_wait)
         characters = sum(len(each.text) for each in wanted if each.digest in result.vectors)
         self.rate.measured(characters, self._clock() - began)
-        self._count(result, again=again)
+        self._blame.count(result, again=again)
         return result
 
     def _wait_for(
@@ -133,7 +123,7 @@ class EmbeddingRunner:
                 self._leave(run, away=waiting.away)
                 return
             if step is Step.ASK:
-                self._executor.submit(self._is_well)
+                self._executor.submit(self._blame.is_well)
         for future in futures:
             if future.done():
                 future.result()
@@ -184,13 +174,13 @@ class EmbeddingRunner:
         attempt = partial(self._attempt, wanted, run)
         try:
             vectors = self._patience.keep_trying("embed", attempt, run.over)
-        except _RefusedCallError as refused:
+        except RefusedCallError as refused:
             if refused.texts == 1:
                 run.refuse(wanted[0].digest, refused.refusal)
             else:
                 self._embed_halves(wanted[: refused.texts], run)
             return refused.texts
-        except _FailsAloneError as exc:
+        except FailsAloneError as exc:
             run.leave(wanted[0].digest, str(exc))
             return 1
         except EmbedderUnavailableError:  # nobody waits for it any more
@@ -198,18 +188,18 @@ class EmbeddingRunner:
         embedded = {each.digest: vector for each, vector in zip(wanted, vectors, strict=False)}
         if not run.embedded(embedded):
             self.kept.keep(embedded)
-        self._strikes.forget(embedded)
+        self._blame.forget(embedded)
         return len(vectors)
 
     def _embed_halves(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Find out whether one of these texts was refused, or their number; not while the service
         refuses what it has taken before."""
-        outages = self._outages
+        outages = self._blame.outages
         middle = len(wanted) // 2
         self._embed_part(wanted[:middle], run)
         self._embed_part(wanted[middle:], run)
         taken = all(each.digest in run.result.vectors for each in wanted)
-        if taken and self._outages == outages:
+        if taken and self._blame.outages == outages:
             self._size.refused([each.text for each in wanted])
 
     def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
@@ -225,20 +215,20 @@ class EmbeddingRunner:
             vectors = self._call_for(run, head)
         except TextRefusedError as exc:
             if len(head) > 1:
-                raise _RefusedCallError(len(head), exc) from exc
+                raise RefusedCallError(len(head), exc) from exc
         except EmbedderUnavailableError as exc:
             run.failed(exc)
             if exc.reason:
-                self._judge(head, run, exc)
+                self._blame.judge(head, run, exc)
             raise
         else:
             self._size.succeeded(texts)
             return vectors
-        self._probe()
+        self._blame.expect_well()
         try:
             return self._call_for(run, head)
         except TextRefusedError as exc:
-            raise _RefusedCallError(1, exc) from exc
+            raise RefusedCallError(1, exc) from exc
 
     def _expect_no_pause(self, run: Run) -> None:
         """Raise while the service asks not to be called: that says nothing of these texts."""
@@ -247,20 +237,6 @@ class EmbeddingRunner:
         except EmbedderUnavailableError as exc:
             run.failed(exc)
             raise
-
-    def _judge(self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError) -> None:
-        """Find out whether a failure is that of the service, of the call's size, or of a text."""
-        if len(head) == 1 and self._is_well():
-            digest = head[0].digest
-            self._size.blamed(head[0].text)
-            if self._strikes.out(digest):
-                raise _RefusedCallError(1, failure, failure.reason) from failure
-            if run.fails_alone_again(digest):
-                raise _FailsAloneError(str(failure)) from failure
-            return
-        self._size.failed([each.text for each in head])
-        if len(head) == 1:
-            self._strikes.begin_anew()
 
     def _call_for(self, run: Run, head: Sequence[Wanted]) -> Vectors:
         """Call the embedder with these texts, and have it known meanwhile that they are in it."""
@@ -271,42 +247,6 @@ class EmbeddingRunner:
             return self._call(texts)
         finally:
             run.calling.pop(get_ident(), None)
-
-    def _is_well(self) -> bool:
-        """Return whether a text that is known to be good is embedded now."""
-        try:
-            self._call([PROBE])
-        except (EmbedderUnavailableError, TextRefusedError):
-            return False
-        return True
-
-    def _probe(self) -> None:
-        """Raise ``EmbedderUnavailableError`` if a text that is known to be good is refused, too."""
-        try:
-            self._call([PROBE])
-        except TextRefusedError as exc:
-            self._outages += 1
-            raise EmbedderUnavailableError(
-                problem=f"it refuses even a text that is known to be good: {exc}"
-            ) from exc
-
-    def _count(self, result: Embedded, *, again: bool) -> None:
-        """Raise after many letters without one success: that is the configuration's fault.
-
-        In which order a batch was tried says nothing: bad texts can be alike, in length as well.
-        """
-        errors = [error for reason, error in result.refused.values() if reason == REFUSED]
-        if result.vectors:
-            self._letters_in_a_row = 0
-        elif not again:
-            self._letters_in_a_row += len(errors)
-        if self._letters_in_a_row > MOST_LETTERS_IN_A_ROW:
-            raise EmbedderError(
-                problem=f"it refused {self._letters_in_a_row} texts in a row, "
-                f"the last one so: {errors[-1]}",
-                hint="correct the [embedder] section, then run: cdc-embed doctor\n"
-                "or, if the texts are to blame, change or delete their rows",
-            )
 
     def _call(self, texts: list[str]) -> Vectors:
         """Call the embedder once; measure and check the answer."""
@@ -330,16 +270,3 @@ class EmbeddingRunner:
             self._metrics.embed_batch_documents.observe(len(texts))
         self._metrics.embed_texts.labels("model").inc(len(texts))
         return vectors
-
-
-class _RefusedCallError(Exception):
-    """So many texts were refused together, or one alone."""
-
-    def __init__(self, texts: int, error: CdcEmbedError, reason: str = REFUSED) -> None:
-        super().__init__(str(error))
-        self.texts = texts
-        self.refusal: Refusal = (reason, str(error))
-
-
-class _FailsAloneError(Exception):
-    """The service failed at one text again, and is well."""

@@ -3,9 +3,8 @@
 Values and queues only, for several threads at once. ``embedding`` calls the model and decides.
 """
 
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
@@ -21,10 +20,6 @@ from cdc_embed.flow.call_size import CallSize
 
 Refusal = tuple[str, str]
 """(reason, error) of a dead letter."""
-STRIKES: Final = 3
-STRIKES_SECONDS: Final = 60.0
-"""So often, over so long, the service must fail at a text, and be well with a known-good one."""
-MOST_STRUCK: Final = 10_000
 KEPT_BYTES: Final = 16 << 20
 
 
@@ -140,34 +135,6 @@ class Run:
     def _settle(self, digests: Iterable[bytes]) -> None:
         self._unsettled.difference_update(digests)
         self.settled += 1
-
-
-class Strikes:
-    """The failures of the service at each text, while it was well with another one."""
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._struck: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
-
-    def out(self, digest: bytes) -> bool:
-        """Count a failure; return whether the text is to blame."""
-        now = self._clock()
-        count, since = self._struck.pop(digest, (0, now))
-        if count + 1 >= STRIKES and now - since >= STRIKES_SECONDS:
-            return True
-        self._struck[digest] = count + 1, since
-        if len(self._struck) > MOST_STRUCK:
-            self._struck.popitem(last=False)
-        return False
-
-    def begin_anew(self) -> None:
-        """Forget every failure: an outage says nothing of texts."""
-        self._struck.clear()
-
-    def forget(self, digests: Iterable[bytes]) -> None:
-        """Forget texts that were embedded."""
-        for digest in digests:
-            self._struck.pop(digest, None)
 
 
 class Kept:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cdc_embed.flow import texts
+from cdc_embed.flow import blame
 from tests.embedder_site import ALWAYS, insert, letters, ready
 from tests.invariant import recorded
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
@@ -41,7 +41,7 @@ def test_a_text_the_service_fails_at_stops_no_other(
     site: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """260 rows, their deletes and another table go on; after a while the one is a letter."""
-    monkeypatch.setattr(texts, "STRIKES_SECONDS", 6.0)
+    monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)
     site.sql("create table other (id bigint primary key, body text)")
     embedder = f'{embedding_server.configuration}\ntimeout = "1s"\n'
     documents = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'

@@ -17,7 +17,8 @@ from cdc_embed.errors import (
     EmbedderUnavailableError,
     TextRefusedError,
 )
-from cdc_embed.flow.embedding import MOST_LETTERS_IN_A_ROW, EmbeddingRunner
+from cdc_embed.flow.blame import MOST_LETTERS_IN_A_ROW
+from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.metrics import Metrics
 
