@@ -40,6 +40,20 @@ MUTATIONS = (
         "test_lost_connections_lose_nothing_and_repeat_no_done_work",
     ),
     Mutation(
+        "what has the name of our object is taken for ours",
+        "cdc_embed/setup/names.py",
+        "        if not ours",
+        "        if False",
+        "tests/integration/test_names_taken.py::test_nothing_of_the_application_is_taken_for_ours",
+    ),
+    Mutation(
+        "a table of the application is taken for one of our own",
+        "cdc_embed/setup/names.py",
+        "    found = _service_tables_taken(databases)",
+        "    found: list[Finding] = []",
+        "tests/integration/test_names_taken.py::test_no_table_of_ours_is_made_in_anothers_place",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

@@ -22,6 +22,7 @@ from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, with
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import mend_ddl
+from cdc_embed.setup.names import names_taken
 from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
 from cdc_embed.setup.preflight import check_model, history_gap, survey_source
 from cdc_embed.setup.survey import Survey
@@ -96,7 +97,8 @@ def plan_setup(
         expect_no_service(databases, config.source.slot)
     survey = survey_source(databases)
     prepared = databases.coverage.prepare(survey.tables, adopt)
-    for obstacle in prepared.obstacles:
+    followed = [source.table for source in survey.tables]
+    for obstacle in [*prepared.obstacles, *names_taken(databases, followed)]:
         survey.add(obstacle)
     survey.findings += check_model(databases, card)
     extension = check_vector_extension(databases.target)

@@ -22,6 +22,7 @@ from cdc_embed.postgres.writable import find_read_only
 from cdc_embed.setup.agreement import check_tables, lost_tables
 from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
 from cdc_embed.setup.mending import expect_tables
+from cdc_embed.setup.names import names_taken
 from cdc_embed.setup.ownership import expect_kept, name_owner
 from cdc_embed.setup.survey import Survey
 from cdc_embed.source.checks import check_reader, check_server, check_slot
@@ -144,6 +145,7 @@ def _expect_setup(databases: Connections, survey: Survey) -> None:
     survey.findings = [
         *kept,
         *(finding for finding in obstacles if finding.message not in known),
+        *names_taken(databases, [source.table for source in survey.tables]),
         Finding(id="setup", ok=False, message="not set up yet", fix=RUN_SETUP),
     ]
 

@@ -16,8 +16,10 @@ create table if not exists {schema}.migration (
 select version, checksum from {schema}.migration order by version
 
 -- name: schema_exists
--- Whether setup ever ran here.
-select to_regclass(format('%%I.migration', %(schema)s)) is not null
+-- Whether setup ever ran here; a table of this name can be somebody else's.
+select count(*) = 2 from pg_attribute
+where attrelid = to_regclass(format('%%I.migration', %(schema)s)) and attname in ('version', 'checksum')
+  and not attisdropped
 
 -- name: create_embedding_table
 -- The vectors of one source table: its key, the chunks of its documents, their origin.
@@ -225,6 +227,29 @@ where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.d
     where (part.classid, part.objid) = (d.classid, d.objid)
       and (part.deptype = 'e' or (part.deptype in ('a', 'i') and part.refobjid in (select oid from ours)))
   )
+order by 1
+
+-- name: holders
+-- The objects in our schema that have some names, and whether they are ours: a table with the columns of
+-- vectors, an index on one, a view that reads one, a function beside one.
+with vectors as (
+  select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(vectors)s)
+    and exists (select from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
+                and a.attname in ('chunk_hash', 'document_hash'))
+)
+select pg_describe_object('pg_class'::regclass, c.oid, 0),
+       c.oid in (select oid from vectors)
+       or exists (select from pg_index i where i.indexrelid = c.oid and i.indrelid in (select oid from vectors))
+       or exists (select from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                  where r.ev_class = c.oid and d.refclassid = 'pg_class'::regclass
+                    and d.refobjid in (select oid from vectors))
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s and c.relname = any (%(names)s)
+union all
+select pg_describe_object('pg_proc'::regclass, p.oid, 0), exists (select from vectors)
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = %(schema)s and p.proname = any (%(names)s)
 order by 1
 
 -- name: other_checkpoints

@@ -1,0 +1,85 @@
+"""The names of our objects in the target, as far as somebody else's objects have them.
+
+The schema can be one that the application has, too. ``setup`` replaces views and functions, and
+takes a table that is there for its own: it must find out before whether they are ours.
+"""
+
+import re
+from collections.abc import Collection, Iterable
+from itertools import chain
+from typing import Any, Final
+
+from cdc_embed.change.document import Table
+from cdc_embed.finding import Finding, judge
+from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.mending import lost_tables
+from cdc_embed.sql import migrations, queries
+from cdc_embed.target.registry import Registered, applied_migrations, registered_tables
+from cdc_embed.target.vectors import index_names
+from cdc_embed.target.view import function_names
+
+_CREATES: Final = re.compile(r"create table \{schema\}\.(\w+)")
+
+
+def names_taken(databases: Connections, tables: Iterable[Table]) -> list[Finding]:
+    """Return a finding for each name that ``setup`` needs and that is somebody else's."""
+    found = _service_tables_taken(databases)
+    known = registered_tables(databases.target, databases.config.target.schema)
+    return found or [f for table in tables for f in _taken_from(databases, table, known.values())]
+
+
+def _service_tables_taken(databases: Connections) -> list[Finding]:
+    """Return a finding for each table that a missing migration would make and that is there."""
+    schema = databases.config.target.schema
+    applied = applied_migrations(databases.target, schema)
+    missing = [text for version, _, text in migrations("target") if version not in applied]
+    names = {
+        *chain.from_iterable(map(_CREATES.findall, missing)),
+        *(() if applied else ["migration"]),
+    }
+    if lost_tables(databases):  # the others are ours
+        return []
+    fix = "rename it, or set another target.schema"
+    holders = _holders(databases, names, vectors=[])
+    return [judge("names", False, f"{what} exists, and is not ours", fix) for what, _ in holders]
+
+
+def _taken_from(
+    databases: Connections, table: Table, known: Collection[Registered]
+) -> list[Finding]:
+    """Return a finding for each object of a table that would be made in the place of another."""
+    registered = {name for each in known for name in _names(each)}
+    names = _names(table) - registered
+    if applied_migrations(databases.target, databases.config.target.schema):
+        names -= function_names(table)  # they can be left of a table that was dropped
+    holders = _holders(databases, names, vectors=[table.embedding_table])
+    fix = "rename it, or set another embedding_table or search_view for this table"
+    return [
+        Finding(
+            id="names",
+            ok=False,
+            message=f"{what} exists, and is not ours",
+            fix=fix,
+            table=table.full_name,
+        )
+        for what, ours in holders
+        if not ours
+    ]
+
+
+def _names(table: Table | Registered) -> set[str]:
+    """Return the names of the objects of a table, those of older versions as well."""
+    names = {table.embedding_table, *index_names(table.embedding_table), *function_names(table)}
+    return names | ({table.search_view} if table.search_view else set())
+
+
+def _holders(
+    databases: Connections, names: Collection[str], *, vectors: Collection[str]
+) -> list[tuple[Any, ...]]:
+    """Return (description, whether it is ours) of each object that has one of these names."""
+    values = {
+        "schema": databases.config.target.schema,
+        "names": sorted(names),
+        "vectors": sorted(vectors),
+    }
+    return databases.target.fetch("schema", queries("target/schema")["holders"], values)

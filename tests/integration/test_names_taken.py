@@ -1,0 +1,72 @@
+"""Objects of the application that have the names of ours, in a schema that both use."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.site import DOCUMENTS, Site
+
+TAKEN = (
+    ("table app.documents_embedding", "(x int)"),
+    ("view app.documents_search", "as select title from documents"),
+    ("table app.documents_embedding_pkey", "(x int)"),
+    ("table app.documents_embedding_hnsw", "(x int)"),
+    ("function app.visible_documents(bigint)", "returns bool return true"),
+)
+TAKEN_OTHERWISE = (
+    ("view app.documents_embedding", "as select 1"),
+    ("table app.documents_search", "(chunk int)"),
+)
+TAKEN_FROM_ALL = (
+    ("table app.migration", "(id int)"),
+    ("table app.request", "(id int)"),
+    ("sequence app.deferred", ""),
+)
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A source with two tables, and a target schema that the application has."""
+    site = make_site(18)
+    site.transaction(
+        DOCUMENTS,
+        "create table notes (id bigint primary key, body text)",
+        "insert into documents values (1, 'a title', 'a text')",
+        "insert into notes values (1, 'a note')",
+        "create schema app",
+    )
+    tables = '[[tables]]\nname = "{}"\ntext = ["body"]\n'
+    both = tables.format("documents") + tables.format("notes")
+    site.configure(tables=both, more=f'[target]\ndsn = "{site.dsn}"\nschema = "app"\n')
+    return site
+
+
+@pytest.mark.parametrize("taken", [TAKEN, TAKEN_OTHERWISE])
+def test_nothing_of_the_application_is_taken_for_ours(
+    site: Site, taken: tuple[tuple[str, str], ...]
+) -> None:
+    """The other table is set up; what the application has stays as it is."""
+    for what, rest in taken:
+        site.sql(f"create {what} {rest}")
+    doctor, setup = site.cli("doctor", expect=4).stdout, site.cli("setup", expect=4).stderr
+    for what, _ in taken:
+        for said in (doctor, setup):
+            assert f"{what} exists, and is not ours" in said
+        site.sql(f"drop {what}")
+    assert "set another embedding_table or search_view" in setup
+    assert "target: store vectors of public.notes" in setup
+    assert "target: store vectors of public.documents" not in setup
+    assert "target: store vectors of public.documents" in site.cli("setup").stderr
+
+
+def test_no_table_of_ours_is_made_in_anothers_place(site: Site) -> None:
+    for what, rest in TAKEN_FROM_ALL:
+        site.sql(f"create {what} {rest}")
+    doctor, setup = site.cli("doctor", expect=4).stdout, site.cli("setup", expect=4).stderr
+    for what, _ in TAKEN_FROM_ALL:
+        for said in (doctor, setup):
+            assert f"{what} exists, and is not ours" in said
+        site.sql(f"drop {what}")
+    assert "set another target.schema" in setup
+    site.cli("setup")
+    site.cli("doctor")
