@@ -1315,9 +1315,61 @@ order by t."cdc place\"""",
     Mutation(
         "texts are waited for while the log is not read on",
         "cdc_embed/flow/batches.py",
-        "others_wait=lambda: not self.reads_on or self.pending.others > 0",
-        "others_wait=lambda: self.pending.others > 0",
+        "            if others or not self.reads_on:\n",
+        "            if others:\n",
         "tests/integration/test_deferred.py::test_a_delete_that_may_not_be_read_yet_does_not_wait",
+    ),
+    Mutation(
+        "deletes behind a full memory wait in an outage",
+        "cdc_embed/flow/batches.py",
+        "(outage and (self.full or self._lane.waits))",
+        "(outage and self._lane.waits)",
+        "tests/integration/test_nothing_waits.py::test_a_delete_behind_a_full_memory_does_not_wait",
+    ),
+    Mutation(
+        "a bulk load is deferred if the embedder is slow",
+        "cdc_embed/flow/batches.py",
+        "(outage and (self.full or self._lane.waits))",
+        "self.full",
+        "tests/integration/test_nothing_waits.py::"
+        "test_a_bulk_load_waits_in_the_log_for_a_slow_embedder",
+    ),
+    Mutation(
+        "who reads rows waits for an outage's end",
+        "cdc_embed/flow/batches.py",
+        "(outage and (self.full or self._lane.waits))",
+        "(outage and self.full)",
+        "tests/integration/test_nothing_waits.py::test_verify_does_not_wait_for_the_embedder",
+    ),
+    Mutation(
+        "who waits for the position waits for an outage's end",
+        "cdc_embed/flow/lane.py",
+        " or self.distrusts or self.durable < self.awaited",
+        " or self.distrusts",
+        "tests/integration/test_nothing_waits.py::test_orphans_go_while_the_embedder_is_away",
+    ),
+    Mutation(
+        "deletes behind a batch that is prepared again wait in an outage",
+        "cdc_embed/flow/batches.py",
+        "            if others or not self.reads_on:\n",
+        "            if not self.reads_on:\n",
+        "tests/integration/test_nothing_waits.py::"
+        "test_deletes_behind_a_batch_prepared_again_do_not_wait",
+    ),
+    Mutation(
+        "rows that are read wait for an outage's end",
+        "cdc_embed/flow/batches.py",
+        "                return outage or self.pending.changes > 0\n",
+        "                return self.pending.changes > 0\n",
+        "tests/integration/test_nothing_waits.py::"
+        "test_a_backfill_in_an_outage_does_not_hold_up_a_retry",
+    ),
+    Mutation(
+        "a slow embedder is taken for one that is away",
+        "cdc_embed/flow/going_on.py",
+        "        most = max(GO_ON_SECONDS, 2 * self._took_seconds)\n",
+        "        most = GO_ON_SECONDS\n",
+        "tests/unit/test_going_on.py::test_an_embedder_that_was_as_slow_before_is_no_outage",
     ),
     Mutation(
         "new rows are no back pressure in an outage",

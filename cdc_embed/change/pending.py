@@ -65,6 +65,11 @@ class LaterChanges:
         return row in self._complete or row[0] in self._truncated
 
 
+def is_other(event: Event) -> bool:
+    """Return whether an event is a change that is no new row: it can need no text."""
+    return isinstance(event, Change) and event.op is not Op.INSERT
+
+
 class Pending:
     """The queue between the stream and the batches; bounded by bytes, by its owner."""
 
@@ -120,4 +125,4 @@ class Pending:
         self.size += sign * event.size
         if isinstance(event, Change):
             self.changes += sign
-            self.others += sign * (event.op is not Op.INSERT)
+            self.others += sign * is_other(event)

@@ -12,23 +12,25 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from itertools import dropwhile
 from typing import Any, Final
 
 import structlog
 
-from cdc_embed.change.batch import RowId
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import LaterChanges, Pending
 from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.going_on import OthersBehind
 from cdc_embed.flow.hot_rows import HotRows
-from cdc_embed.flow.lane import Lane, Offer
+from cdc_embed.flow.in_flight import CommittedBatch, InFlight
+from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.prepare import Prepared, Preparer, Range, rows_of
-from cdc_embed.flow.writing import OutdatedPlanError, Writer, Written
+from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import LSN
 
 LARGEST_BATCH: Final = 4 << 20
@@ -57,43 +59,6 @@ class Workers:
     writer: Writer
 
 
-@dataclass(slots=True, kw_only=True)
-class InFlight:
-    """A batch between its dispatch and its commit."""
-
-    work: Range | Extract
-    facts: Facts = field(default_factory=Facts)
-    size: int = 0
-    """Bytes of its changes."""
-    oldest: float | None = None
-    """Unix time of its oldest commit; None for rows that were read."""
-    offer: Offer | None = None
-    """The slice that it is made of; None for a range of the log."""
-    preparing: Future[Prepared] | None = None
-    outdated: bool = False
-    """It is being prepared upon a batch that was not written as planned."""
-    prepared: Prepared | None = None
-    writing: Future[Written] | None = None
-    attempts: int = 0
-    """The times it was prepared in vain, though the database refused no row of it."""
-
-    def rows(self) -> set[RowId]:
-        """Return the rows that it touches."""
-        if isinstance(self.work, Range):
-            return rows_of(self.work.events)
-        part = self.work.slice
-        return {(part.table, key) for key in part.rows}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CommittedBatch:
-    """A batch that is committed, or had nothing to write."""
-
-    prepared: Prepared
-    written: Written
-    offer: Offer | None
-
-
 class Batches:
     """Everything pending and in flight on one connection. For the loop's thread alone."""
 
@@ -114,7 +79,9 @@ class Batches:
         self.draining = False
         """Nothing new is dispatched any more."""
         self.reads_on = True
-        """The log is read on; while it is not, nobody knows what waits behind the texts."""
+        """Reading on is safe; while it is not, it waits for the texts before it."""
+        self.full = False
+        """Memory is full, and the log is not read on: nobody knows what waits there."""
         self._knowledge = Knowledge()
         self._in_flight: deque[InFlight] = deque()
         self._generation = 1
@@ -294,11 +261,7 @@ class Batches:
             return
         self._logs_turn = True
         self._examined_at = self._clock()
-        work = Extract(
-            slice=offer.slice,
-            hidden=hidden,
-            others_wait=lambda: not self.reads_on or self.pending.changes > 0,
-        )
+        work = Extract(slice=offer.slice, hidden=hidden)
         self._add(InFlight(work=work, facts=offer.slice.embedded or Facts(), offer=offer))
 
     def _dispatch_range(self, now: float) -> None:
@@ -313,7 +276,6 @@ class Batches:
             events=events,
             replaced=frozenset(row for row in rows if later.replaces(row)),
             needed=frozenset(needed),
-            others_wait=lambda: not self.reads_on or self.pending.others > 0,
         )
         facts, self._carried = self._carried, Facts()
         size = sum(event.size for event in events)
@@ -332,7 +294,26 @@ class Batches:
         else:
             prepare = self._workers.examiner.examine
             basis = self._knowledge.basis(flight.rows(), cached=False)
-        flight.preparing = self._submit(self._prepare, prepare, flight.work, basis, flight.facts)
+        work = replace(flight.work, others_wait=self._others_behind(flight))
+        flight.preparing = self._submit(self._prepare, prepare, work, basis, flight.facts)
+
+    def _others_behind(self, flight: InFlight) -> OthersBehind:
+        """Return the function that tells whether something else than new rows waits behind it.
+
+        In an outage a slice is given back, because its reader has more to do.
+        """
+        behind = dropwhile(lambda other: other is not flight, self._in_flight)
+        others = any(other.has_others for other in behind if other is not flight)
+        is_slice = flight.offer is not None
+
+        def others_wait(*, outage: bool) -> bool:
+            if others or not self.reads_on:
+                return True
+            if is_slice:
+                return outage or self.pending.changes > 0
+            return self.pending.others > 0 or (outage and (self.full or self._lane.waits))
+
+        return others_wait
 
 
 def _unix(committed_at: datetime | None) -> float | None:

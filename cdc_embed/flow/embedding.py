@@ -8,9 +8,9 @@ must succeed, or it is the service that is ill and not the text.
 Nothing else waits for a text for more than 5 s. A text at which the service fails alone, while it
 is well, is left at the second failure, and to blame at the third over a minute. The texts of a
 batch that makes no progress are left if the service takes others meanwhile. In an outage they are
-left if something else waits, in the batch or behind it: a delete, metadata, a skip. A batch of
-nothing but texts, with nothing but new rows behind it, waits for as long as it takes, because the
-log is the better queue. The texts that are left are deferred (``reconcile/deferred.py``).
+left if something else waits or can, in the batch or behind it. A batch of nothing but texts, with
+nothing but new rows behind it, waits for as long as it takes, because the log is the better queue.
+The texts that are left are deferred (``reconcile/deferred.py``).
 """
 
 import time
@@ -66,6 +66,11 @@ class EmbeddingRunner:
     def least_texts(self) -> int:
         """The number of texts that a batch can always hold: fewer would not make a call quicker."""
         return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
+
+    @property
+    def outage(self) -> bool:
+        """The embedder takes nothing, for so long that it is not only slow."""
+        return self._answers.outage
 
     def close(self) -> None:
         """Release the workers; the owner closes the embedder."""
@@ -252,11 +257,12 @@ class EmbeddingRunner:
         """Call the embedder once; measure and check the answer."""
         began = time.perf_counter()
         outcome = "failed"
+        asked_at = self._answers.asked()
         try:
             vectors = self._embedder.embed(texts)
             check_vectors(vectors, len(texts), self._card.dimensions)
             outcome = "ok"
-            self._answers.took()
+            self._answers.took(asked_at)
         except EmbedderUnavailableError as exc:
             outcome = "unavailable"
             self._answers.failed(exc)

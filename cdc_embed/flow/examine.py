@@ -21,7 +21,7 @@ from cdc_embed.change.knowledge import Basis, Deferred
 from cdc_embed.change.plan import Cut, Plan, read_again
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.facts import Facts
-from cdc_embed.flow.going_on import OthersWait
+from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.prepare import Prepared, StoreReader, VectorSupply, wanted_texts
@@ -37,8 +37,11 @@ class Extract:
     slice: Slice
     hidden: frozenset[Key]
     """Rows for which the slice's snapshot can be too old."""
-    others_wait: OthersWait = lambda: False
-    """Whether the log has changes that wait behind it."""
+    others_wait: OthersBehind = nothing_behind
+    """Whether something else waits behind it."""
+
+    def others(self, runner: EmbeddingRunner) -> OthersWait:
+        return lambda: self.others_wait(outage=runner.outage)
 
 
 class Examiner:
@@ -66,12 +69,15 @@ class Examiner:
         comparison.plan.refuse_rows(facts.refused_rows)
         wanted = self._supply.wanted(comparison.plan, basis, facts, {})
         texts = wanted_texts(comparison.plan, wanted)
-        embedded = self._supply.embed(texts, facts, work.others_wait, again=part.retry)
+        others_wait = work.others(self._supply.runner)
+        embedded = self._supply.embed(texts, facts, others_wait, again=part.retry)
         if embedded.away:  # the rows are no queue for an outage: they are handed over again
             rest |= comparison.leave(facts.untaken)
             facts.untaken.clear()
         prepared = self._supply.finish(comparison.plan, facts)
-        examined = Examined(verdicts=comparison.verdicts, hidden=work.hidden, rest=rest)
+        examined = Examined(
+            verdicts=comparison.verdicts, hidden=work.hidden, rest=rest, away=embedded.away
+        )
         return replace(prepared, examined=examined)
 
     def _settle(
@@ -125,7 +131,8 @@ class Examiner:
         writes = comparison.fresh_documents()
         texts = {c.hash: c.text for write in writes.values() for c in write.document.chunks}
         wanted = {digest: text for digest, text in texts.items() if digest not in facts.vectors}
-        embedded = self._supply.runner.embed(wanted, others_wait=work.others_wait)
+        runner = self._supply.runner
+        embedded = runner.embed(wanted, others_wait=work.others(runner))
         facts.vectors |= embedded.vectors
         untaken = embedded.untaken.keys()
         rest = {

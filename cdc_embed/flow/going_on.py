@@ -6,7 +6,7 @@ It calls nothing: ``embedding`` looks again and again, and acts.
 from collections.abc import Callable
 from enum import Enum
 from math import inf
-from typing import Final
+from typing import Final, Protocol
 
 from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.patience import LONGEST_ASKED
@@ -23,6 +23,16 @@ OthersWait = Callable[[], bool]
 """Returns whether something else than new texts waits."""
 
 
+class OthersBehind(Protocol):
+    """The same of what is behind a batch; in an outage, also whether something can wait there."""
+
+    def __call__(self, *, outage: bool) -> bool: ...
+
+
+def nothing_behind(*, outage: bool) -> bool:  # noqa: ARG001  the same at any time
+    return False
+
+
 class Answers:
     """The state of the service, as its answers to all batches tell it."""
 
@@ -32,11 +42,29 @@ class Answers:
         """When it last took a text."""
         self.away_since: float | None = None
         """When it failed first since then."""
+        self._asked_at: float | None = None
+        """When it was called first since then."""
+        self._took_seconds = 0.0
+        """The time that it took for its last texts."""
         self._pause: tuple[float, EmbedderUnavailableError] | None = None
 
-    def took(self) -> None:
-        """Note that it took a text."""
+    def asked(self) -> float:
+        """Note that it is called; return when."""
+        now = self._clock()
+        if self._asked_at is None:
+            self._asked_at = now
+        return now
+
+    def took(self, asked_at: float) -> None:
+        """Note that it took the texts of a call that was made then."""
         self.taken_at, self.away_since = self._clock(), None
+        self._asked_at, self._took_seconds = None, self.taken_at - asked_at
+
+    @property
+    def outage(self) -> bool:
+        """It is called and takes nothing, for so long that it is not only slow."""
+        most = max(GO_ON_SECONDS, 2 * self._took_seconds)
+        return self._asked_at is not None and self._clock() - self._asked_at > most
 
     def failed(self, failure: EmbedderUnavailableError) -> None:
         """Note a failure that is waited out, and until when it asks not to be called."""

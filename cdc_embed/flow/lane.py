@@ -55,7 +55,10 @@ class Examined:
     hidden: frozenset[Key] = frozenset()
     """Rows that the snapshot can be too old about: to be read again."""
     rest: Mapping[Key, Row | None] = field(default_factory=dict)
-    """Rows that would have made the batch too large: to be handed over again as they are."""
+    """Rows that would have made the batch too large, or that wait for the embedder: to be handed
+    over again as they are."""
+    away: bool = False
+    """The embedder takes nothing."""
 
 
 @dataclass(slots=True)
@@ -85,6 +88,8 @@ class Lane:
         no transaction tells it from a newer one. The loop's."""
         self.durable: LSN = ZERO
         """As far as the target reflects the log; the loop's."""
+        self.awaited: LSN = ZERO
+        """As far as the target must reflect the log, for the thread that reconciles to go on."""
         self.wake: Callable[[], None] = lambda: None
         """Tells the loop that a slice waits; the loop's."""
 
@@ -170,6 +175,11 @@ class Lane:
     @property
     def waiting(self) -> bool:
         return bool(self._offers)
+
+    @property
+    def waits(self) -> bool:
+        """The thread that reconciles waits for the loop."""
+        return self.waiting or self.distrusts or self.durable < self.awaited
 
     @property
     def distrusts(self) -> bool:

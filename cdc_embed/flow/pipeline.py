@@ -145,9 +145,9 @@ class Pipeline:
         self.moved = self.moved or self.progress.recorded - self._began_at >= RECORD_STEP
         if reading:
             self._read()
-        urgent = self._confirmation.urgent
-        self._batches.reads_on = self._confirmation.may_read()
-        self._batches.dispatch(now, urgent=urgent, hurry=urgent or self._full())
+        urgent, full = self._confirmation.urgent, self._full()
+        self._batches.reads_on, self._batches.full = self._confirmation.may_read(), full
+        self._batches.dispatch(now, urgent=urgent, hurry=urgent or full)
         if connected:
             self._mark_idle()
             self._confirmation.record()

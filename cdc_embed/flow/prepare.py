@@ -24,7 +24,7 @@ from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, plan, rows_to_look_up
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.facts import Facts
-from cdc_embed.flow.going_on import OthersWait
+from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
 from cdc_embed.flow.lane import Examined
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.texts import Embedded
@@ -60,7 +60,7 @@ class Range:
     left out for long enough."""
     whole: bool = False
     """All of its events are used: what comes after them is on its way already."""
-    others_wait: OthersWait = lambda: False
+    others_wait: OthersBehind = nothing_behind
     """Whether something else than new rows waits behind it."""
 
 
@@ -160,12 +160,15 @@ class Preparer:
         runner = self.supply.runner
         attempt = _Attempt(self, work, basis, facts)
         used, planned, wanted = attempt.plan(len(work.events))
-        if not work.whole and len(wanted) > runner.least_texts:
+        # in an outage embedding takes no time: texts are left if the log is to be read on
+        if not (work.whole or runner.outage) and len(wanted) > runner.least_texts:
             fitting = _fitting(work.events[:used], _costs(planned, wanted), runner)
             if fitting < used:
                 used, planned, wanted = attempt.plan(fitting)
         texts = wanted_texts(planned, wanted)
-        self.supply.embed(texts, facts, lambda: not planned.only_texts or work.others_wait())
+        self.supply.embed(
+            texts, facts, lambda: not planned.only_texts or work.others_wait(outage=runner.outage)
+        )
         return replace(self.supply.finish(planned, facts), used=used)
 
 

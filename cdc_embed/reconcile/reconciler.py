@@ -241,12 +241,12 @@ class Reconciler(Rounds):
         for scan, after in scans:
             for examined in self._slices.hand_over_all(table, scan, repair=True):
                 comparison.count(examined.verdicts.values())
+                if time.monotonic() - saved > self._work.pace.save:  # rows can wait for an embedder
+                    self._save(comparison)
+                    self._take_in_requests()
+                    self._answer(*QUICK_KINDS)
+                    saved = time.monotonic()
             comparison.cursor = after
-            if time.monotonic() - saved > self._work.pace.save:
-                self._save(comparison)
-                self._take_in_requests()
-                self._answer(*QUICK_KINDS)
-                saved = time.monotonic()
 
     def _save(self, comparison: Comparison, *, looks_for_orphans: bool = False) -> str:
         """Record the progress; return the state that is recorded."""

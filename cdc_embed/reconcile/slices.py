@@ -19,6 +19,7 @@ from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.flow.facts import Facts
 from cdc_embed.flow.lane import Examined, Lane, Slice
+from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
@@ -33,6 +34,8 @@ MOST_SUSPECTS: Final = 1000
 """Rows that are compared again together; more would only take memory."""
 RETRY_SECONDS: Final = 0.05
 """The pause before rows are read again that could not be read or compared."""
+AWAY_SECONDS: Final = 1.0
+"""The pause before rows are handed over again that wait for the embedder."""
 BLOCKED_SECONDS: Final = 0.25
 """The pause before running transactions are listed again."""
 
@@ -87,7 +90,7 @@ class SliceReader:
         term: Term,
         rows: RowReader,
         stored: StoredDocuments,
-        wal_end: Callable[[], int],
+        wal_end: Callable[[], LSN],
         pace: Pace,
     ) -> None:
         self._lane = term.lane
@@ -198,6 +201,8 @@ class SliceReader:
             examined = self._answer_of(self._lane.submit(part))
             yield examined
             rows = examined.rest
+            if examined.away:
+                self.pause(AWAY_SECONDS)
 
     def hand_over_all(
         self, table: Table, scan: Scan, *, repair: bool, sample: bool = False, retry: bool = False
@@ -244,7 +249,7 @@ class SliceReader:
 
     def wait_until_durable(self) -> None:
         """Wait until the target reflects everything that is committed now."""
-        end = self._wal_end()
+        end = self._lane.awaited = self._wal_end()
         while self._lane.durable < end:
             self.pause(RETRY_SECONDS)
 

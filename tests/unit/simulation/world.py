@@ -112,6 +112,10 @@ class Model:
         self.embedded: Counter[str] = Counter()
         """Texts that it was given on this connection."""
 
+    @property
+    def outage(self) -> bool:
+        return self.away
+
     def embed(
         self,
         texts: Mapping[bytes, str],
