@@ -79,7 +79,7 @@ def touch(
         old_key=(old,) if old is not None else None,
         table=of,
     )
-    return replace(made, xid=xid & 0xFFFFFFFF)
+    return replace(made, xid=xid)
 
 
 def checkpoint(

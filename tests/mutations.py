@@ -1320,6 +1320,13 @@ order by t."cdc place\"""",
         "tests/integration/test_deferred.py::test_a_delete_that_may_not_be_read_yet_does_not_wait",
     ),
     Mutation(
+        "the ids of transactions have 32 bits",
+        "cdc_embed/change/transaction.py",
+        "            self._near_xid = widen(message.xid, self._near_xid)\n",
+        "            self._near_xid = message.xid\n",
+        "tests/unit/test_transaction.py::test_the_ids_of_transactions_are_widened_across_an_epoch",
+    ),
+    Mutation(
         "deletes behind a full memory wait in an outage",
         "cdc_embed/flow/batches.py",
         "(outage and (self.full or self._lane.waits))",

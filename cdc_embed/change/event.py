@@ -30,6 +30,7 @@ class Change:
 
     position: Position
     xid: int
+    """The transaction's id in 64 bits."""
     committed_at: datetime
     table: Table
     op: Op

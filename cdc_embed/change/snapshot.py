@@ -24,12 +24,11 @@ class Snapshot:
         return cls(xmin=int(xmin), xmax=int(xmax), running=ids)
 
     def sees(self, xid: int) -> bool:
-        """Return whether the effects of a committed transaction, by its 32-bit id, are seen.
+        """Return whether the effects of a committed transaction, by its 64-bit id, are seen.
 
         Every later snapshot sees them too.
         """
-        wide = widen(xid, self.xmax)
-        return wide < self.xmax and wide not in self.running
+        return xid < self.xmax and xid not in self.running
 
 
 def widen(xid: int, xmax: int) -> int:

@@ -7,11 +7,12 @@ each of its tables).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import OVERHEAD, Change, Event, Op, TransactionEnd
+from cdc_embed.change.snapshot import widen
 from cdc_embed.errors import HistoryGapError, TableChangedError
 from cdc_embed.lsn import LSN, Checkpoint, Position
 from cdc_embed.wire.messages import (
@@ -73,7 +74,10 @@ class Assembler:
         checkpoint: Checkpoint,
         replay_from: LSN,
         callbacks: Callbacks = NO_CALLBACKS,
+        near_xid: int = 1 << 31,
     ) -> None:
+        """``near_xid``: a transaction id of 64 bits near those of the log, which have 32."""
+        self._near_xid = near_xid
         self._tables = {table.oid: table for table in tables}
         self._checkpoint = checkpoint
         self._layouts: dict[int, _Layout | TableChangedError | None] = {}
@@ -104,7 +108,8 @@ class Assembler:
         if isinstance(message, Begin):
             if not self.verified and self._checkpoint.is_before(message.final_lsn):
                 raise self._rolled_back()
-            self._begin = message
+            self._near_xid = widen(message.xid, self._near_xid)
+            self._begin = replace(message, xid=self._near_xid)
             self._ordinal = 0
         elif isinstance(message, Commit):
             self._begin = None

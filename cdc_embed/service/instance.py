@@ -228,7 +228,7 @@ class Instance:
                 raise HistoryGapError(slot=slot.name, problem=gap)
             self._adopt_servers(checkpoint, source)
             self._began = time.monotonic(), slot.wal_end
-            self._follow(Connected(stream, checkpoint, confirmed, times.wal_sender_timeout))
+            self._follow(Connected(stream, checkpoint, confirmed, times))
         finally:
             if stream.unanswered:  # it may decode changes of other tables: wait longer next time
                 self._unanswered = 1 if stream.frames else 2 * self._unanswered

@@ -23,6 +23,7 @@ from cdc_embed.service.plugin import Plugin
 from cdc_embed.service.undecodable import FindWide
 from cdc_embed.source.slot import Slot, SlotCatalogue
 from cdc_embed.source.stream import Stream
+from cdc_embed.source.timing import ServerTimes
 from cdc_embed.target.store import Store
 
 
@@ -78,13 +79,13 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """One connection: its stream, and the positions and the timeout that were found with it."""
+    """One connection: its stream, and what was found with it."""
 
     stream: Stream
     checkpoint: Checkpoint
     confirmed: LSN
     """The slot's position when streaming began."""
-    wal_sender_timeout: float
+    times: ServerTimes
 
 
 def make_pipeline(
@@ -92,7 +93,10 @@ def make_pipeline(
 ) -> Pipeline:
     """Make the pipeline of one connection."""
     store, patience, checkpoint = stages.store, stages.patience, connected.checkpoint
-    assembler = Assembler(source.tables, checkpoint, connected.confirmed, source.callbacks)
+    next_xid = connected.times.next_xid
+    assembler = Assembler(
+        source.tables, checkpoint, connected.confirmed, source.callbacks, next_xid
+    )
     progress = Progress(checkpoint.recorded)
     progress.mark_durable(connected.confirmed)
     look_ups = store.look_ups
@@ -117,5 +121,5 @@ def make_pipeline(
         ),
         lane=lane,
         telemetry=telemetry,
-        limits=stages.limits(connected.wal_sender_timeout),
+        limits=stages.limits(connected.times.wal_sender_timeout),
     )

@@ -129,9 +129,9 @@ class Stream:
         with self._answered(self.sentinel), self.sentinel.cursor() as cursor:
             before = time.time()
             cursor.execute(queries("source/slot")["times"])
-            timeout, now = cursor.fetchone()
+            timeout, now, next_xid = cursor.fetchone()
             clock_ahead = now - (before + time.time()) / 2
-        return ServerTimes(wal_sender_timeout=timeout, clock_ahead=clock_ahead)
+        return ServerTimes(wal_sender_timeout=timeout, clock_ahead=clock_ahead, next_xid=next_xid)
 
     def limit_silence(self, silence_limit: float, longest_silence: float) -> None:
         """Give the server up after ``silence_limit`` seconds of its silence; ask it after half.

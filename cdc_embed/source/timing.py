@@ -18,6 +18,8 @@ class ServerTimes:
     """Seconds of our silence after which the server ends the connection; 0: never."""
     clock_ahead: float
     """Seconds that the source's clock is ahead of ours."""
+    next_xid: int
+    """The next transaction id, in 64 bits: the log has 32 of them."""
 
 
 def report_interval(wal_sender_timeout: float) -> float:

@@ -19,8 +19,10 @@ select current_setting('server_version_num')::int, current_setting('server_versi
        array(select rolname::text from pg_roles where rolname = any (%(marks)s))
 
 -- name: times
--- Seconds of our silence after which the server ends a connection (0: never), and its clock.
-select setting::float / 1000, extract(epoch from clock_timestamp())::float
+-- Seconds of our silence after which the server ends a connection (0: never), its clock, and the next
+-- transaction id in 64 bits.
+select setting::float / 1000, extract(epoch from clock_timestamp())::float,
+       pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 from pg_settings where name = 'wal_sender_timeout'
 
 -- name: slot

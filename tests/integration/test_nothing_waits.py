@@ -54,6 +54,7 @@ def configured(site: Site, server: EmbeddingServer, tables: str, embedder: str =
     site.configure(
         embedder=f'{server.configuration}\ntimeout = "1s"\n{embedder}',
         tables=tables,
+        more='[index]\nkind = "none"\n',
     )
     site.cli("setup")
     return site

@@ -122,6 +122,20 @@ def test_a_change_carries_its_transactions_facts_and_its_size() -> None:
     assert change.size == 10 + OVERHEAD
 
 
+def test_the_ids_of_transactions_are_widened_across_an_epoch() -> None:
+    """The log has 32 bits of an id; a deferred row keeps it for longer than these go round."""
+    near = (5 << 32) - 10
+    assembler = Assembler([FIRST], checkpoint(), ZERO, near_xid=near)
+    assembler.feed(relation(), 0)
+    found = []
+    for xid in (near - 2**30, near, 5, 2**31 - 1, 2**31 + 5):
+        assembler.feed(replace(begin(), xid=xid & 0xFFFFFFFF), 0)
+        found.append(only(assembler, insert("1", "a", None)).xid)
+        assembler.feed(commit(), 0)
+    epoch = 5 << 32
+    assert found == [near - 2**30, near, epoch + 5, epoch + 2**31 - 1, epoch + 2**31 + 5]
+
+
 def test_a_commit_ends_its_transaction() -> None:
     assembler = streaming(begin())
     assert assembler.open_transaction == begin()
