@@ -54,6 +54,20 @@ MUTATIONS = (
         "tests/integration/test_names_taken.py::test_no_table_of_ours_is_made_in_anothers_place",
     ),
     Mutation(
+        "a copy without rows cannot be set up",
+        "cdc_embed/setup/mending.py",
+        "    lost = [*SERVICE_TABLES] if is_bare(databases) else lost_tables(databases)",
+        "    lost = lost_tables(databases)",
+        "tests/integration/test_dump.py::test_a_copy_without_rows_is_set_up_unasked",
+    ),
+    Mutation(
+        "migrations whose record was emptied are run again",
+        "cdc_embed/setup/mending.py",
+        "if _filled(databases, found) else []",
+        "if False else []",
+        "tests/integration/test_dump.py::test_emptied_migrations_are_noted_again_and_no_more",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

@@ -2,15 +2,18 @@
 
 The migrations make all of them in a schema beside ours, from which those that are gone are taken.
 Nothing is made up: a position that is gone is a gap in the history, and without the record of the
-spaces nobody knows which model made the stored vectors.
+spaces nobody knows which model made the stored vectors. A copy of the schema without rows, as tests
+and staging have it, holds nothing: what is empty there is made again, of whatever version it is.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
+from psycopg2 import sql
+
 from cdc_embed.errors import PreflightError
-from cdc_embed.postgres.ddl import Ddl
+from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.sql import migrations, queries
 from cdc_embed.target.registry import applied_migrations, missing_migrations, vector_tables
@@ -28,19 +31,65 @@ _COMMENT: Final = re.compile(r"comment on table \{schema\}\.(\w+) is\s*'([^']*)'
 
 
 def lost_tables(databases: Connections) -> list[str]:
-    """Return our own tables that are gone; none before ``setup``, or if migrations are missing."""
-    target, schema = databases.target, databases.config.target.schema
-    values = {"schema": schema, "names": list(SERVICE_TABLES)}
-    rows = target.fetch("schema", queries("target/mending")["service_tables"], values)
-    found = dict(rows)
+    """Return our own tables that are gone, or whose rows are gone without which none is known;
+    none before ``setup``, in a copy without rows, or if migrations are missing."""
+    found = _found(databases)
     if "migration" in found:
-        made = not missing_migrations(applied_migrations(target, schema))
+        applied = applied_migrations(databases.target, databases.config.target.schema)
+        if not applied and _is_by_comments(found):
+            return ["migration", *_gone(found)] if _filled(databases, found) else []
+        made = not missing_migrations(applied)
     else:
-        made = any(found.get(name) == comment for name, comment in _comments()) or any(
-            {column.name for column in OWN_COLUMNS} <= stored.columns.keys()
-            for stored in vector_tables(target, schema).values()
+        made = _is_by_comments(found) or bool(_vectors(databases))
+    return _gone(found) if made else []
+
+
+def is_bare(databases: Connections) -> bool:
+    """Return whether the schema is a copy without rows, such as ``pg_dump --schema-only`` makes."""
+    schema, found = databases.config.target.schema, _found(databases)
+    if "migration" not in found or applied_migrations(databases.target, schema):
+        return False
+    return _is_by_comments(found) and not _filled(databases, found)
+
+
+def _found(databases: Connections) -> dict[str, str | None]:
+    """Return our own tables that exist, or others of their names, with their comments."""
+    values = {"schema": databases.config.target.schema, "names": list(SERVICE_TABLES)}
+    statement = queries("target/mending")["service_tables"]
+    return dict(databases.target.fetch("schema", statement, values))
+
+
+def _gone(found: Iterable[str]) -> list[str]:
+    return [name for name in SERVICE_TABLES if name not in found]
+
+
+def _is_by_comments(found: Mapping[str, str | None]) -> bool:
+    return any(found.get(name) == comment for name, comment in _comments())
+
+
+def _vectors(databases: Connections) -> list[str]:
+    """Return the tables of vectors, whether they are registered or not."""
+    own = {column.name for column in OWN_COLUMNS}
+    tables = vector_tables(databases.target, databases.config.target.schema)
+    return [name for name, stored in tables.items() if own <= stored.columns.keys()]
+
+
+def _filled(databases: Connections, names: Iterable[str]) -> list[str]:
+    """Return those of some tables that have rows."""
+    schema = databases.config.target.schema
+    asked = [
+        compose(
+            "target/mending",
+            "has_rows",
+            name=sql.Literal(name),
+            table=sql.Identifier(schema, name),
         )
-    return [name for name in SERVICE_TABLES if name not in found] if made else []
+        for name in names
+    ]
+    if not asked:
+        return []
+    rows = databases.target.fetch("schema", sql.SQL(" union all ").join(asked))
+    return [name for name, filled in rows if filled]
 
 
 def _comments() -> list[tuple[str, str]]:
@@ -57,10 +106,10 @@ def expect_tables(databases: Connections) -> None:
 
 def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
     """Return the statement that makes the tables again that are gone; none if all are there."""
-    lost = lost_tables(databases)
+    lost = [*SERVICE_TABLES] if is_bare(databases) else lost_tables(databases)
     if not lost:
         return []
-    if "space" in lost and not rebuild:
+    if "space" in lost and not rebuild and _filled(databases, _vectors(databases)):
         raise _lost(databases, lost)
     schema = databases.config.target.schema
     names = {*lost, *(name for gone in lost for name in MADE_WITH.get(gone, ()))}
@@ -70,7 +119,7 @@ def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
 
 def _lost(databases: Connections, lost: Iterable[str]) -> PreflightError:
     listed = ", ".join(f"{databases.config.target.schema}.{name}" for name in lost)
-    problem = f"{listed} does not exist any more"
+    problem = f"{listed} does not exist any more, or has lost its rows"
     if "space" not in lost:
         return PreflightError(where="target database", problem=problem, hint=RUN_SETUP)
     return PreflightError(

@@ -12,7 +12,7 @@ from typing import Any, Final
 from cdc_embed.change.document import Table
 from cdc_embed.finding import Finding, judge
 from cdc_embed.setup.connections import Connections
-from cdc_embed.setup.mending import lost_tables
+from cdc_embed.setup.mending import is_bare, lost_tables
 from cdc_embed.sql import migrations, queries
 from cdc_embed.target.registry import Registered, applied_migrations, registered_tables
 from cdc_embed.target.vectors import index_names
@@ -37,7 +37,7 @@ def _service_tables_taken(databases: Connections) -> list[Finding]:
         *chain.from_iterable(map(_CREATES.findall, missing)),
         *(() if applied else ["migration"]),
     }
-    if lost_tables(databases):  # the others are ours
+    if lost_tables(databases) or is_bare(databases):  # they are ours
         return []
     fix = "rename it, or set another target.schema"
     holders = _holders(databases, names, vectors=[])

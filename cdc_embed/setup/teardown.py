@@ -9,6 +9,7 @@ from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopted_tables, withdraw_ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
+from cdc_embed.setup.mending import is_bare
 from cdc_embed.setup.ownership import name_owner
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import look
@@ -81,6 +82,9 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     session, schema = databases.target, databases.config.target.schema
     slot = databases.config.source.slot
     if not applied_migrations(session, schema):
+        if is_bare(databases):
+            drop = drop_schema_ddl(schema).text(session)
+            notes.append(f"schema {schema} stays: it is a copy without rows; {drop} cascade;")
         return
     owner = name_owner(databases)
     if owner:
@@ -88,7 +92,11 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
         return
     others = other_slots(session, schema, slot)
     if others:
-        notes.append(f"schema {schema} stays: {others} other slot(s) write into it")
+        forget = "".join(f" {forget_position_ddl(schema, s).text(session)};" for s in others)
+        notes.append(
+            f"schema {schema} stays: slot {', '.join(others)} writes into it; if that is only what "
+            f"this database was copied from, then run cdc-embed teardown again after:{forget}"
+        )
         steps += steps_of(databases, Where.TARGET, [forget_position_ddl(schema, slot)])
         return
     known = registered_tables(session, schema).values()

@@ -223,13 +223,10 @@ def unreadable_views(session: Session, schema: str) -> Callable[[str], tuple[str
     return problem
 
 
-def other_slots(session: Session, schema: str, slot: str) -> int:
-    """Return the number of other slots that write into the schema."""
-    with session.transaction("checkpoint") as cursor:
-        statement = _compose("other_checkpoints", schema=sql.Identifier(schema))
-        cursor.execute(statement, {"slot": slot})
-        others: int = cursor.fetchone()[0]
-    return others
+def other_slots(session: Session, schema: str, slot: str) -> list[str]:
+    """Return the other slots that write into the schema."""
+    statement = _compose("other_checkpoints", schema=sql.Identifier(schema))
+    return [row[0] for row in session.fetch("checkpoint", statement, {"slot": slot})]
 
 
 def service_sessions(session: Session, names: list[str]) -> list[int]:

@@ -254,7 +254,7 @@ order by 1
 
 -- name: other_checkpoints
 -- Other slots that write into the same schema.
-select count(*) from {schema}.checkpoint where slot <> %(slot)s
+select slot from {schema}.checkpoint where slot <> %(slot)s order by slot
 
 -- name: may_create_temporary
 -- Whether this role may create temporary tables, which each batch needs; the role, the database.
