@@ -10,13 +10,16 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from psycopg2 import sql
-
 from cdc_embed.errors import PreflightError
-from cdc_embed.postgres.ddl import Ddl, compose
+from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.sql import migrations, queries
-from cdc_embed.target.registry import applied_migrations, missing_migrations, vector_tables
+from cdc_embed.target.registry import (
+    applied_migrations,
+    filled_tables,
+    missing_migrations,
+    vector_tables,
+)
 from cdc_embed.target.schema import SERVICE_TABLES, make_again_ddl
 from cdc_embed.target.vectors import OWN_COLUMNS
 
@@ -75,21 +78,7 @@ def _vectors(databases: Connections) -> list[str]:
 
 
 def _filled(databases: Connections, names: Iterable[str]) -> list[str]:
-    """Return those of some tables that have rows."""
-    schema = databases.config.target.schema
-    asked = [
-        compose(
-            "target/mending",
-            "has_rows",
-            name=sql.Literal(name),
-            table=sql.Identifier(schema, name),
-        )
-        for name in names
-    ]
-    if not asked:
-        return []
-    rows = databases.target.fetch("schema", sql.SQL(" union all ").join(asked))
-    return [name for name, filled in rows if filled]
+    return filled_tables(databases.target, databases.config.target.schema, names)
 
 
 def _comments() -> list[tuple[str, str]]:

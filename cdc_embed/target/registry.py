@@ -3,7 +3,7 @@
 This module only reads. ``schema`` composes the statements.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -151,6 +151,16 @@ def count_documents(
     ]
     rows = session.fetch("embedding_table", sql.SQL(" union all ").join(counts))
     return {row[0]: row[1] for row in rows}
+
+
+def filled_tables(session: Session, schema: str, tables: Iterable[str]) -> list[str]:
+    """Return those of some tables of ours that have rows, in one statement."""
+    asked = [
+        _compose("has_rows", name=sql.Literal(name), table=sql.Identifier(schema, name))
+        for name in tables
+    ]
+    rows = session.fetch("schema", sql.SQL(" union all ").join(asked)) if asked else []
+    return [name for name, filled in rows if filled]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

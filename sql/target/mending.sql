@@ -4,10 +4,6 @@ select c.relname::text, obj_description(c.oid, 'pg_class')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
 
--- name: has_rows
--- Whether a table has rows.
-select {name}, exists (select from {table})
-
 -- name: take_place
 -- Put tables that were just made in a schema beside ours in the place of our own of that name.
 -- Stored vectors are of no space that will ever be recorded, if the record of the spaces is one of

@@ -110,6 +110,10 @@ select count(*) filter (where chunk_row = 0), coalesce(sum(end_offset - start_of
 -- Documents that have vectors.
 select {name}, count(*) from {table} where chunk_row = 0
 
+-- name: has_rows
+-- Whether a table has rows.
+select {name}, exists (select from {table})
+
 -- name: stored_columns
 -- The columns of every table in our schema, in order, with their places in its primary key; whether
 -- it has row level security, its owner, whether this role can do what its owner can, the key's name, and

@@ -148,8 +148,7 @@ def test_one_table_that_is_left_is_known_to_be_ours(filled: Site) -> None:
     gone = [name for name in SERVICE_TABLES if name != "dead_letter"]
     listed = ", ".join(f"cdc_embed.{name}" for name in [*gone, "documents_embedding"])
     filled.sql(f"drop table {listed} cascade")
-    assert "not known which model" in filled.cli("setup", expect=4).stderr
-    filled.cli("setup", "--rebuild")
+    filled.cli("setup")  # without vectors there is no question which model made them
     follow(filled)
 
 
