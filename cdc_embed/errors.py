@@ -200,6 +200,8 @@ class EmbedderUnavailableError(CdcEmbedError):
     exit_code = UNAVAILABLE
     lasts: bool = False
     """No short while mends it, so it is told at once."""
+    of_known_good: bool = False
+    """A text that is known to be good failed: neither another text nor their number is to blame."""
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(
@@ -234,6 +236,15 @@ class QuotaSpentError(EmbedderUnavailableError):
 
 class TextRefusedError(CdcEmbedError):
     """the model refuses the text: {problem}"""
+
+
+class UnauthorizedError(TextRefusedError):
+    """the model refuses the text: {problem}"""
+
+    def __init__(self, *, problem: object, for_all_texts: CdcEmbedError) -> None:
+        super().__init__(problem=problem)
+        self.for_all_texts = for_all_texts
+        """The error if a known-good text is refused, too: then it is the key."""
 
 
 class EmbedderError(CdcEmbedError):

@@ -20,6 +20,9 @@ class Rotation:
     _read: Callable[[], bool] = field(compare=False)
     """Reads the secret again, and returns whether it is another one."""
     in_file: bool
+    many_servers: bool = False
+    """One of several servers behind an address can refuse what the others take, so a secret that
+    has worked is waited for wherever it is."""
     waits_at_start: bool = False
     """A secret that never worked is waited for, too: by a service, not by a command."""
     _worked: bool = field(default=False, init=False)
@@ -37,13 +40,14 @@ class Rotation:
         return changed
 
     def may_come(self, now: float) -> bool:
-        """Note that the secret is refused; return whether its file can still get another one.
+        """Note that the secret is refused; return whether it, or another one, can still be taken.
 
         ``now`` in seconds, of any clock that goes on.
         """
         if self._refused_since is None:
             self._refused_since = now
-        waits = self.in_file and (self._worked or self.waits_at_start)
+        waits = self._worked if self.in_file or self.many_servers else False
+        waits |= self.in_file and self.waits_at_start
         return waits and now - self._refused_since < ROTATION_SECONDS
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from math import inf
+from random import Random
 from typing import Any, Final
 
 import httpx2
@@ -23,6 +24,8 @@ from tests.dialects import (
 
 BAD: Final = "bad text"
 """The beginning of the texts that deserve a letter."""
+FEW: Final = 20
+"""The texts of a call on a day on which few are taken."""
 HTML: Final = "<html><title>It works!</title></html>"
 
 
@@ -87,7 +90,7 @@ def slow(answer: Answer | None) -> Fault:
     return fault
 
 
-def one_text(answer: Callable[[FakeService], Answer]) -> Fault:
+def one_text(answer: Callable[[FakeService], Answer | httpx2.Response]) -> Fault:
     """A call with the bad text gets this, whatever else it has."""
 
     def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
@@ -120,6 +123,17 @@ def one_of_two(answer: Callable[[list[str]], Answer]) -> Fault:
         return answer(texts) if next(calls) % 2 else None
 
     return fault
+
+
+def one_of_two_at_random(answer: Callable[[FakeService], Answer]) -> Fault:
+    """Half of the calls, in no order, go to a broken server."""
+    random = Random(1)
+    return lambda service, _, __: answer(service) if random.random() < 0.5 else None
+
+
+def many_texts(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+    """It has permits for a few texts, and one for each text of a call: TEI."""
+    return service.dialect.overloaded if len(texts) > FEW else None
 
 
 def few_vectors(texts: list[str]) -> Answer:
@@ -224,6 +238,36 @@ DAYS: Final[dict[str, Day]] = {
     ),
     "one server of two counts wrong": Day(fault=lambda: one_of_two(few_vectors), within=60.0),
     "one server of two is another model": Day(fault=lambda: one_of_two(wide_vectors), within=60.0),
+    "one server of two refuses": Day(
+        fault=lambda: one_of_two(lambda _: (400, {"error": "no such model"})), within=60.0
+    ),
+    "one server of two gives zeros": Day(
+        fault=lambda: one_of_two(lambda texts: (200, zeros(texts))), within=60.0
+    ),
+    "one server of two fails": Day(
+        fault=lambda: one_of_two(lambda _: (500, {"error": "no memory"})), within=60.0
+    ),
+    "one server of two refuses at random": Day(
+        fault=lambda: one_of_two_at_random(lambda _: (400, {"error": "no such model"})),
+        within=180.0,
+    ),
+    "one server of two gives zeros at random": Day(
+        fault=lambda: one_of_two_at_random(lambda s: (200, zeros(s.calls[-1].texts))),
+        within=180.0,
+    ),
+    "one server of two fails at random": Day(
+        fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0
+    ),
+    "one text ends its connection": Day(
+        fault=lambda: one_text(reset), reason="server_error", within=120.0
+    ),
+    "a firewall forbids one text": Day(
+        fault=lambda: one_text(lambda _: (403, "<html>blocked</html>")), reason="refused",
+        within=1.0,
+    ),
+    "overloaded by more than a few texts": Day(
+        fault=lambda: many_texts, within=60.0, takes=FEW, texts=1000
+    ),
 }  # fmt: skip
 """By name; issue numbers of the tracker are in the commit."""
 

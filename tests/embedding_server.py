@@ -52,6 +52,10 @@ class Faults:
     """A request is answered with 400 when one of its texts contains one of these."""
     break_at: list[str] = field(default_factory=list)
     """A request is answered with 500 when one of its texts contains one of these."""
+    drop_at: list[str] = field(default_factory=list)
+    """A request is not answered when one of its texts contains one of these."""
+    forbid: list[str] = field(default_factory=list)
+    """A request is answered with 403 when one of its texts contains one of these."""
     most: int = 0
     """Texts of a request: one with more is answered with 422; 0: any number."""
     slow: list[str] = field(default_factory=list)
@@ -186,6 +190,10 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(400, _error("a text is refused"))
         elif _contains(texts, faults.break_at):
             self._answer(500, _error("unsupported value: NaN"))
+        elif _contains(texts, faults.drop_at):
+            self.close_connection = True
+        elif _contains(texts, faults.forbid):
+            self._answer(403, _error("blocked"))
         elif faults.most and len(texts) > faults.most:
             self._answer(422, _error(f"batch size {len(texts)} > maximum {faults.most}"))
         elif faults.garbage:

@@ -209,7 +209,7 @@ class EmbedderConfig(Section):
             raise ValueError("give api_key_env or api_key_file, not both")
         self._read_secrets()
         in_file = bool(self.api_key_file or self.header_files)
-        self._rotation = Rotation(self._read_again, in_file=in_file)
+        self._rotation = Rotation(self._read_again, in_file=in_file, many_servers=True)
         return self
 
     @property

@@ -71,3 +71,11 @@ def failure_of(
     if worked or status in _TRANSIENT:
         return EmbedderUnavailableError(problem=problem, retry_after=wait)
     return EmbedderError(problem=problem, hint=ADDRESS_HINT)
+
+
+def reason_of(failure: Exception) -> str:
+    """Return the reason of a request without an answer, if it was sent: its texts can be why."""
+    if isinstance(failure, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
+        return TIMEOUT
+    dropped = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
+    return SERVER_ERROR if isinstance(failure, dropped) else ""

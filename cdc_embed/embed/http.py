@@ -27,7 +27,6 @@ from cdc_embed.embed.answers import decode_vectors, parse_body, tokens_used
 from cdc_embed.embed.base import (
     NOTHING_KNOWN,
     PROBE,
-    TIMEOUT,
     UNKNOWN_WINDOW,
     Known,
     Meter,
@@ -35,7 +34,7 @@ from cdc_embed.embed.base import (
     Vectors,
 )
 from cdc_embed.embed.dialect import Dialect
-from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of
+from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of, reason_of
 from cdc_embed.embed.pace import Pace, Turn
 from cdc_embed.embed.tokenizer import load_tokenizer
 from cdc_embed.errors import (
@@ -43,6 +42,7 @@ from cdc_embed.errors import (
     EmbedderError,
     EmbedderUnavailableError,
     TextRefusedError,
+    UnauthorizedError,
     UnusableAnswerError,
 )
 
@@ -179,7 +179,7 @@ class HttpEmbedder:
             if second.is_success:
                 refused, response, body = response.status_code, second, other
         if not response.is_success:
-            raise self._failure(response, inputs)
+            raise self._failure(response, inputs, query=query)
         vectors = decode_vectors(body, count=len(inputs), dimensions=self._dimensions)
         self._dialect.settle(refused)
         self._dimensions = self._dimensions or vectors.shape[1]
@@ -225,12 +225,18 @@ class HttpEmbedder:
                 self._client.headers.update(self._dialect.headers)
             return self._dialect.headers != used
 
-    def _failure(self, response: httpx2.Response, inputs: list[str]) -> CdcEmbedError:
+    def _failure(
+        self, response: httpx2.Response, inputs: list[str], *, query: bool = False
+    ) -> CdcEmbedError:
         secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
         error = failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
-        refused = response.status_code in UNAUTHORIZED and isinstance(error, EmbedderError)
-        if refused and self._config.rotation.may_come(self._clock()):
-            return EmbedderUnavailableError(problem=error.fields["problem"], hint=error.hint)
+        if response.status_code not in UNAUTHORIZED or not isinstance(error, EmbedderError):
+            return error
+        problem = error.fields["problem"]
+        if self._config.rotation.may_come(self._clock()):
+            error = EmbedderUnavailableError(problem=problem, hint=error.hint)
+        if self._worked and not query:  # a firewall can refuse one text
+            return UnauthorizedError(problem=problem, for_all_texts=error)
         return error
 
     def _ask(self, inputs: list[str], request: bytes) -> tuple[httpx2.Response, Any]:
@@ -268,8 +274,7 @@ class HttpEmbedder:
             )
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
             problem = f"{_shown(self._url)}: {str(exc) or type(exc).__name__}"
-            reason = TIMEOUT if isinstance(exc, httpx2.ReadTimeout) else ""
-            raise EmbedderUnavailableError(problem=problem, reason=reason) from exc
+            raise EmbedderUnavailableError(problem=problem, reason=reason_of(exc)) from exc
 
     def _watch(self, event: str, info: Mapping[str, Any]) -> None:
         """Remember the sockets, because closing a client does not wake the threads that read from

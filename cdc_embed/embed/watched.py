@@ -7,6 +7,7 @@ that is known.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from threading import Lock
 
 from cdc_embed.embed.base import PROBE, Embedder, ModelCard, Vectors
@@ -55,7 +56,7 @@ class WatchedEmbedder:
             vectors = self._embedder.embed(asked)
             if suspect:
                 probed = PROBE in asked
-                self._expect_same(vectors[asked.index(PROBE)] if probed else self._probe())
+                self._expect_same(vectors[asked.index(PROBE)] if probed else self._probe_twice())
         except TextRefusedError:
             self._failing = False  # it is there
             raise
@@ -85,8 +86,8 @@ class WatchedEmbedder:
             try:
                 canary = self._trial().card.canary
             except EmbedderUnavailableError as exc:
-                # nothing has worked yet, so it is told at once, and is no matter of the texts
-                exc.lasts, exc.reason = True, ""
+                # nothing has worked yet, so it is told at once
+                exc.lasts = exc.of_known_good = True
                 raise
             if canary is not None:
                 self._expect_same(canary)
@@ -100,11 +101,22 @@ class WatchedEmbedder:
         """Close the embedder."""
         self._embedder.close()
 
+    def _probe_twice(self) -> Vectors:
+        """Return the known-good text's vector, from another server if one of several is bad."""
+        with suppress(EmbedderUnavailableError):
+            return self._probe()
+        return self._probe()
+
     def _probe(self) -> Vectors:
         try:
             vector: Vectors = self._embedder.embed([PROBE])[0]
-        except TextRefusedError as exc:  # no text of the caller is to blame
-            raise EmbedderUnavailableError(problem=exc.fields["problem"]) from exc
+        except TextRefusedError as exc:
+            failure = EmbedderUnavailableError(problem=exc.fields["problem"])
+            failure.of_known_good = True
+            raise failure from exc
+        except EmbedderUnavailableError as exc:
+            exc.of_known_good = True
+            raise
         return vector
 
     def _expect_same(self, vector: Vectors) -> None:

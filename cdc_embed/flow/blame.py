@@ -1,100 +1,227 @@
-"""The blame for a failure: the service's, the call's size, or one text's.
+"""The blame for a failure: the service's, the size of the call, or one text's.
 
-A text is to blame only if a known-good one is taken. The calls are made by the function that
-``embedding`` gives.
+A text is to blame only for what comes for it alone, again and again, while a known-good text is
+taken. One bad server of several behind an address fails at any text, so the number of known-good
+calls between two tries varies: no strict turns meet the text each time and never the others. A
+service that was seen to be of two minds gets a minute as well, and so does one that fails: only
+what it refuses speaks of the text at once. The calls are made by the functions that ``embedding``
+gives.
 """
 
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from contextlib import suppress
+from math import inf
+from typing import Final, NamedTuple
 
-from cdc_embed.embed.base import PROBE, Vectors
+import structlog
+
+from cdc_embed.embed.base import PROBE, SERVER_ERROR, TIMEOUT, Vectors
 from cdc_embed.errors import (
     CdcEmbedError,
-    EmbedderError,
     EmbedderUnavailableError,
     TextRefusedError,
+    UnauthorizedError,
 )
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.texts import Embedded, Refusal, Run, Wanted
 
 MOST_LETTERS_IN_A_ROW: Final = 25
-"""After so many refusals without one success it is the configuration, not the texts."""
-STRIKES: Final = 3
+"""After so many refusals without one success the log tells how to look for another cause."""
+TRIES: Final = 5
+"""So often a text must be refused, or fail, with a known-good one taken before each repetition."""
 STRIKES_SECONDS: Final = 60.0
-"""So often, over so long, the service must fail at a text, and be well with a known-good one."""
+"""Over so long a text must fail."""
+TWO_MINDS_SECONDS: Final = 600.0
+"""For so long it is remembered that one of several servers seemed to be bad."""
 MOST_STRUCK: Final = 10_000
 
 REFUSED: Final = "refused"
+
+log = structlog.get_logger()
 
 
 class Blame:
     """Finds out, for one service, whose fault a failure is."""
 
     def __init__(
-        self, call: Callable[[list[str]], Vectors], size: CallSize, strikes: "Strikes"
+        self, call: Callable[[list[str]], Vectors], size: CallSize, clock: Callable[[], float]
     ) -> None:
         self._call = call
         self._size = size
-        self._strikes = strikes
+        self._clock = clock
+        self._strikes = Strikes(clock)
+        self._contradicted_at = -inf
+        """When it last refused what it takes."""
         self._letters_in_a_row = 0
-        self.outages = 0
-        """The number of times that even the known-good text was refused."""
+        self.contradictions = 0
+        """The number of times that it refused what it takes."""
 
-    def is_well(self) -> bool:
-        """Return whether a text that is known to be good is embedded now."""
+    @property
+    def is_of_two_minds(self) -> bool:
+        """Whether the service refused, not long ago, what it takes."""
+        return self._clock() - self._contradicted_at < TWO_MINDS_SECONDS
+
+    def is_well(self, calls: int = 1) -> bool:
+        """Return whether a text that is known to be good is embedded now, so often in a row."""
         try:
-            self._call([PROBE])
-        except (EmbedderUnavailableError, TextRefusedError):
+            self._expect_well(calls)
+        except EmbedderUnavailableError:
             return False
         return True
 
-    def expect_well(self) -> None:
-        """Raise ``EmbedderUnavailableError`` if a text that is known to be good is refused, too."""
+    def judge_refusal(
+        self,
+        head: Sequence[Wanted],
+        run: Run,
+        refusal: TextRefusedError,
+        call: Callable[[], Vectors],
+    ) -> Vectors:
+        """Return the vectors if ``call`` has them after all.
+
+        Raises RefusedCallError, FailsAloneError, or EmbedderUnavailableError: to be waited out.
+        """
         try:
-            self._call([PROBE])
+            if len(head) == 1:
+                return self._prove(head, run, refusal, call)
+            if self.is_of_two_minds and self._size.has_taken(len(head)):
+                return self._repeat(call)
+        except EmbedderUnavailableError as exc:
+            run.failed(exc)
+            raise
         except TextRefusedError as exc:
-            self.outages += 1
+            refusal = exc
+        raise RefusedCallError(len(head), refusal) from refusal
+
+    def _repeat(self, call: Callable[[], Vectors]) -> Vectors:
+        """Make a call that was refused once more, or twice: it can meet another server."""
+        with suppress(TextRefusedError):
+            return call()
+        self._expect_well(1)
+        return call()
+
+    def _prove(
+        self,
+        head: Sequence[Wanted],
+        run: Run,
+        refusal: TextRefusedError,
+        call: Callable[[], Vectors],
+    ) -> Vectors:
+        """Blame one text, if it is refused each time and the known-good one never."""
+        for tries in range(1, TRIES):
+            if self.is_of_two_minds:
+                failure = EmbedderUnavailableError(problem=str(refusal), reason=REFUSED)
+                self._judge_text(head, run, failure)
+                raise failure
+            self._expect_well(known_good_calls(tries))
+            try:
+                vectors = call()
+            except TextRefusedError as exc:
+                refusal = exc
+            else:
+                self._contradict()
+                return vectors
+        raise RefusedCallError(1, refusal) from refusal
+
+    def _expect_well(self, calls: int) -> None:
+        """Raise ``EmbedderUnavailableError`` if a text that is known to be good is not embedded,
+        and what an unauthorized call is to raise."""
+        try:
+            for _ in range(calls):
+                self._call([PROBE])
+        except TextRefusedError as exc:
+            self._contradict()
+            if isinstance(exc, UnauthorizedError):
+                raise exc.for_all_texts from exc
             raise EmbedderUnavailableError(
                 problem=f"it refuses even a text that is known to be good: {exc}"
             ) from exc
 
-    def judge(self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError) -> None:
-        """Find out whether a failure is that of the service, of the call's size, or of a text."""
-        if len(head) == 1 and self.is_well():
-            digest = head[0].digest
-            self._size.blamed(head[0].text)
-            if self._strikes.out(digest):
-                raise RefusedCallError(1, failure, failure.reason) from failure
-            if run.fails_alone_again(digest):
-                raise FailsAloneError(str(failure)) from failure
+    def _contradict(self) -> None:
+        """Note that the service refused what it takes: then a refusal tells of no size either."""
+        self.contradictions += 1
+        self._contradicted_at = self._clock()
+        self._size.forget()
+
+    def judge_failure(
+        self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
+    ) -> None:
+        """Find out whether a failure is that of the service, of the call's size, or of a text.
+
+        A service that names a time is not called before, and tells nothing more.
+        """
+        run.failed(failure)
+        if failure.retry_after or failure.of_known_good:
             return
-        self._size.failed([each.text for each in head])
         if len(head) == 1:
+            self._judge_text(head, run, failure)
+        elif not self._is_chance(head, run, failure) and (failure.reason or self.is_well()):
+            self._size.failed([each.text for each in head])
+
+    def _is_chance(
+        self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
+    ) -> bool:
+        """Return whether a call is to be tried once more as it is: the call before was a good one,
+        and another server can answer the next one."""
+        slow = failure.reason == TIMEOUT
+        return not (slow or self._size.is_failing or run.fails_again(head))
+
+    def _judge_text(
+        self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
+    ) -> None:
+        """Blame one text, or go on without it, if the service is well; a failure without a reason
+        speaks of no text, however often it comes."""
+        digest, text = head[0].digest, head[0].text
+        if not self.is_well(known_good_calls(self._strikes.failures(digest) + 1)):
             self._strikes.begin_anew()
+            if failure.reason in (TIMEOUT, SERVER_ERROR):
+                self._size.failed([text])
+            return
+        self._size.blamed(text)
+        if self._strikes.out(digest, failure.reason):
+            raise RefusedCallError(1, failure, failure.reason) from failure
+        if run.fails_again(head):
+            raise FailsAloneError(str(failure)) from failure
 
-    def forget(self, digests: Iterable[bytes]) -> None:
-        """Forget the failures at texts that were embedded."""
-        self._strikes.forget(digests)
+    def acquit(self, head: Sequence[Wanted], run: Run) -> None:
+        """Forget the failures at texts that were embedded; and what failures seemed to tell of
+        sizes, if the same call has failed before."""
+        self._strikes.forget(each.digest for each in head)
+        if run.has_failed(head):
+            self._size.forget()
 
-    def count(self, result: Embedded, *, again: bool) -> None:
-        """Raise after many letters without one success: that is the configuration's fault.
+    def count(self, result: Embedded) -> None:
+        """Tell once of many letters without one success, because the configuration can be wrong.
 
         In which order a batch was tried says nothing: bad texts can be alike, in length as well.
         """
+        before = self._letters_in_a_row
         errors = [error for reason, error in result.refused.values() if reason == REFUSED]
-        if result.vectors:
-            self._letters_in_a_row = 0
-        elif not again:
-            self._letters_in_a_row += len(errors)
-        if self._letters_in_a_row > MOST_LETTERS_IN_A_ROW:
-            raise EmbedderError(
-                problem=f"it refused {self._letters_in_a_row} texts in a row, "
-                f"the last one so: {errors[-1]}",
-                hint="correct the [embedder] section, then run: cdc-embed doctor\n"
-                "or, if the texts are to blame, change or delete their rows",
+        self._letters_in_a_row = 0 if result.vectors else before + len(errors)
+        if before <= MOST_LETTERS_IN_A_ROW < self._letters_in_a_row:
+            log.warning(
+                "many texts refused in a row",
+                texts=self._letters_in_a_row,
+                last=errors[-1],
+                hint="if the texts are good, correct the [embedder] section: cdc-embed doctor; "
+                "then: cdc-embed dlq retry --all",
             )
+
+
+def known_good_calls(tries: int) -> int:
+    """Return how often a known-good text must be taken after so many failures of another one."""
+    return 2 if tries % 3 == 2 else 1
+
+
+class Struck(NamedTuple):
+    """The failures of the service at one text."""
+
+    failures: int = 0
+    strikes: int = 0
+    """Those of them that speak of the text."""
+    since: float = 0.0
+    """When the first one of these was."""
 
 
 class Strikes:
@@ -102,15 +229,21 @@ class Strikes:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._struck: OrderedDict[bytes, tuple[int, float]] = OrderedDict()
+        self._struck: OrderedDict[bytes, Struck] = OrderedDict()
 
-    def out(self, digest: bytes) -> bool:
-        """Count a failure; return whether the text is to blame."""
+    def failures(self, digest: bytes) -> int:
+        """Return the number of failures so far."""
+        return self._struck.get(digest, Struck()).failures
+
+    def out(self, digest: bytes, reason: str) -> bool:
+        """Count a failure; return whether the text is to blame: never for one without a reason."""
         now = self._clock()
-        count, since = self._struck.pop(digest, (0, now))
-        if count + 1 >= STRIKES and now - since >= STRIKES_SECONDS:
-            return True
-        self._struck[digest] = count + 1, since
+        failures, strikes, since = self._struck.pop(digest, Struck())
+        if reason:
+            strikes, since = strikes + 1, since if strikes else now
+            if strikes >= TRIES and now - since >= STRIKES_SECONDS:
+                return True
+        self._struck[digest] = Struck(failures + 1, strikes, since)
         if len(self._struck) > MOST_STRUCK:
             self._struck.popitem(last=False)
         return False

@@ -36,7 +36,7 @@ class CallSize:
         """The calls of several texts that were too large: their number, and the texts."""
         self._characters = inf
         """The characters of one call, once so many were refused in fewer texts than were taken."""
-        self._failing = False
+        self.is_failing = False
         """The last call failed."""
         self._failed_at = -inf
         self._largest = 0
@@ -67,7 +67,7 @@ class CallSize:
     def succeeded(self, texts: Sequence[str]) -> None:
         """Note a call that was answered."""
         with self._lock:
-            self._failing = False
+            self.is_failing = False
             count = len(texts)
             self._largest = max(self._largest, count)
             self._good += 1
@@ -89,20 +89,35 @@ class CallSize:
             self._now = max(1, min(self._now, count // 2))
             if count == 1:
                 self._too_many.clear()
-            elif not self._failing:
+            elif not self.is_failing:
                 self._note(texts)
-            self._failing = True
+            self.is_failing = True
 
-    def refused(self, texts: Sequence[str]) -> None:
-        """Note a call that was refused although each of its texts was taken in a smaller one."""
+    def refused(self, texts: Sequence[str], *, in_doubt: bool = False) -> None:
+        """Note a call that was refused although each of its texts was taken in a smaller one.
+
+        ``in_doubt``: that tells nothing if so many texts were taken before.
+        """
         with self._lock:
             count = len(texts)
             if count > self._largest:
                 self._note(texts)
                 self._now = min(self._now, self._largest or count // 2)
-            else:  # it is not their number
+            elif not in_doubt:  # it is not their number
                 self._note(())
                 self._characters = min(self._characters, sum(map(len, texts)) // 2)
+
+    def has_taken(self, count: int) -> bool:
+        """Return whether so many texts were taken once."""
+        return count <= self._largest
+
+    def forget(self) -> None:
+        """Forget that calls were too large which have so many texts as were taken: one of several
+        servers was bad."""
+        with self._lock:
+            self._too_many = [call for call in self._too_many if call[0] > self._largest]
+            self._characters = inf
+            self._now = max(self._now, self._largest)
 
     def blamed(self, text: str) -> None:
         """Note that a text fails alone: the calls that failed with it say nothing of sizes."""

@@ -2,15 +2,14 @@
 
 Takes the distinct texts of a batch and returns for each a vector, a refusal, or that it is not
 taken now. Transient failures are waited out, with fewer texts if they can be too many; a refused
-call is bisected until the text that is to blame stands alone; before it is blamed, a known-good one
-must succeed, or it is the service that is ill and not the text.
+call is bisected until the text that can be to blame stands alone (``blame``).
 
 Nothing else waits for a text for more than 5 s. A text at which the service fails alone, while it
-is well, is left at the second failure, and to blame at the third over a minute. The texts of a
-batch that makes no progress are left if the service takes others meanwhile. In an outage they are
-left if something else waits or can, in the batch or behind it. A batch of nothing but texts, with
-nothing but new rows behind it, waits for as long as it takes, because the log is the better queue.
-The texts that are left are deferred (``reconcile/deferred.py``).
+is well, is left at the second failure. The texts of a batch that makes no progress are left if the
+service takes others meanwhile. In an outage they are left if something else waits or can, in the
+batch or behind it. A batch of nothing but texts, with nothing but new rows behind it, waits for as
+long as it takes, because the log is the better queue. The texts that are left are deferred
+(``reconcile/deferred.py``).
 """
 
 import time
@@ -23,7 +22,7 @@ from typing import Final
 
 from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
 from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
-from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError, Strikes
+from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.going_on import GO_ON_SECONDS, Answers, OthersWait, Step, Waiting
 from cdc_embed.flow.patience import AbandonedError, Patience
@@ -57,7 +56,7 @@ class EmbeddingRunner:
         self._executor = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
         self._clock = clock
         self._size = CallSize(card.max_texts, clock=clock)
-        self._blame = Blame(self._call, self._size, Strikes(clock))
+        self._blame = Blame(self._call, self._size, clock)
         self._answers = Answers(clock)
         self.kept = Kept(card.dimensions)
         self.rate = Rate()
@@ -85,12 +84,10 @@ class EmbeddingRunner:
         self,
         texts: dict[bytes, str],
         *,
-        again: bool = False,
         others_wait: OthersWait | None = None,
     ) -> Embedded:
         """Return a vector or a refusal for each text, by its hash, or leave it.
 
-        ``again``: texts that were refused before, so that it says little if they are still.
         ``others_wait``: whether something waits for more than texts; None: nothing ever waits, and
         a call that hangs is waited for.
 
@@ -111,7 +108,7 @@ class EmbeddingRunner:
         self._wait_for(run, futures, others_wait)
         characters = sum(len(each.text) for each in wanted if each.digest in result.vectors)
         self.rate.measured(characters, self._clock() - began)
-        self._blame.count(result, again=again)
+        self._blame.count(result)
         return result
 
     def _wait_for(
@@ -193,47 +190,35 @@ class EmbeddingRunner:
         embedded = {each.digest: vector for each, vector in zip(wanted, vectors, strict=False)}
         if not run.embedded(embedded):
             self.kept.keep(embedded)
-        self._blame.forget(embedded)
         return len(vectors)
 
     def _embed_halves(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Find out whether one of these texts was refused, or their number; not while the service
-        refuses what it has taken before."""
-        outages = self._blame.outages
+        refuses what it takes."""
+        contradictions = self._blame.contradictions
         middle = len(wanted) // 2
         self._embed_part(wanted[:middle], run)
         self._embed_part(wanted[middle:], run)
         taken = all(each.digest in run.result.vectors for each in wanted)
-        if taken and self._blame.outages == outages:
-            self._size.refused([each.text for each in wanted])
+        if taken and self._blame.contradictions == contradictions:
+            texts = [each.text for each in wanted]
+            self._size.refused(texts, in_doubt=self._blame.is_of_two_minds)
 
     def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
-        """Try once, the first of some texts; blame a single text only if the service is well.
-
-        When it is not, that is a passing failure. Once it is, the text gets another chance: the
-        service can have recovered between the two.
-        """
+        """Try the first of some texts once, or more often if that tells who is to blame."""
         head = wanted[: self._size.head([each.text for each in wanted])]
-        texts = [each.text for each in head]
         self._expect_no_pause(run)
+        call = partial(self._call_for, run, head)
         try:
-            vectors = self._call_for(run, head)
+            vectors = call()
         except TextRefusedError as exc:
-            if len(head) > 1:
-                raise RefusedCallError(len(head), exc) from exc
+            vectors = self._blame.judge_refusal(head, run, exc, call)
         except EmbedderUnavailableError as exc:
-            run.failed(exc)
-            if exc.reason:
-                self._blame.judge(head, run, exc)
+            self._blame.judge_failure(head, run, exc)
             raise
-        else:
-            self._size.succeeded(texts)
-            return vectors
-        self._blame.expect_well()
-        try:
-            return self._call_for(run, head)
-        except TextRefusedError as exc:
-            raise RefusedCallError(1, exc) from exc
+        self._size.succeeded([each.text for each in head])
+        self._blame.acquit(head, run)
+        return vectors
 
     def _expect_no_pause(self, run: Run) -> None:
         """Raise while the service asks not to be called: that says nothing of these texts."""

@@ -70,7 +70,7 @@ class Examiner:
         wanted = self._supply.wanted(comparison.plan, basis, facts, {})
         texts = wanted_texts(comparison.plan, wanted)
         others_wait = work.others(self._supply.runner)
-        embedded = self._supply.embed(texts, facts, others_wait, again=part.retry)
+        embedded = self._supply.embed(texts, facts, others_wait)
         if embedded.away:  # the rows are no queue for an outage: they are handed over again
             rest |= comparison.leave(facts.untaken)
             facts.untaken.clear()

@@ -113,14 +113,9 @@ class VectorSupply:
         texts: dict[bytes, str],
         facts: Facts,
         others_wait: OthersWait | None,
-        *,
-        again: bool = False,
     ) -> Embedded:
-        """Embed texts, by chunk hash; what came of them is in ``facts``, and is returned.
-
-        ``again``: texts that were refused before are tried once more.
-        """
-        embedded = self.runner.embed(texts, again=again, others_wait=others_wait)
+        """Embed texts, by chunk hash; what came of them is in ``facts``, and is returned."""
+        embedded = self.runner.embed(texts, others_wait=others_wait)
         facts.vectors |= embedded.vectors
         facts.refused_texts |= embedded.refused
         facts.untaken |= embedded.untaken.keys()

@@ -56,7 +56,8 @@ class Run:
         self._most_tokens = card.max_tokens or inf
         self._lock = Lock()
         self._unsettled = {each.digest for each in wanted}
-        self._failed_alone: set[bytes] = set()
+        self._failed: set[tuple[bytes, int]] = set()
+        """The calls that failed, by the first text and the number of texts."""
         self.result = result
         self.over = Event()
         """Nobody waits for its texts any more."""
@@ -117,12 +118,16 @@ class Run:
         self.problem, self.failing = str(failure), True
         self.may_ask = not failure.retry_after
 
-    def fails_alone_again(self, digest: bytes) -> bool:
-        """Note that the service fails at one text; return whether it did so before."""
+    def fails_again(self, head: Sequence[Wanted]) -> bool:
+        """Note that the service fails at these texts; return whether it did so before."""
         with self._lock:
-            again = digest in self._failed_alone
-            self._failed_alone.add(digest)
+            again = self.has_failed(head)
+            self._failed.add((head[0].digest, len(head)))
             return again
+
+    def has_failed(self, head: Sequence[Wanted]) -> bool:
+        """Return whether it was noted that the service fails at these texts."""
+        return (head[0].digest, len(head)) in self._failed
 
     def give_up(self, *, away: bool) -> None:
         """Leave all that is not settled."""

@@ -11,7 +11,7 @@ import pytest
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns, wait_until
 
 MOST_IN_A_ROW = 25
-"""After more refusals without a success it is the configuration, not the texts."""
+"""After more refusals without a success the log tells how to look for another cause."""
 
 
 def ready(site: Site, server: EmbeddingServer, embedder: str = "", metadata: str = "") -> Site:
@@ -183,7 +183,7 @@ def test_a_long_document_with_one_bad_piece_has_no_vector_at_all(
 def test_letters_move_with_their_keys_and_ask_the_model_nothing(
     picky: Site, embedding_server: EmbeddingServer
 ) -> None:
-    """More of them than may be refused in a row: tried again, they would stop the service."""
+    """They are copied with their keys, and not tried again."""
     site, server = picky, embedding_server
     many = 2 * MOST_IN_A_ROW
     with site.service() as service:
@@ -195,7 +195,6 @@ def test_letters_move_with_their_keys_and_ask_the_model_nothing(
                 start + 1,
                 start + MOST_IN_A_ROW,
             )
-            service.settle()  # a success in between: these are not in a row
             site.sql("insert into documents values (%s, 't', 'good ' || %s)", 1000 + start, start)
             service.settle()
         assert letters(site) == list(range(1, many + 1))
@@ -214,32 +213,36 @@ def test_letters_move_with_their_keys_and_ask_the_model_nothing(
         assert site.drift() == []
 
 
-def test_many_letters_in_a_row_stop_with_advice_and_slot_waits(
+def test_many_letters_in_a_row_end_nothing_and_are_told_once(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
-    """Then it is the configuration, and not so many texts."""
-    together = 'linger = "1s"'  # one batch: the letters of another before it would be kept
-    site = ready(make_site(18), embedding_server, together)
+    """The known-good text is taken, so they are letters; another table goes on beside them."""
+    site = make_site(18)
+    site.sql(DOCUMENTS)
+    site.sql("create table other (id bigint primary key, body text)")
+    tables = (
+        '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
+        '[[tables]]\nname = "other"\ntext = ["body"]\n'
+    )
+    site.configure(tables=tables, embedder=embedding_server.configuration)
+    site.cli("setup")
     embedding_server.faults(refuse=["bad"])
+    bad = range(1, MOST_IN_A_ROW + 6)
+    insert = "insert into documents select i, 't', 'bad ' || i from generate_series(%s, %s) i"
     with site.service() as service:
         service.wait_for("reconciled")
-        site.sql("insert into documents values (0, 't', 'good')")
+        service.wait_for("reconciled")
+        site.sql(insert, bad[0], bad[-1])
+        wait_until(lambda: letters(site) == list(bad), "each one is a letter", 30)
+        site.sql("insert into other values (1, 'good')")
         service.settle()
-        before = site.checkpoint()
-        site.sql(
-            "insert into documents select i, 't', 'bad ' || i from generate_series(1, %s) i",
-            MOST_IN_A_ROW + 1,
-        )
-        assert service.wait() == 4
-    said = "".join(service.output)
-    assert f"it refused {MOST_IN_A_ROW + 1} texts in a row" in said
-    assert "correct the [embedder] section" in said
-    assert "bad 1" not in said
-    assert letters(site) == []
-    assert site.checkpoint()["end_lsn"] == before["end_lsn"], "nothing of it is recorded"
-    embedding_server.faults()
-    with site.service() as service:
-        service.settle()
+        assert site.value("select count(*) from cdc_embed.other_embedding") == 1
+        told = [each for each in service.log if each["event"] == "many texts refused in a row"]
+        assert len(told) == 1
+        assert "cdc-embed doctor" in told[0]["hint"]
+        assert service.alive
+        embedding_server.faults()
+        site.cli("dlq", "retry", "--all")
         assert site.drift() == []
 
 

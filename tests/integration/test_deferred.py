@@ -75,6 +75,29 @@ def test_a_text_the_service_fails_at_stops_no_other(
         assert site.drift() == []
 
 
+@pytest.mark.parametrize(("fault", "reason"), [("drop_at", "server_error"), ("forbid", "refused")])
+def test_what_speaks_of_one_text_is_that_rows_letter(
+    site: Site,
+    embedding_server: EmbeddingServer,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+    reason: str,
+) -> None:
+    """A connection that ends with one text, a firewall: all others are embedded."""
+    monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)
+    with site.service() as service:
+        service.wait_for("reconciled")
+        embedding_server.faults(**{fault: ["poison"]})
+        insert(site, 1, 3)
+        site.sql("insert into documents values (500, 't', 'poison')")
+        insert(site, 4, 30)
+        wait_until(lambda: keys(site) == list(range(1, 34)), "all others are embedded", 15)
+        wait_until(lambda: letters(site) == 1, "it is a letter", 40)
+        assert site.value("select reason from cdc_embed.dead_letter") == reason
+        assert site.deferred() == []
+        assert service.alive
+
+
 def test_a_slow_text_is_deferred_and_embedded_once(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from cdc_embed import rotation
+from cdc_embed.flow import blame
 from cdc_embed.lsn import LSN
 from tests.embedder_site import (
     ALWAYS,
@@ -106,26 +108,19 @@ def test_a_service_that_says_when_to_retry_is_not_asked_before(
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(120, marks=pytest.mark.long)])
 def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
-    faulty: Site, embedding_server: EmbeddingServer, seconds: int
+    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     """Between two faults a bad text is refused for good. Were the known-good text tried only at the
-    beginning of such an episode, the next fault would make letters of good texts.
-
-    A text whose two attempts meet refusals and whose known-good one in between does not is blamed,
-    rightly for all that can be known. So between two refusals the service is well for as long as it
-    takes until nothing is being tried. A call that hangs is answered when the next fault begins.
+    beginning of such an episode, the next fault would make letters of good texts. A service that
+    refused everything for a moment is of two minds, so each letter takes a while.
     """
+    monkeypatch.setattr(blame, "STRIKES_SECONDS", 4.0)
     site, server, random = faulty, embedding_server, Random(4)
     well: dict[str, Any] = {"refuse": ["poison"]}
-    fault: dict[str, Any] = {}
     with site.service() as service:
         until, number = time.monotonic() + seconds, 0
         while time.monotonic() < until:
-            before, fault = fault, random.choice([*PASSING, *[{}] * len(PASSING)])
-            if fault in REFUSALS and before in ({}, HANGING):
-                server.faults(**well)
-                service.settle(60)
-            server.faults(**(well | fault))
+            server.faults(**(well | random.choice([*PASSING, *[{}] * len(PASSING)])))
             for _ in range(3):
                 number += 10
                 insert(site, number, random.choice((1, 1, 9)), "good")
@@ -145,8 +140,9 @@ def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
 
 
 def test_a_refused_key_stops_the_service_and_the_slot_waits(
-    faulty: Site, embedding_server: EmbeddingServer
+    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(rotation, "ROTATION_SECONDS", 2.0)
     site, server = faulty, embedding_server
     with site.service() as service:
         insert(site, 1, 5)

@@ -2,12 +2,14 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
+from typing import Any
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from cdc_embed.change.document import fingerprint
 from cdc_embed.embed.base import PROBE, ModelCard, Vectors
@@ -143,13 +145,14 @@ def test_nothing_to_embed_calls_nothing() -> None:
 
 def test_a_transient_failure_is_retried_and_never_a_refusal() -> None:
     heard: list[CdcEmbedError] = []
-    fake = Fake(failing(40, away()))
+    fake = Fake(failing(41, away()))
     with running(fake, errors=heard) as runner:
         result = runner.embed(hashed("a", "b"))
     assert set(result.vectors) == set(hashed("a", "b"))
     assert result.refused == {}
-    assert len(heard) == 40
-    assert len(fake.calls) == 41
+    assert len(heard) == 21
+    assert len(fake.calls) == 42
+    assert fake.calls.count([PROBE]) == 20, "from the second failure on, none is taken"
 
 
 def test_a_service_that_asks_for_time_is_given_it_by_each_batch() -> None:
@@ -205,9 +208,11 @@ def test_a_known_good_text_must_succeed_before_each_letter() -> None:
     fake = Fake(refusing(lambda text: text.startswith("bad")))
     with running(fake) as runner:
         runner.embed(hashed("bad"))
-        assert fake.calls == [["bad"], [PROBE], ["bad"]]
+        bad, known_good = ["bad"], [PROBE]
+        between = [known_good], [known_good] * 2, [known_good], [known_good]
+        assert fake.calls == [bad, *itertools.chain(*([*each, bad] for each in between))]
         runner.embed(hashed("bad again"))
-        assert fake.calls.count([PROBE]) == 2
+        assert fake.calls.count([PROBE]) == 10
 
 
 def test_no_text_is_blamed_if_the_service_fails_after_a_letter() -> None:
@@ -237,8 +242,9 @@ def test_no_text_is_blamed_while_the_known_good_one_is_refused() -> None:
             raise TextRefusedError(problem="no")
         return good(texts)
 
+    now = itertools.count()
     fake = Fake(answer)
-    with running(fake, errors=heard) as runner:
+    with running(fake, errors=heard, clock=lambda: next(now) * 600.0) as runner:
         result = runner.embed(hashed("bad"))
     assert [type(error) for error in heard] == [EmbedderUnavailableError] * well
     assert fake.calls.count([PROBE]) > well
@@ -354,7 +360,7 @@ def test_a_text_the_service_fails_at_is_left_and_no_other_waits() -> None:
     assert set(result.vectors) == set(hashed("one", "two"))
     assert result.untaken == {fingerprint("bad"): "embedder: answers 500"}
     assert (result.refused, result.away) == ({}, False)
-    assert fake.calls.count(["bad"]) == fake.calls.count([PROBE]) == 2
+    assert (fake.calls.count(["bad"]), fake.calls.count([PROBE])) == (2, 3)
 
 
 def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
@@ -369,7 +375,7 @@ def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
         result = runner.embed(hashed("bad"))
     ((reason, error),) = result.refused.values()
     assert (reason, "answers 500" in error) == ("server_error", True)
-    assert fake.calls.count([PROBE]) == fake.calls.count(["bad"]) == 7
+    assert (fake.calls.count(["bad"]), fake.calls.count([PROBE])) == (7, 9)
 
 
 def test_a_text_the_service_fails_at_makes_no_call_smaller() -> None:
@@ -542,40 +548,45 @@ def test_a_slow_call_of_many_texts_makes_the_next_ones_smaller() -> None:
     assert [len(call) for call in fake.calls if len(call) > 1] == [16, 8, 8]
 
 
-def test_too_many_refusals_in_a_row_are_the_configurations_fault() -> None:
+def warnings(logged: list[MutableMapping[str, Any]]) -> list[int]:
+    """The number of texts in each warning of many refusals."""
+    return [each["texts"] for each in logged if each["event"] == "many texts refused in a row"]
+
+
+def test_many_refusals_in_a_row_end_nothing_and_are_told_once() -> None:
+    """The known-good text is taken, so each is a letter; the warning says how to look further."""
     texts = [f"bad {number}" for number in range(MOST_LETTERS_IN_A_ROW + 1)]
     fake = Fake(refusing(lambda text: text.startswith("bad")))
-    with running(fake) as runner:
-        result = runner.embed(hashed(*texts[:-1]))
-        assert len(result.refused) == MOST_LETTERS_IN_A_ROW == 25
-        with pytest.raises(EmbedderError, match="26 texts in a row"):
-            runner.embed(hashed(texts[-1]))
-
-
-def test_texts_refused_before_do_not_blame_the_configuration() -> None:
-    texts = [f"bad {number}" for number in range(2 * MOST_LETTERS_IN_A_ROW)]
-    with running(Fake(refusing(lambda text: text.startswith("bad")))) as runner:
-        assert len(runner.embed(hashed(*texts), again=True).refused) == len(texts)
-        assert len(runner.embed(hashed(*texts[:MOST_LETTERS_IN_A_ROW])).refused)
+    with running(fake) as runner, capture_logs() as logged:
+        assert len(runner.embed(hashed(*texts[:-1])).refused) == MOST_LETTERS_IN_A_ROW == 25
+        assert warnings(logged) == []
+        assert len(runner.embed(hashed(texts[-1])).refused) == 1
+        assert len(runner.embed(hashed("bad once more")).refused) == 1
+        assert warnings(logged) == [26]
+    assert "cdc-embed doctor" in logged[0]["hint"]
+    assert "bad" not in str(logged)
 
 
 def test_letters_beside_a_success_do_not_blame_the_configuration() -> None:
     """Texts are tried in the order of their lengths, so bad ones that are alike come in a row."""
     for good_text in ("good", "good and longer than all the others"):
-        texts = [f"bad {number}" for number in range(4 * MOST_LETTERS_IN_A_ROW)]
-        with running(Fake(refusing(lambda text: text.startswith("bad")))) as runner:
+        texts = [f"bad {number}" for number in range(2 * MOST_LETTERS_IN_A_ROW)]
+        fake = Fake(refusing(lambda text: text.startswith("bad")))
+        with running(fake) as runner, capture_logs() as logged:
             for _ in range(2):
                 result = runner.embed(hashed(*texts, good_text))
                 assert (len(result.refused), len(result.vectors)) == (len(texts), 1)
+        assert warnings(logged) == []
 
 
 def test_a_success_in_between_starts_the_count_again() -> None:
     fake = Fake(refusing(lambda text: text.startswith("bad")))
-    with running(fake) as runner:
+    with running(fake) as runner, capture_logs() as logged:
         for episode in range(2):
             texts = [f"bad {episode} {number}" for number in range(MOST_LETTERS_IN_A_ROW)]
             assert len(runner.embed(hashed(*texts)).refused) == MOST_LETTERS_IN_A_ROW
             runner.embed(hashed(f"good {episode}"))
+    assert warnings(logged) == []
 
 
 # -- what is too long -------------------------------------------------------------------------

@@ -43,6 +43,7 @@ from cdc_embed.errors import (
     EmbedderUnavailableError,
     QuotaSpentError,
     TextRefusedError,
+    UnauthorizedError,
     UnusableAnswerError,
 )
 from tests.embedding_server import vector_of
@@ -365,10 +366,13 @@ def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | N
 
 def test_dropped_connection_is_transient(counting: EmbeddingServer, make: Make) -> None:
     embedder = make(counting, dimensions=8)
-    counting.faults(drop_connection=1)
+    for fault in ("drop_connection", "reset_connection"):
+        counting.faults(**{fault: 1})
+        error = failure(embedder)
 
-    assert isinstance(failure(embedder), EmbedderUnavailableError)
-    assert embedder.embed(["a text"]).shape == (1, 8)
+        assert isinstance(error, EmbedderUnavailableError)
+        assert error.reason == "server_error", "a text can be why"
+        assert embedder.embed(["a text"]).shape == (1, 8)
 
 
 def test_slow_answer_is_transient(counting: EmbeddingServer, make: Make) -> None:
@@ -557,6 +561,23 @@ def test_wrong_configuration_is_fatal_and_says_where(
     assert isinstance(error, EmbedderError)
     assert error.exit_code == 4
     assert hint in error.hint
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_a_key_that_has_worked_is_refused_with_a_text(server: ScriptedServer, status: int) -> None:
+    """A firewall forbids one text; if all are refused, the key can come back for a minute."""
+    now = [0.0]
+    embedder = HttpEmbedder(configured(server.url, dimensions=2), clock=lambda: now[0])
+    embedder.embed(["a"])
+    server.answer(status)
+    for seconds, error in ((5.0, EmbedderUnavailableError), (66.0, EmbedderError)):
+        now[0] = seconds
+        refused = failure(embedder)
+        assert isinstance(refused, UnauthorizedError)
+        assert type(refused.for_all_texts) is error
+        assert "embedder.api_key_env" in refused.for_all_texts.hint
+    with closing(embedder), pytest.raises(EmbedderError):
+        embedder.embed_query("a question")
 
 
 @pytest.mark.parametrize("status", [302, 404, 405, 410])

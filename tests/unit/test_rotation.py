@@ -42,6 +42,14 @@ def test_a_secret_in_no_file_can_have_no_other_content() -> None:
     assert not rotation.may_come(0.0)
 
 
+def test_a_secret_that_others_take_is_waited_for_a_minute() -> None:
+    """In no file, but one of several servers behind the address can be the one that refuses it."""
+    rotation = Rotation(lambda: False, in_file=False, many_servers=True)
+    assert not rotation.may_come(0.0)
+    rotation.accepted()
+    assert [rotation.may_come(now) for now in (5.0, 64.0, 66.0)] == [True, True, False]
+
+
 def test_a_login_that_another_thread_has_read_is_another_one() -> None:
     found = ["host=c", "", "host=b"]
     login = Login("host=a", found.pop, in_file=True)

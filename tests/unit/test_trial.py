@@ -377,8 +377,24 @@ def test_a_failure_during_the_comparison_is_waited_for(service: Service) -> None
         return (422, {}) if PROBE in body["input"] else answer(body)
 
     service.answer = failing  # type: ignore[method-assign]
-    with pytest.raises(EmbedderUnavailableError):
+    with pytest.raises(EmbedderUnavailableError) as caught:
         embedder.embed(["a"])
+    assert caught.value.of_known_good, "no size and no other text is to blame"
     service.answer = answer  # type: ignore[method-assign]
     assert embedder.embed(["a"]).shape == (1, 8)
     embedder.close()
+
+
+def test_the_comparison_is_made_with_another_server_if_one_fails(service: Service) -> None:
+    """The texts were taken, so they need not be embedded again."""
+    watching = Watching(service, max_batch=1)
+    watching.fail()
+    answer, failures = service.answer, [500]
+
+    def failing(body: dict[str, Any]) -> Any:
+        return (failures.pop(), {}) if failures and PROBE in body["input"] else answer(body)
+
+    service.answer = failing  # type: ignore[method-assign]
+    assert watching.embedder.embed(["a"]).shape == (1, 8)
+    assert [body["input"] for body in service.asked] == [["a"], [PROBE]]
+    watching.embedder.close()
