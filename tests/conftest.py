@@ -1,9 +1,14 @@
 """Fixtures for every room: servers are shared, databases and slots are each test's own."""
 
+import gc
 import os
+import ssl
 from collections.abc import Callable, Generator, Iterator
+from functools import cache
 from pathlib import Path
+from unittest.mock import patch
 
+import httpcore2
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
@@ -29,14 +34,39 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: over 20 s, or one case of many; needs --long")
     config.addinivalue_line("markers", "fast: needs no server and takes a moment")
     config.addinivalue_line("markers", "slow: needs no server, but takes a while")
+    config.addinivalue_line("markers", "model: loads a real model into the test process")
     use_memory()
+    patch("httpcore2.default_ssl_context", certificates).start()
+
+
+def certificates(*, _trust_env: bool = True) -> ssl.SSLContext:
+    """Read the certificates that clients trust once for all of them: it takes 20 ms each time."""
+    named = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    return _read_certificates(_trust_env, *named.values())
+
+
+_default_certificates = httpcore2.default_ssl_context
+
+
+@cache
+def _read_certificates(_trust_env: bool, *_named: str | None) -> ssl.SSLContext:
+    return _default_certificates(_trust_env=_trust_env)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests stay to the end, so the garbage collector need not walk them again."""
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long tests out, unless they are asked for; the unit tests are the fast ones."""
+    """Leave the long tests out, unless they are asked for; the unit tests are the fast ones.
+
+    The tests with a real model come first: so one worker runs them, and only it loads torch.
+    """
     for item in items:
         if item.path.is_relative_to(UNIT) and not item.get_closest_marker("slow"):
             item.add_marker("fast")
+    items.sort(key=lambda item: item.get_closest_marker("model") is None)
     if config.getoption("--long"):
         return
     long = [item for item in items if item.get_closest_marker("long")]

@@ -435,6 +435,7 @@ def test_a_window_that_grew_cuts_nothing_anew(filled: Site, service: Service) ->
     assert "nothing to do" in site.cli("setup").stderr
 
 
+@pytest.mark.model
 def test_a_folder_that_was_renamed_is_the_same_model(
     make_site: Callable[..., Site], tmp_path: Path
 ) -> None:
