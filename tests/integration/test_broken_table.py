@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.cases import cases
 from tests.site import RunningService, Site, wait_until
 
 TABLES = """
@@ -56,7 +57,10 @@ def follows(site: Site, key: int) -> None:
     wait_until(lambda: site.value(stored, key) == 1, "the healthy table is followed")
 
 
-@pytest.mark.parametrize("name", BREAKS)
+@pytest.mark.parametrize(
+    "name",
+    cases(BREAKS, "a renamed text column", "a dropped metadata column", "dropped vectors"),
+)
 def test_a_broken_table_takes_no_other_with_it(two: Site, name: str) -> None:
     words, statement = BREAKS[name]
     with two.service() as service:
@@ -168,7 +172,7 @@ def fresh(make_site: Callable[..., Site]) -> Site:
     return site
 
 
-@pytest.mark.parametrize("name", UNFOLLOWABLE)
+@pytest.mark.parametrize("name", cases(UNFOLLOWABLE, "a dropped table", "a harmful column"))
 def test_a_first_setup_makes_all_but_a_broken_table(fresh: Site, name: str) -> None:
     words, statement = UNFOLLOWABLE[name]
     fresh.sql(statement)
@@ -188,7 +192,7 @@ def test_a_first_setup_makes_all_but_a_broken_table(fresh: Site, name: str) -> N
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("name", UNFOLLOWABLE)
+@pytest.mark.parametrize("name", cases(UNFOLLOWABLE, "a lost primary key", "a child"))
 def test_setup_makes_another_table_beside_a_broken_one(two: Site, name: str) -> None:
     words, statement = UNFOLLOWABLE[name]
     two.sql("create table third (id int primary key, body text)")

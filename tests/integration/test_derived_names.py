@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.cases import cases
 from tests.site import RunningService, Site, wait_until
 
 CONFIG = """
@@ -31,7 +32,7 @@ def indexed(service: RunningService) -> bool:
     )
 
 
-@pytest.mark.parametrize("kind", ALIKE)
+@pytest.mark.parametrize("kind", cases(ALIKE, "long vectors", "one stem"))
 def test_tables_whose_derived_names_begin_alike_are_apart(
     make_site: Callable[..., Site], kind: str
 ) -> None:

@@ -8,6 +8,7 @@ from threading import Thread
 
 import pytest
 
+from tests.cases import cases
 from tests.own_process import COMMAND
 from tests.site import Site, wait_until
 
@@ -101,7 +102,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", cases(CHANGES, "a column less", "another model", "a key of another type")
+)
 def test_grants_comments_and_searches_survive_every_change(
     reader: tuple[Site, str], change: str
 ) -> None:
@@ -335,7 +338,16 @@ IN_THE_WAY = {
 }
 
 
-@pytest.mark.parametrize("what", IN_THE_WAY)
+@pytest.mark.parametrize(
+    "what",
+    cases(
+        IN_THE_WAY,
+        "function public.f()",
+        "policy p on table public.other",
+        "index cdc_embed.by_id",
+        "constraint other_id_part_fkey on table public.other",
+    ),
+)
 def test_what_cannot_be_put_back_is_named_before_the_copy(
     reader: tuple[Site, str], what: str
 ) -> None:

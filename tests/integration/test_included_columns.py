@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.cases import cases
 from tests.oracle import Documents
 from tests.site import Site
 from tests.sources import SOURCES, make_source
@@ -78,7 +79,7 @@ def follow(site: Site) -> None:
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-@pytest.mark.parametrize("schema", list(SCHEMAS))
+@pytest.mark.parametrize("schema", cases(SCHEMAS, "declared", "another index as identity"))
 def test_an_included_column_is_no_part_of_the_key(
     make_site: Callable[..., Site], kind: tuple[str, int], schema: str
 ) -> None:
@@ -87,7 +88,6 @@ def test_an_included_column_is_no_part_of_the_key(
     follow(site)
 
 
-@pytest.mark.parametrize("version", [16, 18])
 @pytest.mark.parametrize("schema", IDENTITIES)
 def test_the_index_of_the_replica_identity_is_the_key(
     make_site: Callable[..., Site], version: int, schema: str

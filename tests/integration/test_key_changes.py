@@ -11,6 +11,7 @@ from pathlib import Path
 import psycopg2
 import pytest
 
+from tests.cases import cases
 from tests.oracle import Documents
 from tests.site import RunningService, Site, wait_until
 
@@ -221,7 +222,9 @@ MIGRATIONS = {
 NEEDS_NO_SETUP = {"a longer varchar"}
 
 
-@pytest.mark.parametrize("name", MIGRATIONS)
+@pytest.mark.parametrize(
+    "name", cases(MIGRATIONS, "a column more", "a longer varchar", "int to uuid", "partitioned")
+)
 def test_a_changed_key_pauses_its_table_and_keeps_its_vectors(
     make_site: Callable[..., Site], name: str
 ) -> None:
@@ -272,7 +275,14 @@ def test_service_without_changes_is_told_of_the_new_key(make_site: Callable[...,
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("terms", ["another target", "setup at once", "full identity", "stopped"])
+@pytest.mark.parametrize(
+    "terms",
+    cases(
+        ["another target", "setup at once", "full identity", "stopped"],
+        "another target",
+        "stopped",
+    ),
+)
 def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms: str) -> None:
     """Nothing is embedded again: on two servers, before the service knows, or without it."""
     site = make_site(18, target=make_site(18) if terms == "another target" else None)

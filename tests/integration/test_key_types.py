@@ -5,6 +5,7 @@ from typing import Any, Final
 
 import pytest
 
+from tests.cases import cases
 from tests.site import Site
 from tests.sources import make_source
 
@@ -162,7 +163,9 @@ CASES: Final = {
 }
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(
+    params=cases(CASES, "caseless", "citext-wal2json", "ltree", "enum", "no-case-collation")
+)
 def case(request: pytest.FixtureRequest) -> Case:
     return CASES[str(request.param)]
 

@@ -5,6 +5,7 @@ import urllib.error
 import pytest
 
 from cdc_embed.target.schema import SERVICE_TABLES
+from tests.cases import cases
 from tests.site import RunningService, Site, wait_until
 
 STORED = "select id, chunk_text from cdc_embed.documents_embedding order by id"
@@ -63,7 +64,7 @@ def follow(site: Site) -> None:
     assert "nothing to do" in site.cli("setup").stderr
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("name", cases(TABLES, "deferred", "embedding_table"))
 def test_a_lost_table_of_ours_is_named_and_made_again(filled: Site, name: str) -> None:
     form = filled.sql(FORM, "")
     before = filled.sql("select id, embedded_at from cdc_embed.documents_embedding order by id")
@@ -165,7 +166,7 @@ def test_a_lost_search_view_is_made_again(filled: Site, statement: str) -> None:
     assert "nothing to do" in filled.cli("setup").stderr
 
 
-@pytest.mark.parametrize("name", [*TABLES, "space"])
+@pytest.mark.parametrize("name", cases([*TABLES, "space"], "reconcile", "space"))
 def test_a_running_service_waits_for_the_lost_table(filled: Site, name: str) -> None:
     with filled.service() as service:
         service.settle()

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.cases import cases
 from tests.integration.test_inputs import in_encoding
 from tests.integration.test_key_changes import done, ready, texts
 from tests.oracle import Documents
@@ -63,7 +64,7 @@ def letters(site: Site) -> int:
     return count
 
 
-@pytest.mark.parametrize("kind", WIDER)
+@pytest.mark.parametrize("kind", cases(WIDER, "varchar", "enum", "domain"))
 def test_metadata_of_a_wider_type_needs_no_setup(make_site: Callable[..., Site], kind: str) -> None:
     site = make_site(18)
     first, value, statements, wider = WIDER[kind]
@@ -79,7 +80,7 @@ def test_metadata_of_a_wider_type_needs_no_setup(make_site: Callable[..., Site],
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize("kind", OTHER)
+@pytest.mark.parametrize("kind", cases(OTHER, "int to text", "enum to int"))
 def test_metadata_of_another_type_pauses_until_setup(
     make_site: Callable[..., Site], kind: str
 ) -> None:
@@ -120,7 +121,7 @@ def listed(site: Site) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", REFUSES)
+@pytest.mark.parametrize("kind", cases(REFUSES, "check", "encoding"))
 def test_a_refused_metadata_value_alone_costs_no_vector(
     make_site: Callable[..., Site], kind: str
 ) -> None:

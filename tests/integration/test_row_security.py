@@ -9,6 +9,7 @@ from typing import Any
 import psycopg2
 import pytest
 
+from tests.cases import cases
 from tests.oracle import Documents
 from tests.site import RunningService, Site, columns, wait_until
 
@@ -125,7 +126,10 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change",
+    cases(CHANGES, "another key", "another column of its name", "another table of its name"),
+)
 def test_no_change_of_the_table_opens_its_vectors(site: Site, reader: str, change: str) -> None:
     backfill(site)
     statement, key = CHANGES[change]

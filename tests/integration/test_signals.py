@@ -18,7 +18,7 @@ def test_a_signal_has_its_exit_code(site: Site, number: int, code: int) -> None:
     assert "Traceback" not in "".join(service.output)
 
 
-@pytest.mark.parametrize("tried", [True, False])
+@pytest.mark.parametrize("tried", [pytest.param(True, marks=pytest.mark.long), False])
 @pytest.mark.parametrize(("number", "code"), CODES)
 def test_a_second_signal_keeps_the_exit_code_of_the_first(
     site: Site, embedding_server: EmbeddingServer, number: int, code: int, *, tried: bool

@@ -21,6 +21,7 @@ from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.setup.connections import connections
 from cdc_embed.setup.plan import Step, plan_setup, run_setup
+from tests.cases import cases
 from tests.oracle import hash_vector
 from tests.site import (
     DOCUMENTS,
@@ -220,7 +221,7 @@ def test_a_new_table_is_refused_until_setup_and_then_filled(library: Library) ->
     assert site.drift() == site.drift("notes") == []
 
 
-@pytest.mark.parametrize("commands", ["setup", "run", "setup run"])
+@pytest.mark.parametrize("commands", cases(["setup", "run", "setup run"], "run", "setup run"))
 def test_a_removed_table_stays_and_is_compared_when_it_is_back(
     library: Library, commands: str
 ) -> None:

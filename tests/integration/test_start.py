@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
+from tests.cases import cases
 from tests.servers import Servers
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
 
@@ -102,7 +103,15 @@ DISAGREEMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", DISAGREEMENTS)
+@pytest.mark.parametrize(
+    "name",
+    cases(
+        DISAGREEMENTS,
+        "a slot that is gone",
+        "a table without its key",
+        "a target that is read-only",
+    ),
+)
 def test_doctor_and_run_agree(site: Site, name: str) -> None:
     code, statements = DISAGREEMENTS[name]
     site.cli("doctor")

@@ -18,6 +18,7 @@ from cdc_embed.change import chunk
 from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker, CountTokens
 from cdc_embed.change.document import Chunk, fingerprint
 from cdc_embed.embed.sentence_transformers import packaged_minilm
+from tests.cases import cases
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "chunks.json"
 MINILM_WINDOW = 256
@@ -379,7 +380,7 @@ def test_an_edited_text_is_cut_as_if_it_were_new(a: str, b: str, c: str, window:
 # An edit stays local
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", cases(PLACES, "middle"))
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_one_edited_paragraph_makes_at_most_four_new_chunks(
