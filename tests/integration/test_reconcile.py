@@ -23,6 +23,7 @@ from tests.hanging import hanging_commit
 from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, columns, wait_until
 
+NO_INDEX = '[index]\nkind = "none"\n'
 SLOWLY = "[backfill]\nrows_per_second = 30\n"
 
 
@@ -557,7 +558,8 @@ def test_composite_and_uuid_keys_and_partitions_are_backfilled(
     )
     site.configure(
         tables='[[tables]]\nname = "events"\ntext = ["body"]\n'
-        '[[tables]]\nname = "items"\ntext = ["body"]\n'
+        '[[tables]]\nname = "items"\ntext = ["body"]\n',
+        more=NO_INDEX,
     )
     site.cli("setup")
     with site.service() as service:

@@ -31,7 +31,7 @@ SEEDS: Final = 2000
 """Schedules that are tried with --long. One in three hundred met the first bug found so."""
 COMPARING_SEEDS: Final = 300
 SHARE: Final = 2
-"""One seed of so many is tried without --long."""
+"""Without --long one seed of so many is tried, where the first half finds each known fault."""
 
 
 def schedule(
@@ -169,7 +169,7 @@ def try_all(seeds: Iterable[int], **kinds: bool) -> None:
 
 @pytest.mark.parametrize("crashes", [True, False])
 def test_whatever_happens_the_target_ends_as_the_source_is(share: int, *, crashes: bool) -> None:
-    try_all(range(SEEDS // 2 // share), crashes=crashes)
+    try_all(range(SEEDS // 2 // (share if crashes else 1)), crashes=crashes)
 
 
 def test_comparing_rows_meanwhile_causes_no_drift(share: int) -> None:
@@ -180,8 +180,8 @@ def test_verify_finds_damage_and_comparing_mends_it(share: int) -> None:
     try_all(range(COMPARING_SEEDS // share), crashes=True, compares=True, damages=True)
 
 
-def test_partitions_that_come_and_go_end_as_the_source_is(share: int) -> None:
-    try_all(range(COMPARING_SEEDS // share), crashes=True, compares=True, partitions=True)
+def test_partitions_that_come_and_go_end_as_the_source_is() -> None:
+    try_all(range(COMPARING_SEEDS), crashes=True, compares=True, partitions=True)
 
 
 @pytest.mark.parametrize("compares", [False, True])
