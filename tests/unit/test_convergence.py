@@ -28,10 +28,8 @@ from tests.unit.simulation.world import Setting, World, run, simulated
 Steps = list[tuple[str, Any]]
 
 SEEDS: Final = 2000
-"""Schedules that are tried with --long. One in three hundred met the first bug found so."""
+"""Schedules that are tried: a few seconds. One in three hundred met the first bug found so."""
 COMPARING_SEEDS: Final = 300
-SHARE: Final = 2
-"""Without --long one seed of so many is tried, where the first half finds each known fault."""
 
 
 def schedule(
@@ -153,11 +151,6 @@ def shortest(setting: Setting, steps: Steps) -> Steps:
     return steps
 
 
-@pytest.fixture
-def share(pytestconfig: pytest.Config) -> int:
-    return 1 if pytestconfig.getoption("--long") else SHARE
-
-
 def try_all(seeds: Iterable[int], **kinds: bool) -> None:
     for seed in seeds:
         setting, steps = schedule(seed, **kinds)
@@ -168,16 +161,16 @@ def try_all(seeds: Iterable[int], **kinds: bool) -> None:
 
 
 @pytest.mark.parametrize("crashes", [True, False])
-def test_whatever_happens_the_target_ends_as_the_source_is(share: int, *, crashes: bool) -> None:
-    try_all(range(SEEDS // 2 // (share if crashes else 1)), crashes=crashes)
+def test_whatever_happens_the_target_ends_as_the_source_is(*, crashes: bool) -> None:
+    try_all(range(SEEDS // 2), crashes=crashes)
 
 
-def test_comparing_rows_meanwhile_causes_no_drift(share: int) -> None:
-    try_all(range(COMPARING_SEEDS // share), crashes=True, compares=True)
+def test_comparing_rows_meanwhile_causes_no_drift() -> None:
+    try_all(range(COMPARING_SEEDS), crashes=True, compares=True)
 
 
-def test_verify_finds_damage_and_comparing_mends_it(share: int) -> None:
-    try_all(range(COMPARING_SEEDS // share), crashes=True, compares=True, damages=True)
+def test_verify_finds_damage_and_comparing_mends_it() -> None:
+    try_all(range(COMPARING_SEEDS), crashes=True, compares=True, damages=True)
 
 
 def test_partitions_that_come_and_go_end_as_the_source_is() -> None:
@@ -185,15 +178,15 @@ def test_partitions_that_come_and_go_end_as_the_source_is() -> None:
 
 
 @pytest.mark.parametrize("compares", [False, True])
-def test_deferred_rows_end_as_the_source_is(share: int, *, compares: bool) -> None:
+def test_deferred_rows_end_as_the_source_is(*, compares: bool) -> None:
     seeds = COMPARING_SEEDS if compares else SEEDS // 2
-    try_all(range(seeds // share), crashes=True, defers=True, compares=compares)
+    try_all(range(seeds), crashes=True, defers=True, compares=compares)
 
 
-def test_deferred_rows_survive_damage_and_partitions(share: int) -> None:
+def test_deferred_rows_survive_damage_and_partitions() -> None:
     kinds = {"crashes": True, "compares": True, "defers": True}
-    try_all(range(COMPARING_SEEDS // 2 // share), damages=True, **kinds)
-    try_all(range(COMPARING_SEEDS // 2 // share), partitions=True, **kinds)
+    try_all(range(COMPARING_SEEDS // 2), damages=True, **kinds)
+    try_all(range(COMPARING_SEEDS // 2), partitions=True, **kinds)
 
 
 ONE_BY_ONE: Final = Setting(take=1)
