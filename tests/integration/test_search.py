@@ -172,8 +172,15 @@ def test_a_question_that_cannot_be_meant_is_a_usage_error(
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("distance", ["l2", "inner_product"])
-@pytest.mark.parametrize("kind", ["vector", "halfvec"])
+@pytest.mark.parametrize(
+    ("kind", "distance"),
+    [
+        ("vector", "l2"),
+        ("halfvec", "inner_product"),
+        pytest.param("vector", "inner_product", marks=pytest.mark.long),
+        pytest.param("halfvec", "l2", marks=pytest.mark.long),
+    ],
+)
 def test_every_distance_and_type_is_computed_as_configured(
     make_site: Callable[..., Site], distance: str, kind: str
 ) -> None:

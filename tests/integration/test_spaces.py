@@ -445,7 +445,7 @@ def test_another_model_of_the_same_size_drops_the_old_vectors(
     ],
     ids=["size", "text"],
 )
-@pytest.mark.parametrize("gone", [False, True])
+@pytest.mark.parametrize("gone", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_another_space_asks_nothing_before_there_are_vectors(
     make_site: Callable[..., Site], tables: str, embedder: str, *, gone: bool
 ) -> None:
