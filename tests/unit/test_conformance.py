@@ -36,7 +36,6 @@ README = (Path(__file__).parents[2] / "README.md").read_text()
 ALIASES = {"api_key": "api"}
 GUARDED = {
     ("NIM", "one text always fails"),
-    ("Gemini", "one server of two answers pages"),
     ("TEI", "slow"),
 }
 """Cases that found a fault, which mutations put back."""

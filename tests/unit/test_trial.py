@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from cdc_embed.errors import (
     EmbedderError,
     EmbedderUnavailableError,
     OtherModelError,
+    UnusableAnswerError,
 )
 from tests.services import Service, serving, vector_of
 
@@ -383,6 +385,19 @@ def test_a_failure_during_the_comparison_is_waited_for(service: Service) -> None
     service.answer = answer  # type: ignore[method-assign]
     assert embedder.embed(["a"]).shape == (1, 8)
     embedder.close()
+
+
+def test_one_malformed_answer_is_no_outage(watching: Watching) -> None:
+    """One of several servers is broken, and the call after it reaches another."""
+    embedder, service = watching.embedder, watching.service
+    embedder.embed(["a", "b", "c"])
+    answer = service.answer
+    service.answer = MagicMock(return_value=(200, {}))  # type: ignore[method-assign]
+    with pytest.raises(UnusableAnswerError):
+        embedder.embed(["a"])
+    service.answer = answer  # type: ignore[method-assign]
+    embedder.embed(["a"])
+    assert service.asked[-1]["input"] == ["a"]
 
 
 def test_the_comparison_is_made_with_another_server_if_one_fails(service: Service) -> None:
