@@ -7,15 +7,15 @@ embedder, written here once more, so that the two check each other. The process 
 and when its stdin closes, so that no test can leave it behind.
 
     POST /v1/embeddings  {"model", "input", "encoding_format", "dimensions"}
-    GET  /counts         {"requests", "times", "texts", "by_text": {text: n}}; a request counts, and
-                         has its time, when it comes, a text once it is answered
+    GET  /counts         {"requests", "times", "failed", "texts", "by_text": {text: n}}; a request
+                         counts, and has its time, when it comes, a text once it is answered;
+                         "failed": the times of the answers without a vector for each text
     POST /reset          counts to zero, faults gone
     POST /faults         the faults from now on, in place of those before; see ``Faults``
 """
 
 import argparse
 import base64
-import contextlib
 import json
 import os
 import signal
@@ -63,6 +63,11 @@ class Faults:
     slow_seconds: float = 0.0
     nan: list[str] = field(default_factory=list)
     """The vector of a text that contains one of these is not a number."""
+    zeros: list[str] = field(default_factory=list)
+    """The vector of a text that contains one of these is all zeros."""
+    turns: bool = False
+    """Only every other request meets the faults, except those of the texts that it refuses, breaks
+    at or drops: one of two servers is ill."""
     fewer: bool = False
     """One vector less than texts."""
     wrong_dimensions: bool = False
@@ -82,11 +87,13 @@ class State:
         self.delay = delay
         self._lock = threading.Lock()
         self._in_flight = 0
+        self._turn = False
         self.reset()
 
     def reset(self) -> None:
         with self._lock:
             self._times: list[float] = []
+            self._failed: list[float] = []
             self._texts: Counter[str] = Counter()
         self.fail(Faults())
 
@@ -104,6 +111,11 @@ class State:
                 self._times.append(time.monotonic())
             self._in_flight += 1
             met = replace(self._faults)
+            if met.turns:
+                self._turn = not self._turn
+                if self._turn:
+                    well = Faults(refuse=met.refuse, break_at=met.break_at, drop_at=met.drop_at)
+                    return well, self._changed
             if met.drop_connection:
                 self._faults.drop_connection -= 1
             elif met.reset_connection:
@@ -116,6 +128,10 @@ class State:
         with self._lock:
             self._in_flight -= 1
 
+    def failed(self) -> None:
+        with self._lock:
+            self._failed.append(time.monotonic())
+
     def answered(self, texts: list[str]) -> None:
         with self._lock:
             self._texts.update(texts)
@@ -126,6 +142,7 @@ class State:
             return {
                 "requests": len(self._times),
                 "times": list(self._times),
+                "failed": list(self._failed),
                 "in_flight": self._in_flight,
                 "texts": sum(texts.values()),
                 "by_text": texts,
@@ -161,7 +178,8 @@ class Handler(BaseHTTPRequestHandler):
             try:
                 slow = _contains(_texts(body), faults.slow) * faults.slow_seconds
                 changed.wait(state.delay + faults.hang + slow)
-                self._embed(body, faults)
+                if not self._embed(body, faults):
+                    state.failed()
             finally:
                 state.end()
         elif self.path == "/faults":
@@ -176,7 +194,8 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Quiet: stdout carries the port and nothing else."""
 
-    def _embed(self, body: dict[str, Any], faults: Faults) -> None:
+    def _embed(self, body: dict[str, Any], faults: Faults) -> bool:
+        """Answer; return whether each text got a vector."""
         state = self.server.state
         texts = _texts(body)
         if faults.drop_connection:
@@ -202,6 +221,9 @@ class Handler(BaseHTTPRequestHandler):
             if TRIAL not in str(texts):
                 state.answered(texts)
             self._answer(200, self._embeddings(body, texts, faults))
+            bad = faults.fewer or faults.wrong_dimensions or _contains(texts, faults.nan)
+            return not (bad or _contains(texts, faults.zeros) or self.close_connection)
+        return False
 
     def _embeddings(self, body: dict[str, Any], texts: list[str], faults: Faults) -> dict[str, Any]:
         dimensions = body.get("dimensions") or self.server.state.dimensions
@@ -210,6 +232,8 @@ class Handler(BaseHTTPRequestHandler):
             vector = vector_of(text, dimensions + faults.wrong_dimensions)
             if _contains([text], faults.nan):
                 vector[:] = np.nan
+            if _contains([text], faults.zeros):
+                vector[:] = 0.0
             embedding: Any = vector.tolist()
             if body.get("encoding_format") == "base64":
                 embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode()
@@ -230,13 +254,15 @@ class Handler(BaseHTTPRequestHandler):
         self._send(status, json.dumps(body).encode(), headers or {})
 
     def _send(self, status: int, content: bytes, headers: dict[str, str]) -> None:
-        with contextlib.suppress(ConnectionError):  # whoever asked may have given up
+        try:
             self.send_response(status)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
             self.wfile.write(content)
+        except ConnectionError:  # whoever asked has given up
+            self.close_connection = True
 
 
 def vector_of(text: str, dimensions: int) -> Any:

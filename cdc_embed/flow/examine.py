@@ -63,7 +63,7 @@ class Examiner:
         if part.embedded is not None:
             return self._settle(part, stored, basis, facts)
         comparison = _Comparison(part, rows, stored, facts.cutting(self._cut))
-        rest = self._sample(comparison, work, facts) if part.sample else {}
+        rest, away = self._sample(comparison, work, facts) if part.sample else ({}, False)
         if part.repair:
             rest |= comparison.repair(self._supply.runner)
         comparison.plan.refuse_rows(facts.refused_rows)
@@ -76,7 +76,7 @@ class Examiner:
             facts.untaken.clear()
         prepared = self._supply.finish(comparison.plan, facts)
         examined = Examined(
-            verdicts=comparison.verdicts, hidden=work.hidden, rest=rest, away=embedded.away
+            verdicts=comparison.verdicts, hidden=work.hidden, rest=rest, away=away or embedded.away
         )
         return replace(prepared, examined=examined)
 
@@ -123,10 +123,11 @@ class Examiner:
 
     def _sample(
         self, comparison: "_Comparison", work: Extract, facts: Facts
-    ) -> dict[Key, Row | None]:
+    ) -> tuple[dict[Key, Row | None], bool]:
         """Embed the fresh ones of the rows once more; a stored vector that differs is stale.
 
-        Return the rows whose texts the embedder did not take: they are sampled later.
+        Return the rows whose texts the embedder did not take, and whether it took nothing: they are
+        sampled later.
         """
         writes = comparison.fresh_documents()
         texts = {c.hash: c.text for write in writes.values() for c in write.document.chunks}
@@ -151,7 +152,7 @@ class Examiner:
             ]
             if not all(_same(found, digest, facts.vectors) for found, digest in pairs):
                 comparison.mark_stale(key, write)
-        return rest
+        return rest, embedded.away
 
 
 class _Comparison:

@@ -3,6 +3,14 @@
 Whatever the day, a delete is reflected within seconds. In the end both tables are right, and the
 only dead letters are those of the texts that the service never takes.
 
+The calls are counted. At most, with a tenth more:
+
+- one for as many texts of a transaction as a call can have (``MOST_TEXTS``), because the service
+  does not wait for the next transaction. A text that must be tried again is in the last count.
+- one for each injected failure. That is an answer without a vector for each text, but in one second
+  only as many as there are calls at once: an outage that is called more often is called too often.
+- after a kill, one for each batch in flight: what was embedded for it is embedded again.
+
     BAD_DAYS_SEED=7 pytest --long tests/acceptance/test_bad_days.py    the same days again
     pytest --long --history-minutes 30 tests/acceptance/test_bad_days.py
 """
@@ -10,6 +18,7 @@ only dead letters are those of the texts that the service never takes.
 import os
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Final
@@ -20,9 +29,12 @@ from tests.embedder_site import ALWAYS
 from tests.oracle import Documents
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 
-REFUSED, BROKEN = "forbidden", "broken"
-"""Words of the texts that deserve a letter: the service refuses the one, and fails at the other."""
-BASE: Final = {"refuse": [REFUSED], "break_at": [BROKEN]}
+REFUSED, BROKEN, DROPPED = BAD = "forbidden", "broken", "dropped"
+"""Words of the texts that deserve a letter: the service refuses the first, fails at the second, and
+ends the connection at the third."""
+BASE: Final = {"refuse": [REFUSED], "break_at": [BROKEN], "drop_at": [DROPPED]}
+EVERY: Final = [""]
+"""A part of every text."""
 DAYS: Final[dict[str, dict[str, Any]]] = {
     "good": {},
     "slow": {"hang": 3.0},
@@ -41,11 +53,25 @@ DAYS: Final[dict[str, dict[str, Any]]] = {
     "cut off": {"reset_connection": ALWAYS},
     "flaky": {"fail_next": 5, "status": 503},
     "small": {"most": 4},
+    "zeros": {"zeros": EVERY},
+    "no numbers": {"nan": EVERY},
+    "asks for time": {"fail_next": 1, "status": 503, "retry_after": 20.0},
+    "one of two refuses": {"turns": True, "fail_next": ALWAYS, "status": 400},
+    "one of two fails": {"turns": True, "fail_next": ALWAYS, "status": 500},
+    "one of two gives zeros": {"turns": True, "zeros": EVERY},
+    "one of two gives no numbers": {"turns": True, "nan": EVERY},
+    "one of two drops": {"turns": True, "drop_connection": ALWAYS},
 }
 DAY_SECONDS: Final = (4.0, 15.0)
 DELETE_SECONDS: Final = 25.0
 """Seconds in which a delete is reflected, also while nothing is embedded."""
 KILLS: Final = 0.15
+MOST_TEXTS: Final = 64
+"""Texts of a call; 4 on the day that says so."""
+AT_ONCE: Final = 5
+"""Calls at once: four of the stream, one of deferred rows."""
+IN_FLIGHT: Final = 4
+"""Batches in flight when a service is killed."""
 OTHER: Final = """
 create table other (
   id bigint primary key, title text, body text, views integer not null default 0
@@ -62,29 +88,44 @@ class Writer:
     def __init__(self, site: Site, chance: random.Random) -> None:
         self._site = site
         self._chance = chance
+        self.most = MOST_TEXTS
+        """The texts that a call can have now."""
         self._keys: dict[str, list[int]] = {"documents": [], "other": []}
         self._next = 0
+        self.calls = 0
+        """The calls that the transactions so far need, if none fails."""
 
     def write(self) -> None:
         """Make one change, mostly of several rows."""
         table = self._chance.choice(["documents", "other"])
         kind = self._chance.choices(["insert", "update", "delete", "views"], [5, 4, 2, 2])[0]
         if kind == "insert" or not self._keys[table]:
-            for _ in range(self._chance.randint(1, 30)):
-                self._next += 1
-                self._keys[table].append(self._next)
-                insert = f"insert into {table} values (%s, 'title', %s)"
-                self._site.sql(insert, self._next, self._text(table))
+            self._insert(table, self._chance.randint(1, 30))
             return
         key = self._chance.choice(self._keys[table])
         if kind == "update":
             update = f"update {table} set body = %s where id = %s"
             self._site.sql(update, self._text(table), key)
+            self.calls += 1
         elif kind == "views":
             self._site.sql(f"update {table} set views = views + 1 where id = %s", key)
         else:
             self._keys[table].remove(key)
             self._site.sql(f"delete from {table} where id = %s", key)
+
+    def _insert(self, table: str, count: int) -> None:
+        """Insert rows, in one transaction or each in its own."""
+        keys = range(self._next + 1, self._next + 1 + count)
+        self._next += count
+        self._keys[table] += keys
+        rows = [(key, self._text(table)) for key in keys]
+        together = self._chance.random() < 0.5
+        for part in [rows] if together else [[row] for row in rows]:
+            values = ", ".join(["(%s, 'title', %s)"] * len(part))
+            self._site.sql(
+                f"insert into {table} values {values}", *(v for row in part for v in row)
+            )
+            self.calls += -(-len(part) // self.most)
 
     def delete_stored(self) -> tuple[int, float]:
         """Delete a row that has a vector; return its key, and when."""
@@ -96,7 +137,7 @@ class Writer:
         return key, time.monotonic()
 
     def _text(self, table: str) -> str:
-        word = self._chance.choices(["good", REFUSED, BROKEN], [60, 1, 1])[0]
+        word = self._chance.choices(["good", *BAD], [90, 1, 1, 1])[0]
         return f"a {word if table == 'documents' else 'good'} text {self._chance.random()}"
 
 
@@ -109,8 +150,9 @@ def running(site: Site, server: EmbeddingServer) -> Iterator[RunningService]:
         yield service
 
 
-def live_through(site: Site, server: EmbeddingServer, chance: random.Random, end: float) -> None:
-    """Change rows on one bad day after the other, with kills between them."""
+def live_through(site: Site, server: EmbeddingServer, chance: random.Random, end: float) -> int:
+    """Change rows on one bad day after the other, with kills between them; return the calls that
+    this takes if none fails."""
     writer = Writer(site, chance)
     told: list[str] = []
     while time.monotonic() < end:
@@ -119,6 +161,7 @@ def live_through(site: Site, server: EmbeddingServer, chance: random.Random, end
                 day = chance.choice(list(DAYS))
                 told.append(day)
                 server.faults(**BASE, **DAYS[day])
+                writer.most = DAYS[day].get("most", MOST_TEXTS)
                 over = time.monotonic() + chance.uniform(*DAY_SECONDS)
                 while time.monotonic() < min(over, end):
                     writer.write()
@@ -130,6 +173,7 @@ def live_through(site: Site, server: EmbeddingServer, chance: random.Random, end
                     told.append("kill -9")
                     service.kill()
                     break
+    return writer.calls + IN_FLIGHT * told.count("kill -9")
 
 
 def expect_delete(site: Site, writer: Writer, told: list[str], service: RunningService) -> None:
@@ -145,11 +189,22 @@ def expect_delete(site: Site, writer: Writer, told: list[str], service: RunningS
 
 def expect_right(site: Site) -> None:
     """Expect vectors of all rows but those whose texts deserve a letter, and letters of these."""
-    bad = f"body like '%{REFUSED}%' or body like '%{BROKEN}%'"
+    bad = " or ".join(f"body like '%{word}%'" for word in BAD)
     deserved = {key for (key,) in site.sql(f"select id from documents where {bad}")}
     letters = site.sql("select table_name, (key->>'id')::bigint, reason from cdc_embed.dead_letter")
     assert {key for _, key, _ in letters} == deserved, letters
     site.sql(f"delete from documents where {bad}")
+
+
+def expect_few_calls(server: EmbeddingServer, needed: int) -> None:
+    """Expect no more calls than the failures explain."""
+    counts = server.counts()
+    seconds = Counter(int(at) for at in counts["failed"])
+    injected = sum(min(AT_ONCE, failures) for failures in seconds.values())
+    most = 1.1 * (needed + injected)
+    figures = f"{counts['requests']} calls, {needed} needed, {injected} injected failures"
+    print(f"{figures}, {len(counts['failed'])} failed")  # noqa: T201  how close it is
+    assert counts["requests"] <= most, figures
 
 
 @pytest.mark.long
@@ -164,10 +219,12 @@ def test_random_bad_days_lose_nothing_and_hold_up_no_delete(
     site = make_site(18)
     site.sql(DOCUMENTS)
     site.sql(OTHER)
-    site.configure(embedder=f'{embedding_server.configuration}\ntimeout = "1s"', tables=TABLES)
+    more = f'timeout = "1s"\nmax_batch = {MOST_TEXTS}'
+    site.configure(embedder=f"{embedding_server.configuration}\n{more}", tables=TABLES)
     site.cli("setup")
+    embedding_server.reset()
     end = time.monotonic() + 60 * request.config.getoption("--history-minutes")
-    live_through(site, embedding_server, random.Random(seed), end)
+    needed = live_through(site, embedding_server, random.Random(seed), end)
     embedding_server.faults(**BASE)
     with running(site, embedding_server) as service:
         service.settle(600)
@@ -179,3 +236,4 @@ def test_random_bad_days_lose_nothing_and_hold_up_no_delete(
             assert Documents(name=table).drift(site) == []
         site.verify()
         assert service.stop() == 0
+    expect_few_calls(embedding_server, needed)

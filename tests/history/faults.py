@@ -17,6 +17,7 @@ from typing import Any
 
 import psycopg2
 
+from tests.embedder_site import ALWAYS
 from tests.history.clients import Diary, ask
 from tests.history.fleet import DRIFT, TEMPORARY, Command, Fleet
 from tests.history.tables import POISON, TABLES
@@ -216,7 +217,8 @@ class Outside(Misfortune):
         commands = {self.verify: 2.0, self.repair: 1.0, self.backfill: 1.0, self.look: 0.3}
         if self._server is None:
             return commands
-        return {self.ill: 4, self.hang: 1, self.failures: 4, self.drop: 2, **commands}
+        embedder = {self.ill: 4, self.hang: 1, self.failures: 4, self.drop: 2, self.defer: 3}
+        return {**embedder, **commands}
 
     # -- the embedder --------------------------------------------------------------------------
 
@@ -244,6 +246,22 @@ class Outside(Misfortune):
 
     def drop(self) -> None:
         self._set(drop_connection=self.choice.choice([1, 5]))
+
+    def defer(self) -> None:
+        """Take some texts, or none, for so long not that their rows are deferred."""
+        piece = self.choice.choice(["common text", "an edit", "text", "filled"])
+        faults: list[dict[str, Any]] = [
+            {"break_at": [piece]},
+            {"drop_at": [piece]},
+            {"slow": [piece], "slow_seconds": 30.0},
+            {"hang": 30.0},
+            {"fail_next": ALWAYS, "status": 503},
+        ]
+        self._set(**self.choice.choice(faults))
+        self.ended.wait(self.choice.uniform(6, 15))
+        deferred = ask(self._target, "select count(*) from cdc_embed.deferred")[0][0]
+        self.diary.note(f"outside: {deferred} rows are deferred")
+        self._set()
 
     # -- commands ------------------------------------------------------------------------------
 

@@ -246,7 +246,9 @@ class History:
         end = LSN.parse(ask(self.source, "select pg_current_wal_lsn()::text")[0][0])
         self._until(lambda: self.fleet.durable() >= end, f"durable {end}")
         self._diary.note("durable")
-        self._until(self._is_compared, "every table is compared, every request answered")
+        self._until(
+            self._is_compared, "every table is compared, every request answered, no row deferred"
+        )
         self._diary.note("compared")
         oracle = Oracle(
             self.source,
@@ -276,7 +278,8 @@ class History:
         target = self.source.target or self.source
         states = ask(target, "select state from cdc_embed.reconcile")
         done = len(states) == len(TABLES) and set(states) == {("done",)}
-        return done and not ask(target, OPEN_REQUESTS)
+        waiting = f"{OPEN_REQUESTS} union all select id, 'deferred', '' from cdc_embed.deferred"
+        return done and not ask(target, waiting)
 
     def _verify(self) -> None:
         command = Command(self.source, "verify", "--json")
