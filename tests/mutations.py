@@ -71,6 +71,22 @@ MUTATIONS = (
         "tests/integration/test_dump.py::test_emptied_migrations_are_noted_again_and_no_more",
     ),
     Mutation(
+        "vectors that a crash would take are followed on",
+        "cdc_embed/service/watch.py",
+        "            if not each.logged",
+        "            if False",
+        "tests/integration/test_unlogged.py::test_unlogged_vectors_are_named_and_compared_again",
+    ),
+    Mutation(
+        "a table of ours that a crash would empty is not named",
+        "cdc_embed/setup/mending.py",
+        "    return [name for name, (_, logged) in _service_tables(databases).items() "
+        "if not logged]",
+        "    return []",
+        "tests/integration/test_unlogged.py::"
+        "test_an_unlogged_table_of_ours_is_named_and_made_right",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",
@@ -1929,7 +1945,7 @@ order by t."cdc place\"""",
     Mutation(
         "another key goes unnoticed",
         "cdc_embed/service/watch.py",
-        "            found.update({**observed.undelivered, **observed.altered})",
+        "            found.update({**observed.undelivered, **observed.altered, **self._unlogged})",
         "            found.update(observed.undelivered)",
         "tests/integration/test_key_changes.py::"
         "test_a_changed_key_pauses_its_table_and_keeps_its_vectors[a column more]",

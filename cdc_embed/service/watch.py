@@ -11,7 +11,7 @@ statements a second, whatever the number of its tables.
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -34,14 +34,14 @@ from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.shapes import MetLeaves, Shapes
 from cdc_embed.setup.agreement import expect_unchanged
-from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.connections import Connections, unlogged
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable
 from cdc_embed.target.ledger import Ledger
-from cdc_embed.target.overview import something_to_do, stored_tables
+from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
 
 CANCEL_SECONDS: Final = 0.5
 POLL_SECONDS: Final = 6.0
@@ -94,6 +94,7 @@ class Watch:
         self._trial = watched.trial
         self._count = Counts()
         self._undelivered_names: set[str] = set()
+        self._unlogged: dict[str, str] = {}
         self.facts = Facts()
 
     def __enter__(self) -> "Watch":
@@ -161,7 +162,7 @@ class Watch:
                 for done in databases.coverage.protect():
                     log.warning("publication", done=done)
                 observed = databases.coverage.observe(self._tables)
-            found.update({**observed.undelivered, **observed.altered})
+            found.update({**observed.undelivered, **observed.altered, **self._unlogged})
         self._check_coverage()
         self._look_at_left_out()
         self._look_at_successors(observed.successors)
@@ -172,6 +173,7 @@ class Watch:
         names = [*self._names, *self._left_out]
         before = self._telemetry.deferrals
         stored = stored_tables(databases.target, databases.config.target.schema, names)
+        self._pause_unlogged(stored)
         if self._instance.leading:  # a standby of another version may see other shapes
             self._shapes.check(observed, stored)
         self.facts = gather(databases, self._count, observed, stored, self._undelivered.problems)
@@ -194,6 +196,18 @@ class Watch:
         self._undelivered_names = set(undelivered)
         for name in (*(source.table.full_name for source in self._tables), *self._left_out):
             self._telemetry.metrics.table_followed.labels(name).set(name not in undelivered)
+
+    def _pause_unlogged(self, stored: Mapping[str, StoredTable]) -> None:
+        """Pause the tables whose vectors a crash of the target would take; ``setup`` makes them
+        right, and every row is compared."""
+        self._unlogged = {
+            name: f"{unlogged(each.embedding_table)}; {REPAIR}"
+            for name, each in stored.items()
+            if not each.logged
+        }
+        for source in self._tables:
+            if source.table.full_name in self._unlogged:
+                self._undelivered.meet(source.table, self._unlogged[source.table.full_name])
 
     def _look_at_left_out(self) -> None:
         """Begin anew when a table can be followed that could not be at the start."""

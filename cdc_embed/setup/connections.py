@@ -244,10 +244,17 @@ def _expect_types(table: Table, registered: Registered, stored: Stored, vectors:
 
 
 def lost_vectors(registered: Registered, stored: VectorTable) -> str:
-    """Return what is gone of a table of vectors, by other hands; empty if nothing is."""
+    """Return what is gone of a table of vectors, or can be, by other hands; empty if nothing is."""
     name = registered.embedding_table
     if not stored.columns:
         return f"its table of vectors {name} does not exist any more"
     own = (*ESSENTIAL, *(column.name for column in OWN_COLUMNS))
     gone = [column for column in own if column not in stored.columns]
-    return f"its table of vectors {name} has no column {gone[0]}" if gone else ""
+    if gone:
+        return f"its table of vectors {name} has no column {gone[0]}"
+    return "" if stored.logged else unlogged(name)
+
+
+def unlogged(embedding_table: str) -> str:
+    """Return the problem of a table of vectors that somebody made UNLOGGED."""
+    return f"its table of vectors {embedding_table} is unlogged: a crash empties it"

@@ -20,7 +20,7 @@ from cdc_embed.target.registry import (
     missing_migrations,
     vector_tables,
 )
-from cdc_embed.target.schema import SERVICE_TABLES, make_again_ddl
+from cdc_embed.target.schema import SERVICE_TABLES, make_again_ddl, set_logged_ddl
 from cdc_embed.target.vectors import OWN_COLUMNS
 
 MADE_WITH: Final = {
@@ -57,9 +57,15 @@ def is_bare(databases: Connections) -> bool:
 
 def _found(databases: Connections) -> dict[str, str | None]:
     """Return our own tables that exist, or others of their names, with their comments."""
+    return {name: comment for name, (comment, _) in _service_tables(databases).items()}
+
+
+def _service_tables(databases: Connections) -> dict[str, tuple[str | None, bool]]:
+    """Return (comment, whether a crash leaves its rows) of each of them, by its name."""
     values = {"schema": databases.config.target.schema, "names": list(SERVICE_TABLES)}
     statement = queries("target/mending")["service_tables"]
-    return dict(databases.target.fetch("schema", statement, values))
+    rows = databases.target.fetch("schema", statement, values)
+    return {name: (comment, logged) for name, comment, logged in rows}
 
 
 def _gone(found: Iterable[str]) -> list[str]:
@@ -81,6 +87,13 @@ def _filled(databases: Connections, names: Iterable[str]) -> list[str]:
     return filled_tables(databases.target, databases.config.target.schema, names)
 
 
+def _unlogged_tables(databases: Connections) -> list[str]:
+    """Return our own tables that a crash empties, as somebody made them; none before ``setup``."""
+    if not applied_migrations(databases.target, databases.config.target.schema):
+        return []
+    return [name for name, (_, logged) in _service_tables(databases).items() if not logged]
+
+
 def _comments() -> list[tuple[str, str]]:
     """Return our own tables with their comments, which no other program's have."""
     return [found for _, _, text in migrations("target") for found in _COMMENT.findall(text)]
@@ -91,19 +104,36 @@ def expect_tables(databases: Connections) -> None:
     lost = lost_tables(databases)
     if lost:
         raise _lost(databases, lost)
+    schema = databases.config.target.schema
+    for name in _unlogged_tables(databases):
+        problem = f"{schema}.{name} is unlogged: a crash empties it"
+        raise PreflightError(where="target database", problem=problem, hint=RUN_SETUP)
 
 
 def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
-    """Return the statement that makes the tables again that are gone; none if all are there."""
+    """Return the statements that make the tables right that are gone, or unlogged; none if there
+    are none."""
     lost = [*SERVICE_TABLES] if is_bare(databases) else lost_tables(databases)
     if not lost:
-        return []
+        return _set_logged_ddl(databases)
     if "space" in lost and not rebuild and _filled(databases, _vectors(databases)):
         raise _lost(databases, lost)
     schema = databases.config.target.schema
     names = {*lost, *(name for gone in lost for name in MADE_WITH.get(gone, ()))}
     made = [name for name in SERVICE_TABLES if name in names]
     return [make_again_ddl(schema, made)]
+
+
+def _set_logged_ddl(databases: Connections) -> list[Ddl]:
+    """Have our own tables survive a crash; every row is compared then, because one can have taken
+    what they knew of some."""
+    schema, names = databases.config.target.schema, _unlogged_tables(databases)
+    if not names:
+        return []
+    return [
+        *(set_logged_ddl(schema, name) for name in names),
+        make_again_ddl(schema, ["reconcile"]),
+    ]
 
 
 def _lost(databases: Connections, lost: Iterable[str]) -> PreflightError:

@@ -16,7 +16,7 @@ from cdc_embed.setup.mending import is_bare, lost_tables
 from cdc_embed.sql import migrations, queries
 from cdc_embed.target.registry import Registered, applied_migrations, registered_tables
 from cdc_embed.target.vectors import index_names
-from cdc_embed.target.view import function_names
+from cdc_embed.target.view import MARK, function_names
 
 _CREATES: Final = re.compile(r"create table \{schema\}\.(\w+)")
 
@@ -50,8 +50,6 @@ def _taken_from(
     """Return a finding for each object of a table that would be made in the place of another."""
     registered = {name for each in known for name in _names(each)}
     names = _names(table) - registered
-    if applied_migrations(databases.target, databases.config.target.schema):
-        names -= function_names(table)  # they can be left of a table that was dropped
     holders = _holders(databases, names, vectors=[table.embedding_table])
     fix = "rename it, or set another embedding_table or search_view for this table"
     return [
@@ -81,5 +79,6 @@ def _holders(
         "schema": databases.config.target.schema,
         "names": sorted(names),
         "vectors": sorted(vectors),
+        "mark": MARK,
     }
     return databases.target.fetch("schema", queries("target/schema")["holders"], values)

@@ -255,6 +255,8 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
     if new or not applied_migrations(databases.target, databases.config.target.schema):
         return
     stored = read_stored(databases)
+    for finding in _taken(databases, survey, stored):
+        survey.pause(finding)
     for source in list(survey.tables):
         _check_stored(databases, survey, stored, source.table, card)
     for finding in check_tables(databases, [source.table for source in survey.tables]):
@@ -264,6 +266,13 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
         survey.findings.append(finding)
         if finding.failed:  # its form is known, so that it is seen when setup has mended it
             survey.paused.setdefault(finding.table, why_paused(finding))
+
+
+def _taken(databases: Connections, survey: Survey, stored: Stored) -> list[Finding]:
+    """Return why ``setup`` left new tables out: somebody else has their names."""
+    tables = [source.table for source in survey.tables]
+    new = [table for table in tables if table.full_name not in stored.registered]
+    return [found for found in names_taken(databases, new) if found.table] if new else []
 
 
 def _check_stored(

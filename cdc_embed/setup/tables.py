@@ -33,6 +33,7 @@ from cdc_embed.target.schema import (
     drop_ddl,
     forget_comparison_ddl,
     register_ddl,
+    set_logged_ddl,
     space_ddl,
     vector_type,
 )
@@ -162,6 +163,8 @@ class TablePlanner:
         expect_key(self._schema, table, name, stored)
         space_id = known.space_id if known is not None else 0
         restored = restore_columns_ddl(self._schema, table, stored, space_id)
+        if not stored.logged:  # a crash can have emptied it
+            restored.append(set_logged_ddl(self._schema, name))
         if not stored.refers_to_spaces:
             change.before.append(refer_to_spaces_ddl(self._schema, table))
         if restored:

@@ -32,6 +32,8 @@ class StoredTable:
     """Counting its rows takes a while."""
     written: str
     """A token that changes when its rows are written."""
+    logged: bool
+    """A crash of the server leaves its rows."""
 
 
 def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict[str, StoredTable]:
@@ -50,6 +52,7 @@ def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict
             leaf_digest=row[9],
             large=bool(row[10]),
             written=row[11],
+            logged=row[12],
         )
         for row in session.fetch("embedding_table", _compose("stored_tables", schema), values)
     }

@@ -173,6 +173,8 @@ class VectorTable:
     key_name: str | None = None
     """The quoted name of its primary key, whatever its columns; None: it has none."""
     refers_to_spaces: bool = True
+    logged: bool = True
+    """A crash of the server leaves its rows."""
     row_security: bool = False
     owner: str = ""
     owned: bool = True
@@ -199,7 +201,7 @@ def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
 
 def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
     in_key = sorted((place, name, kind) for name, kind, place, *_ in columns if place is not None)
-    row_security, owner, owned, role, key_name, refers_to_spaces = columns[0][3:]
+    row_security, owner, owned, role, key_name, refers_to_spaces, logged = columns[0][3:]
     kinds = {name: kind for name, kind, *_ in columns}
     key = {name: kind for _, name, kind in in_key}
     number = next(name for name in CHUNK_COLUMNS if name in kinds or name == CHUNK_COLUMNS[-1])
@@ -211,6 +213,7 @@ def _vector_table(columns: list[tuple[Any, ...]]) -> VectorTable:
         key=key,
         key_name=key_name,
         refers_to_spaces=refers_to_spaces,
+        logged=logged,
         row_security=row_security,
         owner=owner,
         owned=owned,

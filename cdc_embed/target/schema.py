@@ -117,6 +117,12 @@ def make_again_ddl(schema: str, names: Sequence[str]) -> Ddl:
     return Ddl(f"make {listed} again", sql.SQL(";\n").join(statements))
 
 
+def set_logged_ddl(schema: str, name: str) -> Ddl:
+    """Have a table of ours survive a crash, after other hands made it unlogged."""
+    statement = _compose("set_logged", table=sql.Identifier(schema, name))
+    return Ddl(f"have {schema}.{name} survive a crash", statement)
+
+
 def _check_unchanged(title: str, applied: str, ours: str) -> None:
     if applied != ours:
         raise PreflightError(

@@ -23,6 +23,9 @@ BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace(
 """The white space of ``str.isspace``; ``[:space:]`` is another set in every locale."""
 POLICIES: Final = ("cdc_embed_readers", "cdc_embed_service")
 
+MARK: Final = "/* made by cdc_embed */"
+"""The beginning of each function of ours."""
+
 _COMMA = sql.SQL(", ")
 
 
@@ -220,7 +223,7 @@ class SearchView:
         self, create: str, name: str, body: str, parts: dict[str, sql.Composable]
     ) -> sql.Composed:
         with self._session.transaction(name) as cursor:
-            text = _compose(body, **parts).as_string(cursor)
+            text = f"{MARK} {_compose(body, **parts).as_string(cursor)}"
         return _compose(
             create,
             function=sql.Identifier(self._schema, name),

@@ -20,8 +20,7 @@ cross join lateral (
   where t.relkind = 'r' and o.option <> 'fillfactor=50'
   union all
   select 1, null, format('alter table %s set %s', successor, o.setting)
-  from (select 'unlogged' as setting where t.relpersistence = 'u'
-        union all select format('tablespace %I', s.spcname) from pg_tablespace s where s.oid = t.reltablespace
+  from (select format('tablespace %I', s.spcname) as setting from pg_tablespace s where s.oid = t.reltablespace
         union all select format('access method %I', m.amname) from pg_am m where m.oid = t.relam and m.amname <> 'heap') as o
   where t.relkind = 'r'
   union all

@@ -1,6 +1,7 @@
 -- name: service_tables
--- Those of our own tables that exist, of the given ones, and the comment of each.
-select c.relname::text, obj_description(c.oid, 'pg_class')
+-- Those of our own tables that exist, of the given ones, the comment of each, and whether a crash leaves
+-- its rows.
+select c.relname::text, obj_description(c.oid, 'pg_class'), c.relpersistence = 'p'
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
 

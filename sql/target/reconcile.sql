@@ -58,11 +58,13 @@ from {schema}.reconcile
 
 -- name: stored_tables
 -- For each source table: its table of vectors and its model, dead letters, deferred rows and since
--- when they wait, the progress of its comparison, and a token that changes when its vectors are written.
+-- when they wait, the progress of its comparison, a token that changes when its vectors are written, and
+-- whether a crash leaves them.
 select e.table_name, e.embedding_table, s.model, coalesce(d.letters, 0), coalesce(w.rows, 0), w.since, r.state, coalesce(r.checked, 0), r.shape, r.leaf_digest, t.reltuples > 10000,
        case when current_setting('track_counts') = 'on'
             then format('%%s %%s %%s', t.oid, pg_stat_get_tuples_inserted(t.oid), pg_stat_get_tuples_deleted(t.oid))
-            else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end
+            else (select string_agg(batch_seq::text, ' ') from {schema}.checkpoint) end,
+       coalesce(t.relpersistence, 'p') = 'p'
 from {schema}.embedding_table e
 join {schema}.space s on s.id = e.space
 left join pg_class t on t.relnamespace = (select oid from pg_namespace where nspname = %(schema)s) and t.relname = e.embedding_table

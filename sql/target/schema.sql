@@ -116,13 +116,14 @@ select {name}, exists (select from {table})
 
 -- name: stored_columns
 -- The columns of every table in our schema, in order, with their places in its primary key; whether
--- it has row level security, its owner, whether this role can do what its owner can, the key's name, and
--- whether it refers to the spaces.
+-- it has row level security, its owner, whether this role can do what its owner can, the key's name,
+-- whether it refers to the spaces, and whether a crash leaves its rows.
 select c.relname::text, a.attname::text, format_type(a.atttypid, a.atttypmod),
        array_position(p.indkey[0:p.indnkeyatts - 1]::smallint[], a.attnum), c.relrowsecurity,
        quote_ident(pg_get_userbyid(c.relowner)), pg_has_role(c.relowner, 'usage'), quote_ident(current_user),
        (select quote_ident(i.relname) from pg_class i where i.oid = p.indexrelid),
-       exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'f' and k.confrelid = s.oid)
+       exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'f' and k.confrelid = s.oid),
+       c.relpersistence = 'p'
 from pg_namespace n
 join pg_class c on c.relnamespace = n.oid and c.relkind = 'r'
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -164,6 +165,10 @@ alter table {table} alter column embedding type {vector_type} using embedding::{
 -- name: drop_index
 -- An index that the service makes again.
 drop index if exists {index}
+
+-- name: set_logged
+-- Have the rows of a table survive a crash.
+alter table {table} set logged
 
 -- name: rename_source
 -- Rename a source table in the registry; its vectors stay.
@@ -235,7 +240,7 @@ order by 1
 
 -- name: holders
 -- The objects in our schema that have some names, and whether they are ours: a table with the columns of
--- vectors, an index on one, a view that reads one, a function beside one.
+-- vectors, an index on one, a view that reads one, a function with our mark.
 with vectors as (
   select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(vectors)s)
@@ -251,7 +256,7 @@ select pg_describe_object('pg_class'::regclass, c.oid, 0),
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relname = any (%(names)s)
 union all
-select pg_describe_object('pg_proc'::regclass, p.oid, 0), exists (select from vectors)
+select pg_describe_object('pg_proc'::regclass, p.oid, 0), starts_with(p.prosrc, %(mark)s)
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 where n.nspname = %(schema)s and p.proname = any (%(names)s)
 order by 1

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.site import DOCUMENTS, Site
+from tests.site import DOCUMENTS, Site, wait_until
 
 TAKEN = (
     ("table app.documents_embedding", "(x int)"),
@@ -45,12 +45,20 @@ def site(make_site: Callable[..., Site]) -> Site:
 def test_nothing_of_the_application_is_taken_for_ours(
     site: Site, taken: tuple[tuple[str, str], ...]
 ) -> None:
-    """The other table is set up; what the application has stays as it is."""
+    """The other table is set up and followed; what the application has stays as it is."""
     for what, rest in taken:
         site.sql(f"create {what} {rest}")
     doctor, setup = site.cli("doctor", expect=4).stdout, site.cli("setup", expect=4).stderr
+    again = site.cli("doctor", expect=4).stdout
+    with site.service() as service:
+        service.settle()
+        wait_until(lambda: site.value("select count(*) from app.notes_embedding"), "followed")
+        shown = {each["name"]: each["problem"] for each in service.status()["tables"]}
+        assert service.stop() == 0
+    assert shown["public.notes"] is None
+    assert "exists, and is not ours" in shown["public.documents"]
     for what, _ in taken:
-        for said in (doctor, setup):
+        for said in (doctor, setup, again):
             assert f"{what} exists, and is not ours" in said
         site.sql(f"drop {what}")
     assert "set another embedding_table or search_view" in setup
