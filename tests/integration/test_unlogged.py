@@ -1,4 +1,4 @@
-"""Tables of ours that somebody made UNLOGGED, for a bulk load: a crash of the server empties them."""
+"""Tables of ours that somebody made UNLOGGED, for a bulk load: a crash empties them."""
 
 import pytest
 
