@@ -55,6 +55,10 @@ class UnfollowedError(PreflightError):
     """no table can be followed: {problem}"""
 
 
+class MissingRightError(PreflightError):
+    """{where}: {problem}"""
+
+
 class OtherSourceError(PreflightError):
     """slot {slot}: {problem}"""
 

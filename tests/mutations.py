@@ -87,6 +87,30 @@ MUTATIONS = (
         "test_an_unlogged_table_of_ours_is_named_and_made_right",
     ),
     Mutation(
+        "a right that all tables need is not asked for",
+        "cdc_embed/setup/rights.py",
+        "    if whole:",
+        "    if False:",
+        "tests/integration/test_rights.py::"
+        "test_a_right_that_all_tables_need_is_named_and_waited_for[the schema of pgvector]",
+    ),
+    Mutation(
+        "a right on one table of vectors is not asked for",
+        "cdc_embed/setup/rights.py",
+        "role in rows\n    ] or",
+        "role in []\n    ] or",
+        "tests/integration/test_rights.py::"
+        "test_a_right_on_one_table_pauses_it_alone[the table of vectors]",
+    ),
+    Mutation(
+        "a closed schema of the source is not seen",
+        "cdc_embed/source/tables.py",
+        "        for schema in found.closed",
+        "        for schema in ()",
+        "tests/integration/test_rights.py::"
+        "test_a_right_on_one_table_pauses_it_alone[the schema of the source table]",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

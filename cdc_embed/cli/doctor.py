@@ -7,7 +7,7 @@ import typer
 
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.output import print_findings, print_json
-from cdc_embed.errors import CdcEmbedError
+from cdc_embed.errors import CdcEmbedError, MissingRightError
 from cdc_embed.finding import Finding, Severity, judge
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def check_everything(databases: "Connections") -> "Survey":
         survey = survey_all(databases)
     except CdcEmbedError as exc:
         survey = Survey()
-        survey.fail("connection", exc)
+        survey.fail("rights" if isinstance(exc, MissingRightError) else "connection", exc)
         return survey
     _check_model(databases, survey)
     survey.findings = [_to_be_made(finding) for finding in survey.findings]

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 from cdc_embed.errors import (
     CdcEmbedError,
     HistoryGapError,
+    MissingRightError,
     OtherSourceError,
     PreflightError,
     TablesChangedError,
@@ -121,7 +122,7 @@ class Service:
             self._begin_again(None)
         except HistoryGapError as gap:
             self._begin_again(gap)
-        except TablesChangedError:
+        except (TablesChangedError, MissingRightError):
             self._begin_again(None, waits_for_setup=True)
         except CdcEmbedError as exc:
             self._pause_table(exc)
@@ -167,7 +168,8 @@ class Service:
                 waits = waits_for_setup and mendable and not isinstance(exc, OtherSourceError)
                 if not waits and not is_passing(exc):
                     raise
-                self._away = f"setup: {exc}" if waits else str(exc)
+                stage = "rights" if isinstance(exc, MissingRightError) else "setup"
+                self._away = f"{stage}: {_said(exc)}" if waits else str(exc)
                 log.warning("waiting", stage="start", problem=self._away, attempt=attempt)
                 asked = getattr(exc, "retry_after", None)
                 self._stopping.wait(delay(attempt, random.random(), asked))
@@ -301,6 +303,12 @@ class Service:
             away = f", waits for: {_named(self._away)}" if self._away else ""
             return f"{self.phase.value}{away}"
         return current.health.problem_ready()
+
+
+def _said(error: CdcEmbedError | OSError) -> str:
+    """Return an error with the statement that a person has to run, if it is a missing right."""
+    hint = error.hint if isinstance(error, MissingRightError) else None
+    return f"{error} ({hint})" if hint else str(error)
 
 
 def _named(problem: str) -> str:

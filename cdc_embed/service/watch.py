@@ -37,9 +37,10 @@ from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections, unlogged
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
+from cdc_embed.setup.rights import check_rights
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
-from cdc_embed.source.tables import SourceTable
+from cdc_embed.source.tables import SourceTable, why_paused
 from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
 
@@ -155,6 +156,7 @@ class Watch:
 
     def _watch(self) -> None:
         databases = self._databases
+        lacking = {f.table: why_paused(f) for f in check_rights(databases) if f.failed}
         expect_keeper(databases, self._names, migrated=True)
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)
@@ -162,7 +164,8 @@ class Watch:
                 for done in databases.coverage.protect():
                     log.warning("publication", done=done)
                 observed = databases.coverage.observe(self._tables)
-            found.update({**observed.undelivered, **observed.altered, **self._unlogged})
+            others = {**lacking, **self._unlogged}
+            found.update({**others, **observed.undelivered, **observed.altered})
         self._check_coverage()
         self._look_at_left_out()
         self._look_at_successors(observed.successors)

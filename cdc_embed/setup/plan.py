@@ -25,6 +25,7 @@ from cdc_embed.setup.mending import mend_ddl
 from cdc_embed.setup.names import names_taken
 from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
 from cdc_embed.setup.preflight import check_model, history_gap, survey_source
+from cdc_embed.setup.rights import check_rights
 from cdc_embed.setup.survey import Survey
 from cdc_embed.setup.tables import TablePlanner
 from cdc_embed.source.checks import check_slot
@@ -98,7 +99,8 @@ def plan_setup(
     survey = survey_source(databases)
     prepared = databases.coverage.prepare(survey.tables, adopt)
     followed = [source.table for source in survey.tables]
-    for obstacle in [*prepared.obstacles, *names_taken(databases, followed)]:
+    taken = names_taken(databases, followed)
+    for obstacle in [*prepared.obstacles, *taken, *check_rights(databases)]:
         survey.add(obstacle)
     survey.findings += check_model(databases, card)
     extension = check_vector_extension(databases.target)
@@ -126,6 +128,7 @@ def plan_setup(
 
 def plan_mending(databases: Connections, *, rebuild: bool) -> SetupPlan:
     """Return the steps that make our own tables again that are gone; most often none."""
+    check_rights(databases)  # without them nothing can be asked
     return plan_first(databases, mend_ddl(databases, rebuild=rebuild))
 
 

@@ -24,6 +24,7 @@ from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_s
 from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.names import names_taken
 from cdc_embed.setup.ownership import expect_kept, name_owner
+from cdc_embed.setup.rights import check_rights
 from cdc_embed.setup.survey import Survey
 from cdc_embed.source.checks import check_reader, check_server, check_slot
 from cdc_embed.source.failover import check_failover, read_standbys
@@ -81,6 +82,7 @@ def find_followed(databases: Connections) -> tuple[list[SourceTable], dict[str, 
     survey = Survey()
     _find_tables(databases, survey)
     _check_delivery(databases, survey)
+    _check_rights(databases, survey)
     lost = lost_tables(databases, [source.table for source in survey.tables])
     return survey.tables, {**lost, **survey.paused}
 
@@ -105,6 +107,7 @@ def survey_all(databases: Connections) -> Survey:
     config = databases.config
     survey = survey_source(databases)
     _check_writable(databases, survey)
+    _check_rights(databases, survey)
     expect_tables(databases)
     survey.slot_name = config.source.slot
     followed = [source.table for source in survey.tables]
@@ -188,6 +191,14 @@ def _check_delivery(databases: Connections, survey: Survey) -> None:
             survey.pause(found)
         else:
             survey.findings.append(found)
+
+
+def _check_rights(databases: Connections, survey: Survey) -> None:
+    """Check the rights in the target; pause the tables that alone lack one, whose form is known."""
+    for finding in check_rights(databases):
+        survey.findings.append(finding)
+        if finding.failed:
+            survey.paused.setdefault(finding.table, why_paused(finding))
 
 
 def _check_writable(databases: Connections, survey: Survey) -> None:

@@ -67,6 +67,8 @@ class FoundTable:
     """Not everyone who may read it sees every row."""
     filtered: bool
     """This session's role would see some rows only."""
+    closed: tuple[str, ...]
+    """The schemas that reads of it name, and that this role may not use."""
 
     def own_shape(self, names: Iterable[str]) -> str:
         """Return a token that changes with events that the log need not contain.
@@ -119,6 +121,7 @@ def _found(row: tuple[Any, ...], leaves: Sequence[Leaf]) -> FoundTable:
         version=row[11],
         row_security=row[12],
         filtered=row[13],
+        closed=tuple(row[14]),
     )
 
 

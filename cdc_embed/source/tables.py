@@ -153,6 +153,14 @@ def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
     if not found.readable:
         fix = f"grant select on {entry.name} to {found.role};"
         problems.append(_bad(entry, f"role {found.role} has no right to read it", fix))
+    problems += [
+        _bad(
+            entry,
+            f"role {found.role} has no right to use schema {schema}",
+            f"grant usage on schema {schema} to {found.role};",
+        )
+        for schema in found.closed
+    ]
     if found.filtered:
         problems.append(_filtered(entry, found.role))
     return problems

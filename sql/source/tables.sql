@@ -3,7 +3,7 @@
 -- all, and none of what it asks waits for a lock: a table that is being altered hides no other. The
 -- shapes of a partitioned table's leaves have one digest; those of the tables in "listed" are listed.
 with recursive found as (
-  select w.place, w.columns as wanted, c.oid, c.relkind, c.reltuples, c.relrowsecurity,
+  select w.place, w.columns as wanted, c.oid, c.relnamespace, c.relkind, c.reltuples, c.relrowsecurity,
          exists (select from pg_index where indrelid = c.oid and indisreplident) as identified,
          format('%%s:%%s', c.xmin, n.xmin) as version
   from jsonb_to_recordset(%(tables)s::jsonb) as w (place int, schema text, name text, columns text[])
@@ -33,7 +33,15 @@ select f.place, f.oid::bigint, f.relkind::text, has_table_privilege(f.oid, 'sele
        case when f.relkind <> 'p' then pg_relation_filenode(f.oid)::text end, l.digest, l.listed,
        format('%%s:%%s', f.version, (select array_agg(indexrelid order by indexrelid) from pg_index
                                    where indrelid = f.oid and (indisprimary or indisreplident))),
-       f.relrowsecurity, row_security_active(f.oid)
+       f.relrowsecurity, row_security_active(f.oid),
+       -- the schemas that the statements name: the table's, those of the key's types and operators
+       array(select quote_ident(s.nspname) from pg_namespace s
+             where not has_schema_privilege(s.oid, 'usage')
+               and (s.oid = f.relnamespace
+                    or s.oid in (select c.opcnamespace from unnest(p.indclass::oid[]) as w (class) join pg_opclass c on c.oid = w.class)
+                    or s.oid in (select t.typnamespace from pg_attribute a join pg_type t on t.oid = a.atttypid
+                                 where a.attrelid = f.oid and a.attnum = any (p.indkey)))
+             order by 1)
 from found f
 left join pg_index p
   on p.indrelid = f.oid and case when f.identified then p.indisreplident else p.indisprimary end
