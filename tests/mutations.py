@@ -1969,8 +1969,8 @@ order by t."cdc place\"""",
     Mutation(
         "another key goes unnoticed",
         "cdc_embed/service/watch.py",
-        "            found.update({**observed.undelivered, **observed.altered, **self._unlogged})",
-        "            found.update(observed.undelivered)",
+        "            found.update({**others, **observed.undelivered, **observed.altered})",
+        "            found.update({**others, **observed.undelivered})",
         "tests/integration/test_key_changes.py::"
         "test_a_changed_key_pauses_its_table_and_keeps_its_vectors[a column more]",
     ),
