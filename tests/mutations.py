@@ -111,6 +111,13 @@ MUTATIONS = (
         "test_a_right_on_one_table_pauses_it_alone[the schema of the source table]",
     ),
     Mutation(
+        "a pause is told without its way out",
+        "cdc_embed/source/observed.py",
+        "        if not problem or state.source is None:",
+        "        if not problem:",
+        "tests/integration/test_undelivered.py::test_a_pause_is_told_with_its_way_out",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

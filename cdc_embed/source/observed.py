@@ -50,7 +50,9 @@ def observed(
         name = source.table.full_name
         state = known[name]
         difference = _difference(source, state)
-        problem = gaps.get(name) or _problem(source, state)
+        problem = gaps.get(name) or ""
+        if not problem or state.source is None:  # the latter has the way out
+            problem = "; ".join(filter(None, (problem, _problem(source, state))))
         if difference:
             altered[name] = difference
         elif problem:

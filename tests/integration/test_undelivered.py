@@ -189,12 +189,28 @@ def test_row_to_be_read_again_of_a_table_that_left(two: Site) -> None:
         two.sql("insert into notes values (2, 'goes', 'on')")
         service.settle()
         assert two.drift("notes") == []
-        wait_until(lambda: problem_of(service, "documents") == "lacks column body", "shown")
+        wait_until(lambda: "correct tables.text" in str(problem_of(service, "documents")), "shown")
         assert service.stop() == 0
     two.sql("alter table documents add column body text default 'again'")
     two.cli("setup")
     with two.service() as service:
         wait_until(lambda: backfilled(service) and not two.drift(), "compared")
+
+
+@pytest.mark.parametrize("two", ["pgoutput"], indirect=True)
+def test_a_pause_is_told_with_its_way_out(two: Site) -> None:
+    """A column that is virtual now, and a view over the table under its former name."""
+    with two.service() as service:
+        wait_until(lambda: backfilled(service), "backfill")
+        two.sql(
+            "alter table documents drop body, add body text generated always as (title) virtual"
+        )
+        wait_until(lambda: "is made of, with tables.template" in readiness(service), "its way out")
+        wait_until(lambda: "tables.template" in str(problem_of(service, "documents")), "status")
+        two.sql("alter table notes rename to notes_v1")
+        two.sql("create view notes as select * from notes_v1")
+        wait_until(lambda: "notes_v1" in str(problem_of(service, "notes")), "its name now")
+        assert service.stop() == 0
 
 
 def leave_and_come_back(two: Site) -> None:
