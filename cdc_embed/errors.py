@@ -206,6 +206,8 @@ class EmbedderUnavailableError(CdcEmbedError):
     """No short while mends it, so it is told at once."""
     of_known_good: bool = False
     """A text that is known to be good failed: neither another text nor their number is to blame."""
+    untried: bool = False
+    """It is the failure of another call: it was not time for this one."""
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(
@@ -213,6 +215,7 @@ class EmbedderUnavailableError(CdcEmbedError):
         *,
         retry_after: float | None = None,
         reason: str = "",
+        overloaded: bool = False,
         hint: str | None = None,
         **fields: object,
     ) -> None:
@@ -220,6 +223,14 @@ class EmbedderUnavailableError(CdcEmbedError):
         self.retry_after = retry_after
         self.reason = reason
         """"timeout" or "server_error" when a call was too much for the service, or a text is."""
+        self.overloaded = overloaded
+        """The service has too much to do at once."""
+
+    def at_another_time(self, seconds: float) -> "EmbedderUnavailableError":
+        """Return the failure for one who did not call and waits so long: it blames no text."""
+        failure = type(self)(retry_after=seconds, hint=self.hint, problem=self.problem)
+        failure.lasts, failure.untried = self.lasts, True
+        return failure
 
 
 class UnusableAnswerError(EmbedderUnavailableError):

@@ -25,8 +25,19 @@ class Advertised:
     """Tokens of one text, special tokens included."""
     max_texts: int | None = None
     """Texts of one call."""
+    at_once: int | None = None
+    """Texts of all calls at once: TEI answers 429 to a call with more."""
     cuts: bool = False
     """It cuts longer texts without a word."""
+
+    def share(self, calls: int, texts: int) -> tuple[int, int]:
+        """Return how many calls at once, with how many texts each, it takes of those wanted; one
+        more call and a known-good text can be beside them."""
+        if self.at_once is None:
+            return calls, min(texts, self.max_texts or texts)
+        calls = max(1, min(calls, self.at_once - 2))
+        fit = max(1, (self.at_once - 1) // (calls + 1))
+        return calls, min(texts, self.max_texts or texts, fit)
 
 
 Get = Callable[[str], bytes | None]
@@ -43,6 +54,7 @@ def ask(get: Get, path: str, model: str) -> Advertised:
         return Advertised(
             window=window,
             max_texts=_count(info.get("max_client_batch_size")),
+            at_once=_count(info.get("max_concurrent_requests")),
             cuts=info.get("auto_truncate") is True,
         )
     listed = _object(get(f"{base}/models")).get("data")

@@ -12,8 +12,9 @@ how the attempt failed:
 """
 
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Event, Lock
 from typing import Final, Protocol
 
 import numpy as np
@@ -89,6 +90,28 @@ class Known:
 
 
 NOTHING_KNOWN: Final = Known()
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """The calls of one thread, as another one sees them. An embedder that sends each call at once
+    need not know of it."""
+
+    over: Event
+    """Nobody waits for the answer any more, so what is not sent is not to be sent."""
+    texts: Sequence[str] = ()
+    """Those that are under way."""
+    sent_at: float = 0.0
+    held: bool = False
+    """It is not sent yet, because our own rate limit holds it back."""
+
+
+CALL: Final[ContextVar[Call | None]] = ContextVar("CALL", default=None)
+"""The call that this thread makes; None: nobody else looks at it."""
+
+
+class CalledOffError(Exception):
+    """A call was not sent, because nobody waits for it any more."""
 
 
 class Meter:

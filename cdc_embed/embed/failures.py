@@ -36,6 +36,7 @@ _REFUSED = {400, 413, 422}
 _BACKEND_FAILS = 424
 """TEI's answer for 500 of the model behind it."""
 _TIMED_OUT = {408, 504}
+_OVERLOADED = {_TOO_MANY, 503}
 AWAY: Final = frozenset({_TOO_MANY, 502, 503, 504})
 """The answers of a service that would tell more at another time."""
 UNAUTHORIZED: Final = {401, 403}
@@ -66,10 +67,12 @@ def failure_of(
         problem += ", a redirect, which is not followed"
     if status in _TIMED_OUT:
         return EmbedderUnavailableError(problem=problem, retry_after=wait, reason=TIMEOUT)
-    if status >= 500 or status == _BACKEND_FAILS:
-        return EmbedderUnavailableError(problem=problem, retry_after=wait, reason=SERVER_ERROR)
-    if worked or status in _TRANSIENT:
-        return EmbedderUnavailableError(problem=problem, retry_after=wait)
+    reason = SERVER_ERROR if status >= 500 or status == _BACKEND_FAILS else ""
+    if reason or worked or status in _TRANSIENT:
+        overloaded = status in _OVERLOADED and not wait
+        return EmbedderUnavailableError(
+            problem=problem, retry_after=wait, reason=reason, overloaded=overloaded
+        )
     return EmbedderError(problem=problem, hint=ADDRESS_HINT)
 
 

@@ -35,7 +35,7 @@ from cdc_embed.embed.base import (
 )
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of, reason_of
-from cdc_embed.embed.pace import Pace, Turn
+from cdc_embed.embed.pace import Turns
 from cdc_embed.embed.tokenizer import load_tokenizer
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -50,6 +50,9 @@ _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimat
 
 ASK_SECONDS: Final = 5.0
 """The time limit of a request that needs no model."""
+BESIDE: Final = 4
+"""The calls beside those of the stream: one that hangs, of deferred rows, of a known-good text, of
+a question."""
 LEAST_WINDOW: Final = 16
 """No model takes fewer tokens: a smaller number of them is no count."""
 _PROXY_HINT = (
@@ -85,8 +88,7 @@ class HttpEmbedder:
         self._usage_is_of_tokens = True
         """False: the service counts something else, and less than words."""
         self._meter = Meter()
-        self._requests = Pace(config.requests_per_minute)
-        self._tokens = Pace(config.tokens_per_minute)
+        self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock)
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._sockets: WeakSet[socket.socket] = WeakSet()
@@ -108,6 +110,7 @@ class HttpEmbedder:
         self._dimensions = self._dimensions or self._known.dimensions or self._ask_dimensions()
         told = Advertised() if config.window else self._ask_window()
         found = self._find_window(told)
+        calls, texts = told.share(config.concurrency, config.max_batch)
         pins = f"@{config.revision}" if config.revision else ""
         if config.document_body:
             pins += orjson.dumps(config.document_body, option=orjson.OPT_SORT_KEYS).decode()
@@ -119,9 +122,9 @@ class HttpEmbedder:
             query_prompt=config.query_prompt,
             window=config.window or min(max(found, self._known.chunk), told.window or sys.maxsize),
             count_tokens=self._count_tokens,
-            max_texts=min(config.max_batch, told.max_texts or config.max_batch),
+            max_texts=texts,
             max_tokens=config.tokens_per_minute or None,  # more than that never passes
-            concurrency=config.concurrency,
+            concurrency=calls,
             meter=self._meter,
             paid=True,  # the address does not tell whether the service costs money
             found_window=0 if config.window else found,
@@ -163,6 +166,7 @@ class HttpEmbedder:
         """Close the connections; a call that waits, for the rate limit or for an answer, ends at
         once."""
         self._closed.set()
+        self._turns.close()
         with self._lock:
             for connection in self._sockets:
                 _shut(connection)
@@ -241,27 +245,16 @@ class HttpEmbedder:
 
     def _ask(self, inputs: list[str], request: bytes) -> tuple[httpx2.Response, Any]:
         """Return the answer, and the body of a good one."""
-        tokens = sum(self._tokens_of(inputs)) if self._tokens.limited else 0
-        turn = self._wait_for_turn(tokens)
+        turn = self._turns.take(sum(self._tokens_of(inputs)) if self._turns.of_tokens else 0)
         response = self._post(request)
         if not response.is_success:
             return response, None
         body = parse_body(response.content)
         used = tokens_used(body)
         if used is not None:
-            with self._lock:
-                self._tokens.correct(turn, used)
+            self._turns.correct(turn, used)
         self._meter.add(sum(self._tokens_of(inputs)) if used is None else used)
         return response, body
-
-    def _wait_for_turn(self, tokens: int) -> Turn:
-        with self._lock:
-            now = self._clock()
-            request = self._requests.reserve(1, now)
-            turn = self._tokens.reserve(tokens, max(now, request.at))
-        if self._closed.wait(turn.at - now):
-            raise EmbedderUnavailableError(problem="the connection is closed")
-        return turn
 
     def _post(self, body: bytes) -> httpx2.Response:
         return self._send("POST", self._url, body)
@@ -326,7 +319,7 @@ def _checked(url: str) -> httpx2.URL:
 
 
 def _client(config: EmbedderConfig, headers: Mapping[str, str]) -> httpx2.Client:
-    calls = config.concurrency
+    calls = config.concurrency + BESIDE
     try:
         return httpx2.Client(
             headers=headers,

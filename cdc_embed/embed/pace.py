@@ -1,13 +1,22 @@
-"""A limit of units a minute: requests, or tokens. Numbers alone: the caller has the clock."""
+"""Limits of units a minute, requests or tokens, and the order in which calls wait for them."""
 
 import math
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Condition
 from typing import Final
+
+from cdc_embed.embed.base import CALL, Call, CalledOffError
+from cdc_embed.errors import EmbedderUnavailableError
 
 MINUTE: Final = 60.0
 BURST_SECONDS: Final = 1.0
 """A second's worth can be used at once: services measure a minute in shorter parts."""
+LOOK_SECONDS: Final = 0.1
+"""The time between two looks whether somebody still waits for a call."""
+_NO_TIME: Final = 1e-7
+"""Seconds that the sum of two floats can lack."""
 
 
 @dataclass(slots=True, eq=False)
@@ -38,18 +47,26 @@ class Pace:
         """Whether there is a limit."""
         return self._most < math.inf
 
+    def first(self, units: int, now: float) -> float:
+        """Return the first time, from ``now`` on, that has room for so many units."""
+        if not self.limited:
+            return now
+        last = self._turns[-1].at if self._turns else now
+        at, used = max(self._free_at, last, now), self._units
+        for turn in self._turns:
+            if turn.at > at - MINUTE and used + units <= self._most:
+                break
+            used -= turn.units
+            at = max(at, turn.at + MINUTE)
+        return at
+
     def reserve(self, units: int, now: float) -> Turn:
         """Reserve units; ``now`` in seconds, by any clock that only goes forward."""
+        turn = Turn(self.first(units, now), units)
         if not self.limited:
-            return Turn(now, units)
-        last = self._turns[-1].at if self._turns else now
-        turn = Turn(max(self._free_at, last, now), units)
-        while self._turns and (
-            self._turns[0].at <= turn.at - MINUTE or self._units + units > self._most
-        ):
-            first = self._turns.popleft()
-            self._units -= first.units
-            turn.at = max(turn.at, first.at + MINUTE)
+            return turn
+        while self._turns and self._turns[0].at <= turn.at - MINUTE:
+            self._units -= self._turns.popleft().units
         begin = max(self._free_at, turn.at - BURST_SECONDS)
         self._free_at = begin + units * self._seconds_per_unit
         self._turns.append(turn)
@@ -63,3 +80,74 @@ class Pace:
         self._free_at += more * self._seconds_per_unit
         if turn in self._turns:
             self._units += more
+
+
+class Turns:
+    """Lets calls go one after the other, so that no minute has too many requests or tokens; for
+    several threads.
+
+    A turn is taken when it has come and not before. So a call that is given up meanwhile costs
+    none.
+    """
+
+    def __init__(
+        self, requests_per_minute: int, tokens_per_minute: int, clock: Callable[[], float]
+    ) -> None:
+        self._requests = Pace(requests_per_minute)
+        self._tokens = Pace(tokens_per_minute)
+        self._clock = clock
+        self._changed = Condition()
+        self.wait: Callable[[Condition, float], object] = Condition.wait
+        self._waiting: deque[object] = deque()
+        self._closed = False
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether tokens are limited, and must be counted."""
+        return self._tokens.limited
+
+    def take(self, tokens: int) -> Turn:
+        """Wait until a call with so many tokens can be sent; raise CalledOffError if nobody waits
+        for it any more."""
+        call, place = CALL.get(), object()
+        with self._changed:
+            self._waiting.append(place)
+            try:
+                while (left := self._left(place, tokens)) > _NO_TIME:
+                    self._hold(call, left)
+                if call is not None:
+                    call.sent_at = self._clock()
+                self._requests.reserve(1, self._clock())
+                return self._tokens.reserve(tokens, self._clock())
+            finally:
+                self._waiting.remove(place)
+                self._changed.notify_all()
+                if call is not None:
+                    call.held = False
+
+    def correct(self, turn: Turn, tokens: int) -> None:
+        """Note that a call had so many tokens in truth."""
+        with self._changed:
+            self._tokens.correct(turn, tokens)
+
+    def close(self) -> None:
+        """End every wait with ``EmbedderUnavailableError``."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def _left(self, place: object, tokens: int) -> float:
+        """Return the seconds before a call's turn comes, or before another look."""
+        if self._waiting[0] is not place:
+            return LOOK_SECONDS
+        now = self._clock()
+        return self._tokens.first(tokens, self._requests.first(1, now)) - now
+
+    def _hold(self, call: Call | None, seconds: float) -> None:
+        if self._closed:
+            raise EmbedderUnavailableError(problem="the connection is closed")
+        if call is not None:
+            if call.over.is_set():
+                raise CalledOffError
+            call.held = True
+        self.wait(self._changed, min(seconds, LOOK_SECONDS))

@@ -15,16 +15,19 @@ long as it takes, because the log is the better queue. The texts that are left a
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from functools import partial
 from math import inf
-from threading import get_ident
+from threading import Event, get_ident
 from typing import Final
 
-from cdc_embed.embed.base import Embedder, ModelCard, Vectors, check_vectors
+from cdc_embed.embed.base import CALL, Call, CalledOffError, Embedder, ModelCard, Vectors
 from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
+from cdc_embed.flow.answers import Answers
 from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError
 from cdc_embed.flow.call_size import CallSize
-from cdc_embed.flow.going_on import GO_ON_SECONDS, Answers, OthersWait, Step, Waiting
+from cdc_embed.flow.calls import Calls
+from cdc_embed.flow.going_on import ASK_SECONDS, OthersWait, Step, Waiting
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.flow.rate import Rate
 from cdc_embed.flow.texts import Embedded, Kept, Run, Wanted
@@ -32,6 +35,9 @@ from cdc_embed.metrics import Metrics
 
 POLL_SECONDS: Final = 0.05
 """The time between two looks whether something else waits for the texts of a batch."""
+DOUBLINGS: Final = 2
+"""The delay before a call is repeated grows up to 0.4 s: it comes with fewer texts, and while the
+service takes nothing at all, another delay holds for all (``answers``)."""
 
 TOO_LONG: Final = "too_long"
 
@@ -52,12 +58,17 @@ class EmbeddingRunner:
         self._card = card
         self._patience = patience
         self._metrics = metrics
-        # one more: what is deferred is embedded beside the stream
-        self._executor = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
+        # what hangs in one of them lets the others go on
+        self._stream = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
+        self._deferred = ThreadPoolExecutor(1, thread_name_prefix="embed-deferred")
+        self._known_good = ThreadPoolExecutor(1, thread_name_prefix="embed-known-good")
         self._clock = clock
         self._size = CallSize(card.max_texts, clock=clock)
-        self._blame = Blame(self._call, self._size, clock)
-        self._answers = Answers(clock)
+        self._answers = Answers(clock, patience.delay)
+        self._calls = Calls(embedder, card, self._answers, metrics, clock)
+        self._blame = Blame(self._calls.make, self._size, clock)
+        self._asking: Future[None] | None = None
+        """The last call with a known-good text beside the stream."""
         self.kept = Kept(card.dimensions)
         self.rate = Rate()
 
@@ -73,7 +84,8 @@ class EmbeddingRunner:
 
     def close(self) -> None:
         """Release the workers; the owner closes the embedder."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        for workers in (self._stream, self._deferred, self._known_good):
+            workers.shutdown(wait=False, cancel_futures=True)
 
     def give_up(self) -> None:
         """Make calls that hang return with an error, by closing the embedder."""
@@ -101,10 +113,12 @@ class EmbeddingRunner:
         wanted = self._refuse_long({d: t for d, t in texts.items() if d not in known}, result)
         if not wanted:
             return result
-        run = Run(wanted, result, self._size, self._card)
+        calls = 1 if others_wait is None else self._calls.at_once
+        most = self._card.max_tokens
+        run = Run(wanted, result, self._size, workers=calls, most_tokens=most)
+        executor = self._deferred if others_wait is None else self._stream
         began = self._clock()
-        workers = 1 if others_wait is None else min(run.calls, self._card.concurrency)
-        futures = [self._executor.submit(self._work, run) for _ in range(workers)]
+        futures = [executor.submit(self._work, run) for _ in range(min(run.calls, calls))]
         self._wait_for(run, futures, others_wait)
         characters = sum(len(each.text) for each in wanted if each.digest in result.vectors)
         self.rate.measured(characters, self._clock() - began)
@@ -116,30 +130,58 @@ class EmbeddingRunner:
     ) -> None:
         """Wait until every text is settled, or until it is time to go on without some."""
         waiting = Waiting(run, others_wait, self._clock())
+        asked = Event()
         while wait(futures, POLL_SECONDS, FIRST_EXCEPTION).not_done:
             if self._patience.abandoned or any(f.done() and f.exception() for f in futures):
                 run.give_up(away=True)
                 break
             step = waiting.look(self._clock(), self._answers)
             if step is Step.LEAVE:
-                self._leave(run, away=waiting.away)
-                return
+                self._leave(run, futures, away=waiting.away)
+                break
             if step is Step.ASK:
-                self._executor.submit(self._blame.is_well)
+                self._ask(asked)
+        asked.set()
+        if not waiting.held:
+            self._answers.held_since = None
         for future in futures:
-            if future.done():
+            if future.done() and not future.cancelled():
                 future.result()
-        if run.over.is_set():
+        if self._patience.abandoned:
             raise AbandonedError
 
-    def _leave(self, run: Run, *, away: bool) -> None:
+    def _ask(self, over: Event) -> None:
+        """Ask with a known-good text whether the service is well, until ``over``; one at a time."""
+        if self._asking is None or self._asking.done():
+            self._asking = self._known_good.submit(self._ask_until_well, Call(over))
+
+    def _ask_until_well(self, call: Call) -> None:
+        CALL.set(call)
+        with suppress(EmbedderUnavailableError, CalledOffError):
+            self._patience.keep_trying("embed", self._expect_well, call.over)
+
+    def _expect_well(self) -> None:
+        self._calls.expect_time()
+        if not self._blame.is_well():
+            failure = EmbedderUnavailableError(problem="it takes no text that is known to be good")
+            failure.untried = True  # it was told
+            raise failure
+
+    def _leave(self, run: Run, futures: Sequence[Future[None]], *, away: bool) -> None:
         """Leave what is not settled; calls that are too slow become smaller."""
+        now = self._clock()
         run.give_up(away=away)
-        if away:  # its calls can hang without a failure
-            self._answers.away(GO_ON_SECONDS)
-        for texts in list(run.calling.values()):
-            if len(texts) > 1:
-                self._size.failed(texts)
+        for future in futures:
+            future.cancel()
+        for call in list(run.calling.values()):
+            if call.held or not call.texts:
+                continue
+            if away:  # it can hang without a failure
+                problem = f"no answer for {now - call.sent_at:.0f} s"
+                failure = EmbedderUnavailableError(problem=problem)
+                self._answers.failed(failure, call.sent_at)
+            if len(call.texts) > 1 and now - call.sent_at > ASK_SECONDS:
+                self._size.failed(call.texts)
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:
         """Refuse texts that are longer than the window, because the model would cut them, or than
@@ -158,8 +200,14 @@ class EmbeddingRunner:
         return wanted
 
     def _work(self, run: Run) -> None:
-        while part := run.take():
-            self._embed_part(part, run)
+        """Embed one part after the other, as long as so many calls at once are taken."""
+        run.calling[get_ident()] = call = Call(run.over)
+        CALL.set(call)
+        try:
+            while run.place() < self._calls.at_once and (part := run.take()):
+                self._embed_part(part, run)
+        finally:
+            del run.calling[get_ident()]
 
     def _embed_part(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Embed texts in one call, or in more if it turns out that they are too many."""
@@ -175,7 +223,7 @@ class EmbeddingRunner:
         """Embed the first texts; return for how many it is settled."""
         attempt = partial(self._attempt, wanted, run)
         try:
-            vectors = self._patience.keep_trying("embed", attempt, run.over)
+            vectors = self._patience.keep_trying("embed", attempt, run.over, doublings=DOUBLINGS)
         except RefusedCallError as refused:
             if refused.texts == 1:
                 run.refuse(wanted[0].digest, refused.refusal)
@@ -185,7 +233,7 @@ class EmbeddingRunner:
         except FailsAloneError as exc:
             run.leave(wanted[0].digest, str(exc))
             return 1
-        except EmbedderUnavailableError:  # nobody waits for it any more
+        except (EmbedderUnavailableError, CalledOffError):  # nobody waits for it any more
             return len(wanted)
         embedded = {each.digest: vector for each, vector in zip(wanted, vectors, strict=False)}
         if not run.embedded(embedded):
@@ -207,57 +255,24 @@ class EmbeddingRunner:
     def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
         """Try the first of some texts once, or more often if that tells who is to blame."""
         head = wanted[: self._size.head([each.text for each in wanted])]
-        self._expect_no_pause(run)
-        call = partial(self._call_for, run, head)
+        texts = [each.text for each in head]
+        try:
+            self._calls.expect_time(run.place())
+        except EmbedderUnavailableError as exc:
+            run.failed(exc)
+            raise
+        run.failing = False
+        call = partial(self._calls.make, texts)
         try:
             vectors = call()
         except TextRefusedError as exc:
             vectors = self._blame.judge_refusal(head, run, exc, call)
         except EmbedderUnavailableError as exc:
-            self._blame.judge_failure(head, run, exc)
+            if self._calls.can_be_fewer(exc):
+                run.failed(exc)
+            else:
+                self._blame.judge_failure(head, run, exc)
             raise
-        self._size.succeeded([each.text for each in head])
+        self._size.succeeded(texts)
         self._blame.acquit(head, run)
-        return vectors
-
-    def _expect_no_pause(self, run: Run) -> None:
-        """Raise while the service asks not to be called: that says nothing of these texts."""
-        try:
-            self._answers.expect_no_pause()
-        except EmbedderUnavailableError as exc:
-            run.failed(exc)
-            raise
-
-    def _call_for(self, run: Run, head: Sequence[Wanted]) -> Vectors:
-        """Call the embedder with these texts, and have it known meanwhile that they are in it."""
-        texts = [each.text for each in head]
-        run.failing = False
-        run.calling[get_ident()] = texts
-        try:
-            return self._call(texts)
-        finally:
-            run.calling.pop(get_ident(), None)
-
-    def _call(self, texts: list[str]) -> Vectors:
-        """Call the embedder once; measure and check the answer."""
-        began = time.perf_counter()
-        outcome = "failed"
-        asked_at = self._answers.asked()
-        try:
-            vectors = self._embedder.embed(texts)
-            check_vectors(vectors, len(texts), self._card.dimensions)
-            outcome = "ok"
-            self._answers.took(asked_at)
-        except EmbedderUnavailableError as exc:
-            outcome = "unavailable"
-            self._answers.failed(exc)
-            raise
-        except TextRefusedError:
-            outcome = "refused"
-            raise
-        finally:
-            self._metrics.embed_requests.labels(outcome).inc()
-            self._metrics.embed_request_duration.observe(time.perf_counter() - began)
-            self._metrics.embed_batch_documents.observe(len(texts))
-        self._metrics.embed_texts.labels("model").inc(len(texts))
         return vectors

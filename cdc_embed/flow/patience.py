@@ -20,6 +20,7 @@ from cdc_embed.errors import (
 
 FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
+MOST_DOUBLINGS: Final = 16
 LONGEST_ASKED: Final = 600.0
 """A service that is well again is not waited for until some day that it named in error."""
 SLOW_SECONDS: Final = 30.0
@@ -38,7 +39,7 @@ def delay(attempt: int, chance: float, asked: float | None = None) -> float:
 
     What the other side asked for (Retry-After) is the least, within reason.
     """
-    backoff = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, 16))
+    backoff = min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(attempt, MOST_DOUBLINGS))
     return max(backoff * (0.5 + chance / 2), min(asked or 0.0, LONGEST_ASKED))
 
 
@@ -87,11 +88,13 @@ class Patience:
         *,
         clock: Callable[[], float] = time.monotonic,
         delay: Delay = delay,
+        wait: Callable[[Event, float], object] = lambda event, seconds: event.wait(seconds),
     ) -> None:
         self._abandon = abandon
         self._on_error = on_error
         self._clock = clock
         self._delay = delay
+        self._wait = wait
         self._waits: list[_Wait] = []
 
     @property
@@ -110,11 +113,22 @@ class Patience:
         """The service stops, and nothing is waited for any more."""
         return self._abandon.is_set()
 
-    def keep_trying(self, stage: str, attempt: Callable[[], T], over: Event | None = None) -> T:
+    def delay(self, tries: int, asked: float | None = None) -> float:
+        """Return the seconds before an attempt that comes after so many."""
+        return self._delay(tries, random.random(), asked)
+
+    def keep_trying(
+        self,
+        stage: str,
+        attempt: Callable[[], T],
+        over: Event | None = None,
+        *,
+        doublings: int = MOST_DOUBLINGS,
+    ) -> T:
         """Return the result of ``attempt``; wait out a passing error, raise any other.
 
-        After ``over`` is set, nobody waits for the result: a passing error is raised, too. Raises
-        ``AbandonedError`` when the service stops first.
+        After ``over`` is set, nobody waits for the result: a passing error is raised, too. The
+        delay doubles so often at the most. Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0
         wait = _Wait(stage, self._clock(), over)
@@ -124,14 +138,16 @@ class Patience:
                 try:
                     return attempt()
                 except PASSING as exc:
-                    self._on_error(stage, exc)
+                    untried = getattr(exc, "untried", False)
+                    if not untried:
+                        self._on_error(stage, exc)
                     since = wait.trouble.since if wait.trouble else self._clock()
                     wait.trouble = Trouble(str(exc), since, getattr(exc, "lasts", False))
                     asked = getattr(exc, "retry_after", None)
-                    (over or self._abandon).wait(self._delay(tries, random.random(), asked))
+                    self._wait(over or self._abandon, self.delay(0 if untried else tries, asked))
                     if over is not None and over.is_set():
                         raise
-                    tries += 1
+                    tries = tries if untried else min(tries + 1, doublings)
             raise AbandonedError
         finally:
             self._waits.remove(wait)

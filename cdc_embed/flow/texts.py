@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
-from threading import Event, Lock
+from threading import Event, Lock, get_ident
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.embed.base import ModelCard
+from cdc_embed.embed.base import Call
 from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.call_size import CallSize
 
@@ -47,13 +47,20 @@ class Run:
     """The texts of a batch: those that no worker has taken, and what came of the others."""
 
     def __init__(
-        self, wanted: Sequence[Wanted], result: Embedded, size: CallSize, card: ModelCard
+        self,
+        wanted: Sequence[Wanted],
+        result: Embedded,
+        size: CallSize,
+        *,
+        workers: int,
+        most_tokens: int | None,
     ) -> None:
+        """``workers`` share the texts; no call has more than ``most_tokens``; None: no limit."""
         self._wanted = sorted(wanted, key=lambda each: len(each.text))
         self._taken = 0
         self._size = size
-        self._most = -(-len(wanted) // card.concurrency)
-        self._most_tokens = card.max_tokens or inf
+        self._most = -(-len(wanted) // workers)
+        self._most_tokens = most_tokens or inf
         self._lock = Lock()
         self._unsettled = {each.digest for each in wanted}
         self._failed: set[tuple[bytes, int]] = set()
@@ -61,14 +68,12 @@ class Run:
         self.result = result
         self.over = Event()
         """Nobody waits for its texts any more."""
-        self.calling: dict[int, Sequence[str]] = {}
-        """The texts of each call that is not answered, by the worker's thread."""
+        self.calling: dict[int, Call] = {}
+        """The calls of each worker that has texts, by its thread."""
         self.problem = ""
         """The last failure."""
         self.failing = False
         """The last call failed, and no other has begun since."""
-        self.may_ask = True
-        """The service did not say when to call it again."""
         self.settled = 0
         """The number of texts that are settled."""
 
@@ -76,6 +81,16 @@ class Run:
     def calls(self) -> int:
         """The number of calls, as far as the size of one is known."""
         return -(-len(self._wanted) // min(self._most, self._size.now))
+
+    @property
+    def held(self) -> bool:
+        """Whether our own rate limit alone holds its texts back."""
+        calls = list(self.calling.values())
+        return bool(calls) and all(call.held for call in calls)
+
+    def place(self) -> int:
+        """Return how many workers, which are still at work, began before this one."""
+        return list(self.calling).index(get_ident())
 
     def take(self) -> Sequence[Wanted]:
         """Return the texts of the next call, of similar lengths; none when all are taken."""
@@ -116,7 +131,6 @@ class Run:
     def failed(self, failure: EmbedderUnavailableError) -> None:
         """Note a failure that is waited out."""
         self.problem, self.failing = str(failure), True
-        self.may_ask = not failure.retry_after
 
     def fails_again(self, head: Sequence[Wanted]) -> bool:
         """Note that the service fails at these texts; return whether it did so before."""
@@ -136,6 +150,8 @@ class Run:
             problem = self.problem or "no answer yet"
             self.result.untaken |= dict.fromkeys(self._unsettled, problem)
             self.result.away = away
+            # a call that hangs keeps its own texts only, and work that is not begun none
+            self._wanted, self._unsettled, self.result = [], set(), Embedded()
 
     def _settle(self, digests: Iterable[bytes]) -> None:
         self._unsettled.difference_update(digests)

@@ -208,7 +208,7 @@ def test_a_key_refused_for_every_text_ends_the_service() -> None:
 
 
 @pytest.mark.parametrize(
-    "failure", [away(5.0), QuotaSpentError(problem="answers 402", retry_after=60.0)]
+    "failure", [away(60.0), QuotaSpentError(problem="answers 402", retry_after=60.0)]
 )
 def test_a_service_that_names_a_time_is_not_asked_before(
     failure: EmbedderUnavailableError,

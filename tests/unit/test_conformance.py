@@ -25,7 +25,7 @@ from cdc_embed.embed.trial import try_out
 from cdc_embed.embed.watched import WatchedEmbedder
 from cdc_embed.errors import EmbedderError, OtherModelError
 from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.patience import Patience, delay
+from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 from tests.bad_days import BAD, DAYS, Day
 from tests.cases import cases
@@ -94,15 +94,14 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
             settings["api_key_file"] = str(tmp_path / "key")
         config = EmbedderConfig(**settings)
         embedder = HttpEmbedder(config, clock=clock)
-        monkeypatch.setattr(embedder._closed, "wait", clock.sleep)
+        embedder._turns.wait = lambda _, seconds: clock.sleep(seconds)
         tried = try_out(embedder, config)
         service.begin()
 
-        def wait(attempt: int, chance: float, asked: float | None) -> float:
-            clock.sleep(delay(attempt, chance, asked))
-            return 0.0
+        def wait(_: Event, seconds: float) -> None:
+            clock.sleep(seconds)
 
-        patience = Patience(Event(), lambda _stage, _error: None, clock=clock, delay=wait)
+        patience = Patience(Event(), lambda _stage, _error: None, clock=clock, wait=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
         watched = WatchedEmbedder(embedder, tried)
         runner = EmbeddingRunner(watched, tried.card, patience, metrics, clock=clock)

@@ -1,10 +1,11 @@
 """Texts that get a vector, texts that get a refusal, and failures that are waited out."""
 
+import gc
 import itertools
 import time
 from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from threading import Event, Thread
+from threading import Event, Lock, Thread, current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from cdc_embed.change.document import fingerprint
-from cdc_embed.embed.base import PROBE, ModelCard, Vectors
+from cdc_embed.embed.base import CALL, PROBE, Call, CalledOffError, ModelCard, Vectors
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -21,7 +22,9 @@ from cdc_embed.errors import (
 )
 from cdc_embed.flow.blame import MOST_LETTERS_IN_A_ROW
 from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.patience import AbandonedError, Patience
+from cdc_embed.flow.going_on import OthersWait
+from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
+from cdc_embed.flow.texts import Wanted
 from cdc_embed.metrics import Metrics
 
 DIMENSIONS = 3
@@ -37,11 +40,16 @@ class Fake:
     """Answers as it is told to, and keeps what it was asked."""
 
     def __init__(
-        self, answer: Answer = good, window: int | None = None, max_tokens: int | None = None
+        self,
+        answer: Answer = good,
+        window: int | None = None,
+        max_tokens: int | None = None,
+        concurrency: int = 1,
     ) -> None:
         self.answer = answer
         self.window = window
         self.max_tokens = max_tokens
+        self.concurrency = concurrency
         self.calls: list[list[str]] = []
 
     def describe(self) -> ModelCard:
@@ -50,6 +58,7 @@ class Fake:
             dimensions=DIMENSIONS,
             window=self.window,
             max_tokens=self.max_tokens,
+            concurrency=self.concurrency,
             count_tokens=lambda texts: [len(text.split()) for text in texts],
         )
 
@@ -75,9 +84,10 @@ def running(
     abandon: Event | None = None,
     errors: list[CdcEmbedError] | None = None,
     clock: Callable[[], float] = time.monotonic,
+    delay: Delay = at_once,
 ) -> Iterator[EmbeddingRunner]:
     heard = errors if errors is not None else []
-    patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=at_once)
+    patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=delay)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
     runner = EmbeddingRunner(fake, fake.describe(), patient, metrics, clock=clock)
     try:
@@ -546,6 +556,171 @@ def test_a_slow_call_of_many_texts_makes_the_next_ones_smaller() -> None:
             runner.embed(texts, others_wait=lambda: True)
         answered.set()
     assert [len(call) for call in fake.calls if len(call) > 1] == [16, 8, 8]
+
+
+@pytest.mark.parametrize(
+    "failure", [too_much(), TextRefusedError(problem="400")], ids=["500", "400"]
+)
+def test_an_outage_is_asked_by_one_call_for_all_batches(failure: CdcEmbedError) -> None:
+    """Its answers come at once, and something waits behind each batch."""
+    now = [0.0]
+
+    def clock() -> float:
+        now[0] += 0.2 * (current_thread() is main_thread())
+        return now[0]
+
+    fake = Fake(failing(10**6, failure), concurrency=4)
+    with running(fake, clock=clock, delay=delay) as runner:
+        for batch in range(60):
+            texts = hashed(*(f"{batch} {n}" for n in range(8)))
+            assert len(runner.embed(texts, others_wait=lambda: True).untaken) == 8
+    # from 3.2 s on there are two in each delay, with the known-good text
+    assert 10 <= len(fake.calls) <= 2 * (7 + now[0] / 3.2)
+
+
+def test_one_text_that_fails_slows_no_others() -> None:
+    with running(Fake(failing_at("bad"), concurrency=4), delay=delay) as runner:
+        for batch in range(6):
+            began = time.monotonic()
+            texts = hashed("bad", *(f"{batch} {n}" for n in range(32)))
+            result = runner.embed(texts, others_wait=lambda: False)
+            assert result.vectors.keys() == texts.keys() - hashed("bad").keys()
+            assert time.monotonic() - began < 4.0
+
+
+def held_until(sent: Event) -> Answer:
+    """An answer of an embedder whose own rate limit holds calls back."""
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        call = CALL.get()
+        assert isinstance(call, Call)
+        while not sent.is_set():
+            call.held = True
+            if call.over.is_set():
+                raise CalledOffError
+            sent.wait(0.001)
+        call.held = False
+        return good(texts)
+
+    return answer
+
+
+@pytest.mark.parametrize("others_wait", [lambda: False, None], ids=["stream", "deferred"])
+def test_a_wait_for_our_own_turn_is_no_sign_of_anything(others_wait: OthersWait | None) -> None:
+    sent, clock = Event(), Clock()
+    fake = Fake(held_until(sent))
+    texts = hashed(*(f"text {n}" for n in range(16)))
+
+    def look() -> float:
+        if clock.now > 200.0:
+            sent.set()
+        return clock()
+
+    with running(fake, clock=look) as runner:
+        assert runner.embed(texts, others_wait=others_wait).vectors.keys() == texts.keys()
+        runner.embed(hashed(*(f"more {n}" for n in range(16))))
+    assert [len(call) for call in fake.calls] == [16, 16]
+
+
+def test_deletes_wait_for_no_turn_of_ours() -> None:
+    """The texts are left, their call is not sent, and it makes no later call smaller."""
+    sent, clock = Event(), Clock()
+    fake = Fake(held_until(sent))
+    texts = hashed(*(f"text {n}" for n in range(16)))
+    with running(fake, clock=clock) as runner:
+        began = clock.now
+        result = runner.embed(texts, others_wait=lambda: True)
+        assert (result.untaken.keys(), result.away) == (texts.keys(), True)
+        assert clock.now - began < 20.0
+        for _ in range(3):  # the next batches do not wait 5 s each
+            began = clock.now
+            assert runner.embed(hashed("another"), others_wait=lambda: True).untaken
+            assert clock.now - began < 8.0
+        sent.set()
+        assert runner.embed(texts, others_wait=lambda: True).vectors.keys() == texts.keys()
+    assert [PROBE] not in fake.calls
+    assert len(fake.calls[-1]) == 16
+
+
+def test_a_deferred_text_that_hangs_holds_up_no_new_one() -> None:
+    answered = Event()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if texts == ["hangs"]:
+            answered.wait()
+        return good(texts)
+
+    with running(Fake(answer)) as runner:
+        deferred = Thread(target=runner.embed, args=(hashed("hangs"),))
+        deferred.start()
+        for number in range(3):
+            assert runner.embed(hashed(f"new {number}"), others_wait=lambda: False).vectors
+        answered.set()
+        deferred.join()
+
+
+def test_texts_that_hang_hold_up_neither_deferred_nor_known_good() -> None:
+    answered, clock = Event(), Clock()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if any("hangs" in text for text in texts):
+            answered.wait()
+        return good(texts)
+
+    fake = Fake(answer, concurrency=2)
+    with running(fake, clock=clock) as runner:
+        for batch in range(4):  # more than there are workers
+            texts = hashed(f"hangs {batch}")
+            result = runner.embed(texts, others_wait=lambda: clock.now > 2000.0)
+            assert (len(result.untaken), result.away) == (1, False)
+        assert runner.embed(hashed("deferred")).vectors
+        answered.set()
+
+
+def test_an_outage_that_hangs_keeps_the_texts_of_its_calls_only() -> None:
+    answered, clock = Event(), Clock()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        answered.wait()
+        return good(texts)
+
+    with running(Fake(answer, concurrency=2), clock=clock) as runner:
+        for batch in range(40):
+            texts = hashed(*(f"{batch} {n}" for n in range(64)))
+            assert len(runner.embed(texts, others_wait=lambda: True).untaken) == 64
+        gc.collect()
+        kept = sum(isinstance(each, Wanted) for each in gc.get_objects())
+        answered.set()
+    assert kept <= 4 * 64
+
+
+def test_calls_at_once_are_learned() -> None:
+    """A server that takes two at once, and answers 429 to more: halved, and remembered."""
+    lock, most, here = Lock(), [0], [0]
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        with lock:
+            here[0] += 1
+            most[0] = max(most[0], here[0])
+            too_many = here[0] > 2
+        try:
+            if too_many:
+                raise EmbedderUnavailableError(problem="429", overloaded=True)
+            time.sleep(0.01)
+            return good(texts)
+        finally:
+            with lock:
+                here[0] -= 1
+
+    refused: list[CdcEmbedError] = []
+    with running(Fake(answer, concurrency=8), errors=refused) as runner:
+        for batch in range(5):
+            texts = hashed(*(f"{batch} {n}" for n in range(64)))
+            assert len(runner.embed(texts, others_wait=lambda: False).vectors) == 64
+            if batch == 1:
+                refused.clear()
+    assert most[0] > 2
+    assert len(refused) <= 2
 
 
 def warnings(logged: list[MutableMapping[str, Any]]) -> list[int]:

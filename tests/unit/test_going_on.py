@@ -1,6 +1,6 @@
 """Answers of an embedder: it is slow, or it takes nothing."""
 
-from cdc_embed.flow.going_on import Answers
+from cdc_embed.flow.answers import Answers
 
 
 class Clock:
@@ -13,7 +13,7 @@ class Clock:
 
 def test_an_embedder_that_takes_nothing_for_5_s_is_an_outage() -> None:
     clock = Clock()
-    answers = Answers(clock)
+    answers = Answers(clock, lambda _tries, _asked: 0.0)
     clock.now += 100.0
     assert not answers.outage, "nobody called it"
     answers.asked()
@@ -30,7 +30,7 @@ def test_an_embedder_that_takes_nothing_for_5_s_is_an_outage() -> None:
 
 def test_an_embedder_that_was_as_slow_before_is_no_outage() -> None:
     clock = Clock()
-    answers = Answers(clock)
+    answers = Answers(clock, lambda _tries, _asked: 0.0)
     asked_at = answers.asked()
     clock.now += 8.0
     answers.took(asked_at)

@@ -744,6 +744,37 @@ def test_closing_ends_the_wait_for_a_turn(server: ScriptedServer, make: Make, li
     assert len(server.asked) == 1
 
 
+def test_calls_beside_the_stream_have_their_own_connections(
+    server: ScriptedServer, make: Make
+) -> None:
+    """A text that hangs in the stream, a deferred one, a known-good one, a question, and one more
+    text of the stream."""
+    server.may_answer.clear()
+    embedder = make(server, concurrency=1, timeout="10m")
+    with ThreadPoolExecutor(5) as executor:
+        calls = [executor.submit(embedder.embed, ["a text"]) for _ in range(4)]
+        calls.append(executor.submit(embedder.embed_query, "a question"))
+        deadline = time.monotonic() + 20.0
+        while len(server.asked) < 5 and time.monotonic() < deadline:
+            server.begun.clear()
+            server.begun.wait(0.1)
+        asked = len(server.asked)
+        server.may_answer.set()
+    assert asked == 5
+    assert not any(call.exception() for call in calls)
+
+
+def test_a_service_with_too_much_to_do_says_so(server: ScriptedServer, make: Make) -> None:
+    """Of 429 and 503 without a time; with one it is a limit of calls a minute."""
+    told = []
+    for status, headers in ((429, {}), (503, {}), (429, {"Retry-After": "7"}), (500, {})):
+        server.answer(status, headers=headers)
+        error = failure(make(server))
+        assert isinstance(error, EmbedderUnavailableError)
+        told.append(error.overloaded)
+    assert told == [True, True, False, False]
+
+
 def test_closing_ends_the_wait_for_an_answer(server: ScriptedServer, make: Make) -> None:
     server.may_answer.clear()
     embedder = make(server, timeout="10m")

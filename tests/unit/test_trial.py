@@ -8,10 +8,13 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from cdc_embed.config.sections import EmbedderConfig
+from cdc_embed.embed.advertised import Advertised
 from cdc_embed.embed.base import PROBE, Known, ModelCard
 from cdc_embed.embed.hash import HashEmbedder
 from cdc_embed.embed.http import HttpEmbedder
@@ -68,6 +71,27 @@ def test_a_service_is_called_once_for_documents_and_a_question(service: Service)
     assert found.card.canary is not None
     assert found.card.canary == pytest.approx(vector_of(f"d: {PROBE}".split(), "first", 8))
     assert found.unproven == ""
+
+
+@pytest.mark.parametrize(
+    ("permits", "calls", "texts"), [(512, 4, 32), (64, 4, 12), (8, 4, 1), (4, 2, 1), (1, 1, 1)]
+)
+def test_calls_and_their_texts_stay_within_what_is_told(
+    service: Service, permits: int, calls: int, texts: int
+) -> None:
+    """TEI has a permit for each text of each call, and answers 429 to one without."""
+    service.habits.pages = {"/info": TEI["/info"] | {"max_concurrent_requests": permits}}
+    card = tried(service).card
+    assert (card.concurrency, card.max_texts) == (calls, texts)
+
+
+@given(st.integers(4, 1000), st.integers(1, 64), st.integers(1, 2048))
+def test_deferred_rows_and_a_known_good_text_have_room(
+    permits: int, calls: int, texts: int
+) -> None:
+    told = Advertised(max_texts=None, at_once=permits)
+    calls, texts = told.share(calls, texts)
+    assert (calls + 1) * texts + 1 <= permits
 
 
 @pytest.mark.parametrize("habits", [{"most": 2}, {"most": 4}, {"most": 1}])

@@ -1,0 +1,123 @@
+"""The state of the service, as its answers to all batches tell it, and when it is called next.
+
+While it fails, one call at a time asks whether it is back, after delays that double: one for all
+batches, the deferred rows and the rows that are read. The first success lets all of them call.
+"""
+
+from collections.abc import Callable
+from math import inf
+from threading import Lock
+from typing import Final
+
+from cdc_embed.errors import EmbedderUnavailableError
+from cdc_embed.flow.patience import LONGEST_ASKED
+
+GO_ON_SECONDS: Final = 5.0
+"""For so long whatever comes behind a text waits for it."""
+DOUBLINGS: Final = 6
+"""The delay between two calls of a service that fails grows up to 6 s, because one call for all
+batches costs little, and a service that is back is soon used."""
+TRYING_SECONDS: Final = 0.1
+"""The time between two looks whether the call that asks for all is answered."""
+
+
+class Answers:
+    """Notes every answer, and says whether it is time for a call; for several threads."""
+
+    def __init__(
+        self, clock: Callable[[], float], delay: Callable[[int, float | None], float]
+    ) -> None:
+        """``delay``: seconds before a call, by the failures before, and the seconds asked for."""
+        self._clock = clock
+        self._delay = delay
+        self._lock = Lock()
+        self.taken_at = -inf
+        """When it last took a text."""
+        self.away_since: float | None = None
+        """When it failed first since then."""
+        self.back_at = -inf
+        """When its last outage ended."""
+        self.held_since: float | None = None
+        """Since when our own rate limit holds every call back."""
+        self._asked_at: float | None = None
+        """When it was called first since it last took a text."""
+        self._took_seconds = 0.0
+        """The time that it took for its last texts."""
+        self._failures = 0
+        """The failures in a row; of calls at once, the first one."""
+        self._failure: EmbedderUnavailableError | None = None
+        """The last one."""
+        self._failed_at = -inf
+        self._call_at = -inf
+        self._asked_until = -inf
+        """When it wants to be called again."""
+        self._trying = False
+        """A call asks for all whether it is back."""
+
+    def asked(self) -> float:
+        """Note that it is called; return when."""
+        with self._lock:
+            now = self._clock()
+            if self._asked_at is None:
+                self._asked_at = now
+            return now
+
+    @property
+    def outage(self) -> bool:
+        """It is called and takes nothing, for so long that it is not only slow."""
+        if self._asked_at is None or self.held_since is not None:
+            return False
+        return self._clock() - self._asked_at > max(GO_ON_SECONDS, 2 * self._took_seconds)
+
+    def took(self, asked_at: float) -> None:
+        """Note that it took the texts of a call that was made then."""
+        with self._lock:
+            self.taken_at = self._clock()
+            since = self.away_since
+            if since is not None and self.taken_at - since > GO_ON_SECONDS:
+                self.back_at = self.taken_at
+            self.away_since = None
+            self._asked_at, self._took_seconds = None, self.taken_at - asked_at
+            self._failures, self._call_at, self._trying = 0, self._asked_until, False
+
+    def failed(self, failure: EmbedderUnavailableError, began: float) -> None:
+        """Note a failure that is waited out, of a call that began then."""
+        with self._lock:
+            now = self._clock()
+            if self.away_since is None:
+                self.away_since = min(began, now)
+            if began < self._failed_at and not failure.retry_after:
+                return  # it was under way together with one that failed
+            self._failures += 1
+            self._failure, self._failed_at, self._trying = failure, now, False
+            asked = min(failure.retry_after or 0.0, LONGEST_ASKED)
+            if asked:
+                self._asked_until = now + asked
+            self._call_at = max(self._asked_until, now + self._next_delay())
+
+    def refused(self) -> None:
+        """Note that it refused a text: it is there, but nothing is taken yet."""
+        with self._lock:
+            self._call_at, self._trying = self._asked_until, False
+
+    def expect_time(self) -> None:
+        """Raise its last failure, with the seconds to wait, if it is not time for a call."""
+        with self._lock:
+            now = self._clock()
+            left = self._call_at - now
+            if self._failure is not None and left > 0:
+                seconds = min(left, TRYING_SECONDS) if self._trying else left
+                raise self._failure.at_another_time(seconds)
+            if self._failures:
+                self._failures += self._trying  # the call before is not answered
+                self._trying = True
+                self._call_at = now + max(GO_ON_SECONDS, self._next_delay())
+
+    def not_sent(self) -> None:
+        """Note that a call, for which it was time, was called off."""
+        with self._lock:
+            if self._trying:
+                self._call_at, self._trying = self._clock(), False
+
+    def _next_delay(self) -> float:
+        return self._delay(min(self._failures - 1, DOUBLINGS), None)
