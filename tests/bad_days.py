@@ -26,6 +26,8 @@ BAD: Final = "bad text"
 """The beginning of the texts that deserve a letter."""
 FEW: Final = 20
 """The texts of a call on a day on which few are taken."""
+PERMITS: Final = 40
+"""The texts of all calls at once."""
 HTML: Final = "<html><title>It works!</title></html>"
 
 
@@ -44,6 +46,10 @@ class Day:
     takes: float = inf
     """Texts of a call that the service can take on this day."""
     texts: int = 300
+    rate: int = 64
+    """Texts that it can be given in a second, beside some others."""
+    held: bool = False
+    """Our own limits hold texts back."""
 
 
 def quiet() -> Fault:
@@ -175,6 +181,21 @@ def by_the_minute(limit: int) -> Fault:
     return fault
 
 
+def few_at_once() -> Fault:
+    """TEI's permits: one for each text of each call, which lasts a fifth of a second."""
+    here = [0]
+
+    def fault(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
+        if here[0] + len(texts) > PERMITS:
+            return service.dialect.overloaded
+        here[0] += len(texts)
+        service.clock.sleep(0.2)
+        here[0] -= len(texts)
+        return None
+
+    return fault
+
+
 def spent_by(answer: Answer) -> Callable[[], Fault]:
     return lambda: away(3600.0, lambda _: answer)
 
@@ -188,11 +209,11 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: away(60.0, lambda s: s.dialect.overloaded), within=130.0
     ),
     "slow": Day(
-        fault=lambda: slow(None), settings={"timeout": "1s"}, within=180.0, takes=10
+        fault=lambda: slow(None), settings={"timeout": "1s"}, within=180.0, takes=10, rate=4
     ),
     "slow behind a proxy": Day(
         fault=lambda: slow((504, "<html>504 Gateway Time-out</html>")),
-        within=180.0, takes=10,
+        within=180.0, takes=10, rate=4,
     ),
     "one text always fails": Day(
         fault=lambda: one_text(lambda s: s.dialect.ill), reason="server_error", within=120.0,
@@ -215,6 +236,13 @@ DAYS: Final[dict[str, Day]] = {
     "too large for a minute": Day(
         fault=lambda: by_the_minute(10_000),
         settings={"tokens_per_minute": 10_000}, within=260.0, texts=1500, calls=0, takes=600,
+        held=True,
+    ),
+    "six calls a minute of ours": Day(
+        fault=quiet, settings={"requests_per_minute": 6}, within=110.0, calls=0, held=True
+    ),
+    "few texts at once": Day(
+        fault=few_at_once, settings={"max_batch": 32}, within=10.0, rate=32
     ),
     "no money for an hour": Day(
         fault=spent_by((402, {"error": {"message": "Insufficient balance"}})), within=3900.0

@@ -370,7 +370,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float | None) -> bool:
+    def sleep(self, seconds: float | None, _: Callable[[], bool] = lambda: False) -> bool:
         self.now += seconds or 0.0
         return False
 
@@ -404,6 +404,8 @@ class FakeService:
         """The calls that the day spoiled."""
         self.refused_base64 = 0
         self.refused_size = 0
+        self.taken: list[float] = []
+        """When it was well and took texts."""
 
     def __call__(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
@@ -423,12 +425,15 @@ class FakeService:
         answer = spoilt if spoilt is not None else self._answer(request, body, texts)
         response = answer if isinstance(answer, httpx2.Response) else to_response(answer)
         call.status = response.status_code
+        if spoilt is None and response.is_success:
+            self.taken.append(self.clock.now)
         return response
 
     def begin(self) -> None:
         """Begin the day, and the count of its calls."""
         self.begun = True
         self.calls.clear()
+        self.taken.clear()
         self.refused_base64 = self.refused_size = 0
 
     def _answer(

@@ -1601,6 +1601,13 @@ order by t."cdc place\"""",
         "test_an_outage_is_asked_by_one_call_for_all_batches[500]",
     ),
     Mutation(
+        "a pause is no pause for the known-good text",
+        "cdc_embed/flow/going_on.py",
+        " or answers.is_to_be_left_alone(now)",
+        "",
+        "tests/unit/test_answers.py::test_no_known_good_text_asks_in_a_pause",
+    ),
+    Mutation(
         "a storm of refusals is no outage",
         "cdc_embed/flow/calls.py",
         "        if texts == [PROBE]:",

@@ -54,6 +54,10 @@ class Answers:
         self._trying = False
         """A call asks for all whether it is back."""
 
+    def is_to_be_left_alone(self, now: float) -> bool:
+        """Return whether it wants to be called later."""
+        return now < self._asked_until
+
     def asked(self) -> float:
         """Note that it is called; return when."""
         with self._lock:

@@ -157,12 +157,13 @@ class EmbeddingRunner:
 
     def _ask_until_well(self, call: Call) -> None:
         CALL.set(call)
+        attempt = partial(self._expect_well, self._clock())
         with suppress(EmbedderUnavailableError, CalledOffError):
-            self._patience.keep_trying("embed", self._expect_well, call.over)
+            self._patience.keep_trying("embed", attempt, call.over)
 
-    def _expect_well(self) -> None:
+    def _expect_well(self, asked_at: float) -> None:
         self._calls.expect_time()
-        if not self._blame.is_well():
+        if self._answers.taken_at < asked_at and not self._blame.is_well():
             failure = EmbedderUnavailableError(problem="it takes no text that is known to be good")
             failure.untried = True  # it was told
             raise failure

@@ -67,7 +67,8 @@ class Waiting:
         well = answers.taken_at > self._progressed
         if stalled > GO_ON_SECONDS and well:
             return Step.LEAVE
-        if stalled > ASK_SECONDS and not (well or self._asked):
+        needless = well or self._asked or answers.is_to_be_left_alone(now)
+        if stalled > ASK_SECONDS and not needless:
             self._asked = True
             return Step.ASK
         return Step.WAIT

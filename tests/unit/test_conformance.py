@@ -6,10 +6,11 @@ A clock that passes only while somebody waits takes the place of minutes and hou
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from math import ceil, log2
 from pathlib import Path
 from random import Random
-from threading import Event
+from threading import Condition, Event
 from typing import Any
 
 import httpx2
@@ -24,13 +25,17 @@ from cdc_embed.embed.http import HttpEmbedder
 from cdc_embed.embed.trial import try_out
 from cdc_embed.embed.watched import WatchedEmbedder
 from cdc_embed.errors import EmbedderError, OtherModelError
+from cdc_embed.flow import embedding
+from cdc_embed.flow.answers import GO_ON_SECONDS
 from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 from tests.bad_days import BAD, DAYS, Day
 from tests.cases import cases
 from tests.dialects import DIALECTS, DIMENSIONS, Clock, Dialect, FakeService
 from tests.embedding_server import vector_of
+from tests.shared_clock import SharedClock, Workers
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 ALIASES = {"api_key": "api"}
@@ -84,7 +89,9 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
     client = httpx2.Client
 
     def make(dialect: Dialect, day: Day, **fields: Any) -> Bench:
-        clock = Clock()
+        clock = SharedClock() if fields.get("concurrency") else Clock()
+        if isinstance(clock, SharedClock):
+            clock.enter()  # the test's thread
         service = FakeService(dialect, clock, day.fault())
         transport = httpx2.MockTransport(service)
         monkeypatch.setattr(httpx2, "Client", lambda **given: client(**given, transport=transport))
@@ -94,12 +101,17 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
             settings["api_key_file"] = str(tmp_path / "key")
         config = EmbedderConfig(**settings)
         embedder = HttpEmbedder(config, clock=clock)
-        embedder._turns.wait = lambda _, seconds: clock.sleep(seconds)
+        embedder._turns.wait = partial(wait_unlocked, clock)
         tried = try_out(embedder, config)
         service.begin()
 
-        def wait(_: Event, seconds: float) -> None:
-            clock.sleep(seconds)
+        def wait(event: Event, seconds: float) -> None:
+            clock.sleep(seconds, event.is_set)
+
+        if isinstance(clock, SharedClock):
+            workers = partial(Workers, clock)
+            monkeypatch.setattr(embedding, "ThreadPoolExecutor", lambda n, **_: workers(n))
+            monkeypatch.setattr(embedding, "wait", clock.wait_for)
 
         patience = Patience(Event(), lambda _stage, _error: None, clock=clock, wait=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
@@ -111,6 +123,12 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
     yield make
     for each in made:
         each.runner.give_up()
+
+
+def wait_unlocked(clock: Clock, changed: Condition, seconds: float) -> None:
+    changed.release()
+    clock.sleep(seconds)
+    changed.acquire()
 
 
 def some_texts(day: Day) -> list[str]:
@@ -157,6 +175,96 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
     known_good = sum(call.texts == [PROBE] for call in service.calls)
     assert known_good <= service.injected
     assert len(service.calls) - known_good <= 1.1 * (needed + spoilt) + found
+
+
+SERVED_SECONDS = 5.0
+"""So soon a text of another table has its vector, from when the service takes anything."""
+DEFERRED_SECONDS = 35.0
+"""The same of a text that came in an outage: it is tried again every 30 s."""
+MOST_SECONDS = 5000.0
+
+
+class Stream:
+    """Batches of two tables, with a delete behind each, and a reader of what was deferred."""
+
+    def __init__(self, here: Bench) -> None:
+        self._here = here
+        self._clock = here.clock
+        self._deferred: dict[str, tuple[int, float]] = {}
+        self._over = False
+        self.came: dict[str, float] = {}
+        """When each text of the other table came."""
+        self.served: dict[str, float] = {}
+        self.longest = 0.0
+        """The seconds that a batch waited."""
+
+    def run(self, texts: list[str], rate: int) -> None:
+        """Have so many texts embedded in each second, and one of the other table."""
+        clock = self._clock
+        assert isinstance(clock, SharedClock)
+        began = clock.now
+        reader = Workers(clock, 1).submit(self._read_deferred)
+        left = {*texts}
+        while texts or self._deferred:
+            assert clock.now - began < MOST_SECONDS
+            part, texts = texts[:rate], texts[rate:]
+            left -= self._here.vectors.keys() | self._here.letters.keys()
+            if left:
+                other = f"other {len(self.came)}"
+                self.came[other] = clock.now
+                part.append(other)
+            sent = clock.now
+            self._deferred |= dict.fromkeys(self._embed(part, lambda: True), (0, 0.0))
+            self.longest = max(self.longest, clock.now - sent)
+            clock.sleep(1.0)
+        self._over = True
+        clock.sleep(1.0, reader.done)
+        reader.result(1.0)
+
+    def _read_deferred(self) -> None:
+        most = 4
+        while not self._over:
+            now = self._clock.now
+            due = [text for text, (_, at) in list(self._deferred.items()) if at <= now][:most]
+            untaken = self._embed(due, None) if due else []
+            most = 4 if untaken else min(128, 2 * most)
+            for text in due:
+                tries, _ = self._deferred.pop(text)
+                if text in untaken:
+                    later = self._clock.now + min(30.0, 2.0**tries)
+                    self._deferred[text] = tries + 1, later
+            self._clock.sleep(0.0 if due else 0.2)
+
+    def _embed(self, texts: list[str], others_wait: OthersWait | None) -> list[str]:
+        """Have texts embedded; return those that are not taken."""
+        batch = {fingerprint(text): text for text in texts}
+        result = self._here.runner.embed(batch, others_wait=others_wait)
+        taken = {batch[digest]: vector for digest, vector in result.vectors.items()}
+        self._here.vectors |= taken
+        self._here.letters |= {batch[digest]: why for digest, (why, _) in result.refused.items()}
+        self.served |= dict.fromkeys(taken, self._clock.now)
+        return [batch[digest] for digest in result.untaken]
+
+
+@pytest.mark.parametrize(("kind", "name"), list(table()))
+def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) -> None:
+    """Four calls at once, and something waits behind each batch: no batch waits longer than 5 s, no
+    text of the other table longer than that while the service takes anything."""
+    day = DAYS[name]
+    here = bench(DIALECTS[kind](), day, concurrency=4)
+    stream, texts = Stream(here), some_texts(day)
+    stream.run(texts, day.rate)
+
+    bad = {text for text in texts if text.startswith(BAD)}
+    assert here.letters == dict.fromkeys(bad, day.reason)
+    assert here.vectors.keys() == {*texts, *stream.came} - bad
+    assert stream.longest <= GO_ON_SECONDS + 0.5
+    known_good = sum(call.texts == [PROBE] for call in here.service.calls)
+    assert known_good <= here.service.injected
+    for text, came in stream.came.items():
+        well = next(at for at in here.service.taken if at >= came)
+        most = SERVED_SECONDS if well - came <= SERVED_SECONDS else DEFERRED_SECONDS
+        assert stream.served[text] - well <= most or day.held, (text, came)
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(20))])
