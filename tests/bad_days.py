@@ -48,6 +48,8 @@ class Day:
     texts: int = 300
     rate: int = 64
     """Texts that it can be given in a second, beside some others."""
+    served: float = 5.0
+    """Seconds within which a text of another table has its vector."""
     held: bool = False
     """Our own limits hold texts back."""
 
@@ -262,29 +264,36 @@ DAYS: Final[dict[str, Day]] = {
                                        within=130.0),
     "little memory": Day(fault=little_memory, within=60.0, takes=80, texts=1000),
     "one server of two answers pages": Day(
-        fault=lambda: one_of_two(lambda _: (200, HTML)), within=60.0
+        fault=lambda: one_of_two(lambda _: (200, HTML)), within=60.0,
+        served=11.0,
     ),
-    "one server of two counts wrong": Day(fault=lambda: one_of_two(few_vectors), within=60.0),
-    "one server of two is another model": Day(fault=lambda: one_of_two(wide_vectors), within=60.0),
+    "one server of two counts wrong": Day(fault=lambda: one_of_two(few_vectors), within=60.0,
+        served=11.0),
+    "one server of two is another model": Day(fault=lambda: one_of_two(wide_vectors), within=60.0,
+        served=11.0),
     "one server of two refuses": Day(
-        fault=lambda: one_of_two(lambda _: (400, {"error": "no such model"})), within=60.0
+        fault=lambda: one_of_two(lambda _: (400, {"error": "no such model"})), within=60.0,
+        served=11.0,
     ),
     "one server of two gives zeros": Day(
-        fault=lambda: one_of_two(lambda texts: (200, zeros(texts))), within=60.0
+        fault=lambda: one_of_two(lambda texts: (200, zeros(texts))), within=60.0,
+        served=11.0,
     ),
     "one server of two fails": Day(
-        fault=lambda: one_of_two(lambda _: (500, {"error": "no memory"})), within=60.0
+        fault=lambda: one_of_two(lambda _: (500, {"error": "no memory"})), within=60.0,
+        served=11.0,
     ),
     "one server of two refuses at random": Day(
         fault=lambda: one_of_two_at_random(lambda _: (400, {"error": "no such model"})),
-        within=180.0,
+        within=180.0, served=11.0,
     ),
     "one server of two gives zeros at random": Day(
         fault=lambda: one_of_two_at_random(lambda s: (200, zeros(s.calls[-1].texts))),
-        within=180.0,
+        within=180.0, served=11.0,
     ),
     "one server of two fails at random": Day(
-        fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0
+        fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,
+        served=40.0,
     ),
     "one text ends its connection": Day(
         fault=lambda: one_text(reset), reason="server_error", within=120.0

@@ -177,10 +177,9 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
     assert len(service.calls) - known_good <= 1.1 * (needed + spoilt) + found
 
 
-SERVED_SECONDS = 5.0
-"""So soon a text of another table has its vector, from when the service takes anything."""
 DEFERRED_SECONDS = 35.0
-"""The same of a text that came in an outage: it is tried again every 30 s."""
+"""So soon a text that came in an outage has its vector, once the service takes anything: it is
+tried again every 30 s."""
 MOST_SECONDS = 5000.0
 
 
@@ -249,7 +248,9 @@ class Stream:
 @pytest.mark.parametrize(("kind", "name"), list(table()))
 def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) -> None:
     """Four calls at once, and something waits behind each batch: no batch waits longer than 5 s, no
-    text of the other table longer than that while the service takes anything."""
+    text of the other table longer than that while the service takes anything; but about twice as
+    long where one server of two is broken, because its texts are deferred then, and as long as
+    chance has it where it fails at random."""
     day = DAYS[name]
     here = bench(DIALECTS[kind](), day, concurrency=4)
     stream, texts = Stream(here), some_texts(day)
@@ -263,7 +264,7 @@ def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) 
     assert known_good <= here.service.injected
     for text, came in stream.came.items():
         well = next(at for at in here.service.taken if at >= came)
-        most = SERVED_SECONDS if well - came <= SERVED_SECONDS else DEFERRED_SECONDS
+        most = day.served if well - came <= day.served else DEFERRED_SECONDS
         assert stream.served[text] - well <= most or day.held, (text, came)
 
 
