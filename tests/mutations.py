@@ -118,6 +118,13 @@ MUTATIONS = (
         "tests/integration/test_undelivered.py::test_a_pause_is_told_with_its_way_out",
     ),
     Mutation(
+        "vectors that other hands opened are not noticed",
+        "cdc_embed/service/watch.py",
+        "        lacking |= opened_tables(",
+        "        opened_tables(",
+        "tests/integration/test_row_security.py::test_vectors_that_other_hands_open_are_named",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

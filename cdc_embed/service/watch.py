@@ -37,7 +37,7 @@ from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import Connections, unlogged
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
-from cdc_embed.setup.rights import check_rights
+from cdc_embed.setup.rights import check_rights, opened_tables
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, why_paused
@@ -157,6 +157,7 @@ class Watch:
     def _watch(self) -> None:
         databases = self._databases
         lacking = {f.table: why_paused(f) for f in check_rights(databases) if f.failed}
+        lacking |= opened_tables(databases, (source.table for source in self._tables))
         expect_keeper(databases, self._names, migrated=True)
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)

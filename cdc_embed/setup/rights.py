@@ -5,13 +5,16 @@ change of owner can take them away. Without those of a schema, of pgvector or of
 tables nothing can be followed; a right on one table of vectors concerns that one alone.
 """
 
+from collections.abc import Iterable
 from typing import Final
 
+from cdc_embed.change.document import Table
 from cdc_embed.config.sections import IndexConfig
 from cdc_embed.errors import MissingRightError
 from cdc_embed.finding import Finding, judge
 from cdc_embed.setup.connections import Connections
 from cdc_embed.sql import queries
+from cdc_embed.target.view import POLICIES
 
 ALL: Final = ("select", "insert", "update", "delete")
 OF_TABLES: Final = {
@@ -62,6 +65,21 @@ def check_rights(databases: Connections) -> list[Finding]:
         )
         for vectors, lacks, role in rows
     ] or [judge("rights", True, "every right that a service needs is there", "")]
+
+
+def opened_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
+    """Return why each table is paused whose vectors other hands opened to every reader."""
+    secured = {table.embedding_table: table.full_name for table in tables if table.row_security}
+    if not secured:
+        return {}
+    values = {
+        "schema": databases.config.target.schema,
+        "tables": list(secured),
+        "policies": list(POLICIES if databases.config.target_is_source else POLICIES[1:]),
+    }
+    rows = databases.target.fetch("row security", queries("target/rights")["opened"], values)
+    problem = "has row level security, which its vectors have no more; run: cdc-embed setup"
+    return {secured[row[0]]: problem for row in rows}
 
 
 def _functions(index: IndexConfig) -> list[str]:

@@ -46,3 +46,11 @@ with extension as (
     and not has_schema_privilege(n.oid, 'usage')
 )
 select vectors, lacks, quote_ident(current_user) from lacking order by 1, 2
+
+-- name: opened
+-- The tables, of those given, that have no row level security any more, or not the policies of ours.
+select c.relname::text
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s and c.relname = any (%(tables)s)
+  and not (c.relrowsecurity
+           and %(policies)s::text[] <@ array(select polname::text from pg_policy where polrelid = c.oid))

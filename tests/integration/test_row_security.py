@@ -280,6 +280,25 @@ def test_row_security_of_no_use_pauses_its_table_alone(owned: Site) -> None:
         assert service.stop() == 0
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "alter table cdc_embed.letters_embedding disable row level security",
+        "drop policy cdc_embed_readers on cdc_embed.letters_embedding",
+    ],
+)
+def test_vectors_that_other_hands_open_are_named(owned: Site, statement: str) -> None:
+    owned.sql("alter table letters enable row level security")
+    owned.cli("setup")
+    with owned.service() as service:
+        wait_until(lambda: problem_of(service) == "ok\n", "ready")
+        owned.sql(statement)
+        wait_until(lambda: "vectors have no more" in problem_of(service), "noticed", 12)
+        owned.cli("setup")
+        wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
+        assert service.stop() == 0
+
+
 def test_doctor_names_the_owner_that_setup_and_the_index_need(owned: Site) -> None:
     site = owned
     site.sql("alter table cdc_embed.letters_embedding owner to postgres")
