@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -32,8 +33,9 @@ def play(server: EmbeddedPostgres, folder: Path, console: Console, *, once: bool
                 config, embedder=embedder, listeners=[watched.on_committed], serve=True
             ) as service,
             service.background(),
+            closing(server.connect()) as connection,
         ):
-            script = Script(server.connect, _view(service, watched), embedder)
+            script = Script(server.connect, _view(service, watched, connection), embedder)
             report = _run_script(script, console)
             if not once:
                 _wait_for_user(server.dsn(), console)
@@ -101,8 +103,11 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     yield show
 
 
-def _view(service: Service, watched: Watched) -> View:
-    """Give the script the service's numbers: from its metrics, as a dashboard would read them."""
+def _view(service: Service, watched: Watched, connection: Any) -> View:
+    """Give the script the service's numbers: from its metrics, as a dashboard would read them.
+
+    The slot passes rows that are deferred, which happens on a slow machine: they are waited for.
+    """
 
     def skipped() -> dict[str, int]:
         found: dict[str, int] = {}
@@ -118,7 +123,8 @@ def _view(service: Service, watched: Watched) -> View:
         return int(service.registry.get_sample_value(name, {"source": "model"}) or 0)
 
     def is_reflected(end: LSN) -> bool:
-        return service.positions.durable >= end and service.told
+        durable = service.positions.durable >= end and service.told
+        return durable and not _is_something_deferred(connection)
 
     return View(watched=watched, is_reflected=is_reflected, embedded=embedded, skipped=skipped)
 
@@ -128,6 +134,12 @@ def _create_table(server: EmbeddedPostgres) -> None:
     with connection, connection.cursor() as cursor:
         cursor.execute(CREATE_TABLE)
     connection.close()
+
+
+def _is_something_deferred(connection: Any) -> bool:
+    with connection, connection.cursor() as cursor:
+        cursor.execute("select exists (select from cdc_embed.deferred)")
+        return bool(cursor.fetchone()[0])
 
 
 def _write_config(folder: Path, dsn: str) -> Config:

@@ -7,13 +7,21 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from cdc_embed.cli import stage
+from cdc_embed.demo.script import Watched
+from cdc_embed.lsn import LSN
+from cdc_embed.service import Service
 from tests.own_process import COMMAND
 from tests.secret import CANARY
+from tests.site import Site
 
 FOREIGN = {
     "CDC_EMBED_SOURCE__DSN": f"postgresql://app:{CANARY}@127.0.0.1:1/production",
@@ -70,6 +78,21 @@ def test_demo_embeds_a_corpus_skips_equal_texts_and_cleans_up(
     assert len(result["searches"]) == 3
     assert left == set()
     assert running == []
+
+
+def test_the_demo_waits_for_rows_that_are_deferred(site: Site) -> None:
+    """The slot passes them, as it does on a slow machine: their vectors come later."""
+    with site.service() as service:
+        service.wait_for("reconciled")
+        assert service.stop() == 0
+    end = LSN.parse("0/1")
+    passed = SimpleNamespace(positions=SimpleNamespace(durable=end), told=True, registry=None)
+    with closing(site.connect()) as connection:
+        view = stage._view(cast(Service, passed), Watched(), connection)
+        assert view.is_reflected(end)
+        row = "('public.documents', '{\"id\": 1}', now())"
+        site.sql(f"insert into cdc_embed.deferred (table_name, key, committed_at) values {row}")
+        assert not view.is_reflected(end)
 
 
 def command_lines() -> list[str]:
