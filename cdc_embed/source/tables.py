@@ -14,6 +14,9 @@ from cdc_embed.source.leaves import Leaf, leaf_problems
 from cdc_embed.sql import queries
 
 NAME: Final = "correct tables.name"
+ITSELF: Final = "name the table itself"
+MEANT: Final = {NAME: "similar_tables", ITSELF: "viewed_tables"}
+"""The question for the names that can be meant, by the fix that lacks them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +78,24 @@ def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], li
     states = table_states(session, config)
     tables = [state.source for state in states if state.source is not None]
     return tables, [
-        replace(finding, fix=_meant(session, config, entry)) if finding.fix == NAME else finding
+        replace(finding, fix=_meant(session, config, entry, finding.fix))
+        if finding.fix in MEANT
+        else finding
         for entry, state in zip(config.tables, states, strict=True)
         for finding in state.findings
     ]
 
 
-def _meant(session: Session, config: Config, entry: TableConfig) -> str:
-    """Return the fix for a table that does not exist: the names that can be meant."""
+def _meant(session: Session, config: Config, entry: TableConfig, fix: str) -> str:
+    """Return the fix for a table that does not exist, or is a view: the names that can be meant."""
     values = {"schema": entry.schema, "name": entry.table, "ours": config.target.schema}
     with session.transaction("pg_class") as cursor:
-        cursor.execute(queries("source/tables")["similar_tables"], values)
+        cursor.execute(queries("source/tables")[MEANT[fix]], values)
         names = [row[0] for row in cursor.fetchall()]
     if not names:
-        return NAME
+        return fix
     quotes = " (without double quotes a name is folded to lower case)" if '"' in names[0] else ""
-    return f"{NAME}: there is {', '.join(names)}; write name = '{names[0]}'{quotes}"
+    return f"{fix}: there is {', '.join(names)}; write name = '{names[0]}'{quotes}"
 
 
 def why_paused(finding: Finding) -> str:
@@ -147,7 +152,7 @@ def _problems(entry: TableConfig, found: FoundTable | None) -> list[Finding]:
     if found is None:
         return [_bad(entry, "there is no such table", NAME)]
     if found.kind not in {"r", "p"}:
-        return [_bad(entry, "it is not a table", "name the table itself")]
+        return [_bad(entry, "it is not a table", ITSELF)]
     problems = [_bad(entry, problem, fix) for problem, fix in leaf_problems(found.leaves)]
     problems += _column_problems(entry, found)
     if not found.readable:

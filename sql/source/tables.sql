@@ -170,6 +170,17 @@ where lower(c.relname) = lower(%(name)s) and c.relkind in ('r', 'p')
   and n.nspname <> all (array['pg_catalog', 'information_schema', 'pg_toast', %(ours)s])
 order by lower(n.nspname) <> lower(%(schema)s), 1 limit 3
 
+-- name: viewed_tables
+-- The tables that a view reads, as SQL writes them; none of ours, and none of a schema of the server.
+select distinct format('%%I.%%I', n.nspname, c.relname)
+from pg_rewrite r
+join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_class'::regclass
+join pg_class c on c.oid = d.refobjid and c.relkind in ('r', 'p')
+join pg_namespace n on n.oid = c.relnamespace
+where r.ev_class = to_regclass(format('%%I.%%I', %(schema)s, %(name)s))
+  and n.nspname <> all (array['pg_catalog', 'information_schema', %(ours)s])
+order by 1 limit 3
+
 -- name: key_columns
 -- The columns of its key, in order: name, type, the type's number and modifier.
 select a.attname::text, format_type(a.atttypid, a.atttypmod), a.atttypid::bigint, a.atttypmod

@@ -119,7 +119,7 @@ def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path
             "create view glance as select * from documents",
             table("glance"),
             "it is not a table",
-            "name the table itself",
+            "name the table itself: there is public.documents; write name = 'public.documents'",
         ),
         (
             "alter table documents add made text generated always as (title || body) stored",
