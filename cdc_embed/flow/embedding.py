@@ -27,7 +27,7 @@ from cdc_embed.flow.answers import Answers
 from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.calls import Calls
-from cdc_embed.flow.going_on import ASK_SECONDS, OthersWait, Step, Waiting
+from cdc_embed.flow.going_on import ASK_SECONDS, Decision, OthersWait, Waiting
 from cdc_embed.flow.patience import AbandonedError, Patience
 from cdc_embed.flow.rate import Rate
 from cdc_embed.flow.texts import Embedded, Kept, Run, Wanted
@@ -108,7 +108,7 @@ class EmbeddingRunner:
         # nothing is in a hurry to have the same embedded twice
         coming = self.kept.coming(texts) if others_wait is None else []
         result = Embedded(untaken=dict.fromkeys(coming, "a call with it is not answered yet"))
-        result.vectors |= self.kept.take(texts.keys() - result.untaken.keys())
+        result.vectors |= self.kept.pop_vectors(texts.keys() - result.untaken.keys())
         known = result.vectors.keys() | result.untaken.keys()
         wanted = self._refuse_long({d: t for d, t in texts.items() if d not in known}, result)
         if not wanted:
@@ -136,10 +136,10 @@ class EmbeddingRunner:
                 run.give_up(away=True)
                 break
             step = waiting.look(self._clock(), self._answers)
-            if step is Step.LEAVE:
+            if step is Decision.LEAVE:
                 self._leave(run, futures, away=waiting.away)
                 break
-            if step is Step.ASK:
+            if step is Decision.ASK:
                 self._ask(asked)
         asked.set()
         if not waiting.held:
@@ -205,7 +205,7 @@ class EmbeddingRunner:
         run.calling[get_ident()] = call = Call(run.over)
         CALL.set(call)
         try:
-            while run.place() < self._calls.at_once and (part := run.take()):
+            while run.place() < self._calls.at_once and (part := run.next_texts()):
                 self._embed_part(part, run)
         finally:
             del run.calling[get_ident()]

@@ -29,7 +29,7 @@ def nothing_behind(*, outage: bool) -> bool:  # noqa: ARG001  the same at any ti
     return False
 
 
-class Step(Enum):
+class Decision(Enum):
     WAIT = "wait on"
     ASK = "try a known-good text"
     LEAVE = "go on without the texts that are not settled"
@@ -50,7 +50,7 @@ class Waiting:
         self.held = False
         """Our own rate limit held its texts back."""
 
-    def look(self, now: float, answers: Answers) -> Step:
+    def look(self, now: float, answers: Answers) -> Decision:
         """Return the next step."""
         self.away = answers.taken_at < self._began or self._run.held
         if self._run.settled > self._settled:
@@ -60,18 +60,18 @@ class Waiting:
             answers.held_since = now if answers.held_since is None else answers.held_since
         if self._others_wait is None:
             if not self._run.failing:
-                return Step.WAIT
+                return Decision.WAIT
         elif self._is_late(now, answers) and self._others_wait():
-            return Step.LEAVE
+            return Decision.LEAVE
         stalled = now - max(self._progressed, answers.back_at)
         well = answers.taken_at > self._progressed
         if stalled > GO_ON_SECONDS and well:
-            return Step.LEAVE
+            return Decision.LEAVE
         needless = well or self._asked or answers.is_to_be_left_alone(now)
         if stalled > ASK_SECONDS and not needless:
             self._asked = True
-            return Step.ASK
-        return Step.WAIT
+            return Decision.ASK
+        return Decision.WAIT
 
     def _is_late(self, now: float, answers: Answers) -> bool:
         held_since = answers.held_since if self._run.held else None

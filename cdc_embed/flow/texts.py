@@ -92,7 +92,7 @@ class Run:
         """Return how many workers, which are still at work, began before this one."""
         return list(self.calling).index(get_ident())
 
-    def take(self) -> Sequence[Wanted]:
+    def next_texts(self) -> Sequence[Wanted]:
         """Return the texts of the next call, of similar lengths; none when all are taken."""
         with self._lock:
             if self.over.is_set():
@@ -174,7 +174,7 @@ class Kept:
             while len(self._vectors) > self._most:
                 self._vectors.popitem(last=False)
 
-    def take(self, digests: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
+    def pop_vectors(self, digests: Iterable[bytes]) -> dict[bytes, NDArray[np.float32]]:
         """Return the kept vectors of these chunks, and keep them no longer."""
         with self._lock:
             return {d: self._vectors.pop(d) for d in digests if d in self._vectors}

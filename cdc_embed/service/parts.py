@@ -65,15 +65,13 @@ class Parts:
         self._leaves = MetLeaves()
         self._refetcher = Refetcher(checked, self._undelivered, self._stop.abandon)
 
-    def make_instance(self) -> tuple[Instance, Watch]:
-        """Make the instance and its watch; raise if ``setup`` must be run first."""
+    def make_instance(self) -> tuple[Instance, Watch, Reconciling]:
+        """Make the instance, its watch and what compares; raise if ``setup`` must be run first."""
         checked = self._checked
         expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
         reconciling = Reconciling(checked, stages, self._undelivered, self._metrics)
         self._stack.callback(reconciling.close)
-        self._index_problems = lambda: reconciling.index_problems
-        self._sizes = lambda: reconciling.sizes
         instance = Instance(
             source=self._make_source(),
             stages=stages,
@@ -90,9 +88,9 @@ class Parts:
             refusing=self._refusing,
             trial=self._trial(),
         )
-        return instance, Watch(checked.databases, checked, watched)
+        return instance, Watch(checked.databases, checked, watched), reconciling
 
-    def make_health(self, instance: Instance) -> Health:
+    def make_health(self, instance: Instance, reconciling: Reconciling) -> Health:
         """Make the answers about an instance that come from memory."""
         return Health(
             instance=instance,
@@ -103,8 +101,8 @@ class Parts:
             listeners=self._listeners,
             refusing=self._refusing,
             tolerance=self._tolerance,
-            index_problems=self._index_problems,
-            sizes=self._sizes,
+            index_problems=lambda: reconciling.index_problems,
+            sizes=lambda: reconciling.sizes,
             threads=self._model.card.threads,
         )
 

@@ -162,11 +162,11 @@ class _Starter:
 
     def _build(self, checked: Checked, stack: ExitStack) -> Started:
         parts = Parts(checked, self._kept, stack)
-        instance, watch = parts.make_instance()
+        instance, watch, reconciling = parts.make_instance()
         stack.enter_context(watch)
         return Started(
             instance=instance,
-            health=parts.make_health(instance),
+            health=parts.make_health(instance, reconciling),
             watch=watch,
             drain_timeout=self._config.limits.drain_timeout,
             close=stack.pop_all().close,

@@ -102,7 +102,7 @@ class Watch:
         self._thread.start()
         if self._trial is not None:  # in a thread of its own, because it can hang
             trial = threading.Thread(
-                target=self._try_out, args=(self._trial,), name="embed", daemon=True
+                target=self._try_out, args=(self._trial,), name="trial", daemon=True
             )
             trial.start()
         return self

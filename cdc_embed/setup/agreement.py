@@ -145,7 +145,6 @@ def _check_row_security(
         databases.config.target.schema,
         table,
         known=known,
-        renamed={},
         one_database=one_database,
     )
     if not stored.row_security:

@@ -36,9 +36,9 @@ class Relations:
             schema,
             table,
             known=self.known,
-            renamed=change.renamed,
             one_database=self.databases.config.target_is_source,
         )
+        view.rename(change.renamed)
         again = view.exists and (change.view_goes or not view.replaceable)
         if not again and not change.together and view.is_right():
             return change.before

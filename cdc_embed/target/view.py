@@ -7,7 +7,7 @@ rows that this reader can read in the source.
 """
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from psycopg2 import sql
@@ -69,7 +69,6 @@ class SearchView:
         table: Table,
         *,
         known: Registered | None,
-        renamed: Mapping[str, str],
         one_database: bool,
     ) -> None:
         self._session = session
@@ -79,9 +78,9 @@ class SearchView:
         self._one_database = one_database
         self._name = sql.Identifier(schema, table.search_view)
         self._vectors = sql.Identifier(schema, table.embedding_table)
-        self.state = self._read_state(renamed)
+        self.state = self._read_state()
 
-    def _read_state(self, renamed: Mapping[str, str]) -> ViewState:
+    def _read_state(self) -> ViewState:
         known = self._known
         view, table = self._name, self._vectors
         if known is not None:  # both can have other names still
@@ -91,9 +90,13 @@ class SearchView:
             values = {"view": view.as_string(cursor), "table": table.as_string(cursor)}
             cursor.execute(queries("target/view")["view_state"], values)
             columns, row_security, policies = cursor.fetchone()
-        if columns is not None:
-            columns = [renamed.get(name, name) for name in columns]
         return ViewState(columns=columns, row_security=row_security, policies=frozenset(policies))
+
+    def rename(self, columns: Mapping[str, str]) -> None:
+        """Take in that columns of it get other names before anything else is done."""
+        if self.state.columns is not None:
+            names = [columns.get(name, name) for name in self.state.columns]
+            self.state = replace(self.state, columns=names)
 
     def statements(self, *, again: bool) -> list[sql.Composed]:
         """Return the statements that make all of it. ``again``: it made way before."""

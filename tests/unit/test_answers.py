@@ -5,7 +5,7 @@ import pytest
 from cdc_embed.errors import EmbedderUnavailableError, QuotaSpentError
 from cdc_embed.flow.answers import GO_ON_SECONDS, Answers
 from cdc_embed.flow.call_size import CallSize
-from cdc_embed.flow.going_on import Step, Waiting
+from cdc_embed.flow.going_on import Decision, Waiting
 from cdc_embed.flow.patience import LONGEST_ASKED, delay
 from cdc_embed.flow.texts import Embedded, Run, Wanted
 
@@ -119,5 +119,5 @@ def test_no_known_good_text_asks_in_a_pause(service: Service) -> None:
     run = Run([Wanted(b"1", "text", 1)], Embedded(), CallSize(1), workers=1, most_tokens=None)
     waiting = Waiting(run, lambda: False, service.now)
     service.fail(away(20.0))
-    assert waiting.look(service.now + 19.9, service.answers) is Step.WAIT
-    assert waiting.look(service.now + 20.1, service.answers) is Step.ASK
+    assert waiting.look(service.now + 19.9, service.answers) is Decision.WAIT
+    assert waiting.look(service.now + 20.1, service.answers) is Decision.ASK

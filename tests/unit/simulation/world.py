@@ -123,7 +123,7 @@ class Model:
         again: bool = False,
         others_wait: OthersWait | None = None,  # noqa: ARG002  it never waits
     ) -> Embedded:
-        result = Embedded(vectors=self.kept.take(texts), away=self.away)
+        result = Embedded(vectors=self.kept.pop_vectors(texts), away=self.away)
         for digest, text in texts.items():
             assert digest == fingerprint(text)
             if digest in result.vectors:
