@@ -25,10 +25,6 @@ OF_ALL = {
         "from public",
         "execute on function vectors.cosine_distance(vectors.vector, vectors.vector)",
     ),
-    "the type of pgvector": (
-        "revoke usage on type vectors.vector from public",
-        "usage on type vectors.vector",
-    ),
     "our schema": (
         "alter schema cdc_embed owner to postgres",
         "usage on schema cdc_embed",
@@ -119,6 +115,15 @@ def test_a_right_that_all_tables_need_is_named_and_waited_for(two: Site, name: s
         assert service.stop() == 0
     two.sql(f"revoke {lacks} from {two.name}")
     assert grant in two.cli("run", "--no-wait", expect=4).stderr
+
+
+def test_a_right_that_only_a_start_needs_is_named_before_it(two: Site) -> None:
+    """A session that has made its tables needs no right on the type any more."""
+    two.sql("revoke usage on type vectors.vector from public")
+    grant = f"grant usage on type vectors.vector to {two.name};"
+    assert grant in two.cli("doctor", expect=4).stdout
+    for command in ("setup", "run --no-wait"):
+        assert grant in two.cli(*command.split(), expect=4).stderr
 
 
 @pytest.mark.parametrize("name", OF_ONE)
