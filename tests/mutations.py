@@ -125,6 +125,14 @@ MUTATIONS = (
         "tests/integration/test_row_security.py::test_vectors_that_other_hands_open_are_named",
     ),
     Mutation(
+        "a deferred row that is gone is looked for, for ever",
+        "cdc_embed/reconcile/deferred.py",
+        "        self._forget(gone)",
+        "        gone.clear()",
+        "tests/unit/test_deferred_reader.py::"
+        "test_a_deferred_row_that_is_gone_is_looked_for_no_more",
+    ),
+    Mutation(
         "a refused login is not read again",
         "cdc_embed/postgres/connect.py",
         "            if login.renewed(dsn):",

@@ -86,13 +86,16 @@ class DeferredReader(Rounds):
         self._lane.deferred.clear()
         self._looked_at = self._delivered()
         waiting, last, problem = 0, 0, ""
+        gone = set(self._delayed)  # by a later change, or because the row was deleted
         while page := self._embedding.rows.page(self._looked_at, last, PAGE_ROWS):
             last = page[-1].id
+            gone.difference_update(note.row for note in page)
             due = [note.row for note in page if self._is_due(note.row)]
             waiting += len(page) - len(due)
             for table in dict.fromkeys(table for table, _ in due):
                 left, why = self._try(table, [key for t, key in due if t is table])
                 waiting, problem = waiting + left, why or problem
+        self._forget(gone)
         why = problem or self.problem.partition(": ")[2]
         self.problem = f"{waiting} rows wait for the embedder: {why}" if waiting else ""
         self._due = min((due for _, due in self._delayed.values()), default=float("inf"))

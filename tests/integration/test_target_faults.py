@@ -248,7 +248,7 @@ def test_a_table_of_vectors_that_is_away_is_named_and_waited_for(pair: Site, tar
         assert service.stop() == 0
 
 
-def test_a_right_that_only_a_person_can_give_back_is_named_and_waited_for(
+def test_a_right_that_is_taken_back_is_named_and_waited_for(
     pair: Site, target: Site, role: str
 ) -> None:
     """Then the service goes on from where it was."""
