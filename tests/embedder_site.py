@@ -41,6 +41,9 @@ def wait_for_trouble(service: RunningService) -> str:
 
 
 def expect_nothing_beyond(site: Site, end: LSN) -> None:
-    """The slot waits: nothing of what is not embedded is confirmed, or even recorded."""
-    first = confirmed(site)
-    assert first <= recorded(site) < end
+    """The slot waits: nothing of what is not embedded is confirmed, or even recorded.
+
+    Unless it is deferred: on a slow machine a comparison can still wait with it.
+    """
+    assert confirmed(site) <= recorded(site)
+    assert recorded(site) < end or site.deferred()
