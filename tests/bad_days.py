@@ -265,31 +265,31 @@ DAYS: Final[dict[str, Day]] = {
     "little memory": Day(fault=little_memory, within=60.0, takes=80, texts=1000),
     "one server of two answers pages": Day(
         fault=lambda: one_of_two(lambda _: (200, HTML)), within=60.0,
-        served=11.0,
+        served=20.0,
     ),
     "one server of two counts wrong": Day(fault=lambda: one_of_two(few_vectors), within=60.0,
-        served=11.0),
+        served=20.0),
     "one server of two is another model": Day(fault=lambda: one_of_two(wide_vectors), within=60.0,
-        served=11.0),
+        served=20.0),
     "one server of two refuses": Day(
         fault=lambda: one_of_two(lambda _: (400, {"error": "no such model"})), within=60.0,
-        served=11.0,
+        served=20.0,
     ),
     "one server of two gives zeros": Day(
         fault=lambda: one_of_two(lambda texts: (200, zeros(texts))), within=60.0,
-        served=11.0,
+        served=20.0,
     ),
     "one server of two fails": Day(
         fault=lambda: one_of_two(lambda _: (500, {"error": "no memory"})), within=60.0,
-        served=11.0,
+        served=20.0,
     ),
     "one server of two refuses at random": Day(
         fault=lambda: one_of_two_at_random(lambda _: (400, {"error": "no such model"})),
-        within=180.0, served=11.0,
+        within=180.0, served=20.0,
     ),
     "one server of two gives zeros at random": Day(
         fault=lambda: one_of_two_at_random(lambda s: (200, zeros(s.calls[-1].texts))),
-        within=180.0, served=11.0,
+        within=180.0, served=20.0,
     ),
     "one server of two fails at random": Day(
         fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,

@@ -248,7 +248,7 @@ class Stream:
 @pytest.mark.parametrize(("kind", "name"), list(table()))
 def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) -> None:
     """Four calls at once, and something waits behind each batch: no batch waits longer than 5 s, no
-    text of the other table longer than that while the service takes anything; but about twice as
+    text of the other table longer than that while the service takes anything; but some times as
     long where one server of two is broken, because its texts are deferred then, and as long as
     chance has it where it fails at random."""
     day = DAYS[name]
