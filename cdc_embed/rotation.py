@@ -46,7 +46,7 @@ class Rotation:
         """
         if self._refused_since is None:
             self._refused_since = now
-        waits = self._worked if self.in_file or self.many_servers else False
+        waits = self._worked and (self.in_file or self.many_servers)
         waits |= self.in_file and self.waits_at_start
         return waits and now - self._refused_since < ROTATION_SECONDS
 

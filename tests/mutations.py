@@ -1596,8 +1596,8 @@ order by t."cdc place\"""",
     Mutation(
         "one server that refuses a key ends the service",
         "cdc_embed/rotation.py",
-        "if self.in_file or self.many_servers else",
-        "if self.in_file else",
+        "self._worked and (self.in_file or self.many_servers)",
+        "self._worked and self.in_file",
         "tests/unit/test_rotation.py::test_a_secret_that_others_take_is_waited_for_a_minute",
     ),
     Mutation(
