@@ -58,7 +58,7 @@ class Target:
 
 def make_runner(embedder: Embedder) -> EmbeddingRunner:
     """Make the runner of a model; the caller closes it."""
-    return EmbeddingRunner(embedder, embedder.describe(), _patience(), _metrics())
+    return EmbeddingRunner(embedder, _patience(), _metrics())
 
 
 def make_pipeline(

@@ -1505,7 +1505,7 @@ order by t."cdc place\"""",
     Mutation(
         "a text is blamed within a minute",
         "cdc_embed/flow/blame.py",
-        " and now - since >= STRIKES_SECONDS:",
+        " and now - since >= self._seconds:",
         ":",
         "tests/unit/test_embedding_runner.py::test_a_text_the_service_fails_at_is_blamed_after_a_minute",
     ),

@@ -8,7 +8,6 @@ what it refuses speaks of the text at once. The calls are made by the functions 
 gives.
 """
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -46,12 +45,16 @@ class Blame:
     """Finds out, for one service, whose fault a failure is."""
 
     def __init__(
-        self, call: Callable[[list[str]], Vectors], size: CallSize, clock: Callable[[], float]
+        self,
+        call: Callable[[list[str]], Vectors],
+        size: CallSize,
+        clock: Callable[[], float],
+        strikes_seconds: float = STRIKES_SECONDS,
     ) -> None:
         self._call = call
         self._size = size
         self._clock = clock
-        self._strikes = Strikes(clock)
+        self._strikes = Strikes(clock, strikes_seconds)
         self._contradicted_at = -inf
         """When it last refused what it takes."""
         self._letters_in_a_row = 0
@@ -227,8 +230,10 @@ class Struck(NamedTuple):
 class Strikes:
     """The failures of the service at each text, while it was well with another one."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float], seconds: float = STRIKES_SECONDS) -> None:
+        """``seconds``: over so long a text must fail until it is to blame."""
         self._clock = clock
+        self._seconds = seconds
         self._struck: OrderedDict[bytes, Struck] = OrderedDict()
 
     def failures(self, digest: bytes) -> int:
@@ -241,7 +246,7 @@ class Strikes:
         failures, strikes, since = self._struck.pop(digest, Struck())
         if reason:
             strikes, since = strikes + 1, since if strikes else now
-            if strikes >= TRIES and now - since >= STRIKES_SECONDS:
+            if strikes >= TRIES and now - since >= self._seconds:
                 return True
         self._struck[digest] = Struck(failures + 1, strikes, since)
         if len(self._struck) > MOST_STRUCK:

@@ -21,10 +21,10 @@ from math import inf
 from threading import Event, get_ident
 from typing import Final
 
-from cdc_embed.embed.base import CALL, Call, CalledOffError, Embedder, ModelCard, Vectors
+from cdc_embed.embed.base import CALL, Call, CalledOffError, Embedder, Vectors
 from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
 from cdc_embed.flow.answers import Answers
-from cdc_embed.flow.blame import Blame, FailsAloneError, RefusedCallError
+from cdc_embed.flow.blame import STRIKES_SECONDS, Blame, FailsAloneError, RefusedCallError
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.calls import Calls
 from cdc_embed.flow.going_on import ASK_SECONDS, Decision, OthersWait, Waiting
@@ -48,14 +48,15 @@ class EmbeddingRunner:
     def __init__(
         self,
         embedder: Embedder,
-        card: ModelCard,
         patience: Patience,
         metrics: Metrics,
         *,
         clock: Callable[[], float] = time.monotonic,
+        strikes_seconds: float = STRIKES_SECONDS,
     ) -> None:
+        """``strikes_seconds``: over so long a text must fail until it is to blame."""
         self._embedder = embedder
-        self._card = card
+        self._card = card = embedder.describe()
         self._patience = patience
         self._metrics = metrics
         # what hangs in one of them lets the others go on
@@ -66,7 +67,7 @@ class EmbeddingRunner:
         self._size = CallSize(card.max_texts, clock=clock)
         self._answers = Answers(clock, patience.delay)
         self._calls = Calls(embedder, card, self._answers, metrics, clock)
-        self._blame = Blame(self._calls.make, self._size, clock)
+        self._blame = Blame(self._calls.make, self._size, clock, strikes_seconds)
         self._asking: Future[None] | None = None
         """The last call with a known-good text beside the stream."""
         self.kept = Kept(card.dimensions)

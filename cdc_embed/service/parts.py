@@ -141,7 +141,12 @@ class Parts:
 
     def _make_stages(self) -> Stages:
         card, checked = self._model.card, self._checked
-        runner = EmbeddingRunner(self._model.embedder, card, self._patience, self._metrics)
+        runner = EmbeddingRunner(
+            self._model.embedder,
+            self._patience,
+            self._metrics,
+            strikes_seconds=self._tolerance.failing_text,
+        )
         self._stack.callback(runner.close)
         return Stages(
             store=self._open_store(),

@@ -6,6 +6,8 @@ They need no configuration: each default is right for every service that runs fo
 from dataclasses import dataclass
 from typing import Final
 
+from cdc_embed.flow.blame import STRIKES_SECONDS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
@@ -18,6 +20,8 @@ class Tolerance:
     least_silence: float = 10.0
     """Seconds without an answer that the source is given at the least, because a busy server can
     answer late, whatever its own timeout is."""
+    failing_text: float = STRIKES_SECONDS
+    """Seconds over which one text must fail until it is a dead letter."""
     waiting_rows: int = 100_000
     """Rows that may wait for slow listeners, about 50 MB. The rows of further commits are
     dropped."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cdc_embed.flow import blame
+from cdc_embed.service.tolerance import Tolerance
 from tests.embedder_site import ALWAYS, insert, letters, ready
 from tests.invariant import recorded
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
@@ -38,16 +38,15 @@ def facts(service: RunningService) -> Any:
 
 
 def test_a_text_the_service_fails_at_stops_no_other(
-    site: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+    site: Site, embedding_server: EmbeddingServer
 ) -> None:
     """260 rows, their deletes and another table go on; after a while the one is a letter."""
-    monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)
     site.sql("create table other (id bigint primary key, body text)")
     embedder = f'{embedding_server.configuration}\ntimeout = "1s"\n'
     documents = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\n'
     site.configure(tables=documents + TWO, embedder=embedder)
     site.cli("setup")
-    with site.service() as service:
+    with site.service(tolerance=Tolerance(failing_text=6.0)) as service:
         service.wait_for("reconciled")
         embedding_server.faults(break_at=["poison"])
         insert(site, 1, 130)
@@ -77,15 +76,10 @@ def test_a_text_the_service_fails_at_stops_no_other(
 
 @pytest.mark.parametrize(("fault", "reason"), [("drop_at", "server_error"), ("forbid", "refused")])
 def test_what_speaks_of_one_text_is_that_rows_letter(
-    site: Site,
-    embedding_server: EmbeddingServer,
-    monkeypatch: pytest.MonkeyPatch,
-    fault: str,
-    reason: str,
+    site: Site, embedding_server: EmbeddingServer, fault: str, reason: str
 ) -> None:
     """A connection that ends with one text, a firewall: all others are embedded."""
-    monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)
-    with site.service() as service:
+    with site.service(tolerance=Tolerance(failing_text=6.0)) as service:
         service.wait_for("reconciled")
         embedding_server.faults(**{fault: ["poison"]})
         insert(site, 1, 3)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from cdc_embed import rotation
-from cdc_embed.flow import blame
 from cdc_embed.lsn import LSN
+from cdc_embed.service.tolerance import Tolerance
 from tests.embedder_site import (
     ALWAYS,
     expect_nothing_beyond,
@@ -110,16 +110,15 @@ def test_a_service_that_says_when_to_retry_is_not_asked_before(
 
 @pytest.mark.parametrize("seconds", [6, pytest.param(120, marks=pytest.mark.long)])
 def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
-    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch, seconds: int
+    faulty: Site, embedding_server: EmbeddingServer, seconds: int
 ) -> None:
     """Between two faults a bad text is refused for good. Were the known-good text tried only at the
     beginning of such an episode, the next fault would make letters of good texts. A service that
     refused everything for a moment is of two minds, so each letter takes a while.
     """
-    monkeypatch.setattr(blame, "STRIKES_SECONDS", 4.0)
     site, server, random = faulty, embedding_server, Random(4)
     well: dict[str, Any] = {"refuse": ["poison"]}
-    with site.service() as service:
+    with site.service(tolerance=Tolerance(failing_text=4.0)) as service:
         until, number = time.monotonic() + seconds, 0
         while time.monotonic() < until:
             server.faults(**(well | random.choice([*PASSING, *[{}] * len(PASSING)])))

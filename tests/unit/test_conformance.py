@@ -116,7 +116,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
         patience = Patience(Event(), lambda _stage, _error: None, clock=clock, wait=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
         watched = WatchedEmbedder(embedder, tried)
-        runner = EmbeddingRunner(watched, tried.card, patience, metrics, clock=clock)
+        runner = EmbeddingRunner(watched, patience, metrics, clock=clock)
         made.append(Bench(service, runner, clock, tried.card))
         return made[-1]
 

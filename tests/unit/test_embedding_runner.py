@@ -89,7 +89,7 @@ def running(
     heard = errors if errors is not None else []
     patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=delay)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
-    runner = EmbeddingRunner(fake, fake.describe(), patient, metrics, clock=clock)
+    runner = EmbeddingRunner(fake, patient, metrics, clock=clock)
     try:
         yield runner
     finally:
