@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Final
 
 import pytest
 
@@ -602,6 +603,13 @@ order by t."cdc place\"""",
         "where slot = %(slot)s\n",
         "tests/integration/test_ownership.py::"
         "test_another_server_behind_the_address_is_no_gap[True]",
+    ),
+    Mutation(
+        "a lost connection waits for the embedder",
+        "cdc_embed/flow/pipeline.py",
+        "reads_on = connected and self._confirmation.may_read()",
+        "reads_on = self._confirmation.may_read()",
+        "tests/unit/test_pipeline.py::test_a_lost_connection_waits_for_no_embedder",
     ),
     Mutation(
         "another server behind the address is a gap",
@@ -2570,6 +2578,10 @@ order by t."cdc place\"""",
 )
 
 
+NOT_FOUND: Final = {pytest.ExitCode.NO_TESTS_COLLECTED, pytest.ExitCode.USAGE_ERROR}
+"""Exit codes without ``--long`` of a test, and of one case, that is only there with it."""
+
+
 def survives(mutation: Mutation, tree: Path) -> bool:
     """Whether the named test passes without the protection, in a tree that may be patched."""
     path = tree / mutation.file
@@ -2578,7 +2590,7 @@ def survives(mutation: Mutation, tree: Path) -> bool:
         raise SystemExit(f"{mutation.name}: its line is not once in {mutation.file}")
     path.write_text(original.replace(mutation.line, mutation.mutated), encoding="utf-8")
     run = run_test(mutation.test, tree)
-    if run.returncode == pytest.ExitCode.NO_TESTS_COLLECTED:
+    if run.returncode in NOT_FOUND:
         run = run_test(mutation.test, tree, "--long")
     path.write_text(original, encoding="utf-8")
     if run.returncode not in {0, 1}:

@@ -79,7 +79,7 @@ class Batches:
         self.draining = False
         """Nothing new is dispatched any more."""
         self.reads_on = True
-        """Reading on is safe; while it is not, it waits for the texts before it."""
+        """Reading on is safe, and there is a connection; else both wait for the texts in flight."""
         self.full = False
         """Memory is full, and the log is not read on: nobody knows what waits there."""
         self._knowledge = Knowledge()

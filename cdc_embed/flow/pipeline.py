@@ -146,7 +146,8 @@ class Pipeline:
         if reading:
             self._read()
         urgent, full = self._confirmation.urgent, self._full()
-        self._batches.reads_on, self._batches.full = self._confirmation.may_read(), full
+        self._batches.reads_on = connected and self._confirmation.may_read()
+        self._batches.full = full
         self._batches.dispatch(now, urgent=urgent, hurry=urgent or full)
         if connected:
             self._mark_idle()

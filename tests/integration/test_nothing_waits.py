@@ -122,6 +122,24 @@ def test_metadata_and_skips_do_not_wait_for_an_absent_embedder(
         assert site.deferred() == [100, 101, 102]
 
 
+def test_a_lost_connection_is_made_again_in_an_outage(
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+) -> None:
+    """The new row in flight is deferred: nobody knows what waits in the log behind it."""
+    site = ready(make_site(18), embedding_server)
+    walsender = "select active_pid from pg_replication_slots where slot_name = %s"
+    with outage(site, embedding_server) as service:
+        lost = site.value(walsender, site.name)
+        site.sql("select pg_terminate_backend(%s)", lost)
+        wait_until(lambda: site.value(walsender, site.name) not in (lost, None), "again", SECONDS)
+        site.sql("delete from documents where id = 1")
+        wait_until(gone(site, 1), "the row is gone", SECONDS)
+        assert site.deferred() == [100]
+        embedding_server.faults()
+        service.settle(60)
+        assert letters(site) == 0
+
+
 @pytest.mark.parametrize("refuse", ["break_at", "refuse", "nan", "slow"])
 def test_one_tables_text_holds_up_no_other_table(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer, refuse: str

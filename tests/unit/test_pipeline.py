@@ -12,6 +12,7 @@ import pytest
 
 from cdc_embed.embed.base import ModelCard, Vectors
 from cdc_embed.embed.hash import HashEmbedder
+from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.confirm import RECORD_STEP
 from cdc_embed.flow.limits import Limits
 from cdc_embed.lsn import LSN, ZERO, Progress
@@ -38,6 +39,7 @@ class Model:
         self.may_answer = Event()
         self.may_answer.set()
         self.asked = Event()
+        self.away = False
         self.texts: list[str] = []
 
     def describe(self) -> ModelCard:
@@ -46,6 +48,8 @@ class Model:
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.asked.set()
         assert self.may_answer.wait(SECONDS)
+        if self.away:
+            raise EmbedderUnavailableError(problem="it is away", reason="server_error")
         self.texts += texts
         return self._hash.embed(texts)
 
@@ -164,6 +168,7 @@ class Rig:
     def close(self) -> None:
         self.target.may_commit.set()
         self.model.may_answer.set()
+        self.model.away = False
         self.stop()
         self.pipeline.close()
         self.runner.close()
@@ -256,6 +261,18 @@ def test_a_drain_records_idle_progress_below_the_step(rig: Rig) -> None:
     deadline = time.monotonic() + SECONDS
     assert rig.pipeline.drain(lambda: time.monotonic() > deadline)
     assert rig.stream.last == Report(*[LSN(RECORDED + 16)] * 3)
+
+
+def test_a_lost_connection_waits_for_no_embedder(rig: Rig) -> None:
+    """Nobody knows what waits in the log: the text in flight is deferred within seconds."""
+    rig.model.away = True
+    end = rig.stream.transaction(0x2000, insert(1, "in flight"))
+    assert rig.model.asked.wait(SECONDS)
+    rig.stop()
+    deadline = time.monotonic() + SECONDS
+    assert rig.pipeline.drain(lambda: time.monotonic() > deadline, connected=False)
+    assert (rig.target.recorded, rig.target.keys) == (end, ["1"])
+    assert rig.model.texts == []
 
 
 def test_quick_updates_of_one_row_cost_at_most_two_embeddings(rig: Rig) -> None:
