@@ -41,3 +41,10 @@ order by a.xact_start limit 5
 select current_setting('transaction_read_only')::boolean, pg_is_in_recovery(), s.source,
        quote_ident(current_database()), quote_ident(current_user)
 from pg_settings s where s.name = 'default_transaction_read_only'
+
+-- name: give_way
+-- Cancel the statement of a session for which others wait, and name one of these. A cancelled session
+-- blocks nobody any more once its transaction ends.
+select waiting.pid
+from (select pid from pg_locks where not granted and %(pid)s = any (pg_blocking_pids(pid)) limit 1) as waiting
+where pg_cancel_backend(%(pid)s)

@@ -36,6 +36,35 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "DDL waits for a row that is read",
+        "cdc_embed/setup/connections.py",
+        'f"cdc_embed rows {slot}", lookout=source)',
+        'f"cdc_embed rows {slot}")',
+        "tests/integration/test_giving_way.py::"
+        "test_an_alter_table_does_not_wait_for_a_row_read_again",
+    ),
+    Mutation(
+        "DDL waits for the count of a table",
+        "cdc_embed/service/reconciling.py",
+        "self._count_source = Session(SOURCE, config.source_login, name, lookout=source)",
+        "self._count_source = Session(SOURCE, config.source_login, name)",
+        "tests/integration/test_giving_way.py::test_an_alter_table_does_not_wait_for_verify",
+    ),
+    Mutation(
+        "DDL waits for the count of the search view",
+        "cdc_embed/service/reconciling.py",
+        "self._count_target = Session(TARGET, config.target_login, name, lookout=target)",
+        "self._count_target = Session(TARGET, config.target_login, name)",
+        "tests/integration/test_giving_way.py::test_an_alter_table_does_not_wait_for_verify",
+    ),
+    Mutation(
+        "a count that gave way is a number",
+        "cdc_embed/reconcile/counts.py",
+        "            if pause is not None:",
+        "            if pause is None:\n                return count(table)\n            else:",
+        "tests/integration/test_giving_way.py::test_verify_says_that_ddl_kept_it_from_counting",
+    ),
+    Mutation(
         "confirm what was received",
         "cdc_embed/lsn.py",
         "return min(self.durable, self.recorded)",
@@ -2440,9 +2469,9 @@ order by t."cdc place\"""",
     ),
     Mutation(
         "rows are counted in a connection more",
-        "cdc_embed/reconcile/slices.py",
-        "            self.source.close()",
-        "            pass",
+        "cdc_embed/reconcile/counts.py",
+        "                close()",
+        "                pass",
         "tests/unit/test_verify.py::test_a_count_has_the_connection_in_which_rows_are_read",
     ),
     Mutation(

@@ -104,7 +104,7 @@ class DeadLetters:
         return {"row": "gone", "metadata": {}, "text": None}
 
     def _read_row(self, table: Table, key: Key) -> Row | None:
-        reader = RowReader(self._databases.source, Event())
+        reader = RowReader(self._databases.rows, Event())
         while (scan := reader.scan_keys(table, [key])) is None:
             time.sleep(REWRITTEN_SECONDS)
         return scan.rows[key]

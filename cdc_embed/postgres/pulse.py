@@ -1,9 +1,10 @@
-"""Detection of an answer that will never come: a second session asks the server about the first.
+"""A look at each session that waits for an answer: another session asks the server about it.
 
-TCP notices a peer that vanished. It does not notice a peer whose kernel acknowledges bytes that no
-process reads any more: a proxy or a tunnel whose other side is gone, a connection that a load
-balancer forgot. A statement can take hours, and so can a wait for a lock, so no time limit tells a
-slow answer from a lost one. The server can.
+An answer can be lost. TCP notices a peer that vanished. It does not notice a peer whose kernel
+acknowledges bytes that no process reads any more: a proxy or a tunnel whose other side is gone, a
+connection that a load balancer forgot. A statement can take hours, and so can a wait for a lock, so
+no time limit tells a slow answer from a lost one. The server can. An answer can also be too slow
+for others, who wait for its locks (``giving_way``).
 """
 
 import time
@@ -17,12 +18,16 @@ LOOK_SECONDS: Final = 1.0
 class Watched(Protocol):
     """A session whose thread waits for a server's answer."""
 
-    answer_limit: float
-    waiting_since: float | None
-    """The time at which the wait began, in monotonic seconds; None while there is no wait."""
+    @property
+    def look_seconds(self) -> float:
+        """The seconds of a wait after which it is looked at, again and again."""
 
-    def is_served(self) -> bool: ...
-    def cancel(self) -> None: ...
+    @property
+    def waiting_since(self) -> float | None:
+        """The time at which the wait began, in monotonic seconds; None while there is no wait."""
+
+    def look(self) -> None:
+        """Look at the wait, and end it if it must end; called in a thread of its own."""
 
 
 class Pulse:
@@ -60,15 +65,9 @@ class Pulse:
                 waiting = [w for w, asked in self._asked.items() if _is_due(w, asked, now)]
                 self._asked.update(dict.fromkeys(waiting, now))
             for watched in waiting:
-                Thread(target=_ask, args=(watched,), name="pulse", daemon=True).start()
+                Thread(target=watched.look, name="pulse", daemon=True).start()
 
 
 def _is_due(watched: Watched, asked: float, now: float) -> bool:
     since = watched.waiting_since
-    return since is not None and now - max(since, asked) > watched.answer_limit
-
-
-def _ask(watched: Watched) -> None:
-    since = watched.waiting_since
-    if since is not None and not watched.is_served() and watched.waiting_since == since:
-        watched.cancel()
+    return since is not None and now - max(since, asked) > watched.look_seconds

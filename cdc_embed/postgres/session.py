@@ -22,6 +22,7 @@ from cdc_embed.postgres.connect import (
     parameters_of,
     shut_down,
 )
+from cdc_embed.postgres.giving_way import GivingWay
 from cdc_embed.postgres.side import READ_ONLY, Side, translated
 from cdc_embed.rotation import Login
 from cdc_embed.sql import queries
@@ -32,13 +33,23 @@ PULSE: Final = pulse.Pulse()
 class Session:
     """A lazily opened connection."""
 
-    def __init__(self, side: Side, login: Login, application_name: str) -> None:
+    def __init__(
+        self,
+        side: Side,
+        login: Login,
+        application_name: str,
+        *,
+        lookout: "Session | None" = None,
+    ) -> None:
+        """``lookout``: a session of the same server, from which a long statement of this one is
+        cancelled if another's waits for it."""
         self.side = side
         self._login = login
         self._application_name = application_name
         self._connection: Any = None
         self._opening: Future[Any] | None = None
         self._shut_down: Any = None
+        self._giving_way = GivingWay(self, lookout) if lookout is not None else None
         self._lock = RLock()
         self._used_at = time.monotonic()
         self.waiting_since: float | None = None
@@ -111,6 +122,17 @@ class Session:
         """Whether there is a connection that was not found to be lost."""
         return self._connection is not None and not self._connection.closed
 
+    @property
+    def backend(self) -> int:
+        """The PID of the server process; 0 while there is none."""
+        connection = self._connection
+        return 0 if connection is None else connection.backend
+
+    @property
+    def look_seconds(self) -> float:
+        """The seconds after which the server is asked whether it still works on a statement."""
+        return self.answer_limit
+
     def encoding(self) -> str:
         """Return the database's encoding, by PostgreSQL's name."""
         with self.transaction("server_encoding") as cursor:
@@ -121,6 +143,8 @@ class Session:
     def close(self) -> None:
         """End the connection; the next transaction opens another."""
         PULSE.unwatch(self)
+        if self._giving_way is not None:
+            PULSE.unwatch(self._giving_way)
         self._drop_connection()
 
     def close_when_free(self) -> None:
@@ -157,7 +181,13 @@ class Session:
             self._shut_down = connection
             shut_down(connection)
 
-    def is_served(self) -> bool:
+    def look(self) -> None:
+        """End a wait for an answer that will not come."""
+        since = self.waiting_since
+        if since is not None and not self._is_served() and self.waiting_since == since:
+            self.cancel()
+
+    def _is_served(self) -> bool:
         """Return whether the server works on the statement that is waited for, seen from a second
         session."""
         connection = self._connection
@@ -195,6 +225,8 @@ class Session:
         with self._lock:
             self.waiting_since = time.monotonic()
             PULSE.watch(self)
+            if self._giving_way is not None:
+                PULSE.watch(self._giving_way)
             try:
                 yield
             finally:

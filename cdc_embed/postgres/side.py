@@ -38,13 +38,16 @@ VALUE_SETTINGS: Final = {
     "statement_timeout": "0",
     "lock_timeout": "0",
     "idle_session_timeout": "0",
+    "idle_in_transaction_session_timeout": "60s",
     "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
 """Settings that fix the text form of values and types. Without ``public`` in the ``search_path``,
 no function or operator that another role makes there is run as this role: whatever is not
-PostgreSQL's own is named with its schema. The planner cannot know how few rows our questions to the
-catalogue have, so it would compile each of them, each time (``jit``)."""
+PostgreSQL's own is named with its schema. A process that is stopped holds no lock longer than a
+minute, neither on tables of the application nor on the checkpoint row. The planner cannot know how
+few rows our questions to the catalogue have, so it would compile each of them, each time (``jit``).
+"""
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
@@ -64,6 +67,8 @@ UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
 
 LOCKED: Final = "55P03"
 """A lock was not granted in time."""
+CANCELLED: Final = "57014"
+"""A statement was cancelled, because another session's waited for it, or by somebody."""
 PRIVILEGE: Final = "42501"
 MISSING_FILE: Final = "58P01"
 """A library that is not installed; waiting does not help."""
@@ -101,8 +106,6 @@ TARGET: Final = Side(
         **VALUE_SETTINGS,
         # a confirmed change must survive a crash of the target
         "synchronous_commit": "on",
-        # a stopped process must not hold the checkpoint row
-        "idle_in_transaction_session_timeout": "60s",
     },
     TargetUnavailableError,
     TargetRefusedError,

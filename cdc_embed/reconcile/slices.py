@@ -21,6 +21,7 @@ from cdc_embed.flow.facts import Facts
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
+from cdc_embed.reconcile.counts import Counts
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.leaves import Leaves
@@ -266,32 +267,6 @@ class SliceReader:
                 self.pause(0)
             except CancelledError:
                 raise StoppedError from None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
-    """Counts whole tables, in sessions that are open only meanwhile: nothing else waits for it."""
-
-    source: RowReader
-    target: StoredDocuments
-    make_room: Callable[[], None]
-    """Closes the session in which rows are read, so that one is open at a time."""
-
-    def rows(self, table: Table) -> int:
-        """Return the number of rows in the source, whatever their key."""
-        self.make_room()
-        try:
-            return self.source.count(table)
-        finally:
-            self.source.close()
-
-    def documents(self, table: Table) -> tuple[int, int]:
-        """Return (documents that the search view shows, documents that are stored)."""
-        self.make_room()
-        try:
-            return self.target.count_shown(table)
-        finally:
-            self.target.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

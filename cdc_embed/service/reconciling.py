@@ -11,6 +11,7 @@ from cdc_embed.flow.prepare import VectorSupply
 from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
+from cdc_embed.reconcile.counts import Counts
 from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.readers import Readers
@@ -18,7 +19,7 @@ from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
 from cdc_embed.reconcile.size import Size, TokenCounter
-from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.stages import Stages
@@ -62,8 +63,9 @@ class Reconciling:
         index = Session(TARGET, config.target_login, f"cdc_embed index {config.source.slot}")
         self._indexer = Indexer(index, self._ensure_index, stages.store.look_ups)
         name = f"cdc_embed count {config.source.slot}"
-        self._count_source = Session(SOURCE, config.source_login, name)
-        self._count_target = Session(TARGET, config.target_login, name)
+        source, target = self._databases.source, self._databases.target
+        self._count_source = Session(SOURCE, config.source_login, name, lookout=source)
+        self._count_target = Session(TARGET, config.target_login, name, lookout=target)
         self._counter = TokenCounter(stages.cut, checked.model.card.count_tokens)
         self.sizes: Mapping[str, Size] = {}
         """The tables that were measured, by name; replaced whole."""
@@ -115,10 +117,10 @@ class Reconciling:
         config = self._config
         target = self._databases.target
         ledger = Ledger(target, config.target.schema, config.source.slot)
-        stored = self._stored(target)
+        stored, slices = self._stored(target), self._make_slices(term)
         return Work(
             term=term,
-            slices=self._make_slices(term),
+            slices=slices,
             scopes=self._scopes,
             ledger=ledger,
             stored=stored,
@@ -130,6 +132,7 @@ class Reconciling:
                 source=RowReader(self._count_source, term.ended),
                 target=self._stored(self._count_target),
                 make_room=lambda: self._databases.rows.close_unused(0),
+                pause=slices.pause,
             ),
         )
 

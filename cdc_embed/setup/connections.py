@@ -68,7 +68,7 @@ def connections(config: Config) -> Iterator[Connections]:
     slot = config.source.slot
     source = Session(SOURCE, config.source_login, f"cdc_embed {slot}")
     target = Session(TARGET, config.target_login, f"cdc_embed {slot}")
-    rows = Session(SOURCE, config.source_login, f"cdc_embed rows {slot}")
+    rows = Session(SOURCE, config.source_login, f"cdc_embed rows {slot}", lookout=source)
     try:
         yield Connections(config, source, target, rows)
     finally:

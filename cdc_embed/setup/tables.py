@@ -255,7 +255,7 @@ class TablePlanner:
         def fill(on_wait: OnWait) -> None:
             assert change.at_once is not None, "the table is made anew"
             rehearse(databases.target, shadow, change.at_once, on_wait)
-            shadow.fill(databases.target, all_rows(databases.source, table))
+            shadow.fill(databases.target, all_rows(databases.rows, table))
 
         change.before += [shadow.create_ddl(), replace(shadow.fill_ddl(), work=fill)]
         name = known.embedding_table if known is not None else table.embedding_table

@@ -24,7 +24,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot, widen
 from cdc_embed.errors import SourceUnavailableError, UnprovenError
 from cdc_embed.postgres.session import Session
-from cdc_embed.postgres.side import RowRefusedError
+from cdc_embed.postgres.side import CANCELLED, RowRefusedError
 from cdc_embed.source.comparison import EVERY_ROW, between, following, narrowed
 from cdc_embed.source.row_statements import compose_read, key_arrays, key_values
 from cdc_embed.sql import queries
@@ -201,8 +201,18 @@ class RowReader:
     def _read(
         self, table: Table, fetch: Callable[[Any], _Part], xids: Collection[int] = ()
     ) -> Scan | None:
-        """Fetch in one snapshot; None when the snapshot does not see the ``xids``, or when the
-        table's files changed during the read."""
+        """Fetch in one snapshot; None when the snapshot does not see the ``xids``, when the table's
+        files changed during the read, or when the read gave way to a statement of another."""
+        try:
+            return self._read_once(table, fetch, xids)
+        except SourceUnavailableError as exc:
+            if exc.fields.get("state") != CANCELLED:
+                raise
+            return None
+
+    def _read_once(
+        self, table: Table, fetch: Callable[[Any], _Part], xids: Collection[int]
+    ) -> Scan | None:
         with self._session.transaction(table.full_name) as cursor:
             files, _ = _state_of_read(cursor, table)
         with self._session.transaction(table.full_name, rows=True) as cursor:

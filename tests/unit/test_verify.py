@@ -15,7 +15,8 @@ from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.metrics import Metrics
-from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.counts import Counts
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Tally, Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
@@ -203,6 +204,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
                 source=cast(RowReader, world),
                 target=cast(StoredDocuments, world),
                 make_room=lambda: None,
+                pause=lambda _: None,
             ),
         )
     )
@@ -500,6 +502,7 @@ def test_a_count_has_the_connection_in_which_rows_are_read() -> None:
         source=cast(RowReader, Rows()),
         target=cast(StoredDocuments, Rows()),
         make_room=lambda: steps.append("room"),
+        pause=lambda _: None,
     )
     counts.rows(TABLE)
     counts.documents(TABLE)

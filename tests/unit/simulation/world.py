@@ -38,12 +38,13 @@ from cdc_embed.flow.texts import Embedded, Kept
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
 from cdc_embed.reconcile import reconciler, retry, rounds, verify
+from cdc_embed.reconcile.counts import Counts
 from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
 from cdc_embed.reconcile.rounds import Surroundings
-from cdc_embed.reconcile.slices import Counts, Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
@@ -473,6 +474,7 @@ class World:
                 source=cast(RowReader, self.reader),
                 target=cast(StoredDocuments, notes),
                 make_room=lambda: None,
+                pause=reader.pause,
             ),
         )
         letters = cast(Letters, DeadLetters(self.target, self.actor))

@@ -1,0 +1,63 @@
+"""The counts of whole tables: what a comparison must have seen.
+
+A count can take long, so it has sessions of its own that are open only meanwhile, and it gives way:
+a statement that waits for it cancels it (``postgres/giving_way.py``), and it is tried again later.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from cdc_embed.change.document import Table
+from cdc_embed.errors import SourceUnavailableError, TargetUnavailableError, UnprovenError
+from cdc_embed.postgres.side import CANCELLED, LOCKED
+from cdc_embed.source.rows import RowReader
+from cdc_embed.target.stored import StoredDocuments
+
+PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Seconds between the tries of a count for which statements of others wait."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Counts whole tables; nothing else waits for it."""
+
+    source: RowReader
+    target: StoredDocuments
+    make_room: Callable[[], None]
+    """Closes the session in which rows are read, so that one is open at a time."""
+    pause: Callable[[float], None]
+    """Waits; raises when the term ends first."""
+
+    def rows(self, table: Table) -> int:
+        """Return the number of rows in the source, whatever their key.
+
+        Raises ``UnprovenError`` if statements of others waited for it each time.
+        """
+        return self._count(table, self.source.count, self.source.close)
+
+    def documents(self, table: Table) -> tuple[int, int]:
+        """Return (documents that the search view shows, documents that are stored); raises as
+        ``rows``."""
+        return self._count(table, self.target.count_shown, self.target.close)
+
+    def _count(self, table: Table, count: Callable[[Table], T], close: Callable[[], None]) -> T:
+        self.make_room()
+        for pause in (*PAUSES, None):
+            try:
+                return count(table)
+            except (SourceUnavailableError, TargetUnavailableError) as exc:
+                state = exc.fields.get("state")
+                if state not in {CANCELLED, LOCKED} or (state == LOCKED and pause is None):
+                    raise
+            finally:
+                close()
+            if pause is not None:
+                self.pause(pause)
+        raise UnprovenError(
+            table=table.full_name,
+            problem="it could not be counted, because each count was cancelled, so that no ALTER "
+            "TABLE or other statement waits for it; verify again after your migration",
+        )
