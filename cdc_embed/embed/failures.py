@@ -12,6 +12,7 @@ import httpx2
 
 from cdc_embed.embed.answers import error_fields, retry_after_seconds, server_message
 from cdc_embed.embed.base import SERVER_ERROR, TIMEOUT
+from cdc_embed.embed.connections import Reply
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -45,13 +46,13 @@ _SPENT = {"insufficient_quota", "billing_hard_limit_reached"}
 
 
 def failure_of(
-    response: httpx2.Response, where: str, *, worked: bool, secrets: Sequence[str]
+    response: Reply, where: str, *, worked: bool, secrets: Sequence[str]
 ) -> CdcEmbedError:
     """Return the error of an answer that is no success; it quotes none of ``secrets``.
 
     ``worked``: the service has embedded something since the start.
     """
-    status = response.status_code
+    status = response.status
     problem = f"{where} answers {status}"
     spent = status == _PAYMENT_REQUIRED or not _SPENT.isdisjoint(error_fields(response.content))
     if status in UNAUTHORIZED and not spent:  # such messages can quote the key

@@ -8,14 +8,13 @@ Format: https://platform.openai.com/docs/api-reference/embeddings/create
 """
 
 import math
-import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
-from weakref import WeakSet
 
 import httpx2
 import numpy as np
@@ -33,6 +32,7 @@ from cdc_embed.embed.base import (
     ModelCard,
     Vectors,
 )
+from cdc_embed.embed.connections import HttpConnections, Reply, Request
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of, reason_of
 from cdc_embed.embed.pace import Turns
@@ -50,9 +50,6 @@ _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimat
 
 ASK_SECONDS: Final = 5.0
 """The time limit of a request that needs no model."""
-BESIDE: Final = 4
-"""The calls beside those of the stream: one that hangs, of deferred rows, of a known-good text, of
-a question."""
 LEAST_WINDOW: Final = 16
 """No model takes fewer tokens: a smaller number of them is no count."""
 _PROXY_HINT = (
@@ -90,9 +87,7 @@ class HttpEmbedder:
         self._meter = Meter()
         self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock)
         self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._client = _client(config, self._dialect.headers)
+        self._connections = _connections()
         self._dimensions = config.dimensions
         self._card: ModelCard | None = None
 
@@ -165,23 +160,19 @@ class HttpEmbedder:
     def close(self) -> None:
         """Close the connections; a call that waits, for the rate limit or for an answer, ends at
         once."""
-        self._closed.set()
         self._turns.close()
-        with self._lock:
-            for connection in self._sockets:
-                _shut(connection)
-        self._client.close()
+        self._connections.close()
 
     def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
         headers = self._dialect.headers
         response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
-        if response.status_code in UNAUTHORIZED and self._has_other_key(headers):
+        if response.status in UNAUTHORIZED and self._has_other_key(headers):
             response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
         refused = None
-        if self._dialect.may_be_unknown(response.status_code):
+        if self._dialect.may_be_unknown(response.status):
             second, other = self._ask(inputs, self._dialect.body(inputs, query=query, plain=True))
             if second.is_success:
-                refused, response, body = response.status_code, second, other
+                refused, response, body = response.status, second, other
         if not response.is_success:
             raise self._failure(response, inputs, query=query)
         vectors = decode_vectors(body, count=len(inputs), dimensions=self._dimensions)
@@ -226,15 +217,12 @@ class HttpEmbedder:
             if self._config.rotation.renewed():
                 with suppress(EmbedderError):  # it is being written
                     self._dialect.take_secrets()
-                self._client.headers.update(self._dialect.headers)
             return self._dialect.headers != used
 
-    def _failure(
-        self, response: httpx2.Response, inputs: list[str], *, query: bool = False
-    ) -> CdcEmbedError:
+    def _failure(self, response: Reply, inputs: list[str], *, query: bool = False) -> CdcEmbedError:
         secrets = [*inputs, *self._dialect.secrets, *filter(None, [self._url.query.decode()])]
         error = failure_of(response, _shown(self._url), worked=self._worked, secrets=secrets)
-        if response.status_code not in UNAUTHORIZED or not isinstance(error, EmbedderError):
+        if response.status not in UNAUTHORIZED or not isinstance(error, EmbedderError):
             return error
         problem = error.fields["problem"]
         if self._config.rotation.may_come(self._clock()):
@@ -243,10 +231,10 @@ class HttpEmbedder:
             return UnauthorizedError(problem=problem, for_all_texts=error)
         return error
 
-    def _ask(self, inputs: list[str], request: bytes) -> tuple[httpx2.Response, Any]:
+    def _ask(self, inputs: list[str], request: bytes) -> tuple[Reply, Any]:
         """Return the answer, and the body of a good one."""
         turn = self._turns.take(sum(self._tokens_of(inputs)) if self._turns.of_tokens else 0)
-        response = self._post(request)
+        response = self._post(request, len(inputs))
         if not response.is_success:
             return response, None
         body = parse_body(response.content)
@@ -256,37 +244,37 @@ class HttpEmbedder:
         self._meter.add(sum(self._tokens_of(inputs)) if used is None else used)
         return response, body
 
-    def _post(self, body: bytes) -> httpx2.Response:
-        return self._send("POST", self._url, body)
-
-    def _send(self, method: str, url: httpx2.URL, body: bytes | None = None) -> httpx2.Response:
-        timeout = self._config.timeout if body else min(self._config.timeout, ASK_SECONDS)
-        try:
-            return self._client.request(
-                method, url, content=body, timeout=timeout, extensions={"trace": self._watch}
+    def _post(self, body: bytes, vectors: int) -> Reply:
+        return self._send(
+            Request(
+                url=self._url,
+                body=body,
+                headers=self._dialect.headers,
+                seconds=self._config.timeout,
+                vectors=vectors,
             )
+        )
+
+    def _send(self, request: Request) -> Reply:
+        try:
+            return self._connections.send(request)
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
             problem = f"{_shown(self._url)}: {str(exc) or type(exc).__name__}"
             raise EmbedderUnavailableError(problem=problem, reason=reason_of(exc)) from exc
 
-    def _watch(self, event: str, info: Mapping[str, Any]) -> None:
-        """Remember the sockets, because closing a client does not wake the threads that read from
-        it."""
-        if not event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            return
-        connection = info["return_value"].get_extra_info("socket")
-        with self._lock:
-            self._sockets.add(connection)
-            if self._closed.is_set():
-                _shut(connection)
-
     def _get(self, path: str) -> bytes | None:
         """Return the body of another page of the service; None: it has none."""
         try:
-            response = self._send("GET", self._url.copy_with(path=path))
+            response = self._send(
+                Request(
+                    url=self._url.copy_with(path=path),
+                    headers=self._dialect.headers,
+                    seconds=min(self._config.timeout, ASK_SECONDS),
+                )
+            )
         except EmbedderUnavailableError:  # some end the connection at what they do not know
             return None
-        if response.status_code in AWAY:
+        if response.status in AWAY:
             raise self._failure(response, [])
         return response.content if response.is_success else None
 
@@ -318,14 +306,10 @@ def _checked(url: str) -> httpx2.URL:
     )
 
 
-def _client(config: EmbedderConfig, headers: Mapping[str, str]) -> httpx2.Client:
-    calls = config.concurrency + BESIDE
+def _connections() -> HttpConnections:
     try:
-        return httpx2.Client(
-            headers=headers,
-            timeout=config.timeout,
-            limits=httpx2.Limits(max_connections=calls, max_keepalive_connections=calls),
-        )
+        context = httpx2.create_ssl_context()  # it reads every certificate: once for all
+        return HttpConnections(partial(httpx2.Client, verify=context))
     except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote the password
         problem = "the proxy or the certificates that the environment names cannot be used"
         raise EmbedderError(problem=problem, hint=_PROXY_HINT) from None
@@ -333,8 +317,3 @@ def _client(config: EmbedderConfig, headers: Mapping[str, str]) -> httpx2.Client
 
 def _shown(url: httpx2.URL) -> str:
     return url.netloc.decode("ascii")
-
-
-def _shut(connection: socket.socket) -> None:
-    with suppress(OSError):
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,15 @@ def test_older_writer_cannot_commit_even_when_overtaken_midway(
     assert stored(site) == {1: "new"}
     with pytest.raises(FencedError):
         old.record_progress(LSN(0x9000), 0)
+
+
+def test_a_slot_of_another_source_fences_nobody(site: Site, store: Store) -> None:
+    """One name on two servers: who takes an epoch must be of the source that has the position."""
+    other = replace(store.identity(), database="another one")
+    with pytest.raises(HistoryGapError, match="another one"):
+        store.take_epoch(other)
+    store.write(plan({"1": text("a")}), vectors("a"), 1)
+    assert stored(site) == {1: "a"}
 
 
 def test_fenced_writer_that_is_in_doubt_ends_nobody(

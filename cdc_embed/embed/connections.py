@@ -1,0 +1,170 @@
+"""The connections to a service: each request has one for itself, and ends in time, whatever comes.
+
+A client's own time limits are of each read: an answer that comes in drops, or with a blank now and
+then (proxies send such heartbeats), would last for ever. So a timer shuts the connection.
+"""
+
+import socket
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import Lock, Timer
+from typing import Any, Final
+from weakref import WeakSet
+
+import httpx2
+
+from cdc_embed.errors import UnusableAnswerError
+
+LARGEST_VECTOR: Final = 1 << 20
+"""Bytes of one vector in an answer, and of what is around all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request to the service, and the bounds of its answer."""
+
+    url: httpx2.URL
+    body: bytes | None = None
+    """It is posted; None: the page is asked for."""
+    headers: Mapping[str, str]
+    seconds: float
+    """From the first byte that is sent to the last one that comes."""
+    vectors: int = 0
+    """The number of vectors that the answer holds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """A whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Their names in any case."""
+    content: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
+
+    @property
+    def is_redirect(self) -> bool:
+        return 300 <= self.status < 400
+
+
+class HttpConnections:
+    """As many connections as there are requests at once; for several threads."""
+
+    def __init__(self, make: Callable[[], httpx2.Client]) -> None:
+        """``make``: makes a client; the first one is made here, with the errors that it raises."""
+        self._make = make
+        self._lock = Lock()
+        self._free = [_Connection(make())]
+        self._made = list(self._free)
+        self._closed = False
+
+    def send(self, request: Request) -> Reply:
+        """Return the answer; raise ``httpx2.RequestError`` if none came in time, RuntimeError if
+        they are closed, and UnusableAnswerError for an answer without end."""
+        connection = self._next_free()
+        try:
+            return connection.send(request)
+        finally:
+            with self._lock:
+                self._free.append(connection)
+
+    def close(self) -> None:
+        """Close all; a request that waits for its answer ends at once."""
+        with self._lock:
+            self._closed = True
+        for connection in self._made:
+            connection.close()
+
+    def _next_free(self) -> "_Connection":
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("its connections are closed")
+            if self._free:
+                return self._free.pop()
+            made = _Connection(self._make())
+            self._made.append(made)
+            return made
+
+
+class _Connection:
+    """One request after the other."""
+
+    def __init__(self, client: httpx2.Client) -> None:
+        self._client = client
+        self._lock = Lock()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
+        self._number = 0
+        """Of the request under way, so that a timer ends no other."""
+        self._sent = False
+        """The service has heard of it: its texts can be why no answer comes."""
+        self._late = False
+        self._closed = False
+
+    def send(self, request: Request) -> Reply:
+        with self._lock:
+            self._number += 1
+            self._sent = self._late = False
+            timer = Timer(request.seconds, self._end, [self._number])
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._exchange(request)
+        except httpx2.RequestError as exc:
+            if not self._late:
+                raise
+            late = httpx2.ReadTimeout if self._sent else httpx2.ConnectTimeout
+            raise late(f"timed out: no whole answer within {request.seconds:g} s") from exc
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._number += 1
+
+    def close(self) -> None:
+        """A closed client does not wake the thread that reads from it, so the sockets are shut."""
+        with self._lock:
+            self._closed = True
+            self._shut()
+        self._client.close()
+
+    def _exchange(self, request: Request) -> Reply:
+        most = (request.vectors + 1) * LARGEST_VECTOR
+        with self._client.stream(
+            "GET" if request.body is None else "POST",
+            request.url,
+            content=request.body,
+            headers=request.headers,
+            timeout=request.seconds,
+            extensions={"trace": self._watch},
+        ) as response:
+            content = bytearray()
+            for part in response.iter_bytes():
+                content += part
+                if len(content) > most:
+                    problem = f"its answer has more than {most >> 20} MB"
+                    raise UnusableAnswerError(problem=problem)
+        return Reply(status=response.status_code, headers=response.headers, content=bytes(content))
+
+    def _watch(self, event: str, info: Mapping[str, Any]) -> None:
+        if event.endswith("send_request_headers.started"):
+            self._sent = True
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            with self._lock:
+                self._sockets.add(info["return_value"].get_extra_info("socket"))
+                if self._closed or self._late:
+                    self._shut()
+
+    def _end(self, number: int) -> None:
+        with self._lock:
+            if number == self._number:
+                self._late = True
+                self._shut()
+
+    def _shut(self) -> None:
+        for each in self._sockets:
+            with suppress(OSError):
+                socket.socket.shutdown(each, socket.SHUT_RDWR)

@@ -1,0 +1,105 @@
+"""A request ends in time and its answer is bounded, whatever the service sends, and how slowly."""
+
+import socket
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import chain, repeat
+from threading import Event, Thread
+
+import httpx2
+import pytest
+
+from cdc_embed.embed.connections import HttpConnections, Reply, Request
+from cdc_embed.errors import UnusableAnswerError
+
+HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
+SECONDS = 0.4
+
+
+@contextmanager
+def service(*answers: Iterable[bytes], pause: float = 0.0) -> Iterator[httpx2.URL]:
+    """The address of a service that sends these answers on one connection, part by part."""
+    over = Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                for answer in answers:
+                    connection.recv(65536)
+                    for part in answer:
+                        connection.sendall(part)
+                        if over.wait(pause):
+                            return
+                over.wait(10)
+
+        thread = Thread(target=serve, daemon=True)
+        thread.start()
+        yield httpx2.URL(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/embeddings")
+        over.set()
+        thread.join(10)
+
+
+@pytest.fixture
+def connections() -> Iterator[HttpConnections]:
+    made = HttpConnections(httpx2.Client)
+    yield made
+    made.close()
+
+
+def ask(connections: HttpConnections, url: httpx2.URL, seconds: float = SECONDS) -> Reply:
+    return connections.send(
+        Request(url=url, body=b"{}", headers={}, seconds=seconds, vectors=1),
+    )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        chain([HEAD], repeat(b"1\r\n \r\n")),
+        chain([HEAD[:15]], repeat(b"X")),
+        repeat(b"HTTP/1.1 102 Processing\r\n\r\n"),
+    ],
+    ids=["blanks", "a header letter by letter", "interim answers"],
+)
+def test_an_answer_in_drops_ends_in_time(
+    connections: HttpConnections, answer: Iterable[bytes]
+) -> None:
+    with service(answer, pause=0.05) as url:
+        began = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout, match=r"no whole answer within 0\.4 s"):
+            ask(connections, url)
+        assert SECONDS <= time.monotonic() - began < 5
+
+
+def test_an_answer_without_end_is_not_kept(connections: HttpConnections) -> None:
+    with (
+        service(chain([HEAD], repeat(b"10000\r\n" + 0x10000 * b" " + b"\r\n"))) as url,
+        pytest.raises(UnusableAnswerError, match="more than 2 MB"),
+    ):
+        ask(connections, url, seconds=5)
+
+
+def test_the_time_of_a_former_request_ends_no_other(connections: HttpConnections) -> None:
+    with service([WHOLE], [WHOLE[:10], WHOLE[10:]], pause=0.2) as url:
+        assert ask(connections, url).content == b"[]"
+        (connection,) = connections._free
+        connection._end(1)
+        assert ask(connections, url, seconds=10).content == b"[]"
+
+
+def test_a_hanging_request_holds_up_no_other(connections: HttpConnections) -> None:
+    with service([]) as hanging, service([WHOLE]) as well:
+        thread = Thread(target=lambda: suppress_errors(connections, hanging), daemon=True)
+        thread.start()
+        assert ask(connections, well, seconds=10).status == 200
+        connections.close()
+        thread.join(5)
+        assert not thread.is_alive(), "closing ends the wait"
+
+
+def suppress_errors(connections: HttpConnections, url: httpx2.URL) -> None:
+    with suppress(httpx2.RequestError):
+        ask(connections, url, seconds=60)
