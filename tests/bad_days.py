@@ -79,6 +79,10 @@ def limited(service: FakeService) -> httpx2.Response:
     return to_response(service.dialect.overloaded, {"Retry-After": "20"})
 
 
+def asking(service: FakeService) -> httpx2.Response:
+    return to_response(service.dialect.ill, {"Retry-After": "60"})
+
+
 def slow(answer: Answer | None) -> Fault:
     """One lock, 0.1 s a text, a limit of 1 s: what nobody waits for any more is worked off."""
     free = [0.0]
@@ -123,7 +127,7 @@ def no_vector(number: float | None) -> Fault:
     return fault
 
 
-def one_of_two(answer: Callable[[list[str]], Answer]) -> Fault:
+def one_of_two(answer: Callable[[list[str]], Answer | httpx2.Response]) -> Fault:
     """Every other call goes to a broken server behind the same address."""
     calls = count()
 
@@ -133,9 +137,11 @@ def one_of_two(answer: Callable[[list[str]], Answer]) -> Fault:
     return fault
 
 
-def one_of_two_at_random(answer: Callable[[FakeService], Answer]) -> Fault:
+def one_of_two_at_random(
+    answer: Callable[[FakeService], Answer | httpx2.Response], seed: int = 1
+) -> Fault:
     """Half of the calls, in no order, go to a broken server."""
-    random = Random(1)
+    random = Random(seed)
     return lambda service, _, __: answer(service) if random.random() < 0.5 else None
 
 
@@ -220,6 +226,10 @@ DAYS: Final[dict[str, Day]] = {
     "one text always fails": Day(
         fault=lambda: one_text(lambda s: s.dialect.ill), reason="server_error", within=120.0,
     ),
+    "one text always asks for a minute": Day(
+        fault=lambda: one_text(asking), reason="server_error", within=400.0,
+        served=20.0,
+    ),
     "one text is always refused": Day(
         fault=lambda: one_text(lambda _: (400, {"error": "invalid input"})), reason="refused",
         within=1.0,
@@ -242,6 +252,10 @@ DAYS: Final[dict[str, Day]] = {
     ),
     "six calls a minute of ours": Day(
         fault=quiet, settings={"requests_per_minute": 6}, within=110.0, calls=0, held=True
+    ),
+    "away for ten minutes, behind a limit of ours": Day(
+        fault=lambda: away(600.0, lambda s: s.dialect.ill),
+        settings={"requests_per_minute": 60}, within=700.0, held=True,
     ),
     "few texts at once": Day(
         fault=few_at_once, settings={"max_batch": 32}, within=10.0, rate=32
@@ -294,6 +308,13 @@ DAYS: Final[dict[str, Day]] = {
     "one server of two fails at random": Day(
         fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,
         served=40.0,
+    ),
+    "one server of two asks for a minute": Day(
+        fault=lambda: one_of_two(lambda _: to_response((503, "<html>"), {"Retry-After": "60"})),
+        within=180.0, served=90.0,
+    ),
+    "one server of two asks for a minute at random": Day(
+        fault=lambda: one_of_two_at_random(asking, seed=2), within=400.0, served=90.0,
     ),
     "one text ends its connection": Day(
         fault=lambda: one_text(reset), reason="server_error", within=120.0

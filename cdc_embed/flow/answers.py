@@ -4,13 +4,14 @@ While it fails, one call at a time asks whether it is back, after delays that do
 batches, the deferred rows and the rows that are read. The first success lets all of them call.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import inf
 from threading import Lock
 from typing import Final
 
+from cdc_embed.embed.base import Call
 from cdc_embed.errors import EmbedderUnavailableError
-from cdc_embed.flow.patience import LONGEST_ASKED
+from cdc_embed.flow.pauses import Pauses
 
 GO_ON_SECONDS: Final = 5.0
 """For so long whatever comes behind a text waits for it."""
@@ -39,8 +40,8 @@ class Answers:
         """When its last outage ended."""
         self.held_since: float | None = None
         """Since when our own rate limit holds every call back."""
-        self._asked_at: float | None = None
-        """When it was called first since it last took a text."""
+        self._calls: set[Call] = set()
+        """The calls that are not answered."""
         self._took_seconds = 0.0
         """The time that it took for its last texts."""
         self._failures = 0
@@ -49,60 +50,85 @@ class Answers:
         """The last one."""
         self._failed_at = -inf
         self._call_at = -inf
-        self._asked_until = -inf
-        """When it wants to be called again."""
+        self._pauses = Pauses()
         self._trying = False
         """A call asks for all whether it is back."""
 
     def is_to_be_left_alone(self, now: float) -> bool:
         """Return whether it wants to be called later."""
-        return now < self._asked_until
+        return now < self._pauses.until
 
-    def asked(self) -> float:
-        """Note that it is called; return when."""
-        with self._lock:
-            now = self._clock()
-            if self._asked_at is None:
-                self._asked_at = now
-            return now
+    @property
+    def is_unproven(self) -> bool:
+        """Whether nothing was taken since it wanted to be called later: so the known-good text goes
+        first."""
+        return self._pauses.unproven
+
+    def begin(self, call: Call) -> None:
+        """Note that it is called."""
+        call.sent_at = self._clock()
+        self._calls.add(call)
+
+    def end(self, call: Call) -> None:
+        """Note that a call is over."""
+        self._calls.discard(call)
+
+    @property
+    def sent(self) -> int:
+        """The number of calls that are sent and not answered."""
+        return sum(not call.held for call in list(self._calls))
+
+    @property
+    def held(self) -> bool:
+        """Whether our own rate limit holds every call back."""
+        calls = list(self._calls)
+        return bool(calls) and all(call.held for call in calls)
 
     @property
     def outage(self) -> bool:
-        """It is called and takes nothing, for so long that it is not only slow."""
-        if self._asked_at is None or self.held_since is not None:
-            return False
-        return self._clock() - self._asked_at > max(GO_ON_SECONDS, 2 * self._took_seconds)
+        """It is called and takes nothing, for so long that it is not only slow; a wait for our own
+        turn counts for nothing."""
+        sent = [call.sent_at for call in list(self._calls) if not call.held]
+        since = min([at for at in sent if at >= self.taken_at], default=inf)
+        if self.away_since is not None:
+            since = min(since, self.away_since)
+        now = self._failed_at if self.held else self._clock()
+        return now - since > max(GO_ON_SECONDS, 2 * self._took_seconds)
 
-    def took(self, asked_at: float) -> None:
+    def took(self, asked_at: float, texts: Sequence[str] = ()) -> None:
         """Note that it took the texts of a call that was made then."""
         with self._lock:
             self.taken_at = self._clock()
+            self._took_seconds = self.taken_at - asked_at
+            self._pauses.took(texts, asked_at)
+            self._failures, self._call_at, self._trying = 0, self._pauses.until, False
+            if self.taken_at < self._pauses.until:
+                return  # that call is older than the pause
             since = self.away_since
             if since is not None and self.taken_at - since > GO_ON_SECONDS:
                 self.back_at = self.taken_at
             self.away_since = None
-            self._asked_at, self._took_seconds = None, self.taken_at - asked_at
-            self._failures, self._call_at, self._trying = 0, self._asked_until, False
 
-    def failed(self, failure: EmbedderUnavailableError, began: float) -> None:
-        """Note a failure that is waited out, of a call that began then."""
+    def failed(
+        self, failure: EmbedderUnavailableError, began: float, texts: Sequence[str] = ()
+    ) -> None:
+        """Note a failure that is waited out, of a call that began then; if it asks for time, decide
+        whether all are to wait, or those texts alone."""
         with self._lock:
             now = self._clock()
-            if self.away_since is None:
-                self.away_since = min(began, now)
+            since = min(began, now) if self.away_since is None else self.away_since
+            self._pauses.ask(failure, texts, now=now, taken_at=self.taken_at, away_since=since)
+            self.away_since = since
             if began < self._failed_at and not failure.retry_after:
                 return  # it was under way together with one that failed
             self._failures += 1
             self._failure, self._failed_at, self._trying = failure, now, False
-            asked = min(failure.retry_after or 0.0, LONGEST_ASKED)
-            if asked:
-                self._asked_until = now + asked
-            self._call_at = max(self._asked_until, now + self._next_delay())
+            self._call_at = max(self._pauses.until, now + self._next_delay())
 
     def refused(self) -> None:
         """Note that it refused a text: it is there, but nothing is taken yet."""
         with self._lock:
-            self._call_at, self._trying = self._asked_until, False
+            self._call_at, self._trying = self._pauses.until, False
 
     def expect_time(self) -> None:
         """Raise its last failure, with the seconds to wait, if it is not time for a call."""
@@ -112,6 +138,8 @@ class Answers:
             if self._failure is not None and left > 0:
                 seconds = min(left, TRYING_SECONDS) if self._trying else left
                 raise self._failure.at_another_time(seconds)
+            if self._failure is not None and self._trying and self.held:  # and is not sent yet
+                raise self._failure.at_another_time(TRYING_SECONDS)
             if self._failures:
                 self._failures += self._trying  # the call before is not answered
                 self._trying = True

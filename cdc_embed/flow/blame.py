@@ -66,6 +66,18 @@ class Blame:
         """Whether the service refused, not long ago, what it takes."""
         return self._clock() - self._contradicted_at < TWO_MINDS_SECONDS
 
+    def expect_well(self) -> None:
+        """Raise ``EmbedderUnavailableError`` if a known-good text is not embedded: an outage."""
+        try:
+            self._expect_well(1)
+        except EmbedderUnavailableError:
+            self._strikes.begin_anew()
+            raise
+
+    def held_back(self, digests: Iterable[bytes]) -> dict[bytes, str]:
+        """Return the texts with which the service wants to be called later, and its words."""
+        return self._strikes.held_back(digests)
+
     def is_well(self, calls: int = 1) -> bool:
         """Return whether a text that is known to be good is embedded now, so often in a row."""
         try:
@@ -152,7 +164,7 @@ class Blame:
     ) -> None:
         """Find out whether a failure is that of the service, of the call's size, or of a text.
 
-        A service that names a time is not called before, and tells nothing more.
+        A service that wants all to call later is not called before, and tells nothing more.
         """
         run.failed(failure)
         if failure.retry_after or failure.of_known_good:
@@ -185,6 +197,7 @@ class Blame:
         if self._strikes.out(digest, failure.reason):
             raise RefusedCallError(1, failure, failure.reason) from failure
         if run.fails_again(head):
+            self._strikes.hold_back(digest, failure.own_pause, str(failure))
             raise FailsAloneError(str(failure)) from failure
 
     def acquit(self, head: Sequence[Wanted], run: Run) -> None:
@@ -235,6 +248,8 @@ class Strikes:
         self._clock = clock
         self._seconds = seconds
         self._struck: OrderedDict[bytes, Struck] = OrderedDict()
+        self._held_back: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        """Texts that are to be tried later: when, and why."""
 
     def failures(self, digest: bytes) -> int:
         """Return the number of failures so far."""
@@ -253,6 +268,19 @@ class Strikes:
             self._struck.popitem(last=False)
         return False
 
+    def hold_back(self, digest: bytes, seconds: float, problem: str) -> None:
+        """Note that a text is to be tried after some seconds."""
+        if seconds:
+            self._held_back[digest] = self._clock() + seconds, problem
+            if len(self._held_back) > MOST_STRUCK:
+                self._held_back.popitem(last=False)
+
+    def held_back(self, digests: Iterable[bytes]) -> dict[bytes, str]:
+        """Return those texts that are to be tried later, and why."""
+        found = {d: held for d in digests if (held := self._held_back.get(d))}
+        now = self._clock() if found else inf
+        return {digest: problem for digest, (at, problem) in found.items() if now < at}
+
     def begin_anew(self) -> None:
         """Forget every failure: an outage says nothing of texts."""
         self._struck.clear()
@@ -261,6 +289,7 @@ class Strikes:
         """Forget texts that were embedded."""
         for digest in digests:
             self._struck.pop(digest, None)
+            self._held_back.pop(digest, None)
 
 
 class RefusedCallError(Exception):

@@ -43,7 +43,6 @@ class Calls:
         self._answers = answers
         self._metrics = metrics
         self._number = CallSize(card.concurrency, clock=clock)
-        self._under_way: set[Call] = set()
         self._overload: EmbedderUnavailableError | None = None
         """The last failure that told of too many calls."""
 
@@ -63,27 +62,27 @@ class Calls:
         """Call the embedder once, and check the answer; raise CalledOffError if nobody waits for it
         any more before it is sent."""
         call = CALL.get() or Call(Event())
-        call.texts, call.sent_at = texts, self._answers.asked()
-        self._under_way.add(call)
-        number = self._sent()
+        call.texts = texts
+        self._answers.begin(call)
+        number = self._answers.sent
         try:
             vectors = self._embed(texts)
         except CalledOffError:
             self._answers.not_sent()
             raise
         except EmbedderUnavailableError as exc:
-            self._answers.failed(exc, call.sent_at)
+            self._answers.failed(exc, call.sent_at, () if exc.of_known_good else texts)
             raise
         except TextRefusedError as exc:
             self._note_refusal(texts, exc, call.sent_at)
             raise
         else:
-            self._answers.took(call.sent_at)
+            self._answers.took(call.sent_at, texts)
             # those that are refused meanwhile were too many
-            self._number.succeeded([""] * min(number, self._sent(), self.at_once))
+            self._number.succeeded([""] * min(number, self._answers.sent, self.at_once))
         finally:
             call.texts = ()
-            self._under_way.discard(call)
+            self._answers.end(call)
         return vectors
 
     def can_be_fewer(self, failure: EmbedderUnavailableError) -> bool:
@@ -91,13 +90,9 @@ class Calls:
         nothing of them, or if the call was alone."""
         if not failure.overloaded:
             return False
-        self._overload, number = failure, self._sent() + 1
+        self._overload, number = failure, self._answers.sent + 1
         self._number.failed([""] * number)
         return number > 1
-
-    def _sent(self) -> int:
-        """Return the number of calls that are not answered."""
-        return sum(not call.held for call in list(self._under_way))
 
     def _note_refusal(self, texts: list[str], refused: TextRefusedError, began: float) -> None:
         if texts == [PROBE]:

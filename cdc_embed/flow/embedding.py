@@ -109,6 +109,7 @@ class EmbeddingRunner:
         # nothing is in a hurry to have the same embedded twice
         coming = self.kept.coming(texts) if others_wait is None else []
         result = Embedded(untaken=dict.fromkeys(coming, "a call with it is not answered yet"))
+        result.untaken |= self._blame.held_back(texts)
         result.vectors |= self.kept.pop_vectors(texts.keys() - result.untaken.keys())
         known = result.vectors.keys() | result.untaken.keys()
         wanted = self._refuse_long({d: t for d, t in texts.items() if d not in known}, result)
@@ -260,6 +261,8 @@ class EmbeddingRunner:
         texts = [each.text for each in head]
         try:
             self._calls.expect_time(run.place())
+            if self._answers.is_unproven:
+                self._blame.expect_well()
         except EmbedderUnavailableError as exc:
             run.failed(exc)
             raise

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Final, TypeVar
 
+from cdc_embed.embed.base import CALL, Call
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderUnavailableError,
@@ -65,13 +66,18 @@ class _Wait:
     stage: str
     began: float
     over: Event | None = None
+    call: Call | None = None
+    """The calls of its thread; one that our own rate limit holds back waits for nobody."""
     trouble: Trouble | None = None
 
     def seen_at(self, now: float) -> Trouble | None:
         if self.over is not None and self.over.is_set():
             return None
-        if self.trouble is None and now - self.began > SLOW_SECONDS:
-            return Trouble(f"no answer for {now - self.began:.0f} s", self.began + SLOW_SECONDS)
+        began = self.began
+        if self.call is not None:
+            began = now if self.call.held else max(began, self.call.sent_at)
+        if self.trouble is None and now - began > SLOW_SECONDS:
+            return Trouble(f"no answer for {now - began:.0f} s", began + SLOW_SECONDS)
         return self.trouble
 
 
@@ -131,7 +137,7 @@ class Patience:
         delay doubles so often at the most. Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0
-        wait = _Wait(stage, self._clock(), over)
+        wait = _Wait(stage, self._clock(), over, CALL.get())
         self._waits.append(wait)
         try:
             while not self._abandon.is_set():

@@ -1,12 +1,16 @@
 """When a service that fails is called again: one call for all batches, after delays that double."""
 
+from threading import Event
+
 import pytest
 
+from cdc_embed.embed.base import Call
 from cdc_embed.errors import EmbedderUnavailableError, QuotaSpentError
 from cdc_embed.flow.answers import GO_ON_SECONDS, Answers
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.going_on import Decision, Waiting
 from cdc_embed.flow.patience import LONGEST_ASKED, delay
+from cdc_embed.flow.pauses import DOUBT_SECONDS
 from cdc_embed.flow.texts import Embedded, Run, Wanted
 
 
@@ -17,8 +21,14 @@ class Service:
         self.now = 1000.0
         self.answers = Answers(lambda: self.now, lambda tries, asked: delay(tries, 1.0, asked))
 
-    def fail(self, failure: EmbedderUnavailableError | None = None) -> None:
-        self.answers.failed(failure or away(), self.now)
+    def fail(self, failure: EmbedderUnavailableError | None = None, *texts: str) -> None:
+        self.answers.failed(failure or away(), self.now, texts)
+
+    def pause(self, seconds: float, *texts: str) -> None:
+        """Have the service ask for time, and after it take the known-good text."""
+        self.fail(away(seconds), *texts)
+        self.now += seconds
+        self.answers.took(self.now)
 
     def wait(self) -> float | None:
         """Call if it is time; else the seconds until then."""
@@ -88,6 +98,101 @@ def test_a_success_ends_no_pause_that_is_asked_for(service: Service) -> None:
 def test_a_pause_has_an_end_whatever_is_asked_for(service: Service) -> None:
     service.fail(away(1e9))
     assert service.wait() == LONGEST_ASKED
+
+
+def test_what_one_answer_asks_for_is_proven_after_a_minute(service: Service) -> None:
+    """Texts were taken just before."""
+    service.answers.took(service.now)
+    service.fail(away(500.0))
+    assert service.wait() == 60.0
+    service.now += 60.0
+    assert service.wait() is None
+    service.fail(away(500.0))
+    assert service.wait() == 500.0
+
+
+@pytest.mark.parametrize(("seconds", "texts"), [(1.0, ("new",)), (300.0, ("old", "new"))])
+def test_a_service_that_contradicts_its_pause_stops_no_others(
+    service: Service, seconds: float, texts: tuple[str, ...]
+) -> None:
+    """It takes the known-good text after it, and asks for time at once, or at the same text."""
+    service.pause(20.0, "old", "good")
+    service.now += seconds
+    failure = away(20.0)
+    service.fail(failure, *texts)
+    assert (failure.retry_after, failure.own_pause) == (None, 20.0)
+    assert service.wait() == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(("seconds", "texts"), [(6.0, ("new",)), (300.0, ("taken",))])
+def test_a_service_is_left_alone_again_when_it_asks_for_it(
+    service: Service, seconds: float, texts: tuple[str, ...]
+) -> None:
+    """Later, and not at texts that it did not take since."""
+    service.pause(20.0, "taken")
+    service.answers.took(service.now, ["taken"])
+    service.now += seconds
+    service.fail(away(20.0), *texts)
+    assert service.wait() == pytest.approx(20.0)
+
+
+def test_a_service_that_contradicts_itself_is_doubted_for_long(service: Service) -> None:
+    """For minutes after the last time."""
+    service.pause(20.0)
+    for _ in range(3):
+        service.now += 1.0
+        service.fail(away(20.0), "a text")
+        assert service.wait() == pytest.approx(0.1)
+        service.now += DOUBT_SECONDS - 2.0
+        service.answers.took(service.now, ["a text"])
+    service.now += 3.0
+    service.fail(away(20.0), "a text")
+    assert service.wait() == pytest.approx(20.0)
+
+
+def test_a_doubted_service_that_takes_nothing_is_left_alone(service: Service) -> None:
+    service.pause(20.0)
+    for _ in range(20):
+        service.fail(away(20.0))
+        if (seconds := service.wait() or 0.0) >= 20.0:
+            break
+        service.now += seconds + 1e-6
+        assert service.wait() is None
+    assert 15.0 < service.now - 1020.0 < 25.0
+    assert service.wait() == pytest.approx(20.0)
+
+
+def test_no_money_is_never_doubted(service: Service) -> None:
+    service.pause(20.0)
+    service.fail(QuotaSpentError(problem="402", retry_after=60.0))
+    assert service.wait() == pytest.approx(60.0)
+
+
+def test_an_older_success_in_a_pause_ends_no_outage(service: Service) -> None:
+    """Its call was sent before the one that the service answered with a time."""
+    began = service.now
+    service.now += 1.0
+    service.fail(away(600.0))
+    service.now += 1.0
+    service.answers.took(began)
+    assert service.answers.away_since == began + 1.0
+    service.now += 10.0
+    assert service.answers.outage
+    assert service.wait() == pytest.approx(589.0)
+
+
+def test_a_call_that_our_own_limit_holds_is_followed_by_none(service: Service) -> None:
+    """It asks for all, and will be sent."""
+    service.fail()
+    service.now += 1.0
+    assert service.wait() is None
+    call = Call(Event())
+    service.answers.begin(call)
+    call.held = True
+    service.now += 60.0
+    assert service.wait() == pytest.approx(0.1)
+    call.held = False
+    assert service.wait() is None
 
 
 def test_a_call_that_is_called_off_leaves_its_time_to_others(service: Service) -> None:

@@ -221,6 +221,45 @@ def test_a_service_that_names_a_time_is_not_asked_before(
     assert fake.calls == [["a text"]]
 
 
+def asking(*seconds: float) -> Callable[[], EmbedderUnavailableError]:
+    """Failures that ask for time, one after the other; the last one for good."""
+    left = list(seconds)
+
+    def failure() -> EmbedderUnavailableError:
+        asked = left.pop(0) if len(left) > 1 else left[0]
+        return EmbedderUnavailableError(problem="500", reason="server_error", retry_after=asked)
+
+    return failure
+
+
+def test_after_a_pause_the_known_good_text_goes_first() -> None:
+    failures = [away(0.01), away(0.01)]
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if failures:
+            raise failures.pop()
+        return good(texts)
+
+    fake = Fake(answer)
+    with running(fake) as runner:
+        assert len(runner.embed(hashed("one", "two")).vectors) == 2
+    assert fake.calls == [["one", "two"], [PROBE], [PROBE], ["one", "two"]]
+
+
+def test_a_text_that_asks_for_time_keeps_no_other_waiting() -> None:
+    """After one pause of all; then it is left, and not tried before its own time."""
+    fake = Fake(only_at("bad", raising(asking(0.01, 60.0))))
+    with running(fake) as runner:
+        result = runner.embed(hashed("one", "two", "bad", "three"))
+        assert set(result.vectors) == set(hashed("one", "two", "three"))
+        assert set(result.untaken) == set(hashed("bad"))
+        before = len(fake.calls)
+        for others_wait in (None, lambda: False):
+            again = runner.embed(hashed("bad", "more"), others_wait=others_wait)
+            assert again.untaken == result.untaken
+        assert fake.calls[before:] == [["more"], ["more"]]
+
+
 def test_a_known_good_text_that_fails_halves_no_call() -> None:
     """The known-good text that goes beside a call failed, and not the call."""
 

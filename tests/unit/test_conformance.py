@@ -31,7 +31,7 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
-from tests.bad_days import BAD, DAYS, Day
+from tests.bad_days import BAD, DAYS, Day, away
 from tests.cases import cases
 from tests.dialects import DIALECTS, DIMENSIONS, Clock, Dialect, FakeService
 from tests.embedding_server import vector_of
@@ -266,6 +266,22 @@ def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) 
         well = next(at for at in here.service.taken if at >= came)
         most = day.served if well - came <= day.served else DEFERRED_SECONDS
         assert stream.served[text] - well <= most or day.held, (text, came)
+
+
+@pytest.mark.parametrize("requests_per_minute", [0, 6, 60])
+def test_an_outage_is_seen_behind_a_limit_of_ours(bench: Set, requests_per_minute: int) -> None:
+    """So that what can wait behind its texts does not; no call is needed but those of the texts."""
+    day = Day(fault=lambda: away(600.0, lambda s: s.dialect.ill), within=700.0)
+    limits = {"requests_per_minute": requests_per_minute, "max_batch": 4}
+    here = bench(DIALECTS["OpenAI"](), day, concurrency=2, **limits)
+    clock, runner = here.clock, here.runner
+    for batch in range(3):
+        began = clock.now
+        texts = {fingerprint(text): text for text in (f"{batch} {n}" for n in range(16))}
+        result = runner.embed(texts, others_wait=lambda: runner.outage)
+        assert result.untaken.keys() == texts.keys()
+        assert clock.now - began < (21.0 if requests_per_minute == 6 else 8.0)
+        assert runner.outage
 
 
 @pytest.mark.parametrize("seed", [1, *(pytest.param(n, marks=pytest.mark.long) for n in range(20))])

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc_embed.embed.base import CALL, Call
 from cdc_embed.errors import (
     CdcEmbedError,
     EmbedderError,
@@ -188,6 +189,27 @@ def test_attempt_that_lasts_long_shows_as_waiting() -> None:
 
     patient.keep_trying("target", attempt)
     assert patient.troubles == {}
+
+
+def test_a_wait_for_our_own_turn_is_no_wait_for_the_service() -> None:
+    """A call that our own rate limit holds back; once it is sent, its seconds count."""
+    now, call = 1000.0, Call(Event())
+    patient = Patience(Waits(), ignore, clock=lambda: now)
+
+    def attempt() -> None:
+        nonlocal now
+        call.held = True
+        now += 300.0
+        assert patient.troubles == {}
+        call.held, call.sent_at = False, now
+        now += SLOW_SECONDS
+        assert patient.troubles == {}
+        now += 2
+        assert patient.troubles == {"embed": Trouble("no answer for 32 s", 1300.0 + SLOW_SECONDS)}
+
+    token = CALL.set(call)
+    patient.keep_trying("embed", attempt)
+    CALL.reset(token)
 
 
 def test_nothing_is_tried_once_the_service_stops() -> None:
