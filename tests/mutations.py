@@ -1860,13 +1860,6 @@ order by t."cdc place\"""",
         "test_texts_that_hang_hold_up_neither_deferred_nor_known_good",
     ),
     Mutation(
-        "the stream has every connection",
-        "cdc_embed/embed/http.py",
-        "    calls = config.concurrency + BESIDE",
-        "    calls = config.concurrency",
-        "tests/unit/test_http_embedder.py::test_calls_beside_the_stream_have_their_own_connections",
-    ),
-    Mutation(
         "batches that are left keep their texts",
         "cdc_embed/flow/texts.py",
         "            self._wanted, self._unsettled, self.result = [], set(), Embedded()\n",

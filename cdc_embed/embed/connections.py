@@ -125,7 +125,7 @@ class _Connection:
                 self._number += 1
 
     def close(self) -> None:
-        """A closed client does not wake the thread that reads from it, so the sockets are shut."""
+        """Shut the sockets: closing a client does not wake the thread that reads from it."""
         with self._lock:
             self._closed = True
             self._shut()
