@@ -36,6 +36,30 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "rows that the target drops silently are durable",
+        "cdc_embed/target/write.py",
+        "        if self._cursor.rowcount < rows:",
+        "        if False:",
+        "tests/integration/test_dropped_rows.py::"
+        "test_no_row_is_lost_that_the_target_drops_silently",
+    ),
+    Mutation(
+        "rows that the target does not delete are deleted",
+        "cdc_embed/target/write.py",
+        '            self._expect_deleted("any_left", self._statements.keys(replaced))',
+        "            pass",
+        "tests/integration/test_dropped_rows.py::"
+        "test_no_row_is_lost_that_the_target_drops_silently",
+    ),
+    Mutation(
+        "a table whose rows do not change is tried for ever",
+        "cdc_embed/flow/batches.py",
+        "            raise dropped(outdated.embedding_table, problem)",
+        "            raise AssertionError(problem, dropped) if head.attempts < 0 else outdated",
+        "tests/integration/test_dropped_rows.py::"
+        "test_no_row_is_lost_that_the_target_drops_silently",
+    ),
+    Mutation(
         "DDL waits for a row that is read",
         "cdc_embed/setup/connections.py",
         'f"cdc_embed rows {slot}", lookout=source)',

@@ -21,7 +21,6 @@ import structlog
 
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import LaterChanges, Pending
-from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.flow.examine import Examiner, Extract
 from cdc_embed.flow.facts import Facts
 from cdc_embed.flow.going_on import OthersBehind
@@ -32,6 +31,7 @@ from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.prepare import Prepared, Preparer, Range, rows_of
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import LSN
+from cdc_embed.target.write import dropped
 
 LARGEST_BATCH: Final = 4 << 20
 """Bytes of changes in one batch: several are in flight at once."""
@@ -44,8 +44,8 @@ STARVING_SECONDS: Final = 2.0
 WRITE_QUEUE: Final = 2
 """Prepared batches that can wait for the writer."""
 MOST_ATTEMPTS: Final = 20
-"""Of one batch in vain: then something outside changes what is stored, and a new connection, after
-a delay, begins from there."""
+"""Of one batch in vain: then something outside changes what is stored, or keeps it from changing,
+and the table is left out for a while if the next start does not get further."""
 
 log = structlog.get_logger()
 
@@ -204,9 +204,8 @@ class Batches:
         head.facts.refused_rows |= outdated.letters
         head.attempts += not outdated.letters
         if head.attempts == MOST_ATTEMPTS:
-            raise TargetUnavailableError(
-                problem=f"a batch could not be written as it was prepared, {MOST_ATTEMPTS} times"
-            )
+            problem = f"its rows were not as they were written before, {MOST_ATTEMPTS} times"
+            raise dropped(outdated.embedding_table, problem)
         log.info("batch is prepared again", attempt=head.attempts, refused=len(outdated.letters))
         self._generation += 1
         self._knowledge.replan(head.rows())

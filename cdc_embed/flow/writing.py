@@ -34,10 +34,14 @@ class Target(Protocol):
 class OutdatedPlanError(Exception):
     """The batch, or one before it, cannot be written as it was prepared; nothing was written."""
 
-    def __init__(self, letters: Mapping[RowId, Refuse] | None = None) -> None:
+    def __init__(
+        self, letters: Mapping[RowId, Refuse] | None = None, embedding_table: str = ""
+    ) -> None:
         super().__init__("the target is not as the plan took it to be")
         self.letters = dict(letters or {})
         """Of the rows that the database refuses."""
+        self.embedding_table = embedding_table
+        """The table that is not as the plan took it to be, if it is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +92,7 @@ class Writer:
         try:
             self._target.write(plan, vectors, self._batch_seq + 1)
         except MissingDonorError as exc:
-            raise OutdatedPlanError from exc
+            raise OutdatedPlanError(embedding_table=exc.embedding_table) from exc
         except RowRefusedError as exc:
             refused = self._refused_rows(plan, vectors)
             if not refused:
@@ -99,4 +103,4 @@ class Writer:
         try:
             return self._target.refused_rows(plan, vectors)
         except MissingDonorError as exc:
-            raise OutdatedPlanError from exc
+            raise OutdatedPlanError(embedding_table=exc.embedding_table) from exc

@@ -3,6 +3,9 @@
 First copy the chunks in. Then take reused vectors and moved documents from the rows stored *before*
 any delete. Then delete the touched keys' other chunks, update those that are kept, insert the new
 ones, and last the dead letters and the deferred rows.
+
+A trigger or a rule of the user's can drop rows without an error. So each statement whose number of
+rows is certain must have had that number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,6 +30,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change
 from cdc_embed.change.knowledge import READ
 from cdc_embed.change.plan import Plan
+from cdc_embed.errors import TargetRefusedError
 from cdc_embed.target import copy
 from cdc_embed.target.letters import storable
 from cdc_embed.target.pieces import Piece, assign
@@ -43,8 +47,20 @@ class MissingDonorError(Exception):
     """A stored chunk whose vector or metadata was to be reused is gone or was changed. Nothing was
     written."""
 
-    def __init__(self) -> None:
+    def __init__(self, embedding_table: str) -> None:
+        self.embedding_table = embedding_table
         super().__init__("a stored vector to be reused is gone; its text is embedded instead")
+
+
+def dropped(embedding_table: str, problem: str) -> TargetRefusedError:
+    """Return the error of statements that changed fewer rows than they must."""
+    said = f"{problem}, and no error was raised: a trigger or rule of yours on it drops changes"
+    return TargetRefusedError(
+        table=embedding_table,
+        problem=said,
+        hint=f"drop that trigger or rule (psql shows it: \\d *.{embedding_table}); the table is "
+        "tried again by itself",
+    )
 
 
 def actions_by_table(plan: Plan) -> dict[Table, Actions]:
@@ -83,16 +99,17 @@ class TableWriter:
         notes = {key: a for key, a in actions.items() if isinstance(a, Annotate)}
         letters = {key: letter for key, a in actions.items() if (letter := letter_of(a))}
         forgotten = [key for key, a in actions.items() if isinstance(a, Forget)]
-        kept = 0
+        kept = new = 0
         if writes:
             kept = self._stage(writes, {} if truncated else self._pieces(writes))
+            new = sum(len(write.document.chunks) for write in writes.values()) - kept
         if moves:
-            self._stage_moves(moves)
+            new += self._stage_moves(moves)
         self._clear(actions, letters, truncated=truncated)
         if kept:
             self._update_kept(kept)
         if writes or moves:
-            self._execute("insert_chunks", self._statements.values)
+            self._insert("insert_chunks", self._statements.values, new)
         if notes:
             self._annotate(notes)
         if forgotten:
@@ -108,11 +125,13 @@ class TableWriter:
         if truncated:
             for name in ("delete_all_chunks", "delete_all_letters", "delete_all_deferred"):
                 self._execute(name, self._statements.values)
+            self._expect_deleted("any_left_of_all", {})
             return
         settled = [key for key, action in actions.items() if not isinstance(action, Defer)]
         replaced = [key for key in settled if not isinstance(actions[key], Forget | Annotate)]
         if replaced:
             self._execute("delete_chunks", self._statements.keys(replaced))
+            self._expect_deleted("any_left", self._statements.keys(replaced))
             cleared = [key for key in replaced if key not in letters]
             self._execute("delete_letters", self._statements.keys(cleared))
         if settled:
@@ -141,7 +160,7 @@ class TableWriter:
     def _update_kept(self, kept: int) -> None:
         self._execute("update_chunks", self._statements.values)
         if self._cursor.rowcount != kept:
-            raise MissingDonorError
+            raise self._missing_donor()
 
     def _stage(self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]) -> int:
         """Copy the chunks of these documents in; return how many of them are kept."""
@@ -170,7 +189,10 @@ class TableWriter:
         """Raise if a staged row found no stored row to take from: the plan is out of date."""
         self._execute(name, {})
         if self._cursor.fetchone()[0]:
-            raise MissingDonorError
+            raise self._missing_donor()
+
+    def _missing_donor(self) -> MissingDonorError:
+        return MissingDonorError(self._statements.table.embedding_table)
 
     def _annotate(self, notes: Mapping[Key, Annotate]) -> None:
         values = {
@@ -181,7 +203,7 @@ class TableWriter:
         self._execute("annotate", values)
         self._execute("missing_annotations", values)
         if self._cursor.fetchone()[0]:
-            raise MissingDonorError
+            raise self._missing_donor()
 
     def _provenance(self, reread: Mapping[Key, bool]) -> dict[str, list[str | None]]:
         """Return each row's place in the log; None for a row that was read from the source."""
@@ -222,7 +244,8 @@ class TableWriter:
                     *(copy.text(None if v is UNCHANGED else v) for v in metadata.values),
                 ]
 
-    def _stage_moves(self, moves: Mapping[Key, Move]) -> None:
+    def _stage_moves(self, moves: Mapping[Key, Move]) -> int:
+        """Copy the chunks of moved documents in; return their number."""
         values = {
             **self._statements.keys(moves),
             **self._statements.origins(move.origin for move in moves.values()),
@@ -231,9 +254,11 @@ class TableWriter:
             "fingerprints": [move.fingerprint for move in moves.values()],
         }
         self._execute("stage_moves", values)
+        chunks: int = self._cursor.rowcount
         self._execute("count_staged_moves", values)
         if self._cursor.fetchone()[0] != len(moves):
-            raise MissingDonorError
+            raise self._missing_donor()
+        return chunks
 
     def _insert_letters(self, letters: Mapping[Key, Refuse]) -> None:
         encoding = self._cursor.connection.get_parameter_status("server_encoding")
@@ -243,7 +268,7 @@ class TableWriter:
             "reasons": [letter.reason for letter in letters.values()],
             "errors": [storable(letter.error, encoding) for letter in letters.values()],
         }
-        self._execute("insert_letters", values)
+        self._insert("insert_letters", values, len(letters))
 
     def _insert_deferred(self, deferred: Mapping[Key, Defer]) -> None:
         values = {
@@ -251,7 +276,21 @@ class TableWriter:
             **self._provenance(dict.fromkeys(deferred, False)),
             "xids": [action.xid for action in deferred.values()],
         }
-        self._execute("insert_deferred", values)
+        self._insert("insert_deferred", values, len(deferred))
+
+    def _insert(self, name: str, values: Mapping[str, Any], rows: int) -> None:
+        """Insert as many rows; raise if fewer are stored."""
+        self._execute(name, values)
+        if self._cursor.rowcount < rows:
+            raise self._dropped(f"{self._cursor.rowcount} of {rows} rows were stored ({name})")
+
+    def _expect_deleted(self, name: str, values: Mapping[str, Any]) -> None:
+        self._execute(name, values)
+        if self._cursor.fetchone()[0]:
+            raise self._dropped("a row that was deleted is still there")
+
+    def _dropped(self, problem: str) -> TargetRefusedError:
+        return dropped(self._statements.table.embedding_table, problem)
 
     def _execute(self, name: str, values: Mapping[str, Any]) -> None:
         self._cursor.execute(self._statements[name], values)

@@ -208,9 +208,19 @@ delete from {table} t using unnest({key_arrays}) as k ({key_names})
 where {key_matches} and not exists (
   select from {stage} s where s.kept and {stored_matches} and s.chunk_row = t.chunk_row)
 
+-- name: any_left
+-- Whether a chunk is still there that was deleted.
+select exists (
+  select from unnest({key_arrays}) as k ({key_names}) join {table} t on {key_matches}
+  where not exists (select from {stage} s where s.kept and {stored_matches} and s.chunk_row = t.chunk_row))
+
 -- name: delete_all_chunks
 -- Delete every chunk, because the source table was truncated.
 delete from {table}
+
+-- name: any_left_of_all
+-- Whether a chunk is still there after that.
+select exists (select from {table})
 
 -- name: update_chunks
 -- Update the chunks that are kept, in their pages (HOT): no column of an index changes. An equal text

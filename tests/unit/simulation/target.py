@@ -211,7 +211,7 @@ class Target:
             stored = after.chunks.get(row)
             if isinstance(action, Annotate):
                 if stored is None or not stored.has_first:
-                    raise MissingDonorError
+                    raise MissingDonorError("simulated")
                 after.chunks[row] = stored._replace(
                     metadata=_kept(action.metadata, stored),
                     metadata_hash=action.metadata.hash,
@@ -228,7 +228,7 @@ class Target:
     def _stage(self, source: Table, write: Write, vectors: Vectors, *, logged: bool) -> Stored:
         chunks, metadata = write.document.chunks, write.metadata
         if any(chunk.hash not in vectors for chunk in chunks):
-            raise MissingDonorError
+            raise MissingDonorError("simulated")
         pieces = tuple(
             Piece(place, chunk.hash, chunk.end, vectors[chunk.hash])
             for place, chunk in enumerate(chunks)
@@ -245,7 +245,7 @@ class Target:
     def _move(self, source: Table, move: Move) -> Stored:
         before = self._origin(source, move.origin)
         if before.document_hash != move.fingerprint:
-            raise MissingDonorError
+            raise MissingDonorError("simulated")
         metadata = move.metadata
         return before._replace(
             metadata=_kept(metadata, before), metadata_hash=metadata.hash, reread=False
@@ -254,7 +254,7 @@ class Target:
     def _origin(self, source: Table, key: Key) -> Stored:
         stored = self.now.chunks.get((source, key))
         if stored is None or not stored.has_first:
-            raise MissingDonorError
+            raise MissingDonorError("simulated")
         return stored
 
     def _lose_answer(self) -> None:
