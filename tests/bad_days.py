@@ -50,6 +50,8 @@ class Day:
     """Texts that it can be given in a second, beside some others."""
     served: float = 5.0
     """Seconds within which a text of another table has its vector."""
+    proofs: float = 1.0
+    """The known-good texts for each call that it spoils."""
     held: bool = False
     """Our own limits hold texts back."""
 
@@ -189,6 +191,18 @@ def by_the_minute(limit: int) -> Fault:
     return fault
 
 
+def no_room() -> Fault:
+    """Others use the service: for five minutes its queue has no room for one text (vLLM's
+    ``--max-num-queued-tokens``), and then for every one."""
+    full = away(300.0, lambda s: s.dialect.overloaded)
+
+    def fault(service: FakeService, request: httpx2.Request, texts: list[str]) -> Any:
+        long = any(text.startswith("text number 7 ") for text in texts)
+        return full(service, request, texts) if long else None
+
+    return fault
+
+
 def few_at_once() -> Fault:
     """TEI's permits: one for each text of each call, which lasts a fifth of a second."""
     here = [0]
@@ -229,6 +243,9 @@ DAYS: Final[dict[str, Day]] = {
     "one text always asks for a minute": Day(
         fault=lambda: one_text(asking), reason="server_error", within=400.0,
         served=20.0,
+    ),
+    "no room for one text for five minutes": Day(
+        fault=no_room, within=400.0, proofs=1.5,
     ),
     "one text is always refused": Day(
         fault=lambda: one_text(lambda _: (400, {"error": "invalid input"})), reason="refused",

@@ -70,7 +70,7 @@ def failure_of(
         return EmbedderUnavailableError(problem=problem, retry_after=wait, reason=TIMEOUT)
     reason = SERVER_ERROR if status >= 500 or status == _BACKEND_FAILS else ""
     if reason or worked or status in _TRANSIENT:
-        overloaded = status in _OVERLOADED and not wait
+        overloaded = status in _OVERLOADED
         return EmbedderUnavailableError(
             problem=problem, retry_after=wait, reason=reason, overloaded=overloaded
         )

@@ -24,16 +24,24 @@ from cdc_embed.errors import (
     UnauthorizedError,
 )
 from cdc_embed.flow.call_size import CallSize
+from cdc_embed.flow.patience import MOST_DOUBLINGS
 from cdc_embed.flow.texts import Embedded, Refusal, Run, Wanted
 
 MOST_LETTERS_IN_A_ROW: Final = 25
 """After so many refusals without one success the log tells how to look for another cause."""
-TRIES: Final = 5
-"""So often a text must be refused, or fail, with a known-good one taken before each repetition."""
 STRIKES_SECONDS: Final = 60.0
 """Over so long a text must fail."""
 TWO_MINDS_SECONDS: Final = 600.0
 """For so long it is remembered that one of several servers seemed to be bad."""
+OVERLOAD_FACTOR: Final = 60
+"""Over so many times as long a text must fail with a service that says that it has too much to do
+at once: a long text can find no room for hours, while others use the service."""
+LONGEST_HOLD: Final = 60.0
+"""Seconds before such a text is tried again, at the most."""
+PROOFS: Final = (1, 2, 1, 1)
+"""So many known-good texts must be taken after each failure of a text, before it is tried again."""
+TRIES: Final = len(PROOFS) + 1
+"""So often a text must be refused, or fail."""
 MOST_STRUCK: Final = 10_000
 
 REFUSED: Final = "refused"
@@ -124,12 +132,12 @@ class Blame:
         call: Callable[[], Vectors],
     ) -> Vectors:
         """Blame one text, if it is refused each time and the known-good one never."""
-        for tries in range(1, TRIES):
+        for known_good_calls in PROOFS:
             if self.is_of_two_minds:
                 failure = EmbedderUnavailableError(problem=str(refusal), reason=REFUSED)
                 self._judge_text(head, run, failure)
                 raise failure
-            self._expect_well(known_good_calls(tries))
+            self._expect_well(known_good_calls)
             try:
                 vectors = call()
             except TextRefusedError as exc:
@@ -185,19 +193,18 @@ class Blame:
     def _judge_text(
         self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
     ) -> None:
-        """Blame one text, or go on without it, if the service is well; a failure without a reason
-        speaks of no text, however often it comes."""
+        """Blame one text, or go on without it, if the service is well."""
         digest, text = head[0].digest, head[0].text
-        if not self.is_well(known_good_calls(self._strikes.failures(digest) + 1)):
+        if not self.is_well(PROOFS[self._strikes.failures(digest) % len(PROOFS)]):
             self._strikes.begin_anew()
             if failure.reason in (TIMEOUT, SERVER_ERROR):
                 self._size.failed([text])
             return
         self._size.blamed(text)
-        if self._strikes.out(digest, failure.reason):
-            raise RefusedCallError(1, failure, failure.reason) from failure
+        if self._strikes.out(digest, failure):
+            raise RefusedCallError(1, failure, failure.reason or SERVER_ERROR) from failure
         if run.fails_again(head):
-            self._strikes.hold_back(digest, failure.own_pause, str(failure))
+            self._strikes.hold_back(digest, failure)
             raise FailsAloneError(str(failure)) from failure
 
     def acquit(self, head: Sequence[Wanted], run: Run) -> None:
@@ -225,11 +232,6 @@ class Blame:
             )
 
 
-def known_good_calls(tries: int) -> int:
-    """Return how often a known-good text must be taken after so many failures of another one."""
-    return 2 if tries % 3 == 2 else 1
-
-
 class Struck(NamedTuple):
     """The failures of the service at one text."""
 
@@ -238,6 +240,9 @@ class Struck(NamedTuple):
     """Those of them that speak of the text."""
     since: float = 0.0
     """When the first one of these was."""
+    overloads: int = 0
+    """Those that speak of too much to do."""
+    overloaded_since: float = 0.0
 
 
 class Strikes:
@@ -255,23 +260,29 @@ class Strikes:
         """Return the number of failures so far."""
         return self._struck.get(digest, Struck()).failures
 
-    def out(self, digest: bytes, reason: str) -> bool:
+    def out(self, digest: bytes, failure: EmbedderUnavailableError) -> bool:
         """Count a failure; return whether the text is to blame: never for one without a reason."""
         now = self._clock()
-        failures, strikes, since = self._struck.pop(digest, Struck())
-        if reason:
+        failures, strikes, since, overloads, overloaded_since = self._struck.pop(digest, Struck())
+        if failure.overloaded:
+            overloads, overloaded_since = overloads + 1, overloaded_since if overloads else now
+        elif failure.reason:
             strikes, since = strikes + 1, since if strikes else now
-            if strikes >= TRIES and now - since >= self._seconds:
-                return True
-        self._struck[digest] = Struck(failures + 1, strikes, since)
+        if strikes >= TRIES and now - since >= self._seconds:
+            return True
+        if overloads >= TRIES and now - overloaded_since >= OVERLOAD_FACTOR * self._seconds:
+            return True
+        self._struck[digest] = Struck(failures + 1, strikes, since, overloads, overloaded_since)
         if len(self._struck) > MOST_STRUCK:
             self._struck.popitem(last=False)
         return False
 
-    def hold_back(self, digest: bytes, seconds: float, problem: str) -> None:
-        """Note that a text is to be tried after some seconds."""
-        if seconds:
-            self._held_back[digest] = self._clock() + seconds, problem
+    def hold_back(self, digest: bytes, failure: EmbedderUnavailableError) -> None:
+        """Note when a text is to be tried again, after a failure at it: as the service says, and
+        later each time if it has too much to do."""
+        growing = min(2.0 ** min(self.failures(digest), MOST_DOUBLINGS), LONGEST_HOLD)
+        if seconds := max(failure.own_pause, growing if failure.overloaded else 0.0):
+            self._held_back[digest] = self._clock() + seconds, str(failure)
             if len(self._held_back) > MOST_STRUCK:
                 self._held_back.popitem(last=False)
 

@@ -134,7 +134,7 @@ class EmbeddingRunner:
         waiting = Waiting(run, others_wait, self._clock())
         asked = Event()
         while wait(futures, POLL_SECONDS, FIRST_EXCEPTION).not_done:
-            if self._patience.abandoned or any(f.done() and f.exception() for f in futures):
+            if self._patience.abandoned or self._failed(futures):
                 run.give_up(away=True)
                 break
             step = waiting.look(self._clock(), self._answers)
@@ -146,11 +146,17 @@ class EmbeddingRunner:
         asked.set()
         if not waiting.held:
             self._answers.held_since = None
-        for future in futures:
-            if future.done() and not future.cancelled():
-                future.result()
+        if failed := self._failed(futures):
+            failed.result()
         if self._patience.abandoned:
             raise AbandonedError
+
+    def _failed(self, futures: Sequence[Future[None]]) -> Future[None] | None:
+        """Return the work that ended with an error, of a batch or of the known-good text."""
+        for future in filter(None, [*futures, self._asking]):
+            if future.done() and not future.cancelled() and future.exception():
+                return future
+        return None
 
     def _ask(self, over: Event) -> None:
         """Ask with a known-good text whether the service is well, until ``over``; one at a time."""
@@ -164,8 +170,10 @@ class EmbeddingRunner:
             self._patience.keep_trying("embed", attempt, call.over)
 
     def _expect_well(self, asked_at: float) -> None:
+        if self._answers.taken_at >= asked_at:
+            return
         self._calls.expect_time()
-        if self._answers.taken_at < asked_at and not self._blame.is_well():
+        if not self._blame.is_well():
             failure = EmbedderUnavailableError(problem="it takes no text that is known to be good")
             failure.untried = True  # it was told
             raise failure
@@ -273,7 +281,7 @@ class EmbeddingRunner:
         except TextRefusedError as exc:
             vectors = self._blame.judge_refusal(head, run, exc, call)
         except EmbedderUnavailableError as exc:
-            if self._calls.can_be_fewer(exc):
+            if not (exc.retry_after or exc.own_pause) and self._calls.can_be_fewer(exc):
                 run.failed(exc)
             else:
                 self._blame.judge_failure(head, run, exc)

@@ -187,6 +187,34 @@ def test_what_speaks_of_no_text_makes_no_letter(kind: str) -> None:
     assert result.untaken[fingerprint("bad")].startswith("embedder: ")
 
 
+@pytest.mark.parametrize("reason", ["server_error", ""], ids=["503", "429"])
+def test_a_text_for_which_there_is_no_room_gets_an_hour(reason: str) -> None:
+    """While others use the service: it says that it has too much to do. The text is tried after
+    seconds that double up to a minute, and no other waits."""
+
+    def busy() -> EmbedderUnavailableError:
+        return EmbedderUnavailableError(problem="503: queue full", reason=reason, overloaded=True)
+
+    clock, fake = Clock(), Fake(only_at("long", raising(busy)))
+    with running(fake, clock=clock) as runner:
+        assert tried_again(runner, clock, ["long", "short"], seconds=3500.0) == {}
+        assert 50 < fake.calls.count(["long"]) < 150
+        assert runner.embed(hashed("long", "another")).vectors.keys() == hashed("another").keys()
+        assert tried_again(runner, clock, ["long"], seconds=300.0) == {"long": "server_error"}
+        assert 3600.0 <= clock.now <= 3700.0
+
+
+def test_one_failure_among_overloads_makes_no_letter() -> None:
+    clock, failures = Clock(), itertools.count()
+
+    def failure() -> EmbedderUnavailableError:
+        overloaded = next(failures) % 5 > 0
+        return EmbedderUnavailableError(problem="503", reason="server_error", overloaded=overloaded)
+
+    with running(Fake(only_at("long", raising(failure))), clock=clock) as runner:
+        assert tried_again(runner, clock, ["long"], seconds=300.0) == {}
+
+
 def test_what_a_firewall_forbids_is_a_refused_text() -> None:
     fake = Fake(only_at("bad", raising(forbidden)))
     with running(fake) as runner:
