@@ -32,8 +32,8 @@ class CallSize:
         self._clock = clock
         self._lock = Lock()
         self._now = most
-        self._too_many: list[tuple[int, frozenset[str]]] = []
-        """The calls of several texts that were too large: their number, and the texts."""
+        self._too_many: list[tuple[int, frozenset[int]]] = []
+        """The calls of several texts that were too large: their number, and the texts' hashes."""
         self._characters = inf
         """The characters of one call, once so many were refused in fewer texts than were taken."""
         self.is_failing = False
@@ -122,7 +122,7 @@ class CallSize:
     def blamed(self, text: str) -> None:
         """Note that a text fails alone: the calls that failed with it say nothing of sizes."""
         with self._lock:
-            self._too_many = [call for call in self._too_many if text not in call[1]]
+            self._too_many = [call for call in self._too_many if hash(text) not in call[1]]
             self._now = max(self._now, min(self._top(), self._largest))
 
     def _note(self, texts: Sequence[str]) -> None:
@@ -132,7 +132,8 @@ class CallSize:
         self._tried_number, self._tried_characters, self._good = 0, 0.0, 0
         self._failed_at = self._clock()
         if texts:
-            self._too_many = [*self._too_many[1 - MOST_FAILURES :], (len(texts), frozenset(texts))]
+            call = len(texts), frozenset(map(hash, texts))
+            self._too_many = [*self._too_many[1 - MOST_FAILURES :], call]
 
     def _is_time(self) -> bool:
         """Return whether there are limits, and they are to be tried again."""

@@ -1,5 +1,6 @@
 """The number of texts in a call: halved, doubled, and never again what was refused."""
 
+import sys
 from collections.abc import Callable
 from itertools import count
 
@@ -150,3 +151,11 @@ def test_a_text_that_is_to_blame_takes_its_failures_with_it() -> None:
     assert size.now == 100
     size.succeeded(["good"] * 100)
     assert 100 < size.now < 200
+
+
+def test_sizes_that_failed_keep_no_text() -> None:
+    """Their memory is nobody's."""
+    size, texts = CallSize(256), [f"a text {n}" for n in range(8)]
+    before = [sys.getrefcount(text) for text in texts]
+    size.failed(texts)
+    assert [sys.getrefcount(text) for text in texts] == before

@@ -677,6 +677,34 @@ def test_texts_that_hang_hold_up_neither_deferred_nor_known_good() -> None:
         answered.set()
 
 
+def test_a_fatal_answer_to_the_known_good_text_is_raised() -> None:
+    """While the call of the batch hangs, beside which it was asked for."""
+    answered = Event()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if texts == [PROBE]:
+            raise EmbedderError(problem="another model", hint="")
+        answered.wait()
+        return good(texts)
+
+    with running(Fake(answer), clock=Clock()) as runner:
+        with pytest.raises(EmbedderError, match="another model"):
+            runner.embed(hashed("hangs"), others_wait=lambda: False)
+        answered.set()
+
+
+def test_a_known_good_text_that_is_needless_uses_up_no_call() -> None:
+    """Its turn was the one in which others may ask whether the service is back."""
+    now = [0.0]
+    with running(Fake(), clock=lambda: now[0]) as runner:
+        now[0] = 1.0
+        assert runner.embed(hashed("a text")).vectors
+        runner._answers.failed(too_much(), 2.0)
+        now[0] = 3.0
+        runner._expect_well(0.5)
+        runner._calls.expect_time()
+
+
 def test_an_outage_that_hangs_keeps_the_texts_of_its_calls_only() -> None:
     answered, clock = Event(), Clock()
 
