@@ -25,6 +25,8 @@ class Rotation:
     has worked is waited for wherever it is."""
     waits_at_start: bool = False
     """A secret that never worked is waited for, too: by a service, not by a command."""
+    seconds: float = ROTATION_SECONDS
+    """The time for which it is waited for."""
     _worked: bool = field(default=False, init=False)
     _refused_since: float | None = field(default=None, init=False)
 
@@ -48,7 +50,7 @@ class Rotation:
             self._refused_since = now
         waits = self._worked and (self.in_file or self.many_servers)
         waits |= self.in_file and self.waits_at_start
-        return waits and now - self._refused_since < ROTATION_SECONDS
+        return waits and now - self._refused_since < self.seconds
 
 
 @dataclass(slots=True)

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from contextvars import ContextVar, copy_context
+from dataclasses import replace
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -22,11 +23,12 @@ from unittest.mock import patch
 import structlog
 import typer.main
 
+from cdc_embed.cli.context import Context
 from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.main import main
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.service import Service, Tolerance, load_config, running
-from cdc_embed.service.tolerance import USUAL
+from cdc_embed.service.tolerance import USUAL, Pauses
 
 CRASHED: Final = 1
 _PLAIN: Final = structlog.get_config()
@@ -60,17 +62,10 @@ class _Printer:
         return lambda line: print(line, file=self._file)
 
 
-PACE: Final = {
-    "cli.asking.POLL_SECONDS": 0.05,
-    "cli.status.ASK_SECONDS": 20.0,
-    "reconcile.rounds.POLL_SECONDS": 0.1,
-    "reconcile.rounds.TROUBLE_SECONDS": 0.5,
-    "service.instance.STANDBY_POLL_SECONDS": 0.2,
-    "service.watch.POLL_SECONDS": 0.25,
-    "service.watch.WORK_SECONDS": 0.1,
-}
-"""Seconds between two looks: few, because a test waits for the next one. ``ASK_SECONDS`` are many,
-because the service that is asked shares this process."""
+QUICK: Final = Pauses(catalogue=0.25, requests=0.1, rounds=0.1, trouble=0.5, standby=0.2)
+"""Few seconds between two looks, because a test waits for the next one."""
+COMMAND: Final = Context(poll_seconds=0.05, answer_seconds=20.0)
+"""A service has many seconds to answer a command, because it shares this process."""
 _output: ContextVar[Output | None] = ContextVar("output", default=None)
 
 
@@ -97,7 +92,7 @@ def _run(output: Output, arguments: Sequence[str], environment: Mapping[str, str
         patch.object(sys, "excepthook", sys.excepthook),  # typer puts its own there
     ):
         try:
-            main()
+            main(COMMAND)
         except SystemExit as exc:
             if isinstance(exc.code, str):
                 output.err.write(f"{exc.code}\n")
@@ -121,7 +116,9 @@ class ServiceThread:
         tolerance: Tolerance = USUAL,
     ) -> None:
         _separate()
-        self._tolerance = tolerance
+        usual = tolerance.pauses == Pauses()
+        pauses = QUICK if usual else tolerance.pauses
+        self._tolerance = replace(tolerance, away_at_start=True, pauses=pauses)
         self._output = Output()
         self._output.err = _Lines(take)
         self._service: Service | None = None
@@ -162,9 +159,7 @@ class ServiceThread:
         _output.set(self._output)
         set_up_logs(self._config.log.model_copy(update={"format": "json"}))
         try:
-            with running(
-                self._config, serve=True, wait=True, tolerance=self._tolerance
-            ) as self._service:
+            with running(self._config, serve=True, tolerance=self._tolerance) as self._service:
                 if self._stopped:
                     self._service.stop()
                 self._service.run()
@@ -199,13 +194,11 @@ class _Lines(StringIO):
 
 @cache
 def _separate() -> None:
-    """From here on a log line goes to the output of its thread, and nothing looks but rarely."""
+    """From here on a log line goes to the output of its thread."""
     structlog.configure(wrapper_class=_wrap)  # type: ignore[arg-type]  # as good as a class
     patch("structlog.configure", _configure).start()
     patch("typer.main.get_command", cache(typer.main.get_command)).start()  # 12 ms each time
     patch("threading.Thread.start", _start).start()
-    for name, seconds in PACE.items():
-        patch(f"cdc_embed.{name}", seconds).start()
 
 
 _configure_all: Final = structlog.configure

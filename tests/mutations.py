@@ -196,22 +196,22 @@ MUTATIONS = (
     Mutation(
         "a refused secret is not waited for",
         "cdc_embed/rotation.py",
-        "        return waits and now - self._refused_since < ROTATION_SECONDS",
+        "        return waits and now - self._refused_since < self.seconds",
         "        return False",
         "tests/unit/test_rotation.py::test_a_secret_that_has_worked_is_waited_for_a_minute",
     ),
     Mutation(
         "a refused secret is waited for without end",
         "cdc_embed/rotation.py",
-        "        return waits and now - self._refused_since < ROTATION_SECONDS",
+        "        return waits and now - self._refused_since < self.seconds",
         "        return waits",
         "tests/integration/test_rotated_secrets.py::test_a_password_that_nobody_rotates_ends_the_service",
     ),
     Mutation(
         "a start waits for no secret",
         "cdc_embed/service/start.py",
-        "            config.wait_for_secrets()",
-        "            pass",
+        "at_start=waits)",
+        "at_start=False)",
         "tests/integration/test_rotated_secrets.py::"
         "test_a_start_waits_for_a_password_that_is_rotated",
     ),

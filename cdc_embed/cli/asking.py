@@ -4,12 +4,16 @@ The request is a row of the target database, so any process can answer it.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
+from cdc_embed.cli.context import Context
 from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError, RequestFailedError, SlotBusyError
-from cdc_embed.service import running
+from cdc_embed.service import Service, Tolerance, running
+from cdc_embed.service.tolerance import Pauses
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.ownership import expect_own_slot
 from cdc_embed.source.slot import UNKNOWN_OWNER
@@ -17,14 +21,15 @@ from cdc_embed.source.stream import stream_name
 from cdc_embed.target.ledger import DONE, FAILED, Answer, Ledger
 from cdc_embed.target.registry import applied_migrations, missing_migrations
 
-POLL_SECONDS: Final = 0.2
 LEADERLESS_SECONDS: Final = 5.0
 """The time without a reader of the slot after which its service counts as ended."""
 
 Show = Callable[[dict[str, Any]], None]
 
 
-def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dict[str, Any]:
+def ask(
+    context: Context, config: Config, kind: str, arguments: dict[str, Any], show: Show
+) -> dict[str, Any]:
     """Make a request and wait for its result; ``show`` is called with its progress.
 
     Raises ``RequestFailedError`` if it cannot be done, and the errors of a service of our own.
@@ -43,7 +48,9 @@ def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dic
         number = ledger.ask(kind, arguments)
         answer = None
         try:
-            answer = _wait_for_answer(config, databases, ledger, number, show)
+            answer = _wait_for_answer(
+                databases, partial(_finished, ledger, number, show), context.poll_seconds
+            )
         finally:
             if answer is None:
                 ledger.reply(number, FAILED, error="called off")
@@ -53,31 +60,38 @@ def ask(config: Config, kind: str, arguments: dict[str, Any], show: Show) -> dic
 
 
 def _wait_for_answer(
-    config: Config, databases: Connections, ledger: Ledger, number: int, show: Show
+    databases: Connections, find_answer: Callable[[], Answer | None], seconds: float
 ) -> Answer:
     """Wait for the answer; if no session reads the slot, run the service that gives it."""
     led_at = time.monotonic()
     if not _is_led(databases):
         led_at -= LEADERLESS_SECONDS
     while True:
-        answer = _finished(ledger, number, show)
+        answer = find_answer()
         if answer is not None:
             return answer
         if _is_led(databases):
             led_at = time.monotonic()
         elif time.monotonic() - led_at >= LEADERLESS_SECONDS:
-            with running(_stopping_at_gaps(config)) as service, service.background():
-                while answer is None and not service.wait(POLL_SECONDS):
-                    answer = _finished(ledger, number, show)
+            with _own_service(databases.config, seconds) as service:
+                while answer is None and not service.wait(seconds):
+                    answer = find_answer()
             if answer is not None:
                 return answer
-        time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
 
 
-def _stopping_at_gaps(config: Config) -> Config:
-    """Return the configuration for a command: it makes no new slot, whatever ``run`` would do."""
+@contextmanager
+def _own_service(config: Config, seconds: float) -> Iterator[Service]:
+    """Run a service for a command: it makes no new slot, whatever ``run`` would do, and looks for
+    requests as often as the command looks for the answer."""
     source = config.source.model_copy(update={"on_history_gap": "stop"})
-    return config.model_copy(update={"source": source})
+    tolerance = Tolerance(pauses=Pauses(requests=seconds, rounds=seconds))
+    with (
+        running(config.model_copy(update={"source": source}), tolerance=tolerance) as service,
+        service.background(),
+    ):
+        yield service
 
 
 def _finished(ledger: Ledger, number: int, show: Show) -> Answer | None:

@@ -24,7 +24,7 @@ def backfill(
     if table:
         arguments["table"] = table_name_of(table)
     with TableProgress("backfill", "done") as progress:
-        found = ask(config, "backfill", arguments, progress.show)
+        found = ask(context, config, "backfill", arguments, progress.show)
     if as_json:
         print_json(found)
     else:

@@ -13,6 +13,8 @@ import typer
 if TYPE_CHECKING:
     from cdc_embed.config.load import Config
 
+CONFIG_PATH: Final = Path("cdc_embed.toml")
+"""The configuration file if no other is named, in the working directory."""
 INTERRUPTED: Final = 130
 """The exit code after SIGINT; after SIGTERM a service ends with 0."""
 
@@ -21,8 +23,12 @@ INTERRUPTED: Final = 130
 class Context:
     """The options of the root command; ``ctx.obj`` of every other."""
 
-    config_path: Path
+    config_path: Path = CONFIG_PATH
     debug: bool = False
+    poll_seconds: float = 0.2
+    """The time between two looks for the answer to a request."""
+    answer_seconds: float = 2.0
+    """The time that a running service has to tell its status."""
 
     def load(self) -> "Config":
         """Read the configuration; ``ConfigError`` if it is missing or wrong."""

@@ -78,7 +78,7 @@ def retry(
     found: dict[str, Any] = {"tables": [], "retried": 0, "refused": 0, "paused": {}}
     if numbers:
         with TableProgress("retry", "retried") as progress:
-            found = ask(context.load(), "retry", {"ids": numbers}, progress.show)
+            found = ask(context, context.load(), "retry", {"ids": numbers}, progress.show)
     if as_json:
         print_json(found)
     else:

@@ -25,7 +25,7 @@ def doctor(
 
     context: Context = ctx.obj
     with connections(context.load()) as databases:
-        survey = check_everything(databases)
+        survey = check_everything(databases, context.answer_seconds)
     if as_json:
         print_json({"checks": [_row(finding) for finding in survey.findings]})
     else:
@@ -34,8 +34,11 @@ def doctor(
         raise typer.Exit(survey.exit_code)
 
 
-def check_everything(databases: "Connections") -> "Survey":
-    """Make all findings; a database that cannot be asked is one of them."""
+def check_everything(databases: "Connections", answer_seconds: float) -> "Survey":
+    """Make all findings; a database that cannot be asked is one of them.
+
+    A running service has ``answer_seconds`` to tell what it knows.
+    """
     from cdc_embed.setup.preflight import survey_all
     from cdc_embed.setup.survey import Survey
 
@@ -47,7 +50,7 @@ def check_everything(databases: "Connections") -> "Survey":
         return survey
     _check_model(databases, survey)
     survey.findings = [_to_be_made(finding) for finding in survey.findings]
-    survey.findings += _check_indexes(databases, survey.tables)
+    survey.findings += _check_indexes(databases, survey.tables, answer_seconds)
     return survey
 
 
@@ -56,7 +59,9 @@ def _to_be_made(finding: Finding) -> Finding:
     return replace(finding, severity=Severity.WARNING) if finding.id == "setup" else finding
 
 
-def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> list[Finding]:
+def _check_indexes(
+    databases: "Connections", tables: "list[SourceTable]", answer_seconds: float
+) -> list[Finding]:
     """Check each table's index; why it is missing, the running service knows best."""
     from cdc_embed.cli.status import ask_service
     from cdc_embed.serve.facts import index_facts
@@ -70,7 +75,8 @@ def _check_indexes(databases: "Connections", tables: "list[SourceTable]") -> lis
         return []
     names = [source.table.full_name for source in tables]
     found = index_facts(databases, stored_tables(databases.target, schema, names))
-    live = ask_service(config) if any(facts.problem for facts in found.values()) else None
+    asked = any(facts.problem for facts in found.values())
+    live = ask_service(config, answer_seconds) if asked else None
     listed = live["tables"] if live is not None else []
     reasons = {table["name"]: table["index"]["problem"] for table in listed}
     return [

@@ -5,6 +5,7 @@ and the next step; a traceback is printed only with ``--debug``.
 """
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from cdc_embed import __version__
 from cdc_embed.cli import backfill, demo, dlq, doctor, run, search, setup, status, teardown, verify
 from cdc_embed.cli import config as config_command
 from cdc_embed.cli import index as index_command
-from cdc_embed.cli.context import INTERRUPTED, Context
+from cdc_embed.cli.context import CONFIG_PATH, INTERRUPTED, Context
 from cdc_embed.cli.options import Group, accept_everywhere
 from cdc_embed.errors import CdcEmbedError
 
@@ -46,12 +47,12 @@ def root(
     ctx: typer.Context,
     config: Annotated[
         Path, typer.Option("-c", "--config", help="The configuration file.", show_default=True)
-    ] = Path("cdc_embed.toml"),
+    ] = CONFIG_PATH,
     debug: Annotated[bool, typer.Option("--debug", help="Tracebacks and debug logs.")] = False,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     """Options of every command."""
-    ctx.obj = Context(config_path=config, debug=debug)
+    ctx.obj = replace(ctx.obj or Context(), config_path=config, debug=debug)
     if version:
         typer.echo(__version__)
         raise typer.Exit
@@ -59,11 +60,11 @@ def root(
         typer.echo(ctx.get_help())
 
 
-def main() -> None:
-    """Run the command line: the console script."""
+def main(context: Context | None = None) -> None:
+    """Run the command line: the console script; ``context`` has other pauses than the usual."""
     debug = "--debug" in sys.argv[1:]
     try:
-        app(standalone_mode=True)
+        app(standalone_mode=True, obj=context)
     except CdcEmbedError as exc:
         if debug:
             raise

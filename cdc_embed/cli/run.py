@@ -15,14 +15,14 @@ def run(
 ) -> None:
     """Follow the slot and keep the vectors fresh, until SIGTERM or SIGINT."""
     from cdc_embed.cli.stopping import signals
-    from cdc_embed.service import running
+    from cdc_embed.service import Tolerance, running
 
     context: Context = ctx.obj
     config = context.load()
     context.set_up_logs(config)
     with (
         signals(config.limits.drain_timeout) as stopping,
-        running(config, serve=True, wait=wait) as service,
+        running(config, serve=True, tolerance=Tolerance(away_at_start=wait)) as service,
         stopping.drains(service),
     ):
         service.run()

@@ -12,7 +12,7 @@ from cdc_embed.cli.output import print_json, print_pairs
 if TYPE_CHECKING:
     from cdc_embed.config.load import Config
 
-ASK_SECONDS = 2.0
+WATCH_SECONDS: Final = 2.0
 EVERYWHERE: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 """The address to ask if a service listens on every address."""
 
@@ -26,7 +26,7 @@ def status(
     context: Context = ctx.obj
     config = context.load()
     while True:
-        found = read_status(config)
+        found = read_status(config, context.answer_seconds)
         if as_json:
             print_json(found)
         else:
@@ -35,16 +35,16 @@ def status(
             print_pairs(_pairs(found))
         if not watch:
             return
-        time.sleep(ASK_SECONDS)
+        time.sleep(WATCH_SECONDS)
 
 
-def read_status(config: "Config") -> dict[str, Any]:
+def read_status(config: "Config", seconds: float) -> dict[str, Any]:
     """Ask the running service for its status; if none answers, read it from the databases."""
-    return ask_service(config) or _ask_databases(config)
+    return ask_service(config, seconds) or _ask_databases(config)
 
 
-def ask_service(config: "Config") -> dict[str, Any] | None:
-    """Return the status of the running service; None if none answers."""
+def ask_service(config: "Config", seconds: float) -> dict[str, Any] | None:
+    """Return the status of the running service; None if none answers in time."""
     import httpx2
 
     from cdc_embed.serve.app import host_in_url
@@ -53,7 +53,7 @@ def ask_service(config: "Config") -> dict[str, Any] | None:
     url = f"http://{host_in_url(host)}:{config.serve.port}/status"
     try:
         # a proxy would ask its own machine
-        answer = httpx2.get(url, timeout=ASK_SECONDS, trust_env=False)
+        answer = httpx2.get(url, timeout=seconds, trust_env=False)
         found: dict[str, Any] = answer.json()
     except (httpx2.HTTPError, httpx2.InvalidURL, ValueError):
         return None

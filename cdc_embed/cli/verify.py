@@ -31,7 +31,7 @@ def verify(
     arguments: dict[str, Any] = {"repair": repair, "sample": sample}
     with TableProgress("verify", "checked") as progress:
         try:
-            found = ask(config, "verify", arguments, progress.show)
+            found = ask(context, config, "verify", arguments, progress.show)
         except UnfollowedError as exc:  # a paused table is a result, also if it is the only one
             found = {"tables": [], "drift": 0, "remaining": 0, "paused": exc.paused}
     if as_json:

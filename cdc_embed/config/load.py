@@ -84,11 +84,13 @@ class Config(BaseSettings):
         """The connection string of the vectors' database, like that of the source."""
         return self._target_login
 
-    def wait_for_secrets(self) -> None:
-        """Have secrets in files waited for at the start, where a command would end."""
-        for login in (self.source_login, self.target_login):
-            login.rotation.waits_at_start = True
-        self.embedder.rotation.waits_at_start = True
+    def wait_for_secrets(self, seconds: float, *, at_start: bool) -> None:
+        """Have secrets in files waited for so long; ``at_start``: also those that never worked,
+        with which a command would end."""
+        logins = (self.source_login, self.target_login)
+        for rotation in (*(login.rotation for login in logins), self.embedder.rotation):
+            rotation.seconds = seconds
+            rotation.waits_at_start = at_start
 
     @property
     def target_is_source(self) -> bool:

@@ -19,12 +19,8 @@ from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import UNKNOWN, Basis
 from cdc_embed.change.plan import Cut, Plan, read_again
-from cdc_embed.errors import (
-    CdcEmbedError,
-)
 from cdc_embed.flow.facts import Facts
 from cdc_embed.flow.prepare import VectorSupply, wanted_texts
-from cdc_embed.reconcile.rounds import Rounds, Surroundings
 from cdc_embed.reconcile.slices import Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import DeferredRows
@@ -49,7 +45,7 @@ class Embedding:
     cut: Cut
 
 
-class DeferredReader(Rounds):
+class DeferredReader:
     """Embeds the deferred rows of one term, again and again, until the term ends."""
 
     def __init__(
@@ -57,12 +53,9 @@ class DeferredReader(Rounds):
         *,
         work: Work,
         embedding: Embedding,
-        surroundings: Surroundings,
-        on_failure: Callable[[CdcEmbedError], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``work`` has a slice reader that no other thread uses."""
-        super().__init__("deferred", work.term, surroundings, on_failure)
         self._work = work
         self._embedding = embedding
         self._clock = clock
@@ -76,12 +69,17 @@ class DeferredReader(Rounds):
         self.problem = ""
         """The number of rows that wait, and the last failure; for ``status``."""
 
-    def _has_work(self) -> bool:
+    @property
+    def has_work(self) -> bool:
+        """Whether a row is due, or a table is to be looked at; found without asking anybody."""
         if self._lane.deferred.is_set() or self._delivered() != self._looked_at:
             return True
         return self._clock() >= self._due
 
-    def _turn(self) -> None:
+    def note(self, trouble: Exception | None) -> None:
+        """Do nothing: the rows wait, and the stream tells of a database that is away."""
+
+    def turn(self) -> None:
         """Try every row that is due, in the order in which they were deferred."""
         self._lane.deferred.clear()
         self._looked_at = self._delivered()

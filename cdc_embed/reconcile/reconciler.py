@@ -22,7 +22,7 @@ from cdc_embed.errors import (
 from cdc_embed.flow.patience import Trouble
 from cdc_embed.postgres.side import LOCKED
 from cdc_embed.reconcile.requests import BACKFILL, Requests
-from cdc_embed.reconcile.rounds import Rounds, Surroundings
+from cdc_embed.reconcile.rounds import Surroundings
 from cdc_embed.reconcile.slices import Scope, Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, RUNNING, Comparison, Request
@@ -41,7 +41,7 @@ class _OutdatedError(Exception):
     """The comparison began again meanwhile, or another instance has taken it over."""
 
 
-class Reconciler(Rounds):
+class Reconciler:
     """Does all work on rows that are read during one term, until the term ends."""
 
     def __init__(
@@ -51,10 +51,9 @@ class Reconciler(Rounds):
         requests: Requests,
         answers: Answers,
         surroundings: Surroundings,
-        on_failure: Callable[[CdcEmbedError], None],
     ) -> None:
-        super().__init__("reconcile", work.term, surroundings, on_failure)
         self._work = work
+        self._surroundings = surroundings
         self._slices = work.slices
         self._ledger = work.ledger
         self._epoch = work.term.epoch
@@ -80,9 +79,8 @@ class Reconciler(Rounds):
         recent = time.monotonic() - self._failed_at < RECENT_SECONDS
         return self._trouble if recent else None
 
-    def _note(self, trouble: Exception | None) -> None:
+    def note(self, trouble: Exception | None) -> None:
         """Tell of trouble. Nobody else tells that the same error comes again."""
-        super()._note(trouble)
         if trouble is None:
             self._trouble = None
             return
@@ -92,10 +90,12 @@ class Reconciler(Rounds):
         since = self._trouble.since if self._trouble else self._failed_at
         self._trouble = Trouble(str(trouble), since)
 
-    def _has_work(self) -> bool:
+    @property
+    def has_work(self) -> bool:
+        """Whether there can be something to compare or to answer; found without asking anybody."""
         return not self._opened or self._surroundings.has_work
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         """Do everything that is to be done now."""
         if not self._opened:
             self._open()

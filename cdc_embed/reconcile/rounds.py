@@ -4,7 +4,6 @@ What does not pass ends the instance, because without this thread the service wo
 there were nothing to do.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from threading import Thread
@@ -21,14 +20,10 @@ from cdc_embed.errors import (
     is_passing,
 )
 from cdc_embed.flow.patience import AbandonedError
-from cdc_embed.reconcile.slices import StoppedError, Term
+from cdc_embed.reconcile.slices import StoppedError, Work
 
-POLL_SECONDS: Final = 0.5
-"""The pause before the next look at whether there is something to do."""
 CANCEL_SECONDS: Final = 0.5
 """The time that the thread has to end before its statement is cancelled, again and again."""
-TROUBLE_SECONDS: Final = 2.0
-"""The pause after a database did not answer."""
 
 log = structlog.get_logger()
 
@@ -44,28 +39,45 @@ class Surroundings(Protocol):
 
     @property
     def has_work(self) -> bool:
-        """Whether there may be something to compare or to answer; found without asking again."""
+        """Whether there can be something to compare or to answer; found without asking again."""
 
     def cancel(self) -> None:
         """Cancel the statement that is running; called from another thread."""
 
 
-class Rounds(ABC):
-    """Does what is to be done, waits until there is more, and begins again."""
+class Task(Protocol):
+    """The work of such a thread."""
+
+    def turn(self) -> None:
+        """Do everything that is to be done now."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there can be something to do; found without asking anybody."""
+
+    def note(self, trouble: Exception | None) -> None:
+        """Note what a round ended with: an error that passes, or None."""
+
+
+class Rounds:
+    """Has a task do what is to be done, waits until there is more, and begins again."""
 
     def __init__(
         self,
         name: str,
-        term: Term,
+        task: Task,
+        work: Work,
         surroundings: Surroundings,
         on_failure: Callable[[CdcEmbedError], None],
     ) -> None:
         """``name``: the thread's; ``on_failure`` is called with an error that ends it."""
         self._name = name
-        self._ended = term.ended
+        self._task = task
+        self._ended = work.term.ended
+        self._pace = work.pace
         self._surroundings = surroundings
         self._on_failure = on_failure
-        self._thread = Thread(target=self._run, name=name, daemon=True)
+        self._thread = Thread(target=self.run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin. No stored row of a table is trusted before the table's progress is known."""
@@ -78,24 +90,12 @@ class Rounds(ABC):
             self._surroundings.cancel()
             self._thread.join(CANCEL_SECONDS)
 
-    @abstractmethod
-    def _turn(self) -> None:
-        """Do everything that is to be done now."""
-
-    @abstractmethod
-    def _has_work(self) -> bool:
-        """Return whether there may be something to do; asks nobody."""
-
-    def _note(self, trouble: Exception | None) -> None:
-        """Note what a round ended with: an error that passes, or None."""
-        if trouble is not None:
-            log.warning(f"{self._name} waits", problem=str(trouble))
-
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Do rounds until the end of the term: the thread's own function."""
         while not self._ended.is_set():
             try:
                 with self._surroundings.reading():
-                    self._turn()
+                    self._task.turn()
             except (StoppedError, AbandonedError):
                 return
             except (SourceUnavailableError, TargetUnavailableError) as exc:
@@ -111,10 +111,11 @@ class Rounds(ABC):
                 log.exception(f"{self._name} failed")
                 self._on_failure(UnexpectedError(problem=f"{type(exc).__name__}: {exc}"))
                 return
-            self._note(None)
-            while not self._ended.wait(POLL_SECONDS) and not self._has_work():
+            self._task.note(None)
+            while not self._ended.wait(self._pace.rounds) and not self._task.has_work:
                 pass
 
     def _wait_out(self, exc: Exception) -> None:
-        self._note(exc)
-        self._ended.wait(TROUBLE_SECONDS)
+        log.warning(f"{self._name} waits", problem=str(exc))
+        self._task.note(exc)
+        self._ended.wait(self._pace.trouble)

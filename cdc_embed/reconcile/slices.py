@@ -70,6 +70,10 @@ class Pace:
     """Seconds between two checks whether the term has ended, while the loop compares rows."""
     save: float = SAVE_SECONDS
     """Seconds between two records of a table's progress."""
+    rounds: float = 0.5
+    """Seconds between two looks at whether there is something to do."""
+    trouble: float = 2.0
+    """Seconds before the next round after a database did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from cdc_embed.errors import ConfigError
-from cdc_embed.serve.limited import BACKLOG, LimitedProtocol
+from cdc_embed.serve.limited import BACKLOG, limited_to
 
 START_SECONDS: Final = 10.0
 LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -74,13 +74,18 @@ def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
 
 
 @contextmanager
-def serving(app: Starlette, host: str, port: int) -> Iterator[int]:
-    """Serve in a thread while the context lasts; give the port (0 requests a free one)."""
+def serving(app: Starlette, place: tuple[str, int], idle_seconds: float) -> Iterator[int]:
+    """Serve in a thread while the context lasts; give the port.
+
+    ``place``: host and port, 0 requests a free one; ``idle_seconds``: the time that a connection
+    has to make a request.
+    """
+    host, port = place
     config = uvicorn.Config(
         app,
         host=host,
         port=port,
-        http=LimitedProtocol,
+        http=limited_to(idle_seconds),
         backlog=BACKLOG,
         log_config=None,
         access_log=False,

@@ -10,14 +10,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS: Final = 100
 """Connections at a time; one more takes the place of the one that has been idle for longest."""
-IDLE_SECONDS: Final = 10.0
-"""The time that a connection has to make a request."""
 BACKLOG: Final = 64
 """Connections that are accepted together."""
 
 
 class LimitedProtocol(H11Protocol):
     """A connection that is closed when it is idle for long, or when others need its place."""
+
+    idle_seconds: float
+    """The time that it has to make a request."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -32,7 +33,7 @@ class LimitedProtocol(H11Protocol):
         if len(self.connections) >= MOST_CONNECTIONS:
             self._make_room()
         super().connection_made(transport)
-        self.loop.call_later(IDLE_SECONDS, self._close_if_idle)
+        self.loop.call_later(self.idle_seconds, self._close_if_idle)
 
     def on_response_complete(self) -> None:
         """Let the idle time begin anew."""
@@ -49,8 +50,13 @@ class LimitedProtocol(H11Protocol):
     def _close_if_idle(self) -> None:
         if self.transport.is_closing():
             return
-        left = self._used_at + IDLE_SECONDS - self.loop.time()
+        left = self._used_at + self.idle_seconds - self.loop.time()
         if self._idle and left <= 0:
             self.transport.abort()
         else:
             self.loop.call_later(max(left, 1.0), self._close_if_idle)
+
+
+def limited_to(idle_seconds: float) -> type[LimitedProtocol]:
+    """Return the protocol of connections that have so long to make a request."""
+    return type("Limited", (LimitedProtocol,), {"idle_seconds": idle_seconds})

@@ -39,7 +39,6 @@ from cdc_embed.source.slot import Slot
 from cdc_embed.source.stream import SlotIsActiveError, Stream
 from cdc_embed.source.timing import ServerTimes, longest_silence, silence_limit
 
-STANDBY_POLL_SECONDS: Final = 1.0
 CANCEL_SECONDS: Final = 0.5
 """The time that workers have to end before it is checked whether the stop is overdue."""
 
@@ -188,7 +187,7 @@ class Instance:
                 log.info("standby, the slot is in use", slot=slot.name, holder=holder)
             self.holder = holder
         self._set_phase(Phase.STANDBY)
-        self._stop.requested.wait(STANDBY_POLL_SECONDS)
+        self._stop.requested.wait(self._source.standby_pause)
 
     def _lead(self) -> None:
         """Take the slot and follow the log until stopped; raise when the connection is lost."""

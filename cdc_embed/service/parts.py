@@ -70,7 +70,9 @@ class Parts:
         checked = self._checked
         expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
-        reconciling = Reconciling(checked, stages, self._undelivered, self._metrics)
+        reconciling = Reconciling(
+            checked, stages, self._undelivered, self._metrics, self._tolerance.pauses
+        )
         self._stack.callback(reconciling.close)
         instance = Instance(
             source=self._make_source(),
@@ -86,9 +88,10 @@ class Parts:
             reconciling=reconciling,
             leaves=self._leaves,
             refusing=self._refusing,
+            pauses=self._tolerance.pauses,
             trial=self._trial(),
         )
-        return instance, Watch(checked.databases, checked, watched), reconciling
+        return instance, Watch(checked, watched), reconciling
 
     def make_health(self, instance: Instance, reconciling: Reconciling) -> Health:
         """Make the answers about an instance that come from memory."""
@@ -120,6 +123,7 @@ class Parts:
             expect_own=lambda: expect_own_slot(checked.databases),
             find_wide=lambda: wide_columns(checked.databases.source, checked.sources),
             least_silence=self._tolerance.least_silence,
+            standby_pause=self._tolerance.pauses.standby,
         )
 
     def _make_callbacks(self) -> Callbacks:

@@ -18,11 +18,13 @@ from cdc_embed.reconcile.readers import Readers
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
+from cdc_embed.reconcile.rounds import Rounds
 from cdc_embed.reconcile.size import Size, TokenCounter
 from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.stages import Stages
+from cdc_embed.service.tolerance import Pauses
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
@@ -47,6 +49,7 @@ class Reconciling:
         stages: Stages,
         undelivered: Undelivered,
         metrics: Metrics,
+        pauses: Pauses,
     ) -> None:
         self._config = config = checked.config
         self._databases = checked.databases
@@ -54,7 +57,11 @@ class Reconciling:
         self._card = checked.model.card
         self._stages = stages
         self._undelivered = undelivered
-        self._pace = Pace(rows_per_second=config.backfill.rows_per_second)
+        self._pace = Pace(
+            rows_per_second=config.backfill.rows_per_second,
+            rounds=pauses.rounds,
+            trouble=pauses.trouble,
+        )
         self._metrics = metrics
         self._scopes = [Scope(table=t, space=stages.store.space(t)) for t in checked.tables]
         self._builder = IndexBuilder(
@@ -80,12 +87,17 @@ class Reconciling:
         """Make what reads rows in one term; ``on_failure`` is called with an error that ends it."""
         work = self._make_work(term)
         deferred = DeferredReader(
-            work=replace(work, slices=self._make_slices(term)),
-            embedding=self._make_embedding(),
-            surroundings=self,
-            on_failure=on_failure,
+            work=replace(work, slices=self._make_slices(term)), embedding=self._make_embedding()
         )
-        return Readers(self._make_reconciler(work, on_failure), deferred)
+        reconciler = self._make_reconciler(work)
+        return Readers(
+            reconciler=reconciler,
+            deferred=deferred,
+            rounds=(
+                Rounds("reconcile", reconciler, work, self, on_failure),
+                Rounds("deferred", deferred, work, self, on_failure),
+            ),
+        )
 
     def _make_embedding(self) -> Embedding:
         stages = self._stages
@@ -95,9 +107,7 @@ class Reconciling:
             cut=stages.cut,
         )
 
-    def _make_reconciler(
-        self, work: Work, on_failure: Callable[[CdcEmbedError], None]
-    ) -> Reconciler:
+    def _make_reconciler(self, work: Work) -> Reconciler:
         paid = self._card.paid
         letters = Letters(self._databases.target, self._config.target.schema)
         return Reconciler(
@@ -110,7 +120,6 @@ class Reconciling:
                 "retry": Retrier(work=work, letters=letters).answer,
             },
             surroundings=self,
-            on_failure=on_failure,
         )
 
     def _make_work(self, term: Term) -> Work:

@@ -30,13 +30,19 @@ class Refusing:
     """Knows which tables failed, from one instance to the next. Safe from any thread."""
 
     def __init__(
-        self, tables: Iterable[TableConfig], clock: Callable[[], float] = time.monotonic
+        self,
+        tables: Iterable[TableConfig],
+        shortest: float = SHORTEST_SECONDS,
+        *,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``shortest``: seconds until a table is tried again, at first."""
         self._owners = {
             name: table.full_name
             for table in tables
             for name in (table.full_name, table.embedding_table_name, table.search_view_name)
         }
+        self._shortest = shortest
         self._clock = clock
         self._failed_at: dict[str, float] = {}
         self._left_out: Mapping[str, _LeftOut] = {}
@@ -58,7 +64,7 @@ class Refusing:
             return False
         if name not in self._owners:
             raise error
-        seconds = SHORTEST_SECONDS if before is None else min(2 * before.seconds, LONGEST_SECONDS)
+        seconds = self._shortest if before is None else min(2 * before.seconds, LONGEST_SECONDS)
         found = Finding(id="refusing", ok=False, message=str(error), fix=error.hint, table=owner)
         entry = _LeftOut(found, seconds, now + seconds)
         self._left_out = {**self._left_out, owner: entry}

@@ -43,7 +43,9 @@ class Source:
     """Raises when the recorded position is that of another source's slot of this name."""
     find_wide: FindWide
     least_silence: float
-    """The shortest time without an answer after which a server is given up."""
+    """The shortest time without an answer after which a server is given up, in seconds."""
+    standby_pause: float
+    """Seconds between two looks at whether the slot is free."""
 
     def usable_slot(self) -> Slot:
         """Return the slot; raise when its log is gone or another plugin writes it."""

@@ -38,18 +38,17 @@ def running(
     *,
     listeners: Sequence[Listener] = (),
     serve: bool = False,
-    wait: bool = False,
     embedder: Embedder | None = None,
     tolerance: Tolerance = USUAL,
 ) -> Iterator[Service]:
     """Give a service that is ready to run; close all that it opened at the end.
 
-    Checks every precondition first, and raises the error of one that failed. With ``wait`` it does
-    so in ``Service.run``, where it waits for what is away. ``listeners`` are called after each
-    commit, in order, from one thread. With ``serve`` the service answers over HTTP as ``[serve]``
-    says, before it asks a database. ``embedder`` replaces the configured one; it is left open,
-    unless it does not answer when a stop is overdue. ``tolerance`` has the limits that the
-    configuration does not name.
+    Checks every precondition first, and raises the error of one that failed. ``listeners`` are
+    called after each commit, in order, from one thread. With ``serve`` the service answers over
+    HTTP as ``[serve]`` says, before it asks a database. ``embedder`` replaces the configured one;
+    it is left open, unless it does not answer when a stop is overdue. ``tolerance`` has the limits
+    that the configuration does not name; with ``away_at_start`` the preconditions are checked in
+    ``Service.run``, where what is away is waited for.
     """
     with ExitStack() as stack:
         metrics = Metrics(
@@ -59,7 +58,7 @@ def running(
         )
         told = Listeners(listeners, metrics, tolerance)
         stack.callback(told.close)
-        refusing = Refusing(config.tables)
+        refusing = Refusing(config.tables, tolerance.refusing_table)
         kept = Kept(metrics=metrics, listeners=told, tolerance=tolerance, refusing=refusing)
         starter = _Starter(config, embedder, kept, stack)
         service = Service(
@@ -70,16 +69,16 @@ def running(
         )
         stack.callback(service.close)
         if serve:
-            stack.enter_context(_serving(config, service))
-        if wait:
-            config.wait_for_secrets()
-        else:
+            stack.enter_context(_serving(config, service, tolerance.idle_connection))
+        waits = tolerance.away_at_start
+        config.wait_for_secrets(tolerance.refused_secret, at_start=waits)
+        if not waits:
             service.begin()
         yield service
 
 
 @contextmanager
-def _serving(config: Config, service: Service) -> Iterator[None]:
+def _serving(config: Config, service: Service, idle_seconds: float) -> Iterator[None]:
     # the web server is imported only where it is wanted
     from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app
     from cdc_embed.serve.app import serving as serving_app
@@ -92,7 +91,8 @@ def _serving(config: Config, service: Service) -> Iterator[None]:
         status=service.status,
     )
     names = LOCAL_NAMES | {host_in_url(settings.host)} | frozenset(settings.allowed_hosts)
-    with serving_app(make_app(answers, names), settings.host, settings.port) as port:
+    app, place = make_app(answers, names), (settings.host, settings.port)
+    with serving_app(app, place, idle_seconds) as port:
         log.info("serving", host=settings.host, port=port)
         yield
 

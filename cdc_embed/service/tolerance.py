@@ -1,18 +1,40 @@
-"""The delays and sizes that a service accepts before it reports a problem or gives up.
+"""The delays and sizes that a service accepts before it reports a problem or gives up, and the
+pauses between its looks.
 
 They need no configuration: each default is right for every service that runs for real.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cdc_embed.flow.blame import STRIKES_SECONDS
+from cdc_embed.rotation import ROTATION_SECONDS
+from cdc_embed.service.refusing import SHORTEST_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pauses:
+    """Seconds between two looks of one service."""
+
+    catalogue: float = 6.0
+    """At the catalogue: a table that leaves the publication is named as soon."""
+    requests: float = 1.5
+    """For requests of the command line, in the database."""
+    rounds: float = 0.5
+    """At whether rows are to be read; asks nobody."""
+    trouble: float = 2.0
+    """Of what reads rows, after a database did not answer."""
+    standby: float = 1.0
+    """At whether the slot is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerance:
     """The limits of one service."""
 
+    away_at_start: bool = False
+    """Whether ``Service.run`` waits for a database or a secret that is missing at the start;
+    otherwise ``running`` raises its error."""
     dead_loop: float = 60.0
     """Seconds without a turn of the loop that count as a hang; a turn takes less than a second."""
     long_trouble: float = 30.0
@@ -22,11 +44,18 @@ class Tolerance:
     answer late, whatever its own timeout is."""
     failing_text: float = STRIKES_SECONDS
     """Seconds over which one text must fail until it is a dead letter."""
+    refused_secret: float = ROTATION_SECONDS
+    """Seconds for which a secret that is refused can still be replaced in its file."""
+    refusing_table: float = SHORTEST_SECONDS
+    """Seconds until a table that fails is tried again, at first; they double each time."""
+    idle_connection: float = 10.0
+    """Seconds that a connection of the web side has to make a request."""
     waiting_rows: int = 100_000
-    """Rows that may wait for slow listeners, about 50 MB. The rows of further commits are
+    """Rows that can wait for slow listeners, about 50 MB. The rows of further commits are
     dropped."""
     hanging_listener: float = 1.0
     """Seconds that a call of a listener has to return at the end."""
+    pauses: Pauses = field(default_factory=Pauses)
 
 
 USUAL: Final = Tolerance()

@@ -33,8 +33,9 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.shapes import MetLeaves, Shapes
+from cdc_embed.service.tolerance import Pauses
 from cdc_embed.setup.agreement import expect_unchanged
-from cdc_embed.setup.connections import Connections, unlogged
+from cdc_embed.setup.connections import unlogged
 from cdc_embed.setup.ownership import expect_keeper
 from cdc_embed.setup.preflight import find_paused
 from cdc_embed.setup.rights import check_rights, opened_tables
@@ -45,11 +46,6 @@ from cdc_embed.target.ledger import Ledger
 from cdc_embed.target.overview import StoredTable, something_to_do, stored_tables
 
 CANCEL_SECONDS: Final = 0.5
-POLL_SECONDS: Final = 6.0
-"""The time between two looks at the catalogue: a table that leaves the publication is named as
-soon."""
-WORK_SECONDS: Final = 1.5
-"""The time between two looks for requests of the command line."""
 UNUSED_SECONDS: Final = 5.0
 """The time after which a session is closed in which rows were read."""
 
@@ -68,6 +64,7 @@ class Watched:
     reconciling: Reconciling
     leaves: MetLeaves
     refusing: Refusing
+    pauses: Pauses
     trial: Callable[[], None] | None = None
     """Tries the embedder out, which was away at the start; returns once it is back."""
 
@@ -75,7 +72,9 @@ class Watched:
 class Watch:
     """Watches both databases for one instance."""
 
-    def __init__(self, databases: Connections, checked: Checked, watched: Watched) -> None:
+    def __init__(self, checked: Checked, watched: Watched) -> None:
+        databases = checked.databases
+        self._pauses = watched.pauses
         self._undelivered = watched.undelivered
         self._instance = watched.instance
         self._reconciling = watched.reconciling
@@ -129,7 +128,7 @@ class Watch:
                 self._look_for_work()
                 self._databases.rows.close_unused(UNUSED_SECONDS)
                 if time.monotonic() >= due:
-                    due = time.monotonic() + POLL_SECONDS
+                    due = time.monotonic() + self._pauses.catalogue
                     self._watch()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 # the loop meets the same error and waits; here it only means old numbers
@@ -141,7 +140,7 @@ class Watch:
             except CdcEmbedError as exc:
                 self._instance.fail(exc)
                 return
-            if self._stop.wait(min(WORK_SECONDS, POLL_SECONDS)):
+            if self._stop.wait(self._pauses.requests):
                 return
 
     def _look_for_work(self) -> None:

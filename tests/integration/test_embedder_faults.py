@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from cdc_embed import rotation
 from cdc_embed.lsn import LSN
 from cdc_embed.service.tolerance import Tolerance
 from tests.embedder_site import (
@@ -141,11 +140,10 @@ def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
 
 
 def test_a_refused_key_stops_the_service_and_the_slot_waits(
-    faulty: Site, embedding_server: EmbeddingServer, monkeypatch: pytest.MonkeyPatch
+    faulty: Site, embedding_server: EmbeddingServer
 ) -> None:
-    monkeypatch.setattr(rotation, "ROTATION_SECONDS", 2.0)
     site, server = faulty, embedding_server
-    with site.service() as service:
+    with site.service(tolerance=Tolerance(refused_secret=2.0)) as service:
         insert(site, 1, 5)
         service.settle()
         server.faults(fail_next=ALWAYS, status=401)

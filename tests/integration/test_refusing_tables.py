@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cdc_embed.service import refusing, watch
+from cdc_embed.service.tolerance import Tolerance
+from tests.in_process import QUICK
 from tests.site import RunningService, Site, wait_until
 
 TABLES = """
@@ -77,11 +78,8 @@ def stored(site: Site, table: str, key: int) -> bool:
 
 
 @pytest.mark.parametrize("name", BY_TRIGGERS)
-def test_a_trigger_keeps_the_service_from_one_table(
-    two: Site, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setattr(refusing, "SHORTEST_SECONDS", 4.0)
-    with two.service() as service:
+def test_a_trigger_keeps_the_service_from_one_table(two: Site, name: str) -> None:
+    with two.service(tolerance=Tolerance(refusing_table=4.0)) as service:
         service.settle()
         two.sql(REFUSE.format(*BY_TRIGGERS[name]))
         two.sql("insert into refused values (2, 'two')")
@@ -104,7 +102,7 @@ def test_a_table_that_fails_is_not_tried_all_the_time(two: Site) -> None:
         wait_until(lambda: "42P01" in reason(service), "it is named", 30)
         wait_until(lambda: service.status()["state"] == "streaming", "the others are followed")
         starts = len([entry for entry in service.log if entry["event"] == "streaming"])
-        time.sleep(watch.POLL_SECONDS + 2)
+        time.sleep(QUICK.catalogue + 2)
         assert len([entry for entry in service.log if entry["event"] == "streaming"]) == starts
         ready = unready(service)
         assert "public.refused cannot be followed" in ready

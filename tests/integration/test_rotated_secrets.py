@@ -8,12 +8,12 @@ from urllib.parse import quote
 
 import pytest
 
-from cdc_embed import rotation
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.errors import AuthenticationError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.rotation import Login
+from cdc_embed.service.tolerance import Tolerance
 from tests.secret import guarded_server
 from tests.servers import Servers
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
@@ -121,19 +121,16 @@ def test_a_start_waits_for_a_password_that_is_rotated(site: Rotated) -> None:
         assert service.stop() == 0
 
 
-def test_a_password_that_nobody_rotates_ends_the_service(
-    site: Rotated, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_that_nobody_rotates_ends_the_service(site: Rotated) -> None:
     """After a minute, here two seconds; a command that a person waits for says it at once."""
-    monkeypatch.setattr(rotation, "ROTATION_SECONDS", 2.0)
-    with site.service() as service:
+    two_seconds = Tolerance(refused_secret=2.0)
+    with site.service(tolerance=two_seconds) as service:
         site.rotate("second")
         assert service.wait() == 4
         assert "password authentication failed" in "".join(service.output)
-    with site.service(wait=False) as service:
+    with site.service(wait=False, tolerance=two_seconds) as service:
         service.wait_for("waiting")
         assert service.wait() == 4
-    monkeypatch.undo()
     for command in (("setup",), ("doctor",), ("run", "--no-wait")):
         done = site.cli(*command, expect=4)
         assert "password authentication failed" in done.stdout + done.stderr

@@ -18,9 +18,10 @@ from cdc_embed.errors import SourceUnavailableError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE
 from cdc_embed.rotation import Login
-from cdc_embed.service import watch
+from cdc_embed.service.tolerance import USUAL, Tolerance
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
+from tests.in_process import QUICK
 from tests.site import DOCUMENTS, Site, wait_until
 
 RENAMED = (
@@ -95,11 +96,10 @@ def test_no_read_takes_another_table_for_the_followed_one(
     ],
 )
 def test_a_swap_while_rows_are_read_stores_nothing_foreign(
-    make_site: Callable[..., Site], how: tuple[str, str], noticed: bool, monkeypatch: Any
+    make_site: Callable[..., Site], how: tuple[str, str], noticed: bool
 ) -> None:
     """The names are swapped for a second, twice, while the table is compared slowly."""
-    if not noticed:
-        monkeypatch.setattr(watch, "POLL_SECONDS", 600.0)
+    seldom = Tolerance(pauses=replace(QUICK, catalogue=600.0))
     site = make_site()
     site.sql("create schema app")
     site.sql("create schema away" if how is MOVED else "create schema other")
@@ -119,7 +119,7 @@ def test_a_swap_while_rows_are_read_stores_nothing_foreign(
     def more_than(rows: int) -> bool:
         return bool(site.value(stored) > rows)
 
-    with site.service() as service:
+    with site.service(tolerance=USUAL if noticed else seldom) as service:
         for part in (20, 60):
             wait_until(partial(more_than, part), "some rows are compared")
             site.transaction(how[0])

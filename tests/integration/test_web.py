@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 
+from cdc_embed.service.tolerance import Tolerance
 from tests.site import RunningService, Site, wait_until
 
 IDLE = 1100
@@ -70,12 +71,9 @@ def short_of_files(service: RunningService) -> list[str]:
     return [problem for problem in said if "open files" in problem]
 
 
-def test_a_connection_that_asks_nothing_is_closed(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("cdc_embed.serve.limited.IDLE_SECONDS", 0.5)
+def test_a_connection_that_asks_nothing_is_closed(site: Site) -> None:
     with (
-        site.service() as service,
+        site.service(tolerance=Tolerance(idle_connection=0.5)) as service,
         closing(socket.create_connection(("127.0.0.1", service.port))) as slow,
     ):
         slow.sendall(b"GET /livez HTTP/1.1\r\n")

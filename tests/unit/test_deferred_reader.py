@@ -31,15 +31,13 @@ def test_a_deferred_row_that_is_gone_is_looked_for_no_more() -> None:
     reader = NeverTaken(
         work=cast(Any, work),
         embedding=cast(Any, SimpleNamespace(rows=SimpleNamespace(page=page))),
-        surroundings=cast(Any, None),
-        on_failure=cast(Any, None),
         clock=lambda: now[0],
     )
-    reader._turn()
+    reader.turn()
     now[0] = 100.0
-    assert reader._has_work()
+    assert reader.has_work
     rows.clear()
-    reader._turn()
+    reader.turn()
     now[0] = 200.0
-    assert not reader._has_work()
+    assert not reader.has_work
     assert not reader.problem

@@ -15,7 +15,7 @@ def refused(table: str) -> CdcEmbedError:
 
 
 def test_two_tables_that_fail_in_turn_are_both_left_out() -> None:
-    found = Refusing(TABLES, lambda: 0.0)
+    found = Refusing(TABLES, clock=lambda: 0.0)
     said = [found.note(refused(name)) for name in ("one_embedding", "two_search") * 2]
     assert said == [False, False, True, True]
     assert list(found.findings) == ["public.one", "public.two"]
@@ -23,7 +23,7 @@ def test_two_tables_that_fail_in_turn_are_both_left_out() -> None:
 
 def test_a_table_that_still_fails_is_tried_more_rarely() -> None:
     now = 0.0
-    found = Refusing(TABLES, lambda: now)
+    found = Refusing(TABLES, clock=lambda: now)
     found.note(refused("one_embedding"))
     tries = []
     for _ in range(9):
@@ -36,7 +36,7 @@ def test_a_table_that_still_fails_is_tried_more_rarely() -> None:
 
 
 def test_an_error_of_no_table_is_raised_when_it_comes_again() -> None:
-    found = Refusing(TABLES, lambda: 0.0)
+    found = Refusing(TABLES, clock=lambda: 0.0)
     assert not found.note(refused("checkpoint"))
     with pytest.raises(TargetRefusedError):
         found.note(refused("checkpoint"))

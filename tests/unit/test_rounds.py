@@ -16,37 +16,35 @@ from cdc_embed.errors import (
     TargetUnavailableError,
     UnexpectedError,
 )
-from cdc_embed.reconcile import rounds
 from cdc_embed.reconcile.rounds import Rounds
+from cdc_embed.reconcile.slices import Pace
 
 
-class Scripted(Rounds):
+class Scripted:
     """Ends its term after the round that is good."""
+
+    has_work = False
 
     def __init__(self, errors: Sequence[Exception]) -> None:
         self.failures: list[CdcEmbedError] = []
         self.noted: list[Exception | None] = []
-        surroundings = SimpleNamespace(reading=nullcontext, cancel=lambda: None)
-        term = SimpleNamespace(ended=Event())
-        super().__init__("rows", cast(Any, term), cast(Any, surroundings), self.failures.append)
+        self.note = self.noted.append
         self._errors = list(errors)
+        self._ended = Event()
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
         if self._errors:
             raise self._errors.pop(0)
         self._ended.set()
 
-    def _has_work(self) -> bool:
-        return False
-
-    def _note(self, trouble: Exception | None) -> None:
-        super()._note(trouble)
-        self.noted.append(trouble)
-
-
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rounds, "TROUBLE_SECONDS", 0.0)
+    def run(self) -> None:
+        surroundings = SimpleNamespace(reading=nullcontext, cancel=lambda: None)
+        work = SimpleNamespace(term=SimpleNamespace(ended=self._ended), pace=Pace(trouble=0.0))
+        rounds = Rounds(
+            "rows", self, cast(Any, work), cast(Any, surroundings), self.failures.append
+        )
+        rounds.start()
+        rounds.join()
 
 
 @pytest.mark.parametrize(
@@ -59,8 +57,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_passes_is_waited_out_and_noted(error: Exception) -> None:
     scripted = Scripted([error])
-    scripted.start()
-    scripted.join()
+    scripted.run()
     assert (scripted.noted, scripted.failures) == ([error, None], [])
 
 
@@ -69,8 +66,7 @@ def test_what_passes_is_waited_out_and_noted(error: Exception) -> None:
 )
 def test_what_does_not_pass_ends_the_instance(error: Exception) -> None:
     scripted = Scripted([error])
-    scripted.start()
-    scripted.join()
+    scripted.run()
     (failure,) = scripted.failures
     assert failure is error or isinstance(failure, UnexpectedError)
     assert not scripted.noted

@@ -9,8 +9,7 @@ from cdc_embed.change.action import Row as Read
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.reconcile import rounds
-from cdc_embed.reconcile.slices import StoppedError
+from cdc_embed.reconcile.slices import Pace, StoppedError
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import Note
 from cdc_embed.target.leaves import PendingWork
@@ -82,7 +81,7 @@ class Actor:
         return self.ended
 
     def wait(self, seconds: float) -> bool:
-        self.idle = self.idle or seconds >= rounds.POLL_SECONDS
+        self.idle = self.idle or seconds >= Pace().rounds
         try:
             self.rest()
         except StoppedError:

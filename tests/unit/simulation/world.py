@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
-from threading import Event, Thread
+from threading import Event
 from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
@@ -43,7 +43,7 @@ from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
-from cdc_embed.reconcile.rounds import Surroundings
+from cdc_embed.reconcile.rounds import Rounds, Surroundings
 from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
@@ -484,6 +484,7 @@ class World:
             has_work=True,
             cancel=lambda: None,
         )
+        around = cast(Surroundings, surroundings)
         reconciler = Reconciler(
             work=work,
             requests=cast(Requests, notes),
@@ -491,13 +492,10 @@ class World:
                 "verify": Verifier(work=work).answer,
                 "retry": Retrier(work=work, letters=letters).answer,
             },
-            surroundings=cast(Surroundings, surroundings),
-            on_failure=_fail,
+            surroundings=around,
         )
-        steered = SimpleNamespace(start=lambda: self.actor.start(reconciler._run))
-        reconciler._thread = cast(Thread, steered)
-        reconciler.start()
-        self._start_embedding(work, cast(Surroundings, surroundings))
+        self.actor.start(Rounds("reconcile", reconciler, work, around, _fail).run)
+        self._start_embedding(work, around)
 
     def _start_embedding(self, work: Work, surroundings: Surroundings) -> None:
         self.embedding = Actor()
@@ -511,16 +509,13 @@ class World:
             pace=work.pace,
         )
         rows = cast(DeferredRows, Deferrals(self.target, self.embedding))
+        work = replace(work, term=term, slices=slices)
         reader = DeferredReader(
-            work=replace(work, term=term, slices=slices),
+            work=work,
             embedding=Embedding(rows=rows, supply=self._supply, cut=self.cut),
-            surroundings=surroundings,
-            on_failure=_fail,
             clock=lambda: self.clock,
         )
-        steered = SimpleNamespace(start=lambda: self.embedding.start(reader._run))
-        reader._thread = cast(Thread, steered)
-        reader.start()
+        self.embedding.start(Rounds("deferred", reader, work, surroundings, _fail).run)
 
     def close(self) -> None:
         self._lane.close()
