@@ -93,11 +93,12 @@ class Progress:
         """Return whether the committed checkpoint row reaches ``lsn``."""
         return lsn <= self.recorded
 
-    def explains(self, confirmed: LSN, recorded: LSN) -> bool:
-        """Return whether this connection alone can have confirmed ``confirmed``, and lost nothing.
+    def has_lost_nothing(self, confirmed: LSN, recorded: LSN) -> bool:
+        """Return whether nothing is lost though the slot is at ``confirmed``, beyond the record.
 
-        ``recorded``: the position as the checkpoint says it now. If that went back, the target is
-        an older one, and what was durable is no more.
+        Everything below was durable on this connection then. ``recorded``: the position as the
+        checkpoint says it now. If that went back, the target is an older one, and what was durable
+        is no more.
         """
         return confirmed <= self.durable and recorded >= self.recorded
 

@@ -986,7 +986,7 @@ order by t."cdc place\"""",
         "cdc_embed/lsn.py",
         "        return confirmed <= self.durable and recorded >= self.recorded",
         "        return confirmed <= self.durable",
-        "tests/unit/test_lsn.py::test_an_older_target_is_explained_by_nothing",
+        "tests/unit/test_lsn.py::test_an_older_target_has_lost_what_was_durable",
     ),
     Mutation(
         "two columns swap names unnoticed",

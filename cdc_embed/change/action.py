@@ -67,7 +67,7 @@ class RowRefusal(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Delete:
+class Remove:
     """The row is gone or has no text: no chunk and no dead letter may stay."""
 
 
@@ -141,7 +141,7 @@ class Supersede:
     """A later change, already received, replaces all that this batch says of the row."""
 
 
-Action = Delete | Write | Refuse | Move | Annotate | Forget | Defer | Skip | Supersede
+Action = Remove | Write | Refuse | Move | Annotate | Forget | Defer | Skip | Supersede
 
 
 def letter_of(action: Action) -> Refuse | None:
@@ -174,7 +174,7 @@ def state_after(action: Action) -> State | None:
             return Known(digest, metadata.hash)
         case Annotate(_, state):
             return state
-        case Delete():
+        case Remove():
             return ABSENT
         case Forget():
             return UNKNOWN

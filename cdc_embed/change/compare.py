@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from cdc_embed.change.action import Action, Delete, Row
+from cdc_embed.change.action import Action, Remove, Row
 from cdc_embed.change.document import Table, fingerprint
 from cdc_embed.change.knowledge import ABSENT, UNKNOWN, Deferred, Known, Refused, State
 from cdc_embed.change.plan import Cut, read_again
@@ -82,7 +82,7 @@ def repair(
     if not verdict.drifts:
         return None
     if row is None or verdict is Verdict.ORPHAN:
-        return Delete()
+        return Remove()
     known = stored.state if verdict is Verdict.METADATA_STALE else UNKNOWN
     return read_again(table, row, known, cut)
 

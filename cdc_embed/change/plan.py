@@ -20,11 +20,11 @@ from cdc_embed.change.action import (
     Action,
     Annotate,
     Defer,
-    Delete,
     Forget,
     Metadata,
     Move,
     Refuse,
+    Remove,
     Row,
     RowRefusal,
     Skip,
@@ -196,7 +196,7 @@ def plan(
         stored = ABSENT if row[0] in batch.truncated else states.get(row, ABSENT)
         action: Action | None
         if image.texts is None:
-            action = Delete()
+            action = Remove()
         elif refetched is not None and row in refetched:
             action = _found(row[0], refetched[row], stored, cut)
         else:
@@ -258,7 +258,7 @@ def _compare(
     table, key = row
     text = table.prepare(texts)
     if text is None:
-        return Delete()
+        return Remove()
     digest = fingerprint(text)
     if isinstance(stored, Refused) and stored.refuses(digest, metadata.hash if metadata else b""):
         return Skip("unchanged", stored)
@@ -290,7 +290,7 @@ def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
     """Return the action that makes the stored document equal to a row that was read."""
     text = table.prepare(row.texts)
     if text is None:
-        return Delete()
+        return Remove()
     digest, hashed = fingerprint(text), table.hash_metadata(row.metadata)
     assert hashed is not None, "what is read is complete"
     if isinstance(stored, Refused) and stored.refuses(digest, hashed):

@@ -13,7 +13,7 @@ from cdc_embed.cli.setup import set_up
 from cdc_embed.config.load import ignore_environment
 from cdc_embed.demo.corpus import corpus
 from cdc_embed.demo.postgres import EmbeddedPostgres
-from cdc_embed.demo.script import CREATE_TABLE, Edit, Report, Script, View, Watched, percentiles
+from cdc_embed.demo.script import CREATE_TABLE, Arrivals, Edit, Report, Script, View, percentiles
 from cdc_embed.embed.base import Embedder
 from cdc_embed.lsn import LSN
 from cdc_embed.service import Config, Service, load_config, running
@@ -27,7 +27,7 @@ def play(server: EmbeddedPostgres, folder: Path, console: Console, *, once: bool
     embedder = _load_model(config)
     try:
         set_up(config, embedder.describe(), say=lambda text: console.print(f"  {text}"))
-        watched = Watched()
+        watched = Arrivals()
         with (
             running(
                 config, embedder=embedder, listeners=[watched.on_committed], serve=True
@@ -103,7 +103,7 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
     yield show
 
 
-def _view(service: Service, watched: Watched, connection: Any) -> View:
+def _view(service: Service, watched: Arrivals, connection: Any) -> View:
     """Give the script the service's numbers: from its metrics, as a dashboard would read them.
 
     The slot passes rows that are deferred, which happens on a slow machine: they are waited for.

@@ -43,12 +43,12 @@ QUESTIONS: Final = (
 )
 
 
-class Model(Protocol):
+class QueryModel(Protocol):
     def embed_query(self, text: str) -> Vectors: ...
 
 
 @dataclass(slots=True)
-class Watched:
+class Arrivals:
     """The rows that the service committed, as it tells its listeners."""
 
     seconds: list[float] = field(default_factory=list)
@@ -73,7 +73,7 @@ class Watched:
 class View:
     """The running service as the script sees it."""
 
-    watched: Watched
+    watched: Arrivals
     is_reflected: Callable[[LSN], bool]
     """Whether the target reflects the log up to a position, and the listeners were told."""
     embedded: Callable[[], int]
@@ -124,7 +124,7 @@ class Report:
 class Script:
     """Plays the application against one database."""
 
-    def __init__(self, connect: Callable[[], Any], view: View, model: Model) -> None:
+    def __init__(self, connect: Callable[[], Any], view: View, model: QueryModel) -> None:
         self._connect = connect
         self._view = view
         self._model = model
@@ -254,7 +254,7 @@ def _drift(cursor: Any) -> int:
     )
 
 
-def _search(cursor: Any, model: Model, question: str) -> dict[str, Any]:
+def _search(cursor: Any, model: QueryModel, question: str) -> dict[str, Any]:
     vector = model.embed_query(question)
     cursor.execute(
         "select s.title, t.embedding <=> %s::vector as distance "

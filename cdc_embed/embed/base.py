@@ -78,7 +78,7 @@ class ModelCard:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownFacts:
     """The facts that databases and configuration tell of a model before it is asked; 0: none."""
 
     dimensions: int = 0
@@ -89,7 +89,7 @@ class Known:
     """The largest chunk that the configuration wants."""
 
 
-NOTHING_KNOWN: Final = Known()
+NOTHING_KNOWN: Final = KnownFacts()
 
 
 @dataclass(slots=True, eq=False)

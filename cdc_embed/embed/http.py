@@ -27,7 +27,7 @@ from cdc_embed.embed.base import (
     NOTHING_KNOWN,
     PROBE,
     UNKNOWN_WINDOW,
-    Known,
+    KnownFacts,
     Meter,
     ModelCard,
     Vectors,
@@ -71,7 +71,7 @@ class HttpEmbedder:
     def __init__(
         self,
         config: EmbedderConfig,
-        known: Known = NOTHING_KNOWN,
+        known: KnownFacts = NOTHING_KNOWN,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

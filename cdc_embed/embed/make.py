@@ -4,10 +4,10 @@ Only the kinds that need heavy libraries import them.
 """
 
 from cdc_embed.config.sections import EmbedderConfig
-from cdc_embed.embed.base import NOTHING_KNOWN, Embedder, Known
+from cdc_embed.embed.base import NOTHING_KNOWN, Embedder, KnownFacts
 
 
-def make_embedder(config: EmbedderConfig, known: Known = NOTHING_KNOWN) -> Embedder:
+def make_embedder(config: EmbedderConfig, known: KnownFacts = NOTHING_KNOWN) -> Embedder:
     """Return an embedder of the configured kind; raise ``EmbedderError`` when it cannot be made.
 
     ``known`` of the stored vectors saves questions to the service.

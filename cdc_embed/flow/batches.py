@@ -22,7 +22,7 @@ import structlog
 from cdc_embed.change.knowledge import Knowledge
 from cdc_embed.change.pending import LaterChanges, Pending
 from cdc_embed.flow.examine import Examiner, Extract
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.going_on import OthersBehind
 from cdc_embed.flow.hot_rows import HotRows
 from cdc_embed.flow.in_flight import CommittedBatch, InFlight
@@ -85,7 +85,7 @@ class Batches:
         self._knowledge = Knowledge()
         self._in_flight: deque[InFlight] = deque()
         self._generation = 1
-        self._carried = Facts()
+        self._carried = BatchFacts()
         """From a batch that was cut shorter, for the events that went back."""
         self._hot = HotRows()
         self._take = limits.first_take
@@ -261,7 +261,7 @@ class Batches:
         self._logs_turn = True
         self._examined_at = self._clock()
         work = Extract(slice=offer.slice, hidden=hidden)
-        self._add(InFlight(work=work, facts=offer.slice.embedded or Facts(), offer=offer))
+        self._add(InFlight(work=work, facts=offer.slice.embedded or BatchFacts(), offer=offer))
 
     def _dispatch_range(self, now: float) -> None:
         self._lingers_since = None
@@ -276,7 +276,7 @@ class Batches:
             replaced=frozenset(row for row in rows if later.replaces(row)),
             needed=frozenset(needed),
         )
-        facts, self._carried = self._carried, Facts()
+        facts, self._carried = self._carried, BatchFacts()
         size = sum(event.size for event in events)
         at = _unix(oldest) or time.time()
         self._add(InFlight(work=work, facts=facts, size=size, oldest=at))

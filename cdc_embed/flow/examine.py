@@ -13,14 +13,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.change.action import Delete, Row, Write
+from cdc_embed.change.action import Remove, Row, Write
 from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.compare import NOTHING, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import Basis, Deferred
 from cdc_embed.change.plan import Cut, Plan, read_again
 from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience
@@ -55,14 +55,14 @@ class Examiner:
         self._supply = supply
         self._patience = patience
 
-    def examine(self, work: Extract, basis: Basis, facts: Facts) -> Prepared:
+    def examine(self, work: Extract, basis: Basis, facts: BatchFacts) -> Prepared:
         """Compare a slice with what is stored, and plan its repair where that is asked for."""
         part = work.slice
         rows = {key: row for key, row in part.rows.items() if key not in work.hidden}
         stored = self._stored(part.table, rows, basis)
         if part.embedded is not None:
             return self._settle(part, stored, basis, facts)
-        comparison = _Comparison(part, rows, stored, facts.cutting(self._cut))
+        comparison = _Examination(part, rows, stored, facts.cutting(self._cut))
         rest, away = self._sample(comparison, work, facts) if part.sample else ({}, False)
         if part.repair:
             rest |= comparison.repair(self._supply.runner)
@@ -81,7 +81,7 @@ class Examiner:
         return replace(prepared, examined=examined)
 
     def _settle(
-        self, part: Slice, stored: Mapping[Key, Stored], basis: Basis, facts: Facts
+        self, part: Slice, stored: Mapping[Key, Stored], basis: Basis, facts: BatchFacts
     ) -> Prepared:
         """Plan what became of deferred rows that were read and embedded beside the stream.
 
@@ -99,7 +99,7 @@ class Examiner:
                 continue
             cut = facts.cutting(self._cut)
             planned.actions[part.table, key] = (
-                Delete() if row is None else read_again(part.table, row, state, cut)
+                Remove() if row is None else read_again(part.table, row, state, cut)
             )
         planned.refuse_texts(facts.refused_texts)
         planned.refuse_rows(facts.refused_rows)
@@ -122,7 +122,7 @@ class Examiner:
         }
 
     def _sample(
-        self, comparison: "_Comparison", work: Extract, facts: Facts
+        self, comparison: "_Examination", work: Extract, facts: BatchFacts
     ) -> tuple[dict[Key, Row | None], bool]:
         """Embed the fresh ones of the rows once more; a stored vector that differs is stale.
 
@@ -155,7 +155,7 @@ class Examiner:
         return rest, embedded.away
 
 
-class _Comparison:
+class _Examination:
     """The rows of one slice, the stored documents, and the plan that makes them equal."""
 
     def __init__(

@@ -19,7 +19,7 @@ from cdc_embed.wire.messages import UNCHANGED
 
 
 @dataclass(slots=True, kw_only=True)
-class Facts:
+class BatchFacts:
     """Everything that was found out for a batch at a cost, for when it is prepared again."""
 
     documents: dict[tuple[Table, bytes], Document] = field(default_factory=dict)
@@ -46,13 +46,13 @@ class Facts:
 
         return remembered
 
-    def of(self, events: Sequence[Event]) -> "Facts":
+    def of(self, events: Sequence[Event]) -> "BatchFacts":
         """Return those that some of the batch's events will need in the next one."""
         changes = {change.position: change for change in events if isinstance(change, Change)}
         wanted = set(map(_place_of, changes.values())) if self.documents else set()
         documents = {place: doc for place, doc in self.documents.items() if place in wanted}
         hashes = {chunk.hash for document in documents.values() for chunk in document.chunks}
-        return Facts(
+        return BatchFacts(
             documents=documents,
             vectors={h: vector for h, vector in self.vectors.items() if h in hashes},
             refused_texts={h: why for h, why in self.refused_texts.items() if h in hashes},
@@ -61,7 +61,7 @@ class Facts:
 
 
 def _place_of(change: Change) -> tuple[Table, bytes]:
-    """Return the place in ``Facts.documents`` of a change that holds its row's whole text."""
+    """Return the place in ``BatchFacts.documents`` of a change that holds its row's whole text."""
     texts = tuple(text for text in change.texts if text is not UNCHANGED)
     text = change.table.prepare(texts) if texts and len(texts) == len(change.texts) else None
     return change.table, fingerprint(text or "")

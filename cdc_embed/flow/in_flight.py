@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from cdc_embed.change.batch import RowId
 from cdc_embed.change.pending import is_other
 from cdc_embed.flow.examine import Extract
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.lane import Offer
 from cdc_embed.flow.prepare import Prepared, Range, rows_of
 from cdc_embed.flow.writing import Written
@@ -17,7 +17,7 @@ class InFlight:
     """A batch between its dispatch and its commit."""
 
     work: Range | Extract
-    facts: Facts = field(default_factory=Facts)
+    facts: BatchFacts = field(default_factory=BatchFacts)
     size: int = 0
     """Bytes of its changes."""
     oldest: float | None = None

@@ -20,7 +20,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change, Op
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.change.unseen import Unseen
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.lsn import LSN, ZERO
 
 ANY_NUMBER: Final = 1 << 60
@@ -41,7 +41,7 @@ class Slice:
     """Embed them afresh too, and compare the vectors."""
     retry: bool = False
     """With ``repair``: try dead letters once more."""
-    embedded: Facts | None = None
+    embedded: BatchFacts | None = None
     """The results for the texts of deferred rows: such a slice compares nothing."""
     deferrals: int = 0
     """With ``embedded``: the number of slices that had deferred rows before it was read."""

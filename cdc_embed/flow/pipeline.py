@@ -206,7 +206,7 @@ class Pipeline:
                 return
             try:
                 frame = self._stream.read()
-            except ReplicationError:  # the driver can have answered a keepalive before
+            except ReplicationError:  # what it heard before its end counts
                 self._confirmation.mark_read(self._stream.heard)
                 raise
             self._buffered = frame is not None
@@ -247,7 +247,7 @@ class Pipeline:
             readers.append(self._stream.sentinel)
         if reading:
             readers.append(self._stream)
-            if self._buffered:  # a whole frame can be in the driver's buffer, not in the socket
+            if self._buffered:  # a whole frame can be read already, and not be in the socket
                 seconds = 0
         if self._batches.lingers:
             seconds = min(seconds, self._limits.linger)

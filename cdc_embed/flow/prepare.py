@@ -3,7 +3,7 @@
 Runs in the worker thread, one batch at a time, on facts that the loop hands over. It changes
 nothing in the target. It may use fewer events than it was given, so that embedding them takes
 about as long as a batch should. A batch can be prepared again: what was found out at a cost stays
-in its ``Facts``, and is not paid for twice.
+in its ``BatchFacts``, and is not paid for twice.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +23,7 @@ from cdc_embed.change.knowledge import ABSENT, Basis, State
 from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, plan, rows_to_look_up
 from cdc_embed.flow.embedding import EmbeddingRunner
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
 from cdc_embed.flow.lane import Examined
 from cdc_embed.flow.patience import Patience
@@ -87,7 +87,7 @@ class VectorSupply:
         self.runner = runner
 
     def wanted(
-        self, planned: Plan, basis: Basis, facts: Facts, donors: dict[ChunkId, bool]
+        self, planned: Plan, basis: Basis, facts: BatchFacts, donors: dict[ChunkId, bool]
     ) -> dict[bytes, ChunkId]:
         """Return the chunks that must be embedded, by hash: each text once, for all tables.
 
@@ -111,7 +111,7 @@ class VectorSupply:
     def embed(
         self,
         texts: dict[bytes, str],
-        facts: Facts,
+        facts: BatchFacts,
         others_wait: OthersWait | None,
     ) -> Embedded:
         """Embed texts, by chunk hash; what came of them is in ``facts``, and is returned."""
@@ -121,7 +121,7 @@ class VectorSupply:
         facts.untaken |= embedded.untaken.keys()
         return embedded
 
-    def finish(self, planned: Plan, facts: Facts) -> Prepared:
+    def finish(self, planned: Plan, facts: BatchFacts) -> Prepared:
         """Return the plan with its vectors.
 
         A document that the model refuses becomes a dead letter, one that the embedder does not take
@@ -150,7 +150,7 @@ class Preparer:
         self.supply = supply
         self.patience = patience
 
-    def prepare(self, work: Range, basis: Basis, facts: Facts) -> Prepared:
+    def prepare(self, work: Range, basis: Basis, facts: BatchFacts) -> Prepared:
         """Return the plan of a range, or of as much of it as should be embedded at once."""
         runner = self.supply.runner
         attempt = _Attempt(self, work, basis, facts)
@@ -170,7 +170,7 @@ class Preparer:
 class _Attempt:
     """One preparation of a range, with what was looked up for it alone."""
 
-    def __init__(self, tools: Preparer, work: Range, basis: Basis, facts: Facts) -> None:
+    def __init__(self, tools: Preparer, work: Range, basis: Basis, facts: BatchFacts) -> None:
         self._tools = tools
         self._work = work
         self._basis = basis

@@ -15,10 +15,10 @@ from cdc_embed.change.action import (
     Action,
     Annotate,
     Defer,
-    Delete,
     Forget,
     Move,
     Refuse,
+    Remove,
     Write,
     letter_of,
 )
@@ -33,7 +33,7 @@ from cdc_embed.metrics import Metrics
 
 _OPS: Final[dict[type, str]] = {
     Write: "write",
-    Delete: "delete",
+    Remove: "delete",
     Move: "move",
     Annotate: "metadata",
     Refuse: "dead_letter",

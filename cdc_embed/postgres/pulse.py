@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 LOOK_SECONDS: Final = 1.0
 
 
-class Watched(Protocol):
+class WaitingSession(Protocol):
     """A session whose thread waits for a server's answer."""
 
     @property
@@ -35,11 +35,11 @@ class Pulse:
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._asked: WeakKeyDictionary[Watched, float] = WeakKeyDictionary()
+        self._asked: WeakKeyDictionary[WaitingSession, float] = WeakKeyDictionary()
         """The time of the last check of each session, in monotonic seconds."""
         self._running = False
 
-    def watch(self, watched: Watched) -> None:
+    def watch(self, watched: WaitingSession) -> None:
         """Watch the session from here on."""
         with self._changed:
             self._asked.setdefault(watched, 0.0)
@@ -47,7 +47,7 @@ class Pulse:
                 self._running = True
                 Thread(target=self._run, name="pulse", daemon=True).start()
 
-    def unwatch(self, watched: Watched) -> None:
+    def unwatch(self, watched: WaitingSession) -> None:
         """Stop watching the session; when none is watched the thread ends at once."""
         with self._changed:
             self._asked.pop(watched, None)
@@ -68,6 +68,6 @@ class Pulse:
                 Thread(target=watched.look, name="pulse", daemon=True).start()
 
 
-def _is_due(watched: Watched, asked: float, now: float) -> bool:
+def _is_due(watched: WaitingSession, asked: float, now: float) -> bool:
     since = watched.waiting_since
     return since is not None and now - max(since, asked) > watched.look_seconds

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Counts:
+class TableCounter:
     """Counts whole tables; nothing else waits for it."""
 
     source: RowReader

@@ -19,7 +19,7 @@ from cdc_embed.change.batch import Batch, RowId
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import UNKNOWN, Basis
 from cdc_embed.change.plan import Cut, Plan, read_again
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.prepare import VectorSupply, wanted_texts
 from cdc_embed.reconcile.slices import Work
 from cdc_embed.source.rows import Scan
@@ -119,7 +119,7 @@ class DeferredReader:
 
     def _settle(self, table: Table, scan: Scan) -> tuple[set[Key], str]:
         """Embed rows and have them written; return those that are not, and the failure."""
-        facts = Facts()
+        facts = BatchFacts()
         untaken, problem = self._embed(table, scan, facts)
         rows = {key: row for key, row in scan.rows.items() if key not in untaken}
         if rows:
@@ -131,7 +131,7 @@ class DeferredReader:
             untaken |= hidden
         return untaken, problem
 
-    def _embed(self, table: Table, scan: Scan, facts: Facts) -> tuple[set[Key], str]:
+    def _embed(self, table: Table, scan: Scan, facts: BatchFacts) -> tuple[set[Key], str]:
         """Embed the texts of rows; return the rows whose texts are not taken, and why."""
         supply, cut = self._embedding.supply, facts.cutting(self._embedding.cut)
         rows: dict[Key, Row] = {key: row for key, row in scan.rows.items() if row is not None}

@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True, kw_only=True)
-class _Tally:
+class _RetryTally:
     """One table's part of the answer."""
 
     table: Table
@@ -56,7 +56,7 @@ class Retrier:
         ids = request.arguments["ids"]
         paused = self._paused(ids)
         tallies = [
-            _Tally(table=table, letters=letters)
+            _RetryTally(table=table, letters=letters)
             for table in self._work.tables
             if table.full_name not in paused
             and (letters := self._letters.find([table.full_name], ids))
@@ -88,7 +88,7 @@ class Retrier:
         listed = self._letters.find(problems.keys(), ids)
         return {letter.table: problems[letter.table] for letter in listed}
 
-    def _retry(self, tally: _Tally, letters: Sequence[Letter]) -> None:
+    def _retry(self, tally: _RetryTally, letters: Sequence[Letter]) -> None:
         table = tally.table
         for scan in self._slices.read_keys(table, {letter.key_in(table) for letter in letters}):
             for _ in self._slices.hand_over_all(table, scan, repair=True, retry=True):

@@ -17,11 +17,11 @@ from typing import Final, TypeVar
 from cdc_embed.change.action import Row
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from cdc_embed.lsn import LSN
 from cdc_embed.metrics import Metrics
-from cdc_embed.reconcile.counts import Counts
+from cdc_embed.reconcile.counts import TableCounter
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
 from cdc_embed.target.leaves import Leaves
@@ -57,7 +57,7 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
+class ReadingPace:
     """The sizes and pauses of the work on rows that are read."""
 
     rows_per_second: int = 0
@@ -96,7 +96,7 @@ class SliceReader:
         rows: RowReader,
         stored: StoredDocuments,
         wal_end: Callable[[], LSN],
-        pace: Pace,
+        pace: ReadingPace,
     ) -> None:
         self._lane = term.lane
         self._ended = term.ended
@@ -234,7 +234,7 @@ class SliceReader:
             yield scan
             self._deferrals = self._lane.deferrals
 
-    def hand_over_deferred(self, table: Table, scan: Scan, embedded: Facts) -> frozenset[Key]:
+    def hand_over_deferred(self, table: Table, scan: Scan, embedded: BatchFacts) -> frozenset[Key]:
         """Have the loop write deferred rows that are embedded; return those to be read again."""
         part = Slice(
             table=table,
@@ -285,8 +285,8 @@ class Work:
     leaves: Leaves
     undelivered: Undelivered
     metrics: Metrics
-    pace: Pace
-    counts: Counts
+    pace: ReadingPace
+    counts: TableCounter
     unproven: dict[str, str] = field(default_factory=dict)
     """Tables whose rows could not all be read in this term, and the reasons."""
 

@@ -105,7 +105,7 @@ class _SecondLook:
     """Existing rows that do not differ."""
 
 
-class _CalledOffError(Exception):
+class _WithdrawnError(Exception):
     """The request was withdrawn."""
 
 
@@ -132,14 +132,14 @@ class Verifier:
             def say(tallies: list[Tally] = done) -> None:
                 progress = {"tables": [tally.contract() for tally in tallies]}
                 if not self._ledger.reply(request.id, RUNNING, progress=progress):
-                    raise _CalledOffError
+                    raise _WithdrawnError
 
             try:
                 self._verify(scope, tally, request.arguments, say)
             except UnprovenError as exc:
                 done[-1] = Tally(name=tally.name, problem=str(exc.problem))
                 log.error("not verified", problem=str(exc), hint=exc.hint)
-            except _CalledOffError:
+            except _WithdrawnError:
                 log.info("verify called off")
                 return
         result = {

@@ -33,7 +33,7 @@ def host_in_url(host: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answers:
+class Endpoints:
     """The functions that answer; from memory, never from a database."""
 
     registry: CollectorRegistry
@@ -44,7 +44,7 @@ class Answers:
     status: Callable[[], Mapping[str, Any]]
 
 
-def make_app(answers: Answers, allowed_hosts: frozenset[str]) -> Starlette:
+def make_app(answers: Endpoints, allowed_hosts: frozenset[str]) -> Starlette:
     """Make the application; ``allowed_hosts`` are names for ``/status``, without a port."""
 
     def metrics(_: Request) -> Response:

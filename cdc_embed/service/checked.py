@@ -57,7 +57,7 @@ class Checked:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class LastingParts:
     """The parts that are there before the first instance, and outlive each."""
 
     metrics: Metrics

@@ -233,13 +233,14 @@ class Instance:
                 self._unanswered = 1 if stream.frames else 2 * self._unanswered
             stream.close()
 
-    def explains(self, confirmed: LSN, recorded: LSN) -> bool:
-        """Return whether this instance itself has confirmed a position that is not recorded."""
-        return self._progress is not None and self._progress.explains(confirmed, recorded)
+    def has_lost_nothing(self, confirmed: LSN, recorded: LSN) -> bool:
+        """Return whether nothing is lost though the slot is at ``confirmed``, beyond the record:
+        it was durable on the present connection, or on the last one."""
+        return self._progress is not None and self._progress.has_lost_nothing(confirmed, recorded)
 
     def _complete(self, checkpoint: Checkpoint, confirmed: LSN) -> Checkpoint:
-        """Return the checkpoint with what the driver confirmed when the connection ended."""
-        if not self.explains(confirmed, checkpoint.recorded):
+        """Return the checkpoint with the slot's position, if nothing below that is lost."""
+        if not self.has_lost_nothing(confirmed, checkpoint.recorded):
             return checkpoint
         return replace(checkpoint, confirmed_lsn=max(checkpoint.confirmed_lsn, confirmed))
 

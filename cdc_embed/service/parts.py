@@ -16,7 +16,7 @@ from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.telemetry import Telemetry
-from cdc_embed.service.checked import Checked, Kept
+from cdc_embed.service.checked import Checked, LastingParts
 from cdc_embed.service.health import Health
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.plugin import make_plugin
@@ -25,7 +25,7 @@ from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.shapes import MetLeaves
 from cdc_embed.service.stages import Source, Stages
 from cdc_embed.service.stop import Stop
-from cdc_embed.service.watch import Watch, Watched
+from cdc_embed.service.watch import Watch, WatchedParts
 from cdc_embed.setup.agreement import expect_unchanged, unfit_tables
 from cdc_embed.setup.connections import cutter, expect_set_up, open_store, read_stored
 from cdc_embed.setup.ownership import expect_keeper, expect_own_slot
@@ -44,7 +44,7 @@ log = structlog.get_logger()
 class Parts:
     """Makes the parts of one instance; what they leave open is closed with ``stack``."""
 
-    def __init__(self, checked: Checked, kept: Kept, stack: ExitStack) -> None:
+    def __init__(self, checked: Checked, kept: LastingParts, stack: ExitStack) -> None:
         self._checked = checked
         self._config = checked.config
         self._model = checked.model
@@ -81,7 +81,7 @@ class Parts:
             telemetry=self._telemetry,
             stop=self._stop,
         )
-        watched = Watched(
+        watched = WatchedParts(
             instance=instance,
             undelivered=self._undelivered,
             telemetry=self._telemetry,

@@ -11,7 +11,7 @@ from cdc_embed.flow.prepare import VectorSupply
 from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
-from cdc_embed.reconcile.counts import Counts
+from cdc_embed.reconcile.counts import TableCounter
 from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.indexing import Indexer
 from cdc_embed.reconcile.readers import Readers
@@ -20,7 +20,7 @@ from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
 from cdc_embed.reconcile.rounds import Rounds
 from cdc_embed.reconcile.size import Size, TokenCounter
-from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import ReadingPace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.stages import Stages
@@ -57,7 +57,7 @@ class Reconciling:
         self._card = checked.model.card
         self._stages = stages
         self._undelivered = undelivered
-        self._pace = Pace(
+        self._pace = ReadingPace(
             rows_per_second=config.backfill.rows_per_second,
             rounds=pauses.rounds,
             trouble=pauses.trouble,
@@ -137,7 +137,7 @@ class Reconciling:
             undelivered=self._undelivered,
             metrics=self._metrics,
             pace=self._pace,
-            counts=Counts(
+            counts=TableCounter(
                 source=RowReader(self._count_source, term.ended),
                 target=self._stored(self._count_target),
                 make_room=lambda: self._databases.rows.close_unused(0),

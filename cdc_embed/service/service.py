@@ -25,7 +25,7 @@ from cdc_embed.flow.patience import delay
 from cdc_embed.flow.telemetry import Positions
 from cdc_embed.serve.facts import Facts
 from cdc_embed.serve.status import Live, status
-from cdc_embed.service.checked import Kept
+from cdc_embed.service.checked import LastingParts
 from cdc_embed.service.health import Health
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.phase import Phase
@@ -68,7 +68,7 @@ class Service:
     The errors are those of ``cdc_embed.errors``: no error of the driver gets out.
     """
 
-    def __init__(self, start: Start, kept: Kept, *, name: str, rebuilds: bool) -> None:
+    def __init__(self, start: Start, kept: LastingParts, *, name: str, rebuilds: bool) -> None:
         """``name`` is the slot's; with ``rebuilds`` a gap in the history is repaired."""
         self._start = start
         self._name = name

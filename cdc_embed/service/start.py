@@ -16,7 +16,7 @@ from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import HistoryGapError
 from cdc_embed.flow.telemetry import Listener
 from cdc_embed.metrics import Metrics
-from cdc_embed.service.checked import Checked, Kept, Model
+from cdc_embed.service.checked import Checked, LastingParts, Model
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.parts import Parts
 from cdc_embed.service.refusing import Refusing
@@ -59,7 +59,7 @@ def running(
         told = Listeners(listeners, metrics, tolerance)
         stack.callback(told.close)
         refusing = Refusing(config.tables, tolerance.refusing_table)
-        kept = Kept(metrics=metrics, listeners=told, tolerance=tolerance, refusing=refusing)
+        kept = LastingParts(metrics=metrics, listeners=told, tolerance=tolerance, refusing=refusing)
         starter = _Starter(config, embedder, kept, stack)
         service = Service(
             starter.start,
@@ -80,11 +80,11 @@ def running(
 @contextmanager
 def _serving(config: Config, service: Service, idle_seconds: float) -> Iterator[None]:
     # the web server is imported only where it is wanted
-    from cdc_embed.serve.app import LOCAL_NAMES, Answers, host_in_url, make_app
+    from cdc_embed.serve.app import LOCAL_NAMES, Endpoints, host_in_url, make_app
     from cdc_embed.serve.app import serving as serving_app
 
     settings = config.serve
-    answers = Answers(
+    answers = Endpoints(
         registry=service.registry,
         problem_alive=service.problem_alive,
         problem_ready=service.problem_ready,
@@ -101,7 +101,7 @@ class _Starter:
     """Starts the instances of one service, one after the other."""
 
     def __init__(
-        self, config: Config, embedder: Embedder | None, kept: Kept, stack: ExitStack
+        self, config: Config, embedder: Embedder | None, kept: LastingParts, stack: ExitStack
     ) -> None:
         self._config = config
         self._embedder = embedder

@@ -55,7 +55,7 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watched:
+class WatchedParts:
     """The parts of an instance that its watch tells what it saw."""
 
     instance: Instance
@@ -72,7 +72,7 @@ class Watched:
 class Watch:
     """Watches both databases for one instance."""
 
-    def __init__(self, checked: Checked, watched: Watched) -> None:
+    def __init__(self, checked: Checked, watched: WatchedParts) -> None:
         databases = checked.databases
         self._pauses = watched.pauses
         self._undelivered = watched.undelivered
@@ -237,7 +237,7 @@ class Watch:
         if facts.slot is None or facts.checkpoint is None or facts.slot.confirmed_lsn is None:
             return
         confirmed, recorded = facts.slot.confirmed_lsn, facts.checkpoint.recorded
-        if confirmed > recorded and not self._instance.explains(confirmed, recorded):
+        if confirmed > recorded and not self._instance.has_lost_nothing(confirmed, recorded):
             self._telemetry.metrics.confirmed_beyond_durable.inc()
             log.error(
                 "slot beyond the recorded position",

@@ -13,7 +13,7 @@ from cdc_embed.change.chunk import CHUNKER_VERSION, Chunker
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.plan import Cut
 from cdc_embed.config.load import Config
-from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, UNKNOWN_WINDOW, Known, ModelCard
+from cdc_embed.embed.base import CHARACTERS_PER_TOKEN, UNKNOWN_WINDOW, KnownFacts, ModelCard
 from cdc_embed.errors import PreflightError, SpaceMismatchError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
@@ -106,7 +106,7 @@ def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class VectorTables:
     """The registry and the columns of all tables of vectors, whatever their number: read once."""
 
     registered: Mapping[str, Registered]
@@ -115,10 +115,10 @@ class Stored:
     """By the name of the table of vectors."""
 
 
-def read_stored(databases: Connections) -> Stored:
+def read_stored(databases: Connections) -> VectorTables:
     """Read what is stored of every table, in one statement each."""
     target, schema = databases.target, databases.config.target.schema
-    return Stored(
+    return VectorTables(
         registered=registered_tables(target, schema), vectors=vector_tables(target, schema)
     )
 
@@ -156,24 +156,24 @@ def open_store(
     )
 
 
-def known_facts(databases: Connections) -> Known:
+def known_facts(databases: Connections) -> KnownFacts:
     """Return the facts of the model that its stored vectors and the configuration tell."""
     config, target = databases.config, databases.target
     registered = registered_tables(target, config.target.schema)
     names = [entry.full_name for entry in config.tables if entry.full_name in registered]
     chunk = max(entry.chunk.max_tokens for entry in config.tables)
     if not names:
-        return Known(chunk=chunk)
+        return KnownFacts(chunk=chunk)
     space = registered[names[0]]
     windows = stored_windows(target, config.target.schema)
     window = windows.get(space.space_id)
     if window is None:  # an older version made it
         window = 0 if config.embedder.tokenizer else UNKNOWN_WINDOW
-    return Known(dimensions=space.space.dimensions, window=window, chunk=chunk)
+    return KnownFacts(dimensions=space.space.dimensions, window=window, chunk=chunk)
 
 
 def expect_set_up(
-    databases: Connections, stored: Stored, table: Table, card: ModelCard
+    databases: Connections, stored: VectorTables, table: Table, card: ModelCard
 ) -> Registered:
     """Return the registered table of vectors; raise with the reason when ``setup`` must run
     again."""
@@ -222,7 +222,7 @@ def expect_comparable(
         )
 
 
-def _expect_types(table: Table, registered: Registered, stored: Stored, vectors: str) -> None:
+def _expect_types(table: Table, registered: Registered, stored: VectorTables, vectors: str) -> None:
     """Raise when a column of ours has another type than the one to be written.
 
     A key or metadata of another type pauses the table alone.

@@ -20,7 +20,13 @@ from cdc_embed.lsn import ZERO, find_gap
 from cdc_embed.postgres.connect import accepts_replication
 from cdc_embed.postgres.writable import find_read_only
 from cdc_embed.setup.agreement import check_tables, lost_tables
-from cdc_embed.setup.connections import RUN_SETUP, Connections, Stored, expect_set_up, read_stored
+from cdc_embed.setup.connections import (
+    RUN_SETUP,
+    Connections,
+    VectorTables,
+    expect_set_up,
+    read_stored,
+)
 from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.names import names_taken
 from cdc_embed.setup.ownership import expect_kept, name_owner
@@ -279,7 +285,7 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
             survey.paused.setdefault(finding.table, why_paused(finding))
 
 
-def _taken(databases: Connections, survey: Survey, stored: Stored) -> list[Finding]:
+def _taken(databases: Connections, survey: Survey, stored: VectorTables) -> list[Finding]:
     """Return why ``setup`` left new tables out: somebody else has their names."""
     tables = [source.table for source in survey.tables]
     new = [table for table in tables if table.full_name not in stored.registered]
@@ -287,7 +293,7 @@ def _taken(databases: Connections, survey: Survey, stored: Stored) -> list[Findi
 
 
 def _check_stored(
-    databases: Connections, survey: Survey, stored: Stored, table: Table, card: ModelCard
+    databases: Connections, survey: Survey, stored: VectorTables, table: Table, card: ModelCard
 ) -> None:
     """Check that a table's vectors are ours, and of this form.
 

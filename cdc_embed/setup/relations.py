@@ -14,7 +14,7 @@ from cdc_embed.setup.connections import Connections
 from cdc_embed.target.kept import Altered, change_relations, find_lost
 from cdc_embed.target.registry import Registered, VectorTable
 from cdc_embed.target.schema import register_view
-from cdc_embed.target.vectors import Change, index_names, joined
+from cdc_embed.target.vectors import TableChange, index_names, joined
 from cdc_embed.target.view import SearchView
 
 
@@ -28,7 +28,7 @@ class Relations:
     stored: VectorTable
     vector_type: str
 
-    def ddl(self, change: Change) -> list[Ddl]:
+    def ddl(self, change: TableChange) -> list[Ddl]:
         """Return all statements of a table: first those beside it, then the others at once."""
         table, schema = self.table, self.databases.config.target.schema
         view = SearchView(
@@ -62,7 +62,7 @@ class Relations:
         change.at_once = Ddl(why, change_relations(schema, changed, statements, indexes))
         return [*change.before, change.at_once]
 
-    def _expect_nothing_lost(self, change: Change, view: SearchView) -> None:
+    def _expect_nothing_lost(self, change: TableChange, view: SearchView) -> None:
         """Raise when the application has something here that cannot be put back."""
         found = find_lost(
             self.databases.target,
@@ -83,7 +83,7 @@ class Relations:
             table=self.table.full_name,
         )
 
-    def _altered(self, change: Change, view: SearchView) -> list[Altered]:
+    def _altered(self, change: TableChange, view: SearchView) -> list[Altered]:
         """Return both relations, with the columns that they keep, by their present names."""
         known, columns = self.known, self.stored.columns
         former = {new: old for old, new in change.renamed.items()}

@@ -39,7 +39,7 @@ from cdc_embed.target.schema import (
 )
 from cdc_embed.target.shadow import Shadow
 from cdc_embed.target.vectors import (
-    Change,
+    TableChange,
     alter_columns,
     chunk_row_ddl,
     create_ddl,
@@ -109,7 +109,7 @@ class TablePlanner:
             expect_free(self._databases, table, known, takes_over=self._rebuild)
         self._expect_own(table, known)
         space = space_of(self._card, table)
-        change = Change()
+        change = TableChange()
         self._change_vectors(table, known, space, change)
         if known is not None and (change.before or change.together):
             builds = builds_of(self._databases.target, self._schema, [known.embedding_table])
@@ -134,7 +134,7 @@ class TablePlanner:
     # -- the table of vectors ----------------------------------------------------------------------
 
     def _change_vectors(
-        self, table: Table, known: Registered | None, space: Space, change: Change
+        self, table: Table, known: Registered | None, space: Space, change: TableChange
     ) -> None:
         """Add the statements that create the table of vectors, or change it to the configured
         one."""
@@ -196,7 +196,7 @@ class TablePlanner:
         return known.source_oid != table.oid or not same_key
 
     def _alter(
-        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+        self, table: Table, known: Registered | None, stored: VectorTable, change: TableChange
     ) -> None:
         if "chunk_row" not in stored.columns:
             self.alone = True
@@ -214,7 +214,7 @@ class TablePlanner:
             change.together_without_view(retype_ddl(self._schema, table, wanted))
 
     def _replace(
-        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+        self, table: Table, known: Registered | None, stored: VectorTable, change: TableChange
     ) -> None:
         """Change the key, or the types of metadata: rename the key, or make a shadow."""
         renamed = self._after_renaming(table, known, stored)
@@ -241,7 +241,7 @@ class TablePlanner:
         )
 
     def _make_shadow(
-        self, table: Table, known: Registered | None, stored: VectorTable, change: Change
+        self, table: Table, known: Registered | None, stored: VectorTable, change: TableChange
     ) -> None:
         databases, index = self._databases, self._databases.config.index
         shadow = Shadow(
@@ -303,7 +303,7 @@ class TablePlanner:
         databases = self._databases
         return not is_ours(databases, known) and other_source(databases, known.slot) is not None
 
-    def _rename(self, table: Table, known: Registered, change: Change) -> None:
+    def _rename(self, table: Table, known: Registered, change: TableChange) -> None:
         names = (known.table_name, known.embedding_table, known.search_view)
         if names != (table.full_name, table.embedding_table, table.search_view):
             change.before.append(rename_ddl(self._schema, table, known))
@@ -319,7 +319,7 @@ class TablePlanner:
         return registered.space != space and not space.is_comparable(registered.space)
 
     def _change_space(
-        self, table: Table, registered: Registered, space: Space, change: Change
+        self, table: Table, registered: Registered, space: Space, change: TableChange
     ) -> None:
         if space == registered.space:
             return

@@ -58,7 +58,7 @@ def vector(value: NDArray[np.float32], *, half: bool) -> bytes:
     return raw((HalfVector if half else Vector)(value).to_binary())
 
 
-class Stream:
+class CopyInput:
     """The COPY input for rows of encoded fields: a row is made when it is read, to save memory."""
 
     def __init__(self, rows: Iterable[Sequence[bytes]]) -> None:

@@ -67,7 +67,7 @@ class Shadow:
             cursor.execute(self._compose("create_keys"))
         for rows in slices:
             with session.transaction(where) as cursor:
-                cursor.copy_expert(self._compose("copy_keys"), copy.Stream(self._fields(rows)))
+                cursor.copy_expert(self._compose("copy_keys"), copy.CopyInput(self._fields(rows)))
         with session.transaction(where) as cursor:
             for name in ("empty_shadow", "fill_shadow", "drop_keys"):
                 cursor.execute(self._compose(name))

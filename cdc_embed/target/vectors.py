@@ -48,7 +48,7 @@ ESSENTIAL: Final = ("chunk_row", "embedding")
 
 
 @dataclass(slots=True)
-class Change:
+class TableChange:
     """The statements that change the objects of one table."""
 
     before: list[Ddl] = field(default_factory=list)
@@ -217,7 +217,7 @@ def _form(kind: str) -> str:
 
 
 def alter_columns(
-    schema: str, table: Table, stored: Mapping[str, str], former: Sequence[str], change: Change
+    schema: str, table: Table, stored: Mapping[str, str], former: Sequence[str], change: TableChange
 ) -> bool:
     """Add the new metadata columns, drop the ``former`` ones that are not configured any more, and
     take lengths off; return whether anything differs."""

@@ -164,7 +164,7 @@ class TableWriter:
 
     def _stage(self, writes: Mapping[Key, Write], pieces: Mapping[Key, list[Piece]]) -> int:
         """Copy the chunks of these documents in; return how many of them are kept."""
-        rows = copy.Stream(self._rows(writes, pieces))
+        rows = copy.CopyInput(self._rows(writes, pieces))
         self._cursor.copy_expert(self._statements["copy_stage"], rows)
         chunks = (chunk for write in writes.values() for chunk in write.document.chunks)
         if any(chunk.hash not in self._vectors for chunk in chunks):

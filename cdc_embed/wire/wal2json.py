@@ -75,7 +75,7 @@ class Wal2json:
     def __init__(self, tables: Mapping[QualifiedName, Followed], codec: str = UTF8) -> None:
         self._tables = tables
         self._codec = codecs.lookup(codec).name
-        self._layouts: dict[int, _Layout] = {}
+        self._layouts: dict[int, _RowLayout] = {}
         self._actions: Final[dict[str, Callable[[Line], tuple[Message, ...]]]] = {
             "B": self._begin,
             "C": self._commit,
@@ -110,7 +110,7 @@ class Wal2json:
         table = self._followed(line)
         announced: tuple[Relation, ...] = ()
         if table.oid not in self._layouts:  # a TRUNCATE has no columns
-            layout = _Layout.of(table, _NOTHING, _NOTHING, full=True)
+            layout = _RowLayout.of(table, _NOTHING, _NOTHING, full=True)
             announced = self._announce(line, layout.with_names(sorted(table.columns)))
         truncate = Truncate(relation_oids=(table.oid,), cascade=False, restart_identity=False)
         return (*announced, truncate)
@@ -119,7 +119,7 @@ class Wal2json:
         table, key = self._followed(line), line.names("pk")
         layout = self._layouts.get(table.oid)
         if layout is None or layout.primary_key != key:
-            layout = _Layout.of(table, key, key, full=False)
+            layout = _RowLayout.of(table, key, key, full=False)
         new = line.values("columns", layout.wanted)
         layout = layout.with_names(new)
         insert = Insert(relation_oid=table.oid, new=layout.tuple_of(new))
@@ -163,14 +163,14 @@ class Wal2json:
             raise line.fail("table", f"{'.'.join(name)} is not in add-tables")
         return followed
 
-    def _layout(self, table: Followed, key: Names, identity: Names, *, full: bool) -> "_Layout":
+    def _layout(self, table: Followed, key: Names, identity: Names, *, full: bool) -> "_RowLayout":
         """Return the table's last layout if the row has the same identity, else a new one."""
         layout = self._layouts.get(table.oid)
         if layout is None or not layout.is_identified_by(key, identity, full=full):
-            layout = _Layout.of(table, key, identity, full=full)
+            layout = _RowLayout.of(table, key, identity, full=full)
         return layout
 
-    def _announce(self, line: Line, layout: "_Layout") -> tuple[Relation, ...]:
+    def _announce(self, line: Line, layout: "_RowLayout") -> tuple[Relation, ...]:
         """Return a Relation if the table's last one does not match this layout."""
         if self._layouts.get(layout.oid) is layout:
             return ()
@@ -179,7 +179,7 @@ class Wal2json:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layout:
+class _RowLayout:
     """The columns seen in a table's rows, for its Relation."""
 
     oid: int
@@ -191,14 +191,14 @@ class _Layout:
     columns: dict[str, None] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, table: Followed, key: Names, identity: Names, *, full: bool) -> "_Layout":
+    def of(cls, table: Followed, key: Names, identity: Names, *, full: bool) -> "_RowLayout":
         identity = key if full else identity
         return cls(table.oid, key, identity, full, table.columns | identity)
 
     def is_identified_by(self, key: Names, identity: Names, *, full: bool) -> bool:
         return full is self.full and key == self.primary_key and (full or identity == self.identity)
 
-    def with_names(self, names: Iterable[str]) -> "_Layout":
+    def with_names(self, names: Iterable[str]) -> "_RowLayout":
         """Return this layout if it has these columns already, else one that has."""
         if all(name in self.columns for name in names):
             return self

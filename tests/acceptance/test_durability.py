@@ -208,7 +208,7 @@ def test_a_stop_of_the_source_at_once_confirms_nothing_new(
     nothing, as after a kill: the driver has nothing to answer with."""
     monkeypatch.setattr(Stream, "check_sentinel", check_too_late)
     monkeypatch.setattr(Confirmation, "record", lambda *_, **__: None)
-    monkeypatch.setattr(Instance, "explains", lambda *_: False)
+    monkeypatch.setattr(Instance, "has_lost_nothing", lambda *_: False)
     with servers.own(18) as server:
         site = Site(server, "idle", tmp_path)
         site.sql(DOCUMENTS)

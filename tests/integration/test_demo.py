@@ -16,7 +16,7 @@ from typing import cast
 import pytest
 
 from cdc_embed.cli import stage
-from cdc_embed.demo.script import Watched
+from cdc_embed.demo.script import Arrivals
 from cdc_embed.lsn import LSN
 from cdc_embed.service import Service
 from tests.own_process import COMMAND
@@ -88,7 +88,7 @@ def test_the_demo_waits_for_rows_that_are_deferred(site: Site) -> None:
     end = LSN.parse("0/1")
     passed = SimpleNamespace(positions=SimpleNamespace(durable=end), told=True, registry=None)
     with closing(site.connect()) as connection:
-        view = stage._view(cast(Service, passed), Watched(), connection)
+        view = stage._view(cast(Service, passed), Arrivals(), connection)
         assert view.is_reflected(end)
         row = "('public.documents', '{\"id\": 1}', now())"
         site.sql(f"insert into cdc_embed.deferred (table_name, key, committed_at) values {row}")

@@ -1,4 +1,7 @@
-"""Prepared transactions: sent at COMMIT PREPARED, whatever was restarted before it."""
+"""Prepared transactions: sent at COMMIT PREPARED, whatever was restarted before it.
+
+Until then they hold the slot ("A server has limits of its own" in CONTRIBUTING.md).
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

@@ -76,6 +76,7 @@ def test_a_proxy_that_cuts_at_once_is_not_hammered(make_site: Callable[..., Site
 def test_a_row_that_cannot_be_decoded_is_named_with_the_way_out(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Its text form is too large ("A server has limits of its own" in CONTRIBUTING.md)."""
     site = make_site(18)
     site.sql(DOCUMENTS)
     site.sql("alter table documents add scan bytea")

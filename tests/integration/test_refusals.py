@@ -167,6 +167,7 @@ def test_another_model_is_refused_with_rows_and_tokens(site: Site) -> None:
 
 
 def test_too_many_dimensions_for_the_index_names_the_way_out(bare: Site) -> None:
+    """Those of pgvector's indexes ("A server has limits of its own" in CONTRIBUTING.md)."""
     bare.configure(embedder='kind = "hash"\ndimensions = 3000')
     done = bare.cli("setup", expect=4)
     assert "at most 2000 dimensions" in done.stderr
@@ -215,6 +216,7 @@ def test_slot_that_someone_moved_is_a_history_gap(site: Site) -> None:
 
 
 def test_slot_of_another_database_is_named(site: Site, make_site: Callable[..., Site]) -> None:
+    """Its name is one of the whole server ("A server has limits of its own" in CONTRIBUTING.md)."""
     other = make_site(18)
     other.sql(DOCUMENTS)
     other.configure()

@@ -1,4 +1,7 @@
-"""A source that fails over to its standby: the slot is there, and the service goes on."""
+"""A source that fails over to its standby: the slot is there, and the service goes on.
+
+A position belongs to a timeline ("A server has limits of its own" in CONTRIBUTING.md).
+"""
 
 import json
 import os

@@ -16,7 +16,7 @@ import pytest
 from cdc_embed.cli.context import Context
 from cdc_embed.cli.main import app
 from cdc_embed.config.load import load_config
-from cdc_embed.embed.base import Known
+from cdc_embed.embed.base import KnownFacts
 from cdc_embed.embed.make import make_embedder
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.setup.connections import connections
@@ -712,7 +712,7 @@ def test_the_service_repeats_a_rebuild_that_was_interrupted(library: Library, be
 
     config = load_config(site.config_path)
     with (
-        closing(make_embedder(config.embedder, Known(dimensions=384))) as embedder,
+        closing(make_embedder(config.embedder, KnownFacts(dimensions=384))) as embedder,
         connections(config) as databases,
     ):
         plan = plan_setup(databases, embedder.describe(), rebuild=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cdc_embed.change.action import Action, Defer, Delete, Forget, Move, Refuse, Skip, Write
+from cdc_embed.change.action import Action, Defer, Forget, Move, Refuse, Remove, Skip, Write
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.document import Chunk, Document, fingerprint
 from cdc_embed.change.event import Op
@@ -184,7 +184,7 @@ def test_swapped_and_shifted_keys_keep_their_own_vectors(site: Site, store: Stor
         "1": Move(("2",), Document.whole("t2").fingerprint),
         "2": Move(("1",), Document.whole("t1").fingerprint),
         "4": Move(("3",), Document.whole("t3").fingerprint),
-        "3": Delete(),
+        "3": Remove(),
     }
     store.write(plan(moves, at=2), {}, 2)
     assert stored(site) == {1: "t2", 2: "t1", 4: "t3"}
@@ -253,7 +253,7 @@ def test_missing_donor_writes_nothing(site: Site, store: Store) -> None:
 
 def test_equal_text_takes_the_vector_even_of_a_deleted_row(site: Site, store: Store) -> None:
     store.write(plan({"1": text("same")}), vectors("same"), 1)
-    store.write(plan({"1": Delete(), "2": text("same"), "3": text("same")}, at=2), {}, 2)
+    store.write(plan({"1": Remove(), "2": text("same"), "3": text("same")}, at=2), {}, 2)
     assert stored(site) == {2: "same", 3: "same"}
 
 
@@ -292,7 +292,7 @@ def test_a_deferred_row_is_noted_and_keeps_its_chunks(site: Site, store: Store) 
     ("action", "left"),
     [
         (text("b"), {}),
-        (Delete(), {}),
+        (Remove(), {}),
         (Refuse(b"f" * 16, "refused", "why"), {}),
         (Forget(), {}),
         (Defer(9), {1: 9}),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc_embed.change.action import Annotate, Delete, Metadata, Row, Write
+from cdc_embed.change.action import Annotate, Metadata, Remove, Row, Write
 from cdc_embed.change.compare import NOTHING, UNKNOWN_END, Stored, Verdict, compare, repair
 from cdc_embed.change.document import Document, TableColumn, fingerprint
 from cdc_embed.change.knowledge import ABSENT, READ, UNKNOWN, Deferred, Known, Refused, State
@@ -93,7 +93,7 @@ def test_a_dead_letter_of_equal_text_is_kept_and_otherwise_stale() -> None:
 @pytest.mark.parametrize("row", [None, BLANK])
 @pytest.mark.parametrize("state", STATES)
 def test_what_is_stored_of_no_text_is_an_orphan(row: Row | None, state: State) -> None:
-    expected = (FRESH, None) if state is ABSENT else (ORPHAN, Delete())
+    expected = (FRESH, None) if state is ABSENT else (ORPHAN, Remove())
     assert judged(row, Stored(state)) == expected
 
 
@@ -152,7 +152,7 @@ def test_a_repair_leaves_what_is_fresh(row: Row | None, stored: Stored) -> None:
         case Annotate(_, state):
             assert stored.whole
             after = Stored(state, stored.whole, stored.end)
-        case Delete():
+        case Remove():
             after = NOTHING
         case _:
             after = stored

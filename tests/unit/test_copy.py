@@ -13,7 +13,7 @@ SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 
 def test_a_stream_is_signature_rows_and_trailer() -> None:
     rows = [[copy.int4(1), copy.text("é")], [copy.NULL, copy.raw(b"\x00\xff")]]
-    assert copy.Stream(rows).read(1000) == (
+    assert copy.CopyInput(rows).read(1000) == (
         SIGNATURE
         + struct.pack(">ii", 0, 0)
         + struct.pack(">hiii2s", 2, 4, 1, 2, b"\xc3\xa9")
@@ -23,22 +23,22 @@ def test_a_stream_is_signature_rows_and_trailer() -> None:
 
 
 def test_a_stream_without_rows_is_still_whole() -> None:
-    assert copy.Stream([]).read(1000) == SIGNATURE + bytes(8) + b"\xff\xff"
+    assert copy.CopyInput([]).read(1000) == SIGNATURE + bytes(8) + b"\xff\xff"
 
 
 @pytest.mark.parametrize("size", [1, 7, 64, 1000])
 def test_a_stream_is_read_in_pieces_of_any_size(size: int) -> None:
     rows = [[copy.int4(number), copy.text("x" * number)] for number in range(40)]
-    stream = copy.Stream(rows)
+    stream = copy.CopyInput(rows)
     pieces = list(iter(lambda: stream.read(size), b""))
-    assert b"".join(pieces) == copy.Stream(rows).read(10_000)
+    assert b"".join(pieces) == copy.CopyInput(rows).read(10_000)
     assert all(len(piece) == size for piece in pieces[:-1])
     assert stream.read(size) == b""
 
 
 def test_a_row_is_made_when_it_is_read() -> None:
     rows = ([copy.int4(number)] for number in range(1000))
-    copy.Stream(rows).read(100)
+    copy.CopyInput(rows).read(100)
     assert len(list(rows)) > 980
 
 

@@ -7,7 +7,7 @@ import pytest
 from cdc_embed.change.action import Row
 from cdc_embed.change.document import Document, Table, fingerprint
 from cdc_embed.change.event import Change, Op
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.wire.messages import UNCHANGED, Value
 from tests.builders import TABLE, change
 from tests.unit.simulation import world
@@ -24,7 +24,7 @@ def place(text: str) -> tuple[Table, bytes]:
 
 
 def test_a_text_is_cut_once_however_often_it_is_planned() -> None:
-    facts, calls = Facts(), Counter[str]()
+    facts, calls = BatchFacts(), Counter[str]()
 
     def cut(_: Table, text: str) -> Document:
         calls[text] += 1
@@ -37,7 +37,7 @@ def test_a_text_is_cut_once_however_often_it_is_planned() -> None:
 
 def test_documents_go_with_changes_that_hold_their_whole_text() -> None:
     texts = ("a\n\nb", "c", "gone")
-    facts = Facts(documents={place(text): Document.whole(text) for text in texts})
+    facts = BatchFacts(documents={place(text): Document.whole(text) for text in texts})
     rest = [update(1, "a", "b"), update(2, "c", None), update(3, "gone", UNCHANGED), update(4)]
     assert set(facts.of(rest).documents) == {place("a\n\nb"), place("c")}
 
@@ -45,14 +45,14 @@ def test_documents_go_with_changes_that_hold_their_whole_text() -> None:
 def test_a_read_goes_with_the_very_change_it_was_made_for() -> None:
     """For a later change of the row it can be too old."""
     first, second = update(1, UNCHANGED, "b"), update(2, UNCHANGED, "b")
-    facts = Facts(reads={(TABLE, c.key): (c, Row(("a", "b"))) for c in (first, second)})
+    facts = BatchFacts(reads={(TABLE, c.key): (c, Row(("a", "b"))) for c in (first, second)})
     assert set(facts.of([second]).reads) == {(TABLE, second.key)}
     assert facts.of([]).reads == {}
 
 
 def test_nothing_that_belongs_to_one_attempt_is_handed_on() -> None:
-    facts = Facts(refused_texts={b"x": ("refused", "why")})
-    assert facts.of([update(1, "a", "b")]) == Facts()
+    facts = BatchFacts(refused_texts={b"x": ("refused", "why")})
+    assert facts.of([update(1, "a", "b")]) == BatchFacts()
 
 
 def test_texts_of_a_range_that_is_cut_short_are_cut_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from cdc_embed.change.action import Row
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Op
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.flow.facts import Facts
+from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.lane import Examined, Lane, Slice
 from tests.builders import FIRST, SECOND, touch
 
@@ -81,14 +81,14 @@ def test_a_slice_of_hidden_rows_is_answered_without_being_taken(lane: Lane) -> N
 def test_deferred_rows_are_taken_whatever_the_log_touched(lane: Lane) -> None:
     """The row that defers them says what a read must see; nobody else reads meanwhile."""
     lane.forget_touched()
-    rows = replace(part("1", "2"), embedded=Facts())
+    rows = replace(part("1", "2"), embedded=BatchFacts())
     lane.submit(rows)
     assert taken(lane) == (rows, set())
 
 
 def test_a_slice_that_defers_outdates_the_reads_before_it(lane: Lane) -> None:
     """It has no transaction: nothing else tells the older read from a newer one."""
-    old = lane.submit(replace(part("1"), embedded=Facts(), deferrals=lane.deferrals))
+    old = lane.submit(replace(part("1"), embedded=BatchFacts(), deferrals=lane.deferrals))
     lane.deferrals += 1
     assert lane.next_slice() is None
     assert old.result(0).hidden == {("1",)}

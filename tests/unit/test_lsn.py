@@ -183,22 +183,22 @@ def test_a_record_ahead_of_what_is_durable_confirms_only_durable() -> None:
     assert progress.confirmable() == LSN(20)
 
 
-def test_a_connection_explains_what_was_durable_on_it() -> None:
+def test_nothing_is_lost_of_what_was_durable_on_a_connection() -> None:
     progress = Progress(LSN(10))
     progress.mark_received(LSN(30))
-    assert not progress.explains(LSN(30), LSN(10)), "something of it can be missing"
+    assert not progress.has_lost_nothing(LSN(30), LSN(10)), "something of it can be missing"
     progress.mark_durable(LSN(30))
-    assert progress.explains(LSN(30), LSN(10))
-    assert not progress.explains(LSN(31), LSN(10)), "somebody else moved the slot"
+    assert progress.has_lost_nothing(LSN(30), LSN(10))
+    assert not progress.has_lost_nothing(LSN(31), LSN(10)), "somebody else moved the slot"
 
 
-def test_an_older_target_is_explained_by_nothing() -> None:
+def test_an_older_target_has_lost_what_was_durable() -> None:
     """A target that was put back to a backup has lost what was durable."""
     progress = Progress(LSN(10))
     progress.mark_durable(LSN(30))
     progress.mark_recorded(LSN(20))
-    assert not progress.explains(LSN(30), LSN(10))
-    assert progress.explains(LSN(30), LSN(20))
+    assert not progress.has_lost_nothing(LSN(30), LSN(10))
+    assert progress.has_lost_nothing(LSN(30), LSN(20))
 
 
 def test_confirmable_positions_print_as_lsns() -> None:

@@ -10,11 +10,11 @@ from cdc_embed.change.action import (
     Action,
     Annotate,
     Defer,
-    Delete,
     Forget,
     Metadata,
     Move,
     Refuse,
+    Remove,
     Row,
     Skip,
     Supersede,
@@ -84,12 +84,12 @@ def test_a_row_that_the_look_up_did_not_find_is_absent() -> None:
 def test_a_row_without_text_keeps_nothing_whatever_is_stored(
     texts: tuple[Value, ...], stored: State
 ) -> None:
-    assert plan(updated(texts), {ROW: stored}).actions == {ROW: Delete()}
+    assert plan(updated(texts), {ROW: stored}).actions == {ROW: Remove()}
 
 
 @pytest.mark.parametrize("stored", STATES)
 def test_a_deleted_row_keeps_nothing_whatever_is_stored(stored: State) -> None:
-    assert plan(Batch.of([change(Op.DELETE, KEY)]), {ROW: stored}).actions == {ROW: Delete()}
+    assert plan(Batch.of([change(Op.DELETE, KEY)]), {ROW: stored}).actions == {ROW: Remove()}
 
 
 @pytest.mark.parametrize("stored", STATES)
@@ -117,7 +117,7 @@ def test_chunks_move_to_a_new_key_only_if_the_old_ones_are_known(
     at_origin: State, at_new_key: State
 ) -> None:
     planned = plan(moved(ALL_U), {ROW: at_origin, MOVED: at_new_key})
-    assert planned.actions[ROW] == Delete()
+    assert planned.actions[ROW] == Remove()
     if isinstance(at_origin, Known):
         assert planned.actions[MOVED] == Move(KEY, at_origin.fingerprint)
     else:
@@ -126,14 +126,14 @@ def test_chunks_move_to_a_new_key_only_if_the_old_ones_are_known(
 
 
 def test_a_complete_text_is_compared_with_that_at_its_new_key() -> None:
-    assert plan(moved(WHOLE), {ROW: SAME}).actions == {ROW: Delete(), MOVED: WRITE}
+    assert plan(moved(WHOLE), {ROW: SAME}).actions == {ROW: Remove(), MOVED: WRITE}
     planned = plan(moved(WHOLE), {ROW: SAME, MOVED: SAME})
-    assert planned.actions == {ROW: Delete(), MOVED: Skip("unchanged", SAME)}
+    assert planned.actions == {ROW: Remove(), MOVED: Skip("unchanged", SAME)}
 
 
 def test_a_moved_text_that_is_partly_unchanged_is_read_again() -> None:
     planned = plan(moved(PART_U), {ROW: SAME, MOVED: SAME})
-    assert planned.actions == {ROW: Delete()}
+    assert planned.actions == {ROW: Remove()}
     assert planned.refetch == [MOVED]
 
 
@@ -160,7 +160,7 @@ def test_a_row_that_was_read_again_is_decided_by_what_was_found(
     if found is None:
         expected = Forget()
     elif found == (None, ""):
-        expected = Delete()
+        expected = Remove()
     else:
         reread = Write(WRITE.document, reread=True)
         expected = Skip("unchanged", stored) if stored == SAME_LETTER else reread
@@ -186,7 +186,7 @@ def test_the_outcome_says_what_each_action_leaves() -> None:
         (TABLE, ("write",)): WRITE,
         (TABLE, ("refuse",)): letter,
         (TABLE, ("move",)): Move(KEY, fingerprint("m")),
-        (TABLE, ("delete",)): Delete(),
+        (TABLE, ("delete",)): Remove(),
         (TABLE, ("forget",)): Forget(),
         (TABLE, ("skip",)): Skip("unchanged", SAME_LETTER),
         (TABLE, ("supersede",)): Supersede(),
@@ -215,7 +215,7 @@ def test_a_deferred_row_proves_nothing(
 
 def test_a_complete_change_of_a_deferred_row_is_written() -> None:
     assert plan(updated(WHOLE), {ROW: Deferred(7)}).actions == {ROW: WRITE}
-    assert plan(updated((None, " ")), {ROW: Deferred(7)}).actions == {ROW: Delete()}
+    assert plan(updated((None, " ")), {ROW: Deferred(7)}).actions == {ROW: Remove()}
 
 
 def test_exactly_rows_with_a_text_that_is_not_taken_are_deferred() -> None:
@@ -245,7 +245,7 @@ def test_exactly_rows_with_a_refused_text_become_dead_letters() -> None:
         ROW: letter,
         MOVED: letter,
         (TABLE, ("3",)): Write(Document.whole("fine")),
-        (TABLE, ("4",)): Delete(),
+        (TABLE, ("4",)): Remove(),
     }
     assert planned.texts() == {(TABLE, fingerprint("fine")): "fine"}
     assert planned.outcome().states[ROW] == SAME_LETTER
@@ -255,7 +255,7 @@ def test_exactly_rows_with_a_refused_text_become_dead_letters() -> None:
     ("action", "writes"),
     [
         (WRITE, True),
-        (Delete(), True),
+        (Remove(), True),
         (Move(KEY, b"f"), True),
         (Forget(), True),
         (Refuse(b"f", "refused", "why"), True),
@@ -435,7 +435,7 @@ def test_text_and_metadata_go_together_to_a_new_key(
     for stored in NOTED_STATES:
         action = expected(texts, metadata, origin, stored, NEW)
         planned = plan(batch, {HERE: origin, THERE: stored})
-        left: dict[RowId, Action] = {HERE: Delete()}
+        left: dict[RowId, Action] = {HERE: Remove()}
         assert planned.actions == (left if action is None else {**left, THERE: action})
         assert planned.refetch == ([THERE] if action is None else [])
 
@@ -510,7 +510,7 @@ def test_swapped_rows_of_equal_texts_keep_their_own_metadata() -> None:
     planned = plan(batch, states)
     document = Document.whole(TEXT)
     assert planned.actions == {
-        (NOTED, ("9",)): Delete(),
+        (NOTED, ("9",)): Remove(),
         HERE: Write(document, Metadata((U, U), SECOND, NEW)),
         THERE: Write(document, Metadata((U, U), FIRST, KEY)),
     }
@@ -521,7 +521,7 @@ def test_a_letter_follows_its_row_though_the_text_was_read_again() -> None:
     batch = Batch.of([noted_update(ALL_U, FIRST_VALUES, to=NEW)])
     found = {THERE: Row(("a", "b"), FIRST_VALUES)}
     planned = plan(batch, {HERE: letter}, refetched=found)
-    assert planned.actions == {HERE: Delete(), THERE: Refuse(DIGEST, "refused", "why")}
+    assert planned.actions == {HERE: Remove(), THERE: Refuse(DIGEST, "refused", "why")}
     assert planned.outcome().states[THERE] == letter
     assert isinstance(plan(batch, {HERE: other}, refetched=found).actions[THERE], Write)
 
@@ -533,7 +533,7 @@ def test_the_origin_is_looked_up_for_its_metadata_and_its_letter() -> None:
 
 def test_a_row_without_text_needs_no_metadata() -> None:
     planned = plan(Batch.of([noted_update((None, " "), (U, "1"))]), {HERE: UNKNOWN})
-    assert (planned.actions, planned.refetch) == ({HERE: Delete()}, [])
+    assert (planned.actions, planned.refetch) == ({HERE: Remove()}, [])
 
 
 @pytest.mark.parametrize("stored", NOTED_STATES, ids=repr)
@@ -627,7 +627,7 @@ def written(planned: Plan, stored: Stored) -> Stored:
             case Annotate(metadata):
                 assert metadata.origin in {None, key}
                 after[key] = (stored[key][0], beside(metadata))
-            case Delete():
+            case Remove():
                 after.pop(key, None)
             case _:
                 assert isinstance(action, Skip)

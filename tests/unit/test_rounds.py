@@ -17,7 +17,7 @@ from cdc_embed.errors import (
     UnexpectedError,
 )
 from cdc_embed.reconcile.rounds import Rounds
-from cdc_embed.reconcile.slices import Pace
+from cdc_embed.reconcile.slices import ReadingPace
 
 
 class Scripted:
@@ -39,7 +39,9 @@ class Scripted:
 
     def run(self) -> None:
         surroundings = SimpleNamespace(reading=nullcontext, cancel=lambda: None)
-        work = SimpleNamespace(term=SimpleNamespace(ended=self._ended), pace=Pace(trouble=0.0))
+        work = SimpleNamespace(
+            term=SimpleNamespace(ended=self._ended), pace=ReadingPace(trouble=0.0)
+        )
         rounds = Rounds(
             "rows", self, cast(Any, work), cast(Any, surroundings), self.failures.append
         )

@@ -1,4 +1,8 @@
-"""The first calls of an embedder: what they show of a service, and in how many calls."""
+"""The first calls of an embedder: what they show of a service, and in how many calls.
+
+Vectors that pgvector cannot store are among it ("A server has limits of its own" in
+CONTRIBUTING.md).
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -15,7 +19,7 @@ from tokenizers.models import WordLevel
 
 from cdc_embed.config.sections import EmbedderConfig
 from cdc_embed.embed.advertised import Advertised
-from cdc_embed.embed.base import PROBE, Known, ModelCard
+from cdc_embed.embed.base import PROBE, KnownFacts, ModelCard
 from cdc_embed.embed.hash import HashEmbedder
 from cdc_embed.embed.http import HttpEmbedder
 from cdc_embed.embed.trial import Tried, long_texts, try_out
@@ -41,7 +45,7 @@ def service() -> Iterator[Service]:
         yield service
 
 
-def tried(service: Service, known: Known = Known(), **fields: Any) -> Tried:  # noqa: B008
+def tried(service: Service, known: KnownFacts = KnownFacts(), **fields: Any) -> Tried:  # noqa: B008
     config = EmbedderConfig(kind="http", url=service.url, model="m", **fields)
     with closing(HttpEmbedder(config, known)) as embedder:
         return try_out(embedder, config)
@@ -128,20 +132,20 @@ def test_a_service_that_fails_at_long_texts_alone_is_not_proven(service: Service
 @pytest.mark.parametrize(
     ("pages", "fields", "known", "window"),
     [
-        (TEI, {}, Known(), 300),
-        (VLLM, {}, Known(), 400),
-        ({}, {}, Known(), 512),
-        (TEI, {"window": 200}, Known(), 200),
-        (TEI, {}, Known(window=256), 256),
-        (TEI, {}, Known(window=512), 300),
-        (TEI, {}, Known(chunk=5000), 300),
-        (TEI, {}, Known(window=100, chunk=200), 200),
-        ({}, {}, Known(chunk=5000), 5000),
-        ({}, {}, Known(window=700), 700),
+        (TEI, {}, KnownFacts(), 300),
+        (VLLM, {}, KnownFacts(), 400),
+        ({}, {}, KnownFacts(), 512),
+        (TEI, {"window": 200}, KnownFacts(), 200),
+        (TEI, {}, KnownFacts(window=256), 256),
+        (TEI, {}, KnownFacts(window=512), 300),
+        (TEI, {}, KnownFacts(chunk=5000), 300),
+        (TEI, {}, KnownFacts(window=100, chunk=200), 200),
+        ({}, {}, KnownFacts(chunk=5000), 5000),
+        ({}, {}, KnownFacts(window=700), 700),
     ],
 )
 def test_the_window_is_configured_or_asked_or_assumed(
-    service: Service, pages: Any, fields: Any, known: Known, window: int
+    service: Service, pages: Any, fields: Any, known: KnownFacts, window: int
 ) -> None:
     """A stored window stays, as long as the service takes it: else all texts would be cut anew."""
     service.habits.pages = pages
@@ -306,7 +310,9 @@ def test_vectors_of_another_width_are_fatal_at_the_start(service: Service) -> No
     service.answer = as_it_likes  # type: ignore[method-assign]
     with pytest.raises(EmbedderError, match=r"shape \(1, 8\), expected \(1, 16\)"):
         tried(service, dimensions=16)
-    assert tried(service, Known(dimensions=16)).card.dimensions == 8, "another space, says setup"
+    assert tried(service, KnownFacts(dimensions=16)).card.dimensions == 8, (
+        "another space, says setup"
+    )
 
 
 def test_refused_dimensions_are_told_with_the_width_without(service: Service) -> None:

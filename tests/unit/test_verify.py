@@ -15,8 +15,8 @@ from cdc_embed.change.plan import one_chunk
 from cdc_embed.change.snapshot import Snapshot
 from cdc_embed.flow.lane import Examined, Lane
 from cdc_embed.metrics import Metrics
-from cdc_embed.reconcile.counts import Counts
-from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.counts import TableCounter
+from cdc_embed.reconcile.slices import ReadingPace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Tally, Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader, Scan
@@ -52,7 +52,7 @@ class World:
         """Acts while the target catches up, one for each wait."""
         self.broken: set[Key] = set()
         """Rows that no repair mends."""
-        self.pace = Pace()
+        self.pace = ReadingPace()
         self.lane = Lane()
         self.lane.remember_touched()
         self.replies: list[tuple[str, dict[str, Any]]] = []
@@ -200,7 +200,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
             undelivered=Undelivered(),
             metrics=metrics,
             pace=world.pace,
-            counts=Counts(
+            counts=TableCounter(
                 source=cast(RowReader, world),
                 target=cast(StoredDocuments, world),
                 make_room=lambda: None,
@@ -357,7 +357,7 @@ def test_pending_rows_are_not_mended(world: World) -> None:
 
 
 def test_suspects_are_judged_in_parts_when_they_are_many(world: World) -> None:
-    world.pace = Pace(slice_rows=2, suspects=3)
+    world.pace = ReadingPace(slice_rows=2, suspects=3)
     world.fill(*(str(number) for number in range(11)))
     for key in world.stored:
         world.stored[key] = stored("an older text")
@@ -498,7 +498,7 @@ def test_a_count_has_the_connection_in_which_rows_are_read() -> None:
         def close(self) -> None:
             steps.append("closed")
 
-    counts = Counts(
+    counts = TableCounter(
         source=cast(RowReader, Rows()),
         target=cast(StoredDocuments, Rows()),
         make_room=lambda: steps.append("room"),
@@ -513,7 +513,7 @@ def test_a_count_has_the_connection_in_which_rows_are_read() -> None:
 
 
 def test_progress_is_told_after_each_slice(world: World) -> None:
-    world.pace = Pace(slice_rows=2)
+    world.pace = ReadingPace(slice_rows=2)
     world.fill("1", "2", "3", "4", "5")
     verified(world)
     running = [reply["tables"][0]["checked"] for state, reply in world.replies if state == RUNNING]

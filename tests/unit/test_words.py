@@ -8,9 +8,11 @@ import ast
 import io
 import re
 import tokenize
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -32,7 +34,7 @@ NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "pay
 
 FORMER = {
     "Absence", "Comparer", "Desk", "Later", "Named", "Published", "Stock",
-    "COMES_BACK", "SOON", "both", "now_or_never", "source_table",
+    "COMES_BACK", "SOON", "both", "let_go", "now_or_never", "source_table",
 }  # fmt: skip
 """Names that had several meanings or none; each thing has another one now."""
 
@@ -50,6 +52,12 @@ LONGEST_MODULE = 350
 """Lines of a module of the product: it answers one question, and a longer one answers two."""
 LONGEST_FUNCTION = 45
 """Lines of a function of the product below its signature, which fit a screen."""
+MOST_PARAMETERS: Final = 5
+"""Parameters of a function of the product: more of them are some one thing."""
+LARGEST_ROOM: Final = 0.15
+"""The part of the product's lines that a room holds at the most."""
+CLOCKS: Final = re.compile(r"[A-Z_]*(SECONDS|DELAY|TIMEOUT|SILENCE|MINUTE|NEVER)[A-Z_]*")
+"""The names of constants that are a time."""
 
 
 def read_texts(top: Path) -> Texts:
@@ -197,6 +205,58 @@ def long_functions(texts: Texts) -> list[str]:
     ]
 
 
+def parameters(arguments: ast.arguments) -> list[str]:
+    """Return the names, but for the one that a call binds by itself: an object, a class, the
+    context of a command."""
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
+    named += [extra for extra in (arguments.vararg, arguments.kwarg) if extra is not None]
+    return [each.arg for each in named if each.arg not in {"self", "cls", "ctx"}]
+
+
+def many_parameters(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{node.lineno}: {node.name}"
+        for path, text in texts.items()
+        for node in nodes(text)
+        if isinstance(node, Function) and len(parameters(node.args)) > MOST_PARAMETERS
+    ]
+
+
+def large_rooms(texts: Texts) -> list[str]:
+    lines: Counter[str] = Counter()
+    for path, text in texts.items():
+        lines[Path(path).parts[1]] += len(text.splitlines())
+    return [
+        f"{room}: {count}" for room, count in lines.items() if count > LARGEST_ROOM * lines.total()
+    ]
+
+
+def equal_names_of_classes(texts: Texts) -> list[str]:
+    places = defaultdict(list)
+    for path, text in texts.items():
+        for node in nodes(text):
+            if isinstance(node, ast.ClassDef):
+                places[node.name.lstrip("_")].append(path)
+    return [f"{name}: {', '.join(paths)}" for name, paths in places.items() if len(paths) > 1]
+
+
+def patched_clocks(texts: Texts) -> list[str]:
+    """Find constants of a time that are set from outside: what waits gets it as an argument."""
+    found = []
+    for path, text in texts.items():
+        for node in nodes(text):
+            match node:
+                case ast.Call(func=ast.Attribute(attr="setattr") | ast.Name(id="patch")):
+                    words = [arg.value for arg in node.args if isinstance(arg, ast.Constant)]
+                    names = [word.split(".")[-1] for word in words if isinstance(word, str)]
+                case ast.Attribute(attr=name, ctx=ast.Store()):
+                    names = [name]
+                case _:
+                    continue
+            found += [f"{path}: {name}" for name in names if CLOCKS.fullmatch(name)]
+    return found
+
+
 # -- the tree as it is -------------------------------------------------------------------------
 
 
@@ -209,9 +269,18 @@ def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
     assert rule(TEXTS) == []
 
 
-@pytest.mark.parametrize("rule", [long_modules, long_functions])
+@pytest.mark.parametrize("rule", [long_modules, long_functions, many_parameters, large_rooms])
 def test_modules_and_functions_are_read_in_one_sitting(rule: Rule) -> None:
     assert rule(TEXTS) == []
+
+
+def test_a_name_of_a_class_stands_for_one_thing() -> None:
+    assert equal_names_of_classes(TEXTS) == []
+
+
+def test_no_test_patches_a_time_that_could_be_an_argument() -> None:
+    assert len(TESTS) > 100
+    assert patched_clocks(TESTS) == []
 
 
 def test_no_docstring_of_a_test_begins_with_a_question() -> None:
@@ -259,6 +328,12 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (long_names_of_tests, f"class X:\n    def test_{'x' * 56}(self): ..."),
         (long_modules, "x = 1\n" * 351),
         (long_functions, "def f():\n" + "    x = 1\n" * 46),
+        (many_parameters, "def f(a, b, /, c, *, d, e, f): ..."),
+        (many_parameters, "class X:\n    def f(self, a, b, c, *d, e, **f): ..."),
+        (equal_names_of_classes, "class X: ...\ndef f():\n    class _X: ..."),
+        (patched_clocks, 'monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)'),
+        (patched_clocks, 'patch("x.y.FIRST_DELAY", 6.0).start()'),
+        (patched_clocks, "blame.STRIKES_SECONDS = 1"),
     ],
 )
 def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
@@ -284,7 +359,20 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
         (long_names_of_tests, f"def test_{'x' * 55}(): ..."),
         (long_modules, "x = 1\n" * 350),
         (long_functions, "def f():\n" + "    x = 1\n" * 45),
+        (many_parameters, "class X:\n    def f(self, a, b, c, *, d, e=lambda x: x): ..."),
+        (equal_names_of_classes, "class X: ...\nclass Y: ..."),
+        (patched_clocks, 'monkeypatch.setattr(stored, "PAGES", 10)'),
+        (patched_clocks, "STRIKES_SECONDS: Final = 1"),
     ],
 )
 def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, code: str) -> None:
     assert rule({"x.py": code}) == []
+
+
+def test_a_large_room_is_noticed() -> None:
+    rooms = {
+        f"cdc_embed/{room}/x.py": "x = 1\n" * lines
+        for room, lines in zip("abcdefg", [15, 15, 14, 14, 14, 14, 14], strict=True)
+    }
+    assert large_rooms(rooms) == []
+    assert large_rooms({**rooms, "cdc_embed/a/y.py": "x = 1\n"}) == ["a: 16"]

@@ -9,7 +9,7 @@ from cdc_embed.change.action import Row as Read
 from cdc_embed.change.compare import KeyColumn
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.snapshot import Snapshot
-from cdc_embed.reconcile.slices import Pace, StoppedError
+from cdc_embed.reconcile.slices import ReadingPace, StoppedError
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import Note
 from cdc_embed.target.leaves import PendingWork
@@ -81,7 +81,7 @@ class Actor:
         return self.ended
 
     def wait(self, seconds: float) -> bool:
-        self.idle = self.idle or seconds >= Pace().rounds
+        self.idle = self.idle or seconds >= ReadingPace().rounds
         try:
             self.rest()
         except StoppedError:

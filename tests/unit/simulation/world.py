@@ -38,13 +38,13 @@ from cdc_embed.flow.texts import Embedded, Kept
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
 from cdc_embed.reconcile import reconciler, retry, rounds, verify
-from cdc_embed.reconcile.counts import Counts
+from cdc_embed.reconcile.counts import TableCounter
 from cdc_embed.reconcile.deferred import DeferredReader, Embedding
 from cdc_embed.reconcile.reconciler import Reconciler
 from cdc_embed.reconcile.requests import Requests
 from cdc_embed.reconcile.retry import Retrier
 from cdc_embed.reconcile.rounds import Rounds, Surroundings
-from cdc_embed.reconcile.slices import Pace, Scope, SliceReader, Term, Work
+from cdc_embed.reconcile.slices import ReadingPace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.source.coverage import Undelivered
 from cdc_embed.source.rows import RowReader
@@ -452,7 +452,7 @@ class World:
         notes = Notes(self, self.actor)
         term = Term(lane=self._lane, epoch=epoch, ended=cast(Event, self.actor))
         rows = self._setting.slice_rows
-        pace = Pace(slice_rows=rows, suspects=rows, poll=0.0, save=-1.0)
+        pace = ReadingPace(slice_rows=rows, suspects=rows, poll=0.0, save=-1.0)
         reader = SliceReader(
             term=term,
             rows=cast(RowReader, self.reader),
@@ -470,7 +470,7 @@ class World:
             undelivered=Undelivered(),
             metrics=METRICS,
             pace=pace,
-            counts=Counts(
+            counts=TableCounter(
                 source=cast(RowReader, self.reader),
                 target=cast(StoredDocuments, notes),
                 make_room=lambda: None,
