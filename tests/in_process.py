@@ -28,7 +28,7 @@ from cdc_embed.cli.logs import set_up_logs
 from cdc_embed.cli.main import main
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.service import Service, Tolerance, load_config, running
-from cdc_embed.service.tolerance import USUAL, Pauses
+from cdc_embed.service.tolerance import USUAL, Intervals
 
 CRASHED: Final = 1
 _PLAIN: Final = structlog.get_config()
@@ -62,7 +62,7 @@ class _Printer:
         return lambda line: print(line, file=self._file)
 
 
-QUICK: Final = Pauses(catalogue=0.25, requests=0.1, rounds=0.1, trouble=0.5, standby=0.2)
+QUICK: Final = Intervals(catalogue=0.25, requests=0.1, rounds=0.1, trouble=0.5, standby=0.2)
 """Few seconds between two looks, because a test waits for the next one."""
 COMMAND: Final = Context(poll_seconds=0.05, answer_seconds=20.0)
 """A service has many seconds to answer a command, because it shares this process."""
@@ -116,9 +116,9 @@ class ServiceThread:
         tolerance: Tolerance = USUAL,
     ) -> None:
         _separate()
-        usual = tolerance.pauses == Pauses()
-        pauses = QUICK if usual else tolerance.pauses
-        self._tolerance = replace(tolerance, away_at_start=True, pauses=pauses)
+        usual = tolerance.intervals == Intervals()
+        intervals = QUICK if usual else tolerance.intervals
+        self._tolerance = replace(tolerance, away_at_start=True, intervals=intervals)
         self._output = Output()
         self._output.err = _Lines(take)
         self._service: Service | None = None

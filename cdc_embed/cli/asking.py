@@ -13,7 +13,7 @@ from cdc_embed.cli.context import Context
 from cdc_embed.config.load import Config
 from cdc_embed.errors import PreflightError, RequestFailedError, SlotBusyError
 from cdc_embed.service import Service, Tolerance, running
-from cdc_embed.service.tolerance import Pauses
+from cdc_embed.service.tolerance import Intervals
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.ownership import expect_own_slot
 from cdc_embed.source.slot import UNKNOWN_OWNER
@@ -86,7 +86,7 @@ def _own_service(config: Config, seconds: float) -> Iterator[Service]:
     """Run a service for a command: it makes no new slot, whatever ``run`` would do, and looks for
     requests as often as the command looks for the answer."""
     source = config.source.model_copy(update={"on_history_gap": "stop"})
-    tolerance = Tolerance(pauses=Pauses(requests=seconds, rounds=seconds))
+    tolerance = Tolerance(intervals=Intervals(requests=seconds, rounds=seconds))
     with (
         running(config.model_copy(update={"source": source}), tolerance=tolerance) as service,
         service.background(),

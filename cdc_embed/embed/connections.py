@@ -21,7 +21,7 @@ LARGEST_VECTOR: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class HttpRequest:
     """A request to the service, and the bounds of its answer."""
 
     url: httpx2.URL
@@ -59,11 +59,11 @@ class HttpConnections:
         """``make``: makes a client; the first one is made here, with the errors that it raises."""
         self._make = make
         self._lock = Lock()
-        self._free = [_Connection(make())]
+        self._free = [_HttpConnection(make())]
         self._made = list(self._free)
         self._closed = False
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: HttpRequest) -> Reply:
         """Return the answer; raise ``httpx2.RequestError`` if none came in time, RuntimeError if
         they are closed, and UnusableAnswerError for an answer without end."""
         connection = self._next_free()
@@ -80,18 +80,18 @@ class HttpConnections:
         for connection in self._made:
             connection.close()
 
-    def _next_free(self) -> "_Connection":
+    def _next_free(self) -> "_HttpConnection":
         with self._lock:
             if self._closed:
                 raise RuntimeError("its connections are closed")
             if self._free:
                 return self._free.pop()
-            made = _Connection(self._make())
+            made = _HttpConnection(self._make())
             self._made.append(made)
             return made
 
 
-class _Connection:
+class _HttpConnection:
     """One request after the other."""
 
     def __init__(self, client: httpx2.Client) -> None:
@@ -105,7 +105,7 @@ class _Connection:
         self._late = False
         self._closed = False
 
-    def send(self, request: Request) -> Reply:
+    def send(self, request: HttpRequest) -> Reply:
         with self._lock:
             self._number += 1
             self._sent = self._late = False
@@ -131,7 +131,7 @@ class _Connection:
             self._shut()
         self._client.close()
 
-    def _exchange(self, request: Request) -> Reply:
+    def _exchange(self, request: HttpRequest) -> Reply:
         most = (request.vectors + 1) * LARGEST_VECTOR
         with self._client.stream(
             "GET" if request.body is None else "POST",

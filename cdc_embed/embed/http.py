@@ -32,7 +32,7 @@ from cdc_embed.embed.base import (
     ModelCard,
     Vectors,
 )
-from cdc_embed.embed.connections import HttpConnections, Reply, Request
+from cdc_embed.embed.connections import HttpConnections, HttpRequest, Reply
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of, reason_of
 from cdc_embed.embed.pace import Turns
@@ -246,7 +246,7 @@ class HttpEmbedder:
 
     def _post(self, body: bytes, vectors: int) -> Reply:
         return self._send(
-            Request(
+            HttpRequest(
                 url=self._url,
                 body=body,
                 headers=self._dialect.headers,
@@ -255,7 +255,7 @@ class HttpEmbedder:
             )
         )
 
-    def _send(self, request: Request) -> Reply:
+    def _send(self, request: HttpRequest) -> Reply:
         try:
             return self._connections.send(request)
         except (httpx2.RequestError, RuntimeError) as exc:  # RuntimeError: closed meanwhile
@@ -266,7 +266,7 @@ class HttpEmbedder:
         """Return the body of another page of the service; None: it has none."""
         try:
             response = self._send(
-                Request(
+                HttpRequest(
                     url=self._url.copy_with(path=path),
                     headers=self._dialect.headers,
                     seconds=min(self._config.timeout, ASK_SECONDS),

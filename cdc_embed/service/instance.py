@@ -187,7 +187,7 @@ class Instance:
                 log.info("standby, the slot is in use", slot=slot.name, holder=holder)
             self.holder = holder
         self._set_phase(Phase.STANDBY)
-        self._stop.requested.wait(self._source.standby_pause)
+        self._stop.requested.wait(self._source.standby_interval)
 
     def _lead(self) -> None:
         """Take the slot and follow the log until stopped; raise when the connection is lost."""

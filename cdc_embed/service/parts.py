@@ -71,7 +71,7 @@ class Parts:
         expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
         reconciling = Reconciling(
-            checked, stages, self._undelivered, self._metrics, self._tolerance.pauses
+            checked, stages, self._undelivered, self._metrics, self._tolerance.intervals
         )
         self._stack.callback(reconciling.close)
         instance = Instance(
@@ -88,7 +88,7 @@ class Parts:
             reconciling=reconciling,
             leaves=self._leaves,
             refusing=self._refusing,
-            pauses=self._tolerance.pauses,
+            intervals=self._tolerance.intervals,
             trial=self._trial(),
         )
         return instance, Watch(checked, watched), reconciling
@@ -123,7 +123,7 @@ class Parts:
             expect_own=lambda: expect_own_slot(checked.databases),
             find_wide=lambda: wide_columns(checked.databases.source, checked.sources),
             least_silence=self._tolerance.least_silence,
-            standby_pause=self._tolerance.pauses.standby,
+            standby_interval=self._tolerance.intervals.standby,
         )
 
     def _make_callbacks(self) -> Callbacks:

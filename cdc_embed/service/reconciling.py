@@ -24,7 +24,7 @@ from cdc_embed.reconcile.slices import ReadingPace, Scope, SliceReader, Term, Wo
 from cdc_embed.reconcile.verify import Verifier
 from cdc_embed.service.checked import Checked
 from cdc_embed.service.stages import Stages
-from cdc_embed.service.tolerance import Pauses
+from cdc_embed.service.tolerance import Intervals
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
@@ -49,7 +49,7 @@ class Reconciling:
         stages: Stages,
         undelivered: Undelivered,
         metrics: Metrics,
-        pauses: Pauses,
+        intervals: Intervals,
     ) -> None:
         self._config = config = checked.config
         self._databases = checked.databases
@@ -59,8 +59,8 @@ class Reconciling:
         self._undelivered = undelivered
         self._pace = ReadingPace(
             rows_per_second=config.backfill.rows_per_second,
-            rounds=pauses.rounds,
-            trouble=pauses.trouble,
+            rounds=intervals.rounds,
+            trouble=intervals.trouble,
         )
         self._metrics = metrics
         self._scopes = [Scope(table=t, space=stages.store.space(t)) for t in checked.tables]

@@ -44,7 +44,7 @@ class Source:
     find_wide: FindWide
     least_silence: float
     """The shortest time without an answer after which a server is given up, in seconds."""
-    standby_pause: float
+    standby_interval: float
     """Seconds between two looks at whether the slot is free."""
 
     def usable_slot(self) -> Slot:

@@ -1,5 +1,5 @@
 """The delays and sizes that a service accepts before it reports a problem or gives up, and the
-pauses between its looks.
+intervals between its looks.
 
 They need no configuration: each default is right for every service that runs for real.
 """
@@ -13,19 +13,19 @@ from cdc_embed.service.refusing import SHORTEST_SECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pauses:
-    """Seconds between two looks of one service."""
+class Intervals:
+    """The intervals of one service, in seconds."""
 
     catalogue: float = 6.0
-    """At the catalogue: a table that leaves the publication is named as soon."""
+    """Between two looks at the catalogue: a table that leaves the publication is named as soon."""
     requests: float = 1.5
-    """For requests of the command line, in the database."""
+    """Between two looks for requests of the command line, in the database."""
     rounds: float = 0.5
-    """At whether rows are to be read; asks nobody."""
+    """Between two looks at whether rows are to be read; they ask nobody."""
     trouble: float = 2.0
-    """Of what reads rows, after a database did not answer."""
+    """Before rows are read again, after a database did not answer."""
     standby: float = 1.0
-    """At whether the slot is free."""
+    """Between two looks at whether the slot is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +55,7 @@ class Tolerance:
     dropped."""
     hanging_listener: float = 1.0
     """Seconds that a call of a listener has to return at the end."""
-    pauses: Pauses = field(default_factory=Pauses)
+    intervals: Intervals = field(default_factory=Intervals)
 
 
 USUAL: Final = Tolerance()

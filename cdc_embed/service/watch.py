@@ -33,7 +33,7 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.shapes import MetLeaves, Shapes
-from cdc_embed.service.tolerance import Pauses
+from cdc_embed.service.tolerance import Intervals
 from cdc_embed.setup.agreement import expect_unchanged
 from cdc_embed.setup.connections import unlogged
 from cdc_embed.setup.ownership import expect_keeper
@@ -64,7 +64,7 @@ class WatchedParts:
     reconciling: Reconciling
     leaves: MetLeaves
     refusing: Refusing
-    pauses: Pauses
+    intervals: Intervals
     trial: Callable[[], None] | None = None
     """Tries the embedder out, which was away at the start; returns once it is back."""
 
@@ -74,7 +74,7 @@ class Watch:
 
     def __init__(self, checked: Checked, watched: WatchedParts) -> None:
         databases = checked.databases
-        self._pauses = watched.pauses
+        self._intervals = watched.intervals
         self._undelivered = watched.undelivered
         self._instance = watched.instance
         self._reconciling = watched.reconciling
@@ -128,7 +128,7 @@ class Watch:
                 self._look_for_work()
                 self._databases.rows.close_unused(UNUSED_SECONDS)
                 if time.monotonic() >= due:
-                    due = time.monotonic() + self._pauses.catalogue
+                    due = time.monotonic() + self._intervals.catalogue
                     self._watch()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 # the loop meets the same error and waits; here it only means old numbers
@@ -140,7 +140,7 @@ class Watch:
             except CdcEmbedError as exc:
                 self._instance.fail(exc)
                 return
-            if self._stop.wait(self._pauses.requests):
+            if self._stop.wait(self._intervals.requests):
                 return
 
     def _look_for_work(self) -> None:

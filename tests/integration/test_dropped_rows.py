@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cdc_embed.service import refusing
+from cdc_embed.service.tolerance import Tolerance
 from tests.cases import cases
 from tests.site import Site, wait_until
 
@@ -56,9 +56,8 @@ WAYS = {
     ),
 )
 def test_no_row_is_lost_that_the_target_drops_silently(
-    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch, name: str
+    make_site: Callable[..., Site], name: str
 ) -> None:
-    monkeypatch.setattr(refusing, "SHORTEST_SECONDS", 1.0)
     drops, change = WAYS[name]
     site = make_site(18)
     for table in ("healthy", "dropped"):
@@ -66,7 +65,7 @@ def test_no_row_is_lost_that_the_target_drops_silently(
         site.sql(f"insert into {table} values (1, 'one', 'a')")
     site.configure(tables=TABLES)
     site.cli("setup")
-    with site.service() as service:
+    with site.service(tolerance=Tolerance(refusing_table=1.0)) as service:
         service.logged("reconciled", 2)
         service.settle()
         site.sql(drops.format("delete" if change == "truncate" else change))

@@ -99,7 +99,7 @@ def test_a_swap_while_rows_are_read_stores_nothing_foreign(
     make_site: Callable[..., Site], how: tuple[str, str], noticed: bool
 ) -> None:
     """The names are swapped for a second, twice, while the table is compared slowly."""
-    seldom = Tolerance(pauses=replace(QUICK, catalogue=600.0))
+    seldom = Tolerance(intervals=replace(QUICK, catalogue=600.0))
     site = make_site()
     site.sql("create schema app")
     site.sql("create schema away" if how is MOVED else "create schema other")

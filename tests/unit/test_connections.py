@@ -10,7 +10,7 @@ from threading import Event, Thread
 import httpx2
 import pytest
 
-from cdc_embed.embed.connections import HttpConnections, Reply, Request
+from cdc_embed.embed.connections import HttpConnections, HttpRequest, Reply
 from cdc_embed.errors import UnusableAnswerError
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -51,7 +51,7 @@ def connections() -> Iterator[HttpConnections]:
 
 def ask(connections: HttpConnections, url: httpx2.URL, seconds: float = SECONDS) -> Reply:
     return connections.send(
-        Request(url=url, body=b"{}", headers={}, seconds=seconds, vectors=1),
+        HttpRequest(url=url, body=b"{}", headers={}, seconds=seconds, vectors=1),
     )
 
 
