@@ -203,14 +203,14 @@ class EmbedderUnavailableError(CdcEmbedError):
 
     exit_code = UNAVAILABLE
     lasts: bool = False
-    """No short while mends it, so it is told at once."""
+    """Whether no short while mends it: it is told at once."""
     of_known_good: bool = False
     """A text that is known to be good failed: neither another text nor their number is to blame."""
     own_pause: float = 0.0
     """Seconds for which the service wants to be called no more with these texts, while it takes
     others."""
     untried: bool = False
-    """It is the failure of another call: it was not time for this one."""
+    """Whether it is the failure of another call, because it was not time for this one."""
     default_hint = "the text is kept and tried again; check the embedding service"
 
     def __init__(

@@ -18,15 +18,15 @@ class Rotation:
     """A secret that is refused: whether another one is there, and whether one can still come."""
 
     _read: Callable[[], bool] = field(compare=False)
-    """Reads the secret again, and returns whether it is another one."""
+    """A function that reads the secret again, and returns whether it is another one."""
     in_file: bool
     many_servers: bool = False
-    """One of several servers behind an address can refuse what the others take, so a secret that
-    has worked is waited for wherever it is."""
+    """Whether one of several servers behind an address can refuse what the others take, so that a
+    secret that has worked is waited for wherever it is."""
     waits_at_start: bool = False
-    """A secret that never worked is waited for, too: by a service, not by a command."""
+    """Whether a secret that never worked is waited for, too: by a service, not by a command."""
     seconds: float = ROTATION_SECONDS
-    """The time for which it is waited for."""
+    """The seconds for which it is waited for."""
     _worked: bool = field(default=False, init=False)
     _refused_since: float | None = field(default=None, init=False)
 
@@ -59,9 +59,9 @@ class Login:
 
     dsn: str = field(repr=False)
     _read: Callable[[], str] = field(default=str, compare=False)
-    """Reads it again; "" while it cannot be read."""
+    """A function that reads it again; "" while it cannot be read."""
     in_file: bool = False
-    """It, or a secret that it names, is in a file."""
+    """Whether it, or a secret that it names, is in a file."""
     rotation: Rotation = field(init=False, compare=False)
 
     def __post_init__(self) -> None:

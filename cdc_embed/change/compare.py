@@ -24,7 +24,7 @@ class Stored(NamedTuple):
 
     state: State
     whole: bool = True
-    """All its chunks are stored, and belong to one text."""
+    """Whether all its chunks are stored, and belong to one text."""
     end: int = UNKNOWN_END
     """The end of the last chunk in the text, in characters."""
 

@@ -82,11 +82,11 @@ class Table:
     store_text: bool = True
     """Each chunk's text is kept beside its vector."""
     partitioned: bool = False
-    """Its rows are in partitions, each with a replica identity of its own."""
+    """Whether its rows are in partitions, each with a replica identity of its own."""
     key_numbers: tuple[int, ...] = ()
     """The numbers of the key's columns in the source, which stay when a column is renamed."""
     row_security: bool = False
-    """It has row level security: not everyone who may read it sees every row."""
+    """Whether it has row level security: not everyone who may read it sees every row."""
 
     @property
     def full_name(self) -> str:

@@ -21,7 +21,7 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Table
 
 CACHED_ROWS = 100_000
-"""About 40 MB: fingerprints of the rows that changed last."""
+"""The number of rows whose fingerprints are kept, those that changed last: about 40 MB."""
 
 
 class Provenance(Enum):
@@ -97,7 +97,8 @@ class Outcome:
     states: States
     truncated: frozenset[Table]
     hashes: frozenset[tuple[Table, bytes]]
-    """Chunks that it writes: later batches can take their vectors from there."""
+    """The hashes of the chunks that it writes, by table: later batches can take their vectors from
+    there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +109,9 @@ class Basis:
     """
 
     states: dict[RowId, State]
-    """Of rows that need no look-up."""
+    """The states of rows that need no look-up."""
     arriving: frozenset[tuple[Table, bytes]] = frozenset()
-    """Chunks that the batches before it will have stored."""
+    """The hashes of chunks that the batches before it will have stored, by table."""
     trusted: frozenset[Table] = frozenset()
     """Tables whose stored rows prove what the log leaves out, if they came by the log."""
 

@@ -12,9 +12,9 @@ class Snapshot:
     """``xmin:xmax:xip``; ids have 64 bits."""
 
     xmin: int
-    """Every transaction before it has ended."""
+    """The first transaction that can still run: every one before it has ended."""
     xmax: int
-    """No transaction from it on has ended."""
+    """The transaction from which on none has ended."""
     running: frozenset[int]
 
     @classmethod

@@ -44,15 +44,15 @@ class Callbacks:
     """Functions that are called for a change that becomes no event."""
 
     on_covered: Callable[[Table], None] = lambda _: None
-    """Called for each replayed change that the target has already."""
+    """A function that is called for each replayed change that the target has already."""
     is_paused: Callable[[Table], bool] = lambda _: False
-    """Returns whether the table's changes are of no use now, whatever they say."""
+    """A function that returns whether the table's changes are of no use now, whatever they say."""
     on_undelivered: Callable[[Table, TableChangedError], None] = _raise
-    """Called for a table whose changes are of no use from here on, before anything behind them is
-    an event: the table must be paused, and all its rows compared."""
+    """A function that is called for a table whose changes are of no use from here on, before
+    anything behind them is an event: the table must be paused, and all its rows compared."""
     on_leaf: Callable[[Table, int], None] = lambda _, __: None
-    """Called with the oid of a leaf partition before changes of it come under the name of its
-    table. The leaf can be gone by now, and the log does not tell of that."""
+    """A function that is called with the oid of a leaf partition before changes of it come under
+    the name of its table. The leaf can be gone by now, and the log does not tell of that."""
 
 
 NO_CALLBACKS: Final = Callbacks()

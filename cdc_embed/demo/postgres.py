@@ -259,7 +259,7 @@ def _account() -> pwd.struct_passwd:
     """Find the account that the server runs as if we are root; make it if there is none."""
     pgserver = _package()
     deadline = time.monotonic() + 5
-    while True:  # another process may be making it right now, and then useradd fails
+    while True:  # another process can be making it right now, and then useradd fails
         try:
             pgserver.ensure_user_exists(_ACCOUNT)
             return pwd.getpwnam(_ACCOUNT)

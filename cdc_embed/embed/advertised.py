@@ -28,7 +28,7 @@ class Advertised:
     at_once: int | None = None
     """Texts of all calls at once: TEI answers 429 to a call with more."""
     cuts: bool = False
-    """It cuts longer texts without a word."""
+    """Whether it cuts longer texts without a word."""
 
     def share(self, calls: int, texts: int) -> tuple[int, int]:
         """Return how many calls at once, with how many texts each, it takes of those wanted; one
@@ -41,7 +41,7 @@ class Advertised:
 
 
 Get = Callable[[str], bytes | None]
-"""Returns the body at a path of the service; None: the service has no such page."""
+"""A function that returns the body at a path of the service; None: it has no such page."""
 
 
 def ask(get: Get, path: str, model: str) -> Advertised:

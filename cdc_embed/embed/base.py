@@ -98,12 +98,12 @@ class Call:
     need not know of it."""
 
     over: Event
-    """Nobody waits for the answer any more, so what is not sent is not to be sent."""
+    """An event: nobody waits for the answer any more, so what is not sent is not to be sent."""
     texts: Sequence[str] = ()
     """Those that are under way."""
     sent_at: float = 0.0
     held: bool = False
-    """It is not sent yet, because our own rate limit holds it back."""
+    """Whether it is not sent yet, because our own rate limit holds it back."""
 
 
 CALL: Final[ContextVar[Call | None]] = ContextVar("CALL", default=None)

@@ -26,10 +26,10 @@ class HttpRequest:
 
     url: httpx2.URL
     body: bytes | None = None
-    """It is posted; None: the page is asked for."""
+    """The body that is posted; None: the page is asked for."""
     headers: Mapping[str, str]
     seconds: float
-    """From the first byte that is sent to the last one that comes."""
+    """The seconds from the first byte that is sent to the last one that comes."""
     vectors: int = 0
     """The number of vectors that the answer holds."""
 
@@ -40,7 +40,7 @@ class Reply:
 
     status: int
     headers: Mapping[str, str]
-    """Their names in any case."""
+    """The headers; their names in any case."""
     content: bytes
 
     @property
@@ -99,7 +99,7 @@ class _HttpConnection:
         self._lock = Lock()
         self._sockets: WeakSet[socket.socket] = WeakSet()
         self._number = 0
-        """Of the request under way, so that a timer ends no other."""
+        """The number of the request under way, so that a timer ends no other."""
         self._sent = False
         """The service has heard of it: its texts can be why no answer comes."""
         self._late = False

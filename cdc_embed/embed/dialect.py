@@ -18,7 +18,8 @@ BEARER_HEADER: Final = "Authorization"
 _UNKNOWN_FIELD = {400, 422}
 """The answers of services that do not know a field."""
 _ILL_OR_UNKNOWN = 500
-"""Some answer so; but it can be an outage that is over, so it must happen twice."""
+"""The status with which some refuse a form; it can be an outage that is over, so it must come
+twice."""
 
 
 class Dialect:

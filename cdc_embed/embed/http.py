@@ -51,7 +51,7 @@ _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimat
 ASK_SECONDS: Final = 5.0
 """The time limit of a request that needs no model."""
 LEAST_WINDOW: Final = 16
-"""No model takes fewer tokens: a smaller number of them is no count."""
+"""The least window: no model takes fewer tokens, so a smaller number of them is no count."""
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -83,7 +83,7 @@ class HttpEmbedder:
         self._known = known
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._usage_is_of_tokens = True
-        """False: the service counts something else, and less than words."""
+        """Whether the service counts tokens; False: something else, and less than words."""
         self._meter = Meter()
         self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock)
         self._lock = threading.Lock()

@@ -24,13 +24,13 @@ from cdc_embed.errors import (
 )
 
 EQUAL_COSINE: Final = 0.999
-"""Two vectors of one text are at least so similar: hardware and batches change the last digits."""
+"""The least cosine of two vectors of one text: hardware and batches change the last digits."""
 
 _OTHER = "A letter from Oslo says that the invoices of the past year are due by the end of March."
 _ORDER = (PROBE, PROBE, _OTHER, PROBE, _OTHER)
-"""No other order of these texts reads the same, whether turned around, shifted or sorted."""
+"""The texts in an order that no other one equals, whether turned around, shifted or sorted."""
 _WORDS = ("town", "road", "tree", "fish", "boat", "door", "hand", "bird", "rain", "lake", "farm")
-"""One token each for nearly every tokenizer; and all have the same number of bytes."""
+"""The words that are one token each for nearly every tokenizer, all of the same number of bytes."""
 _LAST_WORD, _OTHER_LAST_WORD = "snow", "gold"
 _END: Final = 64
 """The last of so many parts of a long text is the end, which two of them differ in."""
@@ -38,7 +38,8 @@ _NOISE: Final = 1e-6
 _LOCAL_TOKENS: Final = 1024
 """A model in this process says itself how much it takes, and would need gigabytes to show it."""
 _PART_OF_A_MINUTE: Final = 4
-"""Of the tokens of a minute, and so of one call, a long text has so small a part at most."""
+"""The part of a minute's tokens, and so of one call's, that a long text has at most: one in so
+many."""
 _LENGTHS: Final = 16
 """Lengths that are tried at once to find the one at which a service cuts."""
 

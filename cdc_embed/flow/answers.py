@@ -14,7 +14,7 @@ from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.pauses import Pauses
 
 GO_ON_SECONDS: Final = 5.0
-"""For so long whatever comes behind a text waits for it."""
+"""The seconds for which whatever comes behind a text waits for it."""
 DOUBLINGS: Final = 6
 """The delay between two calls of a service that fails grows up to 6 s, because one call for all
 batches costs little, and a service that is back is soon used."""
@@ -33,13 +33,13 @@ class Answers:
         self._delay = delay
         self._lock = Lock()
         self.taken_at = -inf
-        """When it last took a text."""
+        """The time at which it last took a text, in seconds of the clock."""
         self.away_since: float | None = None
-        """When it failed first since then."""
+        """The time of its first failure since then; None if there is none."""
         self.back_at = -inf
-        """When its last outage ended."""
+        """The time at which its last outage ended."""
         self.held_since: float | None = None
-        """Since when our own rate limit holds every call back."""
+        """The time since which our own rate limit holds every call back; None: it does not."""
         self._calls: set[Call] = set()
         """The calls that are not answered."""
         self._took_seconds = 0.0

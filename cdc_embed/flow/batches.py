@@ -38,14 +38,15 @@ LARGEST_BATCH: Final = 4 << 20
 COPIES: Final = 3
 """The times that a batch's text is in memory: its changes, its chunks, the statement."""
 NEAR_THE_END: Final = 256
-"""Pending changes with which the stream still counts as near the end of the log."""
+"""The number of pending changes up to which the stream counts as near the end of the log."""
 STARVING_SECONDS: Final = 2.0
-"""After so long rows that were read have their turn, however much of the log waits."""
+"""The seconds after which rows that were read have their turn, however much of the log waits."""
 WRITE_QUEUE: Final = 2
-"""Prepared batches that can wait for the writer."""
+"""The number of prepared batches that can wait for the writer."""
 MOST_ATTEMPTS: Final = 20
-"""Of one batch in vain: then something outside changes what is stored, or keeps it from changing,
-and the table is left out for a while if the next start does not get further."""
+"""The attempts at one batch that can be in vain: then something outside changes what is stored, or
+keeps it from changing, and the table is left out for a while if the next start does not get
+further."""
 
 log = structlog.get_logger()
 
@@ -77,16 +78,17 @@ class Batches:
         self._wake = wake
         self.pending = Pending()
         self.draining = False
-        """Nothing new is dispatched any more."""
+        """Whether nothing new is dispatched any more."""
         self.reads_on = True
-        """Reading on is safe, and there is a connection; else both wait for the texts in flight."""
+        """Whether reading on is safe, and there is a connection; else both wait for the texts in
+        flight."""
         self.full = False
-        """Memory is full, and the log is not read on: nobody knows what waits there."""
+        """Whether memory is full and the log is not read on: nobody knows what waits there."""
         self._knowledge = Knowledge()
         self._in_flight: deque[InFlight] = deque()
         self._generation = 1
         self._carried = BatchFacts()
-        """From a batch that was cut shorter, for the events that went back."""
+        """The facts of a batch that was cut shorter, for the events that went back."""
         self._hot = HotRows()
         self._take = limits.first_take
         self._logs_turn = False

@@ -28,20 +28,21 @@ from cdc_embed.flow.patience import MOST_DOUBLINGS
 from cdc_embed.flow.texts import Embedded, Refusal, Run, Wanted
 
 MOST_LETTERS_IN_A_ROW: Final = 25
-"""After so many refusals without one success the log tells how to look for another cause."""
+"""The refusals without one success after which the log tells how to look for another cause."""
 STRIKES_SECONDS: Final = 60.0
-"""Over so long a text must fail."""
+"""The seconds over which a text must fail."""
 TWO_MINDS_SECONDS: Final = 600.0
-"""For so long it is remembered that one of several servers seemed to be bad."""
+"""The seconds for which it is remembered that one of several servers seemed to be bad."""
 OVERLOAD_FACTOR: Final = 60
-"""Over so many times as long a text must fail with a service that says that it has too much to do
-at once: a long text can find no room for hours, while others use the service."""
+"""The factor for these seconds with a service that says that it has too much to do at once: a long
+text can find no room for hours, while others use the service."""
 LONGEST_HOLD: Final = 60.0
 """Seconds before such a text is tried again, at the most."""
 PROOFS: Final = (1, 2, 1, 1)
-"""So many known-good texts must be taken after each failure of a text, before it is tried again."""
+"""The numbers of known-good texts that must be taken after each failure of a text, before it is
+tried again."""
 TRIES: Final = len(PROOFS) + 1
-"""So often a text must be refused, or fail."""
+"""The times that a text must be refused, or fail."""
 MOST_STRUCK: Final = 10_000
 
 REFUSED: Final = "refused"
@@ -64,7 +65,7 @@ class Blame:
         self._clock = clock
         self._strikes = Strikes(clock, strikes_seconds)
         self._contradicted_at = -inf
-        """When it last refused what it takes."""
+        """The time at which it last refused what it takes, in seconds of the clock."""
         self._letters_in_a_row = 0
         self.contradictions = 0
         """The number of times that it refused what it takes."""
@@ -239,7 +240,7 @@ class Struck(NamedTuple):
     strikes: int = 0
     """Those of them that speak of the text."""
     since: float = 0.0
-    """When the first one of these was."""
+    """The time of the first one of these, in seconds of the clock."""
     overloads: int = 0
     """Those that speak of too much to do."""
     overloaded_since: float = 0.0

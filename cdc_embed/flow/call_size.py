@@ -14,8 +14,8 @@ from typing import Final
 MOST_FAILURES: Final = 32
 FORGET_SECONDS: Final = 600.0
 FORGET_CALLS: Final = 16
-"""After so long, or so many good calls, a size that was too large is tried again, because load and
-misfortune pass; if it still is, after twice as many."""
+"""The seconds, or the good calls, after which a size that was too large is tried again, because
+load and misfortune pass; if it still is, after twice as many."""
 MOST_CALLS: Final = 4096
 
 

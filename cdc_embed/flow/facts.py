@@ -27,7 +27,7 @@ class BatchFacts:
     reads: dict[RowId, tuple[Change, Row | None]] = field(default_factory=dict)
     """Rows that were read again, with the change that they were read for."""
     vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
-    """By chunk hash."""
+    """The vectors, by chunk hash: float32 arrays (d,)."""
     refused_texts: dict[bytes, Refusal] = field(default_factory=dict)
     """Chunks that the model refuses, by hash."""
     untaken: set[bytes] = field(default_factory=set)

@@ -11,12 +11,12 @@ from cdc_embed.flow.answers import GO_ON_SECONDS, Answers
 from cdc_embed.flow.texts import Run
 
 ASK_SECONDS: Final = GO_ON_SECONDS / 2
-"""After so long without progress a known-good text tells whether the service is well."""
+"""The seconds without progress after which a known-good text tells whether the service is well."""
 OUTAGE_SECONDS: Final = 0.25
-"""The same in an outage that lasts longer than that already."""
+"""The seconds without progress that suffice in an outage that lasts longer than that already."""
 
 OthersWait = Callable[[], bool]
-"""Returns whether something else than new texts waits."""
+"""A function that returns whether something else than new texts waits."""
 
 
 class OthersBehind(Protocol):
@@ -46,9 +46,9 @@ class Waiting:
         self._settled = 0
         self._asked = False
         self.away = True
-        """The service took nothing since the wait began, or was not called."""
+        """Whether the service took nothing since the wait began, or was not called."""
         self.held = False
-        """Our own rate limit held its texts back."""
+        """Whether our own rate limit held its texts back."""
 
     def look(self, now: float, answers: Answers) -> Decision:
         """Return the next step."""

@@ -8,7 +8,7 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.plan import Plan
 
 LEFT_OUT_SECONDS: Final = 2.0
-"""For how long a hot row's newer version may keep its older ones from being embedded."""
+"""The seconds for which a hot row's newer version keeps its older ones from being embedded."""
 
 
 @dataclass(slots=True)

@@ -26,7 +26,7 @@ class InFlight:
     """The slice that it is made of; None for a range of the log."""
     preparing: Future[Prepared] | None = None
     outdated: bool = False
-    """It is being prepared upon a batch that was not written as planned."""
+    """Whether it is being prepared upon a batch that was not written as planned."""
     prepared: Prepared | None = None
     writing: Future[Written] | None = None
     attempts: int = 0

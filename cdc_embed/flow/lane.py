@@ -24,7 +24,7 @@ from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.lsn import LSN, ZERO
 
 ANY_NUMBER: Final = 1 << 60
-"""The rows that a TRUNCATE takes away, as far as the log tells."""
+"""A number above every number of rows: the log does not tell how many a TRUNCATE takes away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,18 +33,18 @@ class Slice:
 
     table: Table
     rows: Mapping[Key, Row | None]
-    """None: the source has no such row."""
+    """The rows by key; None: the source has no such row."""
     snapshot: Snapshot
     repair: bool
-    """Make what is stored equal to them."""
+    """Whether what is stored is made equal to them."""
     sample: bool = False
-    """Embed them afresh too, and compare the vectors."""
+    """Whether they are embedded afresh, too, and the vectors compared."""
     retry: bool = False
-    """With ``repair``: try dead letters once more."""
+    """Whether dead letters are tried once more, with ``repair``."""
     embedded: BatchFacts | None = None
     """The results for the texts of deferred rows: such a slice compares nothing."""
     deferrals: int = 0
-    """With ``embedded``: the number of slices that had deferred rows before it was read."""
+    """The number of slices that had deferred rows before it was read, for ``embedded``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Examined:
     """Rows that would have made the batch too large, or that wait for the embedder: to be handed
     over again as they are."""
     away: bool = False
-    """The embedder takes nothing."""
+    """Whether the embedder takes nothing."""
 
 
 @dataclass(slots=True)
@@ -82,16 +82,17 @@ class Lane:
         self._trusted: list[Table] = []
         self._distrusted: list[tuple[Table, Future[None]]] = []
         self.deferred = Event()
-        """A batch is committed of which a text waits for the embedder."""
+        """An event: a batch is committed of which a text waits for the embedder."""
         self.deferrals = 0
         """Slices that deferred rows: an older read of these rows does not count any more, because
         no transaction tells it from a newer one. The loop's."""
         self.durable: LSN = ZERO
-        """As far as the target reflects the log; the loop's."""
+        """The position up to which the target reflects the log; the loop's."""
         self.awaited: LSN = ZERO
-        """As far as the target must reflect the log, for the thread that reconciles to go on."""
+        """The position up to which the target must reflect the log before the thread that
+        reconciles goes on."""
         self.wake: Callable[[], None] = lambda: None
-        """Tells the loop that a slice waits; the loop's."""
+        """A function that tells the loop that a slice waits; the loop's."""
 
     # -- for the thread that reconciles --------------------------------------------------------
 

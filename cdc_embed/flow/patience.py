@@ -54,9 +54,9 @@ class Trouble:
 
     problem: str
     since: float
-    """Monotonic seconds."""
+    """The time at which it began, in monotonic seconds."""
     lasts: bool = False
-    """No short while mends it, so nobody waits to tell of it."""
+    """Whether no short while mends it: it is told at once."""
 
 
 @dataclass(slots=True, eq=False)

@@ -21,7 +21,8 @@ AT_ONCE_SECONDS: Final = 5.0
 """A service that asks for time so soon after the pause that it asked for contradicts itself."""
 DOUBT_SECONDS: Final = 600.0
 PROOF_SECONDS: Final = 15.0
-"""After so long without a text taken it is an outage all the same: some ten calls have failed."""
+"""The seconds without a text taken after which it is an outage all the same: some ten calls
+failed."""
 MOST_ASKING: Final = 10_000
 
 
@@ -32,7 +33,7 @@ class Pauses:
         self.until = -inf
         """The end of the last pause of all calls."""
         self.unproven = False
-        """Nothing was taken since it ended."""
+        """Whether nothing was taken since it ended."""
         self._doubted_until = -inf
         self._asking: OrderedDict[int, None] = OrderedDict()
         """The texts, by their hash, of calls that were asked for time, and were not taken since."""

@@ -1,7 +1,7 @@
 """The way from a range of changes to a plan with vectors: look up, decide, read again, embed.
 
 Runs in the worker thread, one batch at a time, on facts that the loop hands over. It changes
-nothing in the target. It may use fewer events than it was given, so that embedding them takes
+nothing in the target. It can use fewer events than it was given, so that embedding them takes
 about as long as a batch should. A batch can be prepared again: what was found out at a cost stays
 in its ``BatchFacts``, and is not paid for twice.
 """
@@ -30,7 +30,8 @@ from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.texts import Embedded
 
 ReadRows = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
-"""Reads the first of some rows, one at least: as many as should be in memory together."""
+"""A function that reads the first of some rows, one at least: as many as should be in memory
+together."""
 MOST_CHARACTERS: Final = 4 << 20
 """Characters that are read again together, of all tables."""
 ChunkId = tuple[Table, bytes]
@@ -59,7 +60,7 @@ class Range:
     """Rows that must not be left out: a pending change carries their text on, or they have been
     left out for long enough."""
     whole: bool = False
-    """All of its events are used: what comes after them is on its way already."""
+    """Whether all of its events are used, because what comes after them is on its way already."""
     others_wait: OthersBehind = nothing_behind
     """Whether something else than new rows waits behind it."""
 

@@ -7,7 +7,7 @@ from cdc_embed.change.event import Change, Event
 from cdc_embed.lsn import LSN
 
 STEP_SECONDS: Final = 0.25
-"""Events that are received within this time share one mark."""
+"""The seconds within which received events share one mark."""
 
 
 class Receipts:

@@ -82,9 +82,9 @@ class Oldest:
     """The oldest commit that is not reflected in the target."""
 
     committed_at: float
-    """Unix time, by the source's clock."""
+    """The Unix time of the commit, by the source's clock."""
     received_at: float
-    """Monotonic seconds, by ours."""
+    """The time of receipt in monotonic seconds, by our clock."""
 
 
 class Telemetry:

@@ -19,7 +19,7 @@ from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.call_size import CallSize
 
 Refusal = tuple[str, str]
-"""(reason, error) of a dead letter."""
+"""The (reason, error) of a dead letter."""
 KEPT_BYTES: Final = 16 << 20
 
 
@@ -40,7 +40,7 @@ class Embedded:
     untaken: dict[bytes, str] = field(default_factory=dict)
     """Chunks that the embedder did not take, with its words."""
     away: bool = False
-    """It took nothing at all meanwhile: the texts are not to blame."""
+    """Whether it took nothing at all meanwhile: then the texts are not to blame."""
 
 
 class Run:

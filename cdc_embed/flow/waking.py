@@ -8,7 +8,7 @@ from typing import Any, Final
 from cdc_embed.postgres.connect import readable
 
 MOST_WAKES: Final = 4096
-"""Taken in at once."""
+"""The number of wakes that are taken in at once."""
 
 
 class Waker:

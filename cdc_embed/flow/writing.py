@@ -39,7 +39,7 @@ class OutdatedPlanError(Exception):
     ) -> None:
         super().__init__("the target is not as the plan took it to be")
         self.letters = dict(letters or {})
-        """Of the rows that the database refuses."""
+        """The letters of the rows that the database refuses."""
         self.embedding_table = embedding_table
         """The table that is not as the plan took it to be, if it is known."""
 
@@ -49,7 +49,7 @@ class Written:
     """A committed transaction: when, and how long it took."""
 
     committed_at: float
-    """Unix time."""
+    """The Unix time of the commit."""
     seconds: float
 
 

@@ -27,9 +27,9 @@ class TableCounter:
     source: RowReader
     target: StoredDocuments
     make_room: Callable[[], None]
-    """Closes the session in which rows are read, so that one is open at a time."""
+    """A function that closes the session in which rows are read, so that one is open at a time."""
     pause: Callable[[float], None]
-    """Waits; raises when the term ends first."""
+    """A function that waits, and raises when the term ends first."""
 
     def rows(self, table: Table) -> int:
         """Return the number of rows in the source, whatever their key.

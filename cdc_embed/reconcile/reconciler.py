@@ -209,7 +209,7 @@ class Reconciler:
             after = began[2:] if began[:2] == place else None
             scans = self._slices.scan(table, after or None, leaf)
             self._pass(table, comparison, ((scan, (*place, *(key or ()))) for scan, key in scans))
-            # the slices may have seen what the log has not brought yet
+            # the slices can have seen what the log has not brought yet
             self._slices.wait_until_durable()
             self._save(comparison)
             self._work.leaves.compared(table.full_name, comparison.run, leaf, token)
@@ -224,7 +224,7 @@ class Reconciler:
             self._save(comparison, looks_for_orphans=True)
             self._slices.wait_until_durable()  # the log can still bring rows of a leaf that went
         self._pass(table, comparison, self._slices.orphans(table, comparison.cursor))
-        # the slices may have seen what the log has not brought yet
+        # the slices can have seen what the log has not brought yet
         self._slices.wait_until_durable()
         self._save(comparison)  # or a document that was missed would lose its former vectors
         for _ in self._work.stored.delete_other_spaces(table, scope.space, self._epoch):

@@ -28,8 +28,8 @@ class Size:
     tokens: int | None
     """The tokens of its texts; None with an embedder that is not paid."""
     shape: Shape | None
-    """It changes when the table was rewritten or altered, or was not delivered; None while it is
-    not."""
+    """The token that changes when the table was rewritten or altered, or was not delivered; None
+    while it is not."""
 
     def tokens_after(self, done: int) -> int | None:
         """Return the tokens of the rows that follow so many."""

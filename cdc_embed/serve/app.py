@@ -38,9 +38,9 @@ class Endpoints:
 
     registry: CollectorRegistry
     problem_alive: Callable[[], str | None]
-    """Gives the reason to restart the process; None while it is alive."""
+    """A function that gives the reason to restart the process; None while it is alive."""
     problem_ready: Callable[[], str | None]
-    """Gives the reason why it does no useful work now; None while it does."""
+    """A function that gives the reason why it does no useful work now; None while it does."""
     status: Callable[[], Mapping[str, Any]]
 
 

@@ -18,7 +18,8 @@ from cdc_embed.target.position import read_checkpoint
 from cdc_embed.target.registry import count_documents
 
 COUNT_SHARE: Final = 50
-"""Counting the documents of a large table takes at most one part in so many of the time."""
+"""The part of the time, one in so many, that the count of a large table's documents takes at
+most."""
 MOST_TOGETHER: Final = 50
 """Small tables that one statement counts: each is locked meanwhile, as by any query."""
 
@@ -40,7 +41,7 @@ class TableFacts:
     problem: str | None = None
     """The reason why its changes are not delivered; None if they are."""
     index: IndexFacts
-    """Its search index."""
+    """The search index."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,7 +24,7 @@ class Live:
     positions: Positions
     oldest_pending_age_seconds: float = 0.0
     waiting: dict[str, str] = field(default_factory=dict)
-    """Stage to problem: the things that the service waits for now."""
+    """The problems that the service waits out now, by stage."""
     index_problems: Mapping[str, str] = field(default_factory=dict)
     """The errors that kept a table's index from being made, by the table's name."""
     spending: "Spending | None" = None
@@ -41,7 +41,7 @@ class Spending:
     sizes: Mapping[str, Size]
     """The tables that were measured, by name."""
     cost: Callable[[int | None], float | None]
-    """Gives the price of tokens; None: it is not known."""
+    """A function that gives the price of tokens; None: it is not known."""
 
 
 def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from cdc_embed.errors import FencedError, SlotBusyError, TargetUnavailableError
 from cdc_embed.lsn import LSN
 
 MOST_FAILURES: Final = 3
-"""Connections that may end at one position, before that counts as unready."""
+"""The connections that can end at one position before that counts as unready."""
 LONGEST_SECONDS: Final = 30.0
-"""Seconds for which they may, if there were fewer."""
+"""The seconds after which it counts so, if there were fewer."""
 LASTING_SECONDS: Final = 10.0
-"""A connection that reached the end of the log and lasted so long is a good one, though idle."""
+"""The seconds that a good connection lasts, though idle, once it has reached the end of the log."""
 
 
 @dataclass(frozen=True, slots=True)

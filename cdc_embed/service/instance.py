@@ -53,7 +53,8 @@ log = structlog.get_logger()
 
 
 Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Readers]
-"""Makes what reads rows in one term; the second argument is called with an error that ends it."""
+"""A function that makes what reads rows in one term; the second argument is called with an error
+that ends it."""
 
 
 class Instance:
@@ -84,7 +85,7 @@ class Instance:
         """The factor for the silence limit of a server that did not answer."""
         self._failure: CdcEmbedError | None = None
         self.restarts = False
-        """Another instance is to take this one's place once it has stopped."""
+        """Whether another instance is to take this one's place once it has stopped."""
         self.holder = ""
         """The session that has the slot while this instance waits."""
         self.lost = ""
@@ -229,7 +230,7 @@ class Instance:
             self._began = time.monotonic(), slot.wal_end
             self._follow(Connected(stream, checkpoint, confirmed, times))
         finally:
-            if stream.unanswered:  # it may decode changes of other tables: wait longer next time
+            if stream.unanswered:  # it can decode changes of other tables: wait longer next time
                 self._unanswered = 1 if stream.frames else 2 * self._unanswered
             stream.close()
 

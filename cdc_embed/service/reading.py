@@ -1,6 +1,6 @@
 """Rows of the source, read again while the service runs: by key, for the loop.
 
-A table whose changes are not delivered is not read, because its name may be another table's now.
+A table whose changes are not delivered is not read, because its name can be another table's now.
 The watcher has it compared when its changes are delivered again.
 """
 

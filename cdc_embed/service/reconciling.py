@@ -77,7 +77,7 @@ class Reconciling:
         self.sizes: Mapping[str, Size] = {}
         """The tables that were measured, by name; replaced whole."""
         self.has_work = True
-        """There may be something to compare or to answer; the watch finds out."""
+        """Whether there can be something to compare or to answer; the watch finds out."""
 
     def close(self) -> None:
         """Leave an index that is being made to the server."""

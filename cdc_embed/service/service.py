@@ -32,9 +32,9 @@ from cdc_embed.service.phase import Phase
 from cdc_embed.service.watch import Watch
 
 REBUILD_SECONDS: Final = 60.0
-"""A new slot that lasted less long was of no use, and another one would not be either."""
+"""The seconds that a new slot must last; one that lasted less was of no use, nor is another one."""
 LISTENERS_POLL_SECONDS: Final = 0.1
-"""Between two looks at whether a stop is to be at once."""
+"""The seconds between two looks at whether a stop is to be at once."""
 
 log = structlog.get_logger()
 
@@ -52,11 +52,11 @@ class Started:
     watch: Watch
     drain_timeout: float
     close: Callable[[], None]
-    """Closes the instance and its watcher; harmless when repeated."""
+    """A function that closes the instance and its watcher; harmless when repeated."""
 
 
 Start = Callable[[HistoryGapError | None, threading.Event], Started]
-"""Starts an instance; with a gap in the history it makes a new slot first.
+"""A function that starts an instance; with a gap in the history it makes a new slot first.
 
 Raises the error of a failed precondition, and ``StartStoppedError`` when the event is set.
 """

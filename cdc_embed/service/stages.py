@@ -40,7 +40,8 @@ class Source:
     callbacks: Callbacks
     """Functions that are called for changes that become no event."""
     expect_own: Callable[[], None]
-    """Raises when the recorded position is that of another source's slot of this name."""
+    """A function that raises when the recorded position is that of another source's slot of this
+    name."""
     find_wide: FindWide
     least_silence: float
     """The shortest time without an answer after which a server is given up, in seconds."""
@@ -74,9 +75,10 @@ class Stages:
     runner: EmbeddingRunner
     patience: Patience
     limits: Callable[[float], Limits]
-    """Gives the limits for a server's ``wal_sender_timeout``."""
+    """A function that gives the limits for a server's ``wal_sender_timeout``."""
     recheck: Callable[[], None]
-    """Raises if ``setup`` changed meanwhile, so that the tables of vectors do not fit any more."""
+    """A function that raises if ``setup`` changed meanwhile, so that the tables of vectors do not
+    fit any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,10 @@ class Stop:
         self._deadline = math.inf
         self._now = Event()
         self.requested = Event()
-        """Set when the service must end."""
+        """An event that is set when the service must end."""
         self.abandon = Event()
-        """Set while nothing may wait any longer: retries end, and so do reads that are repeated."""
+        """An event that is set while nothing may wait any longer: retries end, and so do repeated
+        reads."""
 
     def request(self) -> None:
         """Let batches in flight be committed, for as long as the drain timeout."""

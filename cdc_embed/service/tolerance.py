@@ -17,15 +17,16 @@ class Intervals:
     """The intervals of one service, in seconds."""
 
     catalogue: float = 6.0
-    """Between two looks at the catalogue: a table that leaves the publication is named as soon."""
+    """Seconds between two looks at the catalogue: a table that leaves the publication is named as
+    soon."""
     requests: float = 1.5
-    """Between two looks for requests of the command line, in the database."""
+    """Seconds between two looks for requests of the command line, in the database."""
     rounds: float = 0.5
-    """Between two looks at whether rows are to be read; they ask nobody."""
+    """Seconds between two looks at whether rows are to be read; they ask nobody."""
     trouble: float = 2.0
-    """Before rows are read again, after a database did not answer."""
+    """Seconds before rows are read again, after a database did not answer."""
     standby: float = 1.0
-    """Between two looks at whether the slot is free."""
+    """Seconds between two looks at whether the slot is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

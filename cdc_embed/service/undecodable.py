@@ -15,7 +15,8 @@ TOO_LARGE: Final = (
 """PostgreSQL's words for a row whose text form is larger than 1 GB."""
 
 FindWide = Callable[[], Mapping[str, Sequence[str]]]
-"""Finds the columns of followed tables that the log carries and we do not need, by table."""
+"""A function that finds the columns of followed tables that the log carries and we do not need, by
+table."""
 
 
 def way_out(problem: str, slot: str, find_wide: FindWide) -> str:

@@ -66,7 +66,8 @@ class WatchedParts:
     refusing: Refusing
     intervals: Intervals
     trial: Callable[[], None] | None = None
-    """Tries the embedder out, which was away at the start; returns once it is back."""
+    """A function that tries the embedder out, which was away at the start; returns once it is
+    back."""
 
 
 class Watch:
@@ -177,7 +178,7 @@ class Watch:
         before = self._telemetry.deferrals
         stored = stored_tables(databases.target, databases.config.target.schema, names)
         self._pause_unlogged(stored)
-        if self._instance.leading:  # a standby of another version may see other shapes
+        if self._instance.leading:  # a standby of another version can see other shapes
             self._shapes.check(observed, stored)
         self.facts = gather(databases, self._count, observed, stored, self._undelivered.problems)
         self._telemetry.note_deferred((each.deferred_since for each in stored.values()), before)

@@ -110,9 +110,9 @@ class VectorTables:
     """The registry and the columns of all tables of vectors, whatever their number: read once."""
 
     registered: Mapping[str, Registered]
-    """By the source table's name."""
+    """The registry's rows, by the source table's name."""
     vectors: Mapping[str, VectorTable]
-    """By the name of the table of vectors."""
+    """The columns, by the name of the table of vectors."""
 
 
 def read_stored(databases: Connections) -> VectorTables:

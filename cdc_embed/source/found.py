@@ -26,7 +26,7 @@ class FoundColumn:
     name: str
     number: int
     type: str
-    """Without a length."""
+    """The name of the type, without a length."""
     type_oid: int
     own_type: bool
     """The type can be missing in another database, or have no order there."""
@@ -64,7 +64,7 @@ class FoundTable:
     version: str
     """The versions of its catalogue rows; they change with its name, its identity, its key."""
     row_security: bool
-    """Not everyone who may read it sees every row."""
+    """Whether not everyone who may read it sees every row."""
     filtered: bool
     """This session's role would see some rows only."""
     closed: tuple[str, ...]

@@ -74,7 +74,8 @@ class Sight:
 
     publication: Publication | None
     leaves: Mapping[int, Sequence[Leaf]]
-    """By the oid of the table: of those asked for, and of those in a publication of ours."""
+    """The leaves by the oid of the table, of those asked for and of those in a publication of
+    ours."""
     generated: bool
     """This server can publish stored generated columns."""
 

@@ -47,7 +47,7 @@ class TableState:
     source: SourceTable | None
     """None: it cannot be followed, for the reasons that the findings give."""
     findings: list[Finding]
-    """At least one; a good one if there is no problem."""
+    """The findings, at least one: a good one if there is no problem."""
     leaves: Sequence[Leaf] = ()
     own_shape: str = ""
     """A token that changes with events that the log need not contain; see ``FoundTable``."""

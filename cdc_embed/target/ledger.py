@@ -42,7 +42,7 @@ class Comparison:
     estimate: int | None = None
     """The estimated number of rows of the table."""
     run: int = 0
-    """Another number each time that it begins anew."""
+    """A number that is another one each time that it begins anew."""
     shape: Shape | None = None
     """The shape of a table whose first comparison is recorded."""
 

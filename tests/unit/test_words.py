@@ -29,6 +29,11 @@ NO_VERB = re.compile(
     r"(Whether|The|A|An|This|These|Those|Its|One|Some|All|Any|Every|Everything|Nothing|None)\b"
 )
 
+NO_NOUN = re.compile(
+    r"(Of|By|For|Over|So|As|At|In|To|With|Without|From|Since|When|Until|Before|After|Between|Set|"
+    r"Called|Taken|Returns|Raises|Gives|Makes|Tells|Reads|Finds|Tries|Closes)\b"
+)
+
 NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "payload"}
 """Words for vague or foreign things. ``payload`` is for raw bytes only."""
 
@@ -151,6 +156,16 @@ def functions_without_a_verb(texts: Texts) -> list[str]:
     ]
 
 
+def values_without_a_noun(texts: Texts) -> list[str]:
+    """Find values of which one learns only how much, when or where, not of what."""
+    return [
+        f"{path}:{line}: {doc[:60]}"
+        for path, text in texts.items()
+        for owner, doc, line in docstrings(text)
+        if isinstance(owner, ast.Assign | ast.AnnAssign) and NO_NOUN.match(doc)
+    ]
+
+
 def vague_names(texts: Texts) -> list[str]:
     return [
         f"{path}:{line}: {name}"
@@ -262,7 +277,14 @@ def patched_clocks(texts: Texts) -> list[str]:
 
 @pytest.mark.parametrize(
     "rule",
-    [questions, functions_without_a_verb, vague_names, former_names, figures_of_speech],
+    [
+        questions,
+        functions_without_a_verb,
+        values_without_a_noun,
+        vague_names,
+        former_names,
+        figures_of_speech,
+    ],
 )
 def test_the_code_says_it_in_plain_words(rule: Rule) -> None:
     assert len(TEXTS) > 40
@@ -313,6 +335,8 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (functions_without_a_verb, 'def f():\n    """Whether it is there."""'),
         (functions_without_a_verb, 'async def f():\n    """The rows."""'),
         (functions_without_a_verb, 'class X:\n    def f(self):\n        """A new connection."""'),
+        (values_without_a_noun, 'X = 5.0\n"""After so long it is given up."""'),
+        (values_without_a_noun, 'class X:\n    x: Read\n    """Returns the rows."""'),
         (vague_names, "def handle(): ..."),
         (vague_names, "class TableManager: ..."),
         (vague_names, "for item in rows: ..."),
@@ -351,6 +375,8 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
             'class X:\n    @property\n    def f(self):\n        """A row."""',
         ),
         (functions_without_a_verb, 'X = 1\n"""Whether it is on."""'),
+        (values_without_a_noun, 'X = 5.0\n"""The seconds after which it is given up."""'),
+        (values_without_a_noun, 'def f():\n    """Of no value."""'),
         (vague_names, "for name, value in rows.items(): ..."),
         (vague_names, "class Frame:\n    payload: bytes"),
         (vague_names, "def asynchronous(handled): ..."),
