@@ -39,6 +39,8 @@ class Day:
     settings: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     """The reason of the bad text's letter; "": there is no bad text, and no letter."""
+    bad: int = 1
+    """The number of bad texts, if there is a reason."""
     within: float
     """Seconds after which everything is done."""
     calls: int | None = None
@@ -242,7 +244,11 @@ DAYS: Final[dict[str, Day]] = {
     ),
     "one text always asks for a minute": Day(
         fault=lambda: one_text(asking), reason="server_error", within=400.0,
-        served=20.0,
+        served=70.0,
+    ),
+    "a hundred texts always fail": Day(
+        fault=lambda: one_text(lambda s: s.dialect.ill), reason="server_error", bad=100,
+        within=400.0, served=40.0, proofs=1.5,
     ),
     "no room for one text for five minutes": Day(
         fault=no_room, within=400.0, proofs=1.5,

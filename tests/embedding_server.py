@@ -44,6 +44,7 @@ class Faults:
     """Requests to answer with ``status`` and, when given, a Retry-After of ``retry_after`` s."""
     status: int = 500
     retry_after: float | None = None
+    """Also of the answers to the texts at which it breaks."""
     drop_connection: int = 0
     """Requests to end without an answer."""
     reset_connection: int = 0
@@ -198,17 +199,17 @@ class Handler(BaseHTTPRequestHandler):
         """Answer; return whether each text got a vector."""
         state = self.server.state
         texts = _texts(body)
+        wait = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
         if faults.drop_connection:
             self.close_connection = True
         elif faults.reset_connection:
             self._reset()
         elif faults.fail_next:
-            wait = {} if faults.retry_after is None else {"Retry-After": f"{faults.retry_after:g}"}
             self._answer(faults.status, _error("told to fail"), wait)
         elif _contains(texts, faults.refuse):
             self._answer(400, _error("a text is refused"))
         elif _contains(texts, faults.break_at):
-            self._answer(500, _error("unsupported value: NaN"))
+            self._answer(500, _error("unsupported value: NaN"), wait)
         elif _contains(texts, faults.drop_at):
             self.close_connection = True
         elif _contains(texts, faults.forbid):

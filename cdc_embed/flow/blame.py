@@ -83,6 +83,14 @@ class Blame:
             self._strikes.begin_anew()
             raise
 
+    def apart(self, head: Sequence[Wanted]) -> Sequence[Wanted]:
+        """Return the first of some texts that go together: one at which the service has failed goes
+        alone, because it would spoil the call of the others."""
+        for place, each in enumerate(head):
+            if self._strikes.failures(each.digest):
+                return head[: max(1, place)]
+        return head
+
     def held_back(self, digests: Iterable[bytes]) -> dict[bytes, str]:
         """Return the texts with which the service wants to be called later, and its words."""
         return self._strikes.held_back(digests)
@@ -196,6 +204,7 @@ class Blame:
     ) -> None:
         """Blame one text, or go on without it, if the service is well."""
         digest, text = head[0].digest, head[0].text
+        again = self._strikes.failures(digest) > 0
         if not self.is_well(PROOFS[self._strikes.failures(digest) % len(PROOFS)]):
             self._strikes.begin_anew()
             if failure.reason in (TIMEOUT, SERVER_ERROR):
@@ -204,7 +213,7 @@ class Blame:
         self._size.blamed(text)
         if self._strikes.out(digest, failure):
             raise RefusedCallError(1, failure, failure.reason or SERVER_ERROR) from failure
-        if run.fails_again(head):
+        if run.fails_again(head) or again:
             self._strikes.hold_back(digest, failure)
             raise FailsAloneError(str(failure)) from failure
 
@@ -294,8 +303,9 @@ class Strikes:
         return {digest: problem for digest, (at, problem) in found.items() if now < at}
 
     def begin_anew(self) -> None:
-        """Forget every failure: an outage says nothing of texts."""
-        self._struck.clear()
+        """Forget all strikes, because an outage says nothing of texts; they go alone as before."""
+        for digest, struck in list(self._struck.items()):
+            self._struck[digest] = Struck(struck.failures)
 
     def forget(self, digests: Iterable[bytes]) -> None:
         """Forget texts that were embedded."""

@@ -265,7 +265,7 @@ class EmbeddingRunner:
 
     def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
         """Try the first of some texts once, or more often if that tells who is to blame."""
-        head = wanted[: self._size.head([each.text for each in wanted])]
+        head = self._blame.apart(wanted[: self._size.head([each.text for each in wanted])])
         texts = [each.text for each in head]
         try:
             self._calls.expect_time(run.place())

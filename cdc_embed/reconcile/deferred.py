@@ -26,9 +26,9 @@ from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import DeferredRows
 
 PAGE_ROWS: Final = 256
-FEWEST: Final = 4
 MOST: Final = 128
-"""Rows that are embedded together: few at first, and again after a text that was not taken."""
+"""Rows that are embedded together: one at first, and again after a text that was not taken, because
+another one is often not taken either, and it costs least alone; then twice as many each time."""
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 30.0
 """Seconds before a row is tried again."""
@@ -60,7 +60,7 @@ class DeferredReader:
         self._embedding = embedding
         self._clock = clock
         self._lane = work.term.lane
-        self._most = FEWEST
+        self._most = 1
         self._delayed: dict[RowId, tuple[int, float]] = {}
         """Rows whose texts were not taken: how often, and when they are tried again."""
         self._due = 0.0
@@ -114,7 +114,7 @@ class DeferredReader:
                 untaken, why = self._settle(table, scan)
                 self._delay(table, untaken)
                 left, problem = left + len(untaken), why or problem
-                self._most = FEWEST if untaken else min(MOST, 2 * self._most)
+                self._most = 1 if untaken else min(MOST, 2 * self._most)
         return left, problem
 
     def _settle(self, table: Table, scan: Scan) -> tuple[set[Key], str]:

@@ -56,6 +56,13 @@ DAYS: Final[dict[str, dict[str, Any]]] = {
     "zeros": {"zeros": EVERY},
     "no numbers": {"nan": EVERY},
     "asks for time": {"fail_next": 1, "status": 503, "retry_after": 20.0},
+    "one text asks for time": {"retry_after": 5.0},
+    "one of two asks for time": {
+        "turns": True,
+        "fail_next": ALWAYS,
+        "status": 503,
+        "retry_after": 5.0,
+    },
     "one of two refuses": {"turns": True, "fail_next": ALWAYS, "status": 400},
     "one of two fails": {"turns": True, "fail_next": ALWAYS, "status": 500},
     "one of two gives zeros": {"turns": True, "zeros": EVERY},

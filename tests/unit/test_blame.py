@@ -159,6 +159,29 @@ def test_one_failure_between_good_calls_halves_nothing(reason: str) -> None:
 
 # -- one text ---------------------------------------------------------------------------------
 
+
+def test_a_text_that_failed_goes_alone_and_is_tried_once() -> None:
+    """It would spoil the call of others; after an outage, too, which forgets its strikes."""
+    ill: list[str] = []
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if ill or "bad" in texts:
+            raise too_much()
+        return good(texts)
+
+    clock, fake = SteppingClock(), Fake(answer)
+    with running(fake, clock=clock) as runner:
+        runner.embed(hashed("bad", "first"))
+        ill.append("all")
+        assert runner.embed(hashed("another"), others_wait=lambda: True).untaken
+        ill.clear()
+        for number in range(3):
+            before = len(fake.calls)
+            texts = hashed("a", "bad", f"more {number}", f"other {number}")
+            assert len(runner.embed(texts).vectors) == 3
+            assert [call for call in fake.calls[before:] if "bad" in call] == [["bad"]]
+
+
 ALONE = {
     "429": raising(away),
     "a page": raising(lambda: UnusableAnswerError(problem="no list of embeddings")),

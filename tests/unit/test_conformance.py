@@ -133,8 +133,11 @@ def wait_unlocked(clock: Clock, changed: Condition, seconds: float) -> None:
 
 def some_texts(day: Day) -> list[str]:
     good = [f"text number {n} of a table, of some length" for n in range(day.texts)]
-    if day.reason:
-        good.insert(day.texts // 3, f"{BAD} that is about as long as others")
+    for bad in range(day.bad if day.reason else 0):
+        number = f" {bad}" if bad else ""
+        good.insert(
+            (day.texts // 3 + bad * 7) % len(good), f"{BAD} that is about as long as others{number}"
+        )
     return good
 
 
@@ -221,12 +224,12 @@ class Stream:
         reader.result(1.0)
 
     def _read_deferred(self) -> None:
-        most = 4
+        most = 1
         while not self._over:
             now = self._clock.now
             due = [text for text, (_, at) in list(self._deferred.items()) if at <= now][:most]
             untaken = self._embed(due, None) if due else []
-            most = 4 if untaken else min(128, 2 * most)
+            most = 1 if untaken else min(128, 2 * most)
             for text in due:
                 tries, _ = self._deferred.pop(text)
                 if text in untaken:

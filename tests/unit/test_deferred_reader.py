@@ -1,4 +1,4 @@
-"""The reader of deferred rows: when it looks for some."""
+"""The reader of deferred rows: when it looks for some, and how many go together."""
 
 from collections.abc import Sequence
 from threading import Event
@@ -41,3 +41,30 @@ def test_a_deferred_row_that_is_gone_is_looked_for_no_more() -> None:
     now[0] = 200.0
     assert not reader.has_work
     assert not reader.problem
+
+
+class Recording(DeferredReader):
+    """Its embedder does not take the text of one row."""
+
+    sizes: list[int]
+
+    def _settle(self, _table: Table, scan: Any) -> tuple[set[Key], str]:
+        self.sizes.append(len(scan.rows))
+        return {key for key in scan.rows if key == ("10",)}, "500"
+
+
+def test_a_row_that_is_not_taken_is_followed_by_one_alone() -> None:
+    """Its neighbours are often not taken either, and are found out soonest alone."""
+    read = lambda _table, part: [SimpleNamespace(rows=dict.fromkeys(part))]  # noqa: E731
+    work = SimpleNamespace(
+        term=SimpleNamespace(ended=Event(), lane=None), slices=SimpleNamespace(read_deferred=read)
+    )
+    reader = Recording(
+        work=cast(Any, work),
+        embedding=cast(Any, None),
+        surroundings=cast(Any, None),
+        on_failure=cast(Any, None),
+    )
+    reader.sizes = []
+    left, _ = reader._try(cast(Table, "t"), [(str(number),) for number in range(22)])
+    assert (left, reader.sizes) == (1, [1, 2, 4, 8, 1, 2, 4])

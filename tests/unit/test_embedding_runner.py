@@ -687,9 +687,10 @@ def test_a_fatal_answer_to_the_known_good_text_is_raised() -> None:
         answered.wait()
         return good(texts)
 
-    with running(Fake(answer), clock=Clock()) as runner:
+    clock = Clock()
+    with running(Fake(answer), clock=clock) as runner:
         with pytest.raises(EmbedderError, match="another model"):
-            runner.embed(hashed("hangs"), others_wait=lambda: False)
+            runner.embed(hashed("hangs"), others_wait=lambda: clock.now > 200.0)
         answered.set()
 
 
