@@ -689,9 +689,11 @@ def test_a_fatal_answer_to_the_known_good_text_is_raised() -> None:
 
     clock = Clock()
     with running(Fake(answer), clock=clock) as runner:
-        with pytest.raises(EmbedderError, match="another model"):
-            runner.embed(hashed("hangs"), others_wait=lambda: clock.now > 200.0)
-        answered.set()
+        try:
+            with pytest.raises(EmbedderError, match="another model"):
+                runner.embed(hashed("hangs"), others_wait=lambda: clock.now > 200.0)
+        finally:
+            answered.set()
 
 
 def test_a_known_good_text_that_is_needless_uses_up_no_call() -> None:
