@@ -56,15 +56,9 @@ class Recording(DeferredReader):
 def test_a_row_that_is_not_taken_is_followed_by_one_alone() -> None:
     """Its neighbours are often not taken either, and are found out soonest alone."""
     read = lambda _table, part: [SimpleNamespace(rows=dict.fromkeys(part))]  # noqa: E731
-    work = SimpleNamespace(
-        term=SimpleNamespace(ended=Event(), lane=None), slices=SimpleNamespace(read_deferred=read)
-    )
-    reader = Recording(
-        work=cast(Any, work),
-        embedding=cast(Any, None),
-        surroundings=cast(Any, None),
-        on_failure=cast(Any, None),
-    )
+    term = SimpleNamespace(ended=Event(), lane=None)
+    work = SimpleNamespace(term=term, slices=SimpleNamespace(read_deferred=read))
+    reader = Recording(work=cast(Any, work), embedding=cast(Any, None))
     reader.sizes = []
     left, _ = reader._try(cast(Table, "t"), [(str(number),) for number in range(22)])
     assert (left, reader.sizes) == (1, [1, 2, 4, 8, 1, 2, 4])
