@@ -44,6 +44,8 @@ GUARDED = {
     ("TEI", "slow"),
 }
 """Cases that found a fault, which mutations put back."""
+BACK = 2
+"""The known-good texts that show that a service is back, and the same as before."""
 LATER_SECONDS = 5.0
 """After so long the texts are tried again that a batch was not to wait for."""
 PLAIN = {"kind": "http", "url": "http://service/v1/embeddings", "model": "m", "concurrency": 1}
@@ -176,7 +178,7 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
     needed = ceil(len(texts) / min(here.most, day.takes))
     spoilt = service.injected + service.refused_base64
     known_good = sum(call.texts == [PROBE] for call in service.calls)
-    assert known_good <= day.proofs * service.injected
+    assert known_good <= day.proofs * service.injected + BACK
     assert len(service.calls) - known_good <= 1.1 * (needed + spoilt) + found
 
 
@@ -264,7 +266,7 @@ def test_another_table_is_served_on_every_day(bench: Set, kind: str, name: str) 
     assert here.vectors.keys() == {*texts, *stream.came} - bad
     assert stream.longest <= GO_ON_SECONDS + 0.5
     known_good = sum(call.texts == [PROBE] for call in here.service.calls)
-    assert known_good <= day.proofs * here.service.injected
+    assert known_good <= day.proofs * here.service.injected + BACK
     for text, came in stream.came.items():
         well = next(at for at in here.service.taken if at >= came)
         most = day.served if well - came <= day.served else DEFERRED_SECONDS
@@ -296,7 +298,7 @@ def test_bad_days_one_after_another_are_lived_through(bench: Set, kind: str, see
     random = Random(seed)
     here = bench(DIALECTS[kind](), DAYS["a good day"])
     service, needed, spoilt = here.service, 0, 0
-    names = [name for name, day in DAYS.items() if day.calls is None]
+    names = [name for name, day in DAYS.items() if day.calls is None and day.bad == 1]
     for number, name in enumerate(random.choices(names, k=40)):
         day = DAYS[name]
         service.fault = day.fault()

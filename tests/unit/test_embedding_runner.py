@@ -385,7 +385,7 @@ def test_a_text_the_service_fails_at_is_blamed_after_a_minute() -> None:
         result = runner.embed(hashed("bad"))
     ((reason, error),) = result.refused.values()
     assert (reason, "answers 500" in error) == ("server_error", True)
-    assert (fake.calls.count(["bad"]), fake.calls.count([PROBE])) == (7, 9)
+    assert (fake.calls.count(["bad"]), fake.calls.count([PROBE])) == (5, 6)
 
 
 def test_a_text_the_service_fails_at_makes_no_call_smaller() -> None:
@@ -461,8 +461,8 @@ def test_an_outage_begins_the_count_of_a_text_anew() -> None:
         assert runner.embed(hashed("bad")).untaken
         now[0], ill[0] = 100.0, 1
         assert runner.embed(hashed("bad")).untaken
-        now[0] = 159.0
-        assert runner.embed(hashed("bad")).untaken
+        for now[0] in (110.0, 120.0, 130.0, 159.0):
+            assert runner.embed(hashed("bad")).untaken
         now[0] = 161.0
         assert runner.embed(hashed("bad")).refused
 
