@@ -136,11 +136,12 @@ class HttpEmbedder:
 
     def _find_window(self, told: Advertised) -> int:
         """Return the tokens of one text: those of the stored texts, as long as the service takes
-        them, because another number would cut every long text anew."""
-        stored = self._known.window
-        if told.window:
-            return min(told.window, stored or told.window)
-        return stored or (self._tokenizer and self._tokenizer.window) or UNKNOWN_WINDOW
+        them, because another number would cut every long text anew. The first time they fit into a
+        minute, too."""
+        window = told.window or (self._tokenizer and self._tokenizer.window) or UNKNOWN_WINDOW
+        if not self._known.window:
+            return min(window, self._config.tokens_per_minute or window)
+        return min(self._known.window, told.window or self._known.window)
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Return the vectors of documents: float32 array (n, d), one row for each text, in order.

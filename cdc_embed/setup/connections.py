@@ -78,7 +78,7 @@ def connections(config: Config) -> Iterator[Connections]:
 
 def space_of(card: ModelCard, table: Table) -> Space:
     """Return the vector space of a table's documents with this model."""
-    window = window_of(card, table)
+    window = window_of(card, table.max_tokens)
     chunks = "whole" if window is None else f"chunks v{CHUNKER_VERSION} of {window} tokens"
     return Space(
         model=card.identity,
@@ -89,15 +89,17 @@ def space_of(card: ModelCard, table: Table) -> Space:
     )
 
 
-def window_of(card: ModelCard, table: Table) -> int | None:
-    """Return the tokens that a chunk can have; None: no limit."""
-    wanted = table.max_tokens or card.found_window
+def window_of(card: ModelCard, max_tokens: int) -> int | None:
+    """Return the tokens that a chunk can have; None: no limit. ``max_tokens``: the table's own; 0:
+    none."""
+    wanted = max_tokens or card.found_window
     return min((bound for bound in (card.window, wanted) if bound), default=None)
 
 
 def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
     """Return the function that turns texts of these tables into documents."""
-    chunkers = {table: Chunker(card.count_tokens, window_of(card, table)) for table in tables}
+    windows = {table: window_of(card, table.max_tokens) for table in tables}
+    chunkers = {table: Chunker(card.count_tokens, window) for table, window in windows.items()}
 
     def cut(table: Table, text: str) -> Document:
         return Document(fingerprint(text), chunkers[table].split(text))

@@ -26,6 +26,7 @@ from cdc_embed.setup.connections import (
     VectorTables,
     expect_set_up,
     read_stored,
+    window_of,
 )
 from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.names import names_taken
@@ -315,10 +316,24 @@ def _check_stored(
 
 
 def check_model(databases: Connections, card: ModelCard) -> list[Finding]:
-    """Check that the model fits the index."""
+    """Check that the model fits the index, and its limits every text."""
     findings = [Finding(id="model", ok=True, message=f"{card.identity}, {card.dimensions} dims")]
     try:
         refuse_unindexable(databases.config.index, card.dimensions)
     except PreflightError as exc:
         findings.append(Finding(id="dimensions", ok=False, message=str(exc), fix=exc.hint))
+    windows = [window_of(card, entry.chunk.max_tokens) for entry in databases.config.tables]
+    longest = max(window or 0 for window in windows)
+    if card.max_tokens and card.max_tokens < longest:
+        findings.append(
+            Finding(
+                id="tokens_per_minute",
+                ok=False,
+                message=f"a text of {card.max_tokens} to {longest} tokens never passes: it has "
+                "more than embedder.tokens_per_minute, and becomes a dead letter",
+                fix=f"set embedder.tokens_per_minute to {longest} or more; or set chunk.max_tokens "
+                f"to {card.max_tokens} and run: cdc-embed setup --rebuild",
+                severity=Severity.WARNING,
+            )
+        )
     return findings

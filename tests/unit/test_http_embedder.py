@@ -35,7 +35,7 @@ from cdc_embed.embed.answers import (
     server_message,
     tokens_used,
 )
-from cdc_embed.embed.base import Embedder
+from cdc_embed.embed.base import Embedder, KnownFacts
 from cdc_embed.embed.http import HttpEmbedder
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -729,6 +729,14 @@ def test_a_call_that_can_never_pass_is_no_matter_of_time(
 def test_one_call_has_no_more_tokens_than_a_minute(server: ScriptedServer, make: Make) -> None:
     assert make(server, tokens_per_minute=10_000).describe().max_tokens == 10_000
     assert make(server).describe().max_tokens is None
+
+
+def test_texts_are_cut_to_fit_a_minute_from_the_first(server: ScriptedServer) -> None:
+    """Stored texts keep their window: another one would cut, and pay for, all of them anew."""
+    config = configured(server.url, dimensions=2, tokens_per_minute=300)
+    for known, found in ((KnownFacts(), 300), (KnownFacts(window=400), 400)):
+        with closing(HttpEmbedder(config, known)) as embedder:
+            assert embedder.describe().found_window == found
 
 
 @pytest.mark.parametrize("limit", ["requests_per_minute", "tokens_per_minute"])
