@@ -1647,6 +1647,14 @@ order by t."cdc place\"""",
         "tests/unit/test_deferred_reader.py::test_a_row_that_is_not_taken_is_followed_by_one_alone",
     ),
     Mutation(
+        "a model without memory refuses a text",
+        "cdc_embed/embed/sentence_transformers.py",
+        "            if _lacks_memory(exc):",
+        "            if False:",
+        "tests/unit/test_sentence_transformers_embedder.py::"
+        "test_a_model_without_memory_gets_fewer_texts[allocator]",
+    ),
+    Mutation(
         "texts are waited for while the log is not read on",
         "cdc_embed/flow/batches.py",
         "            if others or not self.reads_on:\n",

@@ -4,8 +4,9 @@ A text is to blame only for what comes for it alone, again and again, while a kn
 taken. One bad server of several behind an address fails at any text, so the number of known-good
 calls between two tries varies: no strict turns meet the text each time and never the others. A
 service that was seen to be of two minds gets a minute as well, and so does one that fails: only
-what it refuses speaks of the text at once. The calls are made by the functions that ``embedding``
-gives.
+what it refuses speaks of the text at once. One that has too much to do (429, 503) gets an hour,
+because its other clients can be why a long text finds no room. The calls are made by the functions
+that ``embedding`` gives.
 """
 
 from collections import OrderedDict

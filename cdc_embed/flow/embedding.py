@@ -5,11 +5,11 @@ taken now. Transient failures are waited out, with fewer texts if they can be to
 call is bisected until the text that can be to blame stands alone (``blame``).
 
 Nothing else waits for a text for more than 5 s. A text at which the service fails alone, while it
-is well, is left at the second failure. The texts of a batch that makes no progress are left if the
-service takes others meanwhile. In an outage they are left if something else waits or can, in the
-batch or behind it. A batch of nothing but texts, with nothing but new rows behind it, waits for as
-long as it takes, because the log is the better queue. The texts that are left are deferred
-(``reconcile/deferred.py``).
+is well, is left at the second failure, or at once if it has failed before. The texts of a batch
+that makes no progress are left if the service takes others meanwhile. In an outage they are left if
+something else waits or can, in the batch or behind it. A batch of nothing but texts, with nothing
+but new rows behind it, waits for as long as it takes, because the log is the better queue. The
+texts that are left are deferred (``reconcile/deferred.py``).
 """
 
 import time

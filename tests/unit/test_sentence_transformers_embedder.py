@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -142,6 +142,40 @@ def test_more_dimensions_than_the_model_has_are_refused() -> None:
     with pytest.raises(EmbedderError, match="384 dimensions") as caught:
         load(dimensions=400)
     assert "384" in caught.value.hint
+
+
+class OutOfMemoryError(RuntimeError):
+    """The class that torch has for a device."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OutOfMemoryError("CUDA: tried to allocate 20.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+        ),
+        RuntimeError("MPS backend out of memory"),
+        MemoryError(),
+    ],
+    ids=["device", "allocator", "MPS", "Python"],
+)
+def test_a_model_without_memory_gets_fewer_texts(
+    embedder: SentenceTransformersEmbedder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """It is a passing failure of their number, and refuses no text."""
+    encode = cast(Any, embedder._model).encode_document
+
+    def encode_one(texts: list[str], **options: Any) -> Any:
+        if len(texts) > 1:
+            raise error
+        return encode(texts, **options)
+
+    monkeypatch.setattr(embedder._model, "encode_document", encode_one)
+    with pytest.raises(EmbedderUnavailableError, match="lacks memory for 2 texts") as caught:
+        embedder.embed(["one text", "another"])
+    assert caught.value.reason == "server_error"
+    assert len(embedder.embed(["one text"])) == 1
 
 
 def test_failing_model_refuses_the_text_without_showing_it(
