@@ -36,6 +36,41 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "nobody asks whether an index can be made",
+        "cdc_embed/setup/preflight.py",
+        "        survey.findings += check_creating(databases.target, config.target.schema)",
+        "        check_creating(databases.target, config.target.schema)",
+        "tests/integration/test_rights.py::test_doctor_warns_if_no_index_can_be_made",
+    ),
+    Mutation(
+        "a replaced function of ours is seen by nobody",
+        "sql/target/view.sql",
+        "where f.body is distinct from g.body or p.name is not null",
+        "where p.name is not null",
+        "tests/integration/test_row_security.py::test_vectors_that_other_hands_open_are_named",
+    ),
+    Mutation(
+        "an altered policy of ours is seen by nobody",
+        "sql/target/view.sql",
+        "where f.body is distinct from g.body or p.name is not null",
+        "where f.body is distinct from g.body",
+        "tests/integration/test_row_security.py::test_vectors_that_other_hands_open_are_named",
+    ),
+    Mutation(
+        "teardown drops what took the place of ours",
+        "cdc_embed/setup/teardown.py",
+        "    strange = strangers(databases, [*vectors, *views, *SERVICE_TABLES], vectors=vectors)",
+        "    strange: dict[str, str] = {} if databases else strangers(databases, [], vectors=[])",
+        "tests/integration/test_names_taken.py::test_what_took_the_place_of_ours_is_named_and_stays",
+    ),
+    Mutation(
+        "a table in the place of one of our own is ours",
+        "cdc_embed/setup/names.py",
+        "    for what in strangers(databases, SERVICE_TABLES, vectors=[]).values():",
+        "    for what in ():",
+        "tests/integration/test_names_taken.py::test_what_took_the_place_of_ours_is_named_and_stays",
+    ),
+    Mutation(
         "rows that the target drops silently are durable",
         "cdc_embed/target/write.py",
         "        if self._cursor.rowcount < rows:",
@@ -99,8 +134,8 @@ MUTATIONS = (
     Mutation(
         "what has the name of our object is taken for ours",
         "cdc_embed/setup/names.py",
-        "        if not ours",
-        "        if False",
+        "    return {name: what for what, name, ours in held if not ours}",
+        "    return {name: what for what, name, ours in held if ours and not ours}",
         "tests/integration/test_names_taken.py::test_nothing_of_the_application_is_taken_for_ours",
     ),
     Mutation(
@@ -422,7 +457,7 @@ MUTATIONS = (
     ),
     Mutation(
         "two tables have one function",
-        "cdc_embed/target/view.py",
+        "cdc_embed/target/source_functions.py",
         '    return table.stem if name == f"{table.stem}_embedding" else',
         "    return table.stem if name else",
         "tests/integration/test_derived_names.py::"
@@ -2493,7 +2528,7 @@ order by t."cdc place\"""",
     ),
     Mutation(
         "the functions of a view are found by the reader's search path",
-        "cdc_embed/target/view.py",
+        "cdc_embed/target/source_functions.py",
         "pg_catalog.array_to_string(array",
         "array_to_string(array",
         "tests/integration/test_hostile_role.py::"

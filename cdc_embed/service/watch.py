@@ -157,7 +157,7 @@ class Watch:
     def _watch(self) -> None:
         databases = self._databases
         lacking = {f.table: why_paused(f) for f in check_rights(databases) if f.failed}
-        lacking |= opened_tables(databases, (source.table for source in self._tables))
+        lacking |= opened_tables(databases, [source.table for source in self._tables])
         expect_keeper(databases, self._names, migrated=True)
         with self._undelivered.looking() as found:
             observed = databases.coverage.observe(self._tables)

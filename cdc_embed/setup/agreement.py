@@ -11,6 +11,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.errors import PreflightError, TablesChangedError
 from cdc_embed.finding import Finding, Severity, judge
 from cdc_embed.setup.connections import Connections, lost_vectors
+from cdc_embed.setup.rights import functions_of
 from cdc_embed.source.observed import differs, stored_as
 from cdc_embed.target.registry import (
     CHUNK_COLUMNS,
@@ -21,6 +22,7 @@ from cdc_embed.target.registry import (
     unreadable_views,
     vector_tables,
 )
+from cdc_embed.target.source_functions import altered_objects
 from cdc_embed.target.view import SearchView
 
 SETUP = "run: cdc-embed setup"
@@ -90,14 +92,27 @@ def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Findin
     """Check each table of vectors: its key, its owner, and whether it shows rows that the source
     hides."""
     findings = []
-    problem_of = unreadable_views(databases.target, databases.config.target.schema)
-    for table, known, stored in _kept(databases, tables):
+    schema = databases.config.target.schema
+    problem_of = unreadable_views(databases.target, schema)
+    kept = _kept(databases, tables)
+    fit = [
+        functions_of(databases, table)
+        for table, known, stored in kept
+        if not _unfit(table, stored)
+        and (known.source_oid, known.key_columns) == (table.oid, table.key_numbers)
+    ]
+    altered = altered_objects(databases.target, schema, fit)
+    for table, known, stored in kept:
         found = [_check_key(table, stored), _check_owner(databases, table, stored)]
         problem, fix = problem_of(table.search_view) or ("its search view can be read", "")
         said = f"{table.full_name}: {problem}"  # only searches and verify need it
         found.append(judge("search_view", not fix, said, fix, Severity.WARNING))
+        what = altered.get(table.embedding_table)
+        if what and not table.row_security:
+            said = f"{table.full_name}: {what} is not as setup made it, so readers see other rows"
+            found.append(judge("readers", False, said, SETUP, Severity.WARNING))
         if table.row_security:
-            found.append(_check_row_security(databases, table, known, stored))
+            found += _check_row_security(databases, table, known, stored, what)
         findings += [replace(finding, table=table.full_name) for finding in found]
     return findings
 
@@ -137,8 +152,12 @@ def _check_owner(databases: Connections, table: Table, stored: VectorTable) -> F
 
 
 def _check_row_security(
-    databases: Connections, table: Table, known: Registered, stored: VectorTable
-) -> Finding:
+    databases: Connections,
+    table: Table,
+    known: Registered,
+    stored: VectorTable,
+    altered: str | None,
+) -> list[Finding]:
     problem, one_database = "", databases.config.target_is_source
     view = SearchView(
         databases.target,
@@ -149,13 +168,34 @@ def _check_row_security(
     )
     if not stored.row_security:
         problem = "row level security hides rows of it, and none of their vectors"
+    elif altered:
+        problem = f"{altered} is not as setup made it, so readers see other rows"
     elif not _unfit(table, stored) and not view.is_right():
         problem = "its search view and policies are for another table or key, and show no vector"
     if problem:
-        return judge("row_security", False, f"{table.full_name}: {problem}", SETUP)
+        return [judge("row_security", False, f"{table.full_name}: {problem}", SETUP)]
     who = (
         "a reader sees the vectors of the rows that this reader sees there"
         if one_database
         else "only policies of yours show its vectors, because they are on another server"
     )
-    return judge("row_security", True, f"{table.full_name} has row level security: {who}", "")
+    said = f"{table.full_name} has row level security: {who}"
+    return [judge("row_security", True, said, ""), *_check_policies(databases, table, view)]
+
+
+def _check_policies(databases: Connections, table: Table, view: SearchView) -> list[Finding]:
+    """Warn of policies of the user's own, which show vectors to more readers; on another server
+    than the source's nobody else makes any."""
+    if not databases.config.target_is_source:
+        return []
+    vectors = f"{databases.config.target.schema}.{table.embedding_table}"
+    return [
+        judge(
+            "policy",
+            False,
+            f"{table.full_name}: policy {name} of yours shows its vectors to more readers",
+            f"drop policy {name} on {vectors};  -- unless you mean it",
+            Severity.WARNING,
+        )
+        for name in view.state.others
+    ]

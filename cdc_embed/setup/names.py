@@ -4,19 +4,22 @@ The schema can be one that the application has, too. ``setup`` replaces views an
 takes a table that is there for its own: it must find out before whether they are ours.
 """
 
+import json
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any, Final
 
 from cdc_embed.change.document import Table
+from cdc_embed.errors import PreflightError
 from cdc_embed.finding import Finding, judge
-from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.setup.mending import is_bare, lost_tables
 from cdc_embed.sql import migrations, queries
-from cdc_embed.target.registry import Registered, applied_migrations, registered_tables
+from cdc_embed.target.registry import MARK, Registered, applied_migrations, registered_tables
+from cdc_embed.target.schema import SERVICE_TABLES, TELLING_COLUMNS
+from cdc_embed.target.source_functions import function_names
 from cdc_embed.target.vectors import index_names
-from cdc_embed.target.view import MARK, function_names
 
 _CREATES: Final = re.compile(r"create table \{schema\}\.(\w+)")
 
@@ -25,7 +28,30 @@ def names_taken(databases: Connections, tables: Iterable[Table]) -> list[Finding
     """Return a finding for each name that ``setup`` needs and that is somebody else's."""
     found = _service_tables_taken(databases)
     known = registered_tables(databases.target, databases.config.target.schema)
-    return found or [f for table in tables for f in _taken_from(databases, table, known.values())]
+    if found:
+        return found
+    return [f for table in tables for f in _taken_from(databases, table, known)]
+
+
+def expect_own_tables(databases: Connections) -> None:
+    """Raise when somebody else's table has the place of one of our own that ``setup`` made."""
+    schema = databases.config.target.schema
+    if not applied_migrations(databases.target, schema):
+        return
+    for what in strangers(databases, SERVICE_TABLES, vectors=[]).values():
+        raise PreflightError(
+            where="target database",
+            problem=f"{what} exists, and is not ours",
+            hint=f"rename it, then {RUN_SETUP}",
+        )
+
+
+def strangers(
+    databases: Connections, names: Collection[str], *, vectors: Collection[str]
+) -> dict[str, str]:
+    """Describe the objects that have these names of ours and are somebody else's, by the name."""
+    held = _holders(databases, names, vectors=vectors)
+    return {name: what for what, name, ours in held if not ours}
 
 
 def _service_tables_taken(databases: Connections) -> list[Finding]:
@@ -41,16 +67,21 @@ def _service_tables_taken(databases: Connections) -> list[Finding]:
         return []
     fix = "rename it, or set another target.schema"
     holders = _holders(databases, names, vectors=[])
-    return [judge("names", False, f"{what} exists, and is not ours", fix) for what, _ in holders]
+    return [judge("names", False, f"{what} exists, and is not ours", fix) for what, *_ in holders]
 
 
 def _taken_from(
-    databases: Connections, table: Table, known: Collection[Registered]
+    databases: Connections, table: Table, known: Mapping[str, Registered]
 ) -> list[Finding]:
-    """Return a finding for each object of a table that would be made in the place of another."""
-    registered = {name for each in known for name in _names(each)}
-    names = _names(table) - registered
-    holders = _holders(databases, names, vectors=[table.embedding_table])
+    """Return a finding for each object of a table that would be made in the place of another, or
+    is another's by now."""
+    registered = {name for each in known.values() for name in _names(each)}
+    taken = strangers(databases, _names(table) - registered, vectors=[table.embedding_table])
+    mine = known.get(table.full_name)
+    if mine is not None:
+        # an index can be that of a table of ours that was renamed, which another check says
+        lasting = [name for name in (mine.embedding_table, mine.search_view) if name]
+        taken |= strangers(databases, lasting, vectors=[mine.embedding_table])
     fix = "rename it, or set another embedding_table or search_view for this table"
     return [
         Finding(
@@ -60,8 +91,7 @@ def _taken_from(
             fix=fix,
             table=table.full_name,
         )
-        for what, ours in holders
-        if not ours
+        for what in taken.values()
     ]
 
 
@@ -79,6 +109,7 @@ def _holders(
         "schema": databases.config.target.schema,
         "names": sorted(names),
         "vectors": sorted(vectors),
+        "own": json.dumps(TELLING_COLUMNS),
         "mark": MARK,
     }
     return databases.target.fetch("schema", queries("target/schema")["holders"], values)

@@ -22,7 +22,7 @@ from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, with
 from cdc_embed.setup.connections import Connections, connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import mend_ddl
-from cdc_embed.setup.names import names_taken
+from cdc_embed.setup.names import expect_own_tables, names_taken
 from cdc_embed.setup.ownership import expect_no_service, expect_own_slot, name_owner
 from cdc_embed.setup.preflight import check_model, history_gap, survey_source
 from cdc_embed.setup.rights import check_rights
@@ -129,6 +129,7 @@ def plan_setup(
 def plan_mending(databases: Connections, *, rebuild: bool) -> SetupPlan:
     """Return the steps that make our own tables again that are gone; most often none."""
     check_rights(databases)  # without them nothing can be asked
+    expect_own_tables(databases)
     return plan_first(databases, mend_ddl(databases, rebuild=rebuild))
 
 

@@ -29,7 +29,7 @@ from cdc_embed.setup.connections import (
     window_of,
 )
 from cdc_embed.setup.mending import expect_tables
-from cdc_embed.setup.names import names_taken
+from cdc_embed.setup.names import expect_own_tables, names_taken
 from cdc_embed.setup.ownership import expect_kept, name_owner
 from cdc_embed.setup.rights import check_rights
 from cdc_embed.setup.survey import Survey
@@ -38,6 +38,7 @@ from cdc_embed.source.failover import check_failover, read_standbys
 from cdc_embed.source.stream import stream_name
 from cdc_embed.source.tables import SourceTable, find_tables, why_paused
 from cdc_embed.target.checks import (
+    check_creating,
     check_encoding,
     check_migrations,
     check_temporary,
@@ -115,6 +116,7 @@ def survey_all(databases: Connections) -> Survey:
     survey = survey_source(databases)
     _check_writable(databases, survey)
     _check_rights(databases, survey)
+    expect_own_tables(databases)
     expect_tables(databases)
     survey.slot_name = config.source.slot
     followed = [source.table for source in survey.tables]
@@ -128,6 +130,8 @@ def survey_all(databases: Connections) -> Survey:
         survey.findings += check_failover(survey.server, survey.slot, standbys, failover)
     survey.findings.append(check_vector_extension(databases.target))
     survey.findings.append(check_temporary(databases.target))
+    if config.index.kind != "none":
+        survey.findings += check_creating(databases.target, config.target.schema)
     survey.findings.append(check_encoding(databases.target, survey.encoding, followed))
     survey.findings.append(check_migrations(databases.target, config.target.schema))
     if _is_new(databases, survey):
@@ -273,7 +277,7 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
     if new or not applied_migrations(databases.target, databases.config.target.schema):
         return
     stored = read_stored(databases)
-    for finding in _taken(databases, survey, stored):
+    for finding in _taken(databases, survey):
         survey.pause(finding)
     for source in list(survey.tables):
         _check_stored(databases, survey, stored, source.table, card)
@@ -286,11 +290,10 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
             survey.paused.setdefault(finding.table, why_paused(finding))
 
 
-def _taken(databases: Connections, survey: Survey, stored: VectorTables) -> list[Finding]:
-    """Return why ``setup`` left new tables out: somebody else has their names."""
+def _taken(databases: Connections, survey: Survey) -> list[Finding]:
+    """Return why ``setup`` leaves tables out: somebody else has their names."""
     tables = [source.table for source in survey.tables]
-    new = [table for table in tables if table.full_name not in stored.registered]
-    return [found for found in names_taken(databases, new) if found.table] if new else []
+    return [found for found in names_taken(databases, tables) if found.table]
 
 
 def _check_stored(

@@ -5,15 +5,16 @@ change of owner can take them away. Without those of a schema, of pgvector or of
 tables nothing can be followed; a right on one table of vectors concerns that one alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 from cdc_embed.change.document import Table
 from cdc_embed.config.sections import IndexConfig
 from cdc_embed.errors import MissingRightError
 from cdc_embed.finding import Finding, judge
-from cdc_embed.setup.connections import Connections
+from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.sql import queries
+from cdc_embed.target.source_functions import SourceFunctions, altered_objects
 from cdc_embed.target.view import POLICIES
 
 ALL: Final = ("select", "insert", "update", "delete")
@@ -67,7 +68,7 @@ def check_rights(databases: Connections) -> list[Finding]:
     ] or [judge("rights", True, "every right that a service needs is there", "")]
 
 
-def opened_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
+def opened_tables(databases: Connections, tables: Sequence[Table]) -> dict[str, str]:
     """Return why each table is paused whose vectors other hands opened to every reader."""
     secured = {table.embedding_table: table.full_name for table in tables if table.row_security}
     if not secured:
@@ -79,7 +80,24 @@ def opened_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, 
     }
     rows = databases.target.fetch("row security", queries("target/rights")["opened"], values)
     problem = "has row level security, which its vectors have no more; run: cdc-embed setup"
-    return {secured[row[0]]: problem for row in rows}
+    altered = altered_objects(
+        databases.target,
+        databases.config.target.schema,
+        [functions_of(databases, table) for table in tables if table.row_security],
+    )
+    replaced = {
+        secured[name]: f"has row level security, and {what} is not as setup made it; {RUN_SETUP}"
+        for name, what in altered.items()
+    }
+    return {**replaced, **{secured[row[0]]: problem for row in rows}}
+
+
+def functions_of(databases: Connections, table: Table) -> SourceFunctions:
+    """Return the functions by which readers of a table's vectors see rows of the source."""
+    config = databases.config
+    return SourceFunctions(
+        databases.target, config.target.schema, table, one_database=config.target_is_source
+    )
 
 
 def _functions(index: IndexConfig) -> list[str]:

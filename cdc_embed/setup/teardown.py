@@ -2,7 +2,8 @@
 
 The slot goes first, because it fills the disk. Only a slot of our name, plugin and database, a
 publication with our mark and the tables that setup registered are dropped. Of somebody else's
-publication only the tables that setup added are taken out.
+publication only the tables that setup added are taken out. What somebody else put in the place of
+an object of ours stays, and is named.
 """
 
 from cdc_embed.postgres.ddl import Ddl
@@ -10,6 +11,7 @@ from cdc_embed.setup.adoption import adopted_tables, withdraw_ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import is_bare
+from cdc_embed.setup.names import strangers
 from cdc_embed.setup.ownership import name_owner
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import look
@@ -21,10 +23,12 @@ from cdc_embed.target.registry import (
     applied_migrations,
     foreign_objects,
     other_slots,
+    own_functions,
     registered_tables,
 )
 from cdc_embed.target.schema import SERVICE_TABLES, drop_ddl, drop_schema_ddl
-from cdc_embed.target.view import drop_function_ddl, drop_view_ddl, function_names
+from cdc_embed.target.source_functions import function_names
+from cdc_embed.target.view import drop_function_ddl, drop_view_ddl
 
 
 def plan_teardown(databases: Connections) -> SetupPlan:
@@ -100,13 +104,16 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
         steps += steps_of(databases, Where.TARGET, [forget_position_ddl(schema, slot)])
         return
     known = registered_tables(session, schema).values()
-    tables = [*(registered.embedding_table for registered in known), *SERVICE_TABLES]
+    vectors = [registered.embedding_table for registered in known]
     views = [registered.search_view for registered in known if registered.search_view]
+    strange = strangers(databases, [*vectors, *views, *SERVICE_TABLES], vectors=vectors)
+    tables = [name for name in (*vectors, *SERVICE_TABLES) if name not in strange]
+    views = [name for name in views if name not in strange]
     functions = [name for registered in known for name in function_names(registered)]
     found = list(builds_of(session, schema, tables).values())
     found += [drop_view_ddl(schema, view) for view in views]
     found += [drop_ddl(schema, table) for table in tables]
-    found += [drop_function_ddl(schema, name) for name in sorted(functions)]
+    found += [drop_function_ddl(name) for name in own_functions(session, schema, functions)]
     foreign = foreign_objects(session, schema, [*tables, *views], functions)
     if foreign:
         notes.append(f"schema {schema} stays, it has other objects: {', '.join(foreign)}")

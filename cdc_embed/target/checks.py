@@ -110,6 +110,22 @@ def check_temporary(session: Session) -> Finding:
     )
 
 
+def check_creating(session: Session, schema: str) -> list[Finding]:
+    """Check that the role may create in our schema, as each new index needs; none without one."""
+    rows = session.fetch("schema", queries("target/schema")["may_create"], {"schema": schema})
+    return [
+        judge(
+            "create",
+            may,
+            f"role {role} {'may' if may else 'may not'} create in schema {name}"
+            + ("" if may else ", so no index can be made"),
+            f"grant create on schema {name} to {role};",
+            Severity.WARNING,
+        )
+        for may, role, name in rows
+    ]
+
+
 def check_migrations(session: Session, schema: str) -> Finding:
     """Check that the target's tables are those that this version writes."""
     missing = missing_migrations(applied_migrations(session, schema))

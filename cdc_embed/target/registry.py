@@ -15,6 +15,8 @@ from cdc_embed.sql import migrations, queries
 
 REGISTRY_MIGRATION: Final = 2
 """The first migration whose registered tables have the form that is read here."""
+MARK: Final = "/* made by cdc_embed */"
+"""The beginning of each function of ours."""
 NAMES_MIGRATION: Final = 4
 """The migration that renames ``source_table`` to ``table_name``."""
 
@@ -254,9 +256,16 @@ def foreign_objects(
 ) -> list[str]:
     """Describe the objects of the schema beside our relations and functions."""
     with session.transaction("schema") as cursor:
-        values = {"schema": schema, "ours": ours, "functions": functions}
+        values = {"schema": schema, "ours": ours, "functions": functions, "mark": MARK}
         cursor.execute(queries("target/schema")["foreign_objects"], values)
         return [row[0] for row in cursor.fetchall()]
+
+
+def own_functions(session: Session, schema: str, names: list[str]) -> list[str]:
+    """Return those functions of these names that we made, with their arguments' types."""
+    values = {"schema": schema, "functions": names, "mark": MARK}
+    rows = session.fetch("functions", queries("target/schema")["own_functions"], values)
+    return [row[0] for row in rows]
 
 
 def _space(row: Sequence[Any]) -> Space:

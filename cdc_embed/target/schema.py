@@ -21,10 +21,18 @@ from cdc_embed.target.registry import Space
 INDEXABLE_DIMENSIONS: Final = {"vector": 2000, "halfvec": 4000}
 OPERATORS: Final = {"cosine": "cosine_ops", "l2": "l2_ops", "inner_product": "ip_ops"}
 
-SERVICE_TABLES: Final = (
-    *("request", "reconcile", "deferred", "dead_letter", "embedding_table", "space", "checkpoint"),
-    "migration",
-)
+TELLING_COLUMNS: Final = {
+    "request": ("kind", "progress"),
+    "reconcile": ("space", "stage"),
+    "deferred": ("table_name", "key"),
+    "dead_letter": ("space", "fingerprint"),
+    "embedding_table": ("space", "embedding_table"),
+    "space": ("model", "preparation"),
+    "checkpoint": ("slot", "batch_seq"),
+    "migration": ("version", "checksum"),
+}
+"""Columns, of every version, by which each of our own tables is known from another of its name."""
+SERVICE_TABLES: Final = tuple(TELLING_COLUMNS)
 """Our own tables, in the order in which they can be dropped."""
 
 

@@ -8,23 +8,26 @@ rows that this reader can read in the source.
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final
 
 from psycopg2 import sql
 
-from cdc_embed.change.document import Table, template_parts
+from cdc_embed.change.document import Table
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
 from cdc_embed.target.registry import Registered
-from cdc_embed.target.schema import checksum, within_63
+from cdc_embed.target.schema import checksum
+from cdc_embed.target.source_functions import (
+    SourceFunctions,
+    altered_objects,
+    function_names,
+    text_name,
+    visible_name,
+)
 
-BLANK: Final = "".join(chr(code) for code in range(0x3001) if chr(code).isspace())
-"""The white space of ``str.isspace``; ``[:space:]`` is another set in every locale."""
 POLICIES: Final = ("cdc_embed_readers", "cdc_embed_service")
-
-MARK: Final = "/* made by cdc_embed */"
-"""The beginning of each function of ours."""
 
 _COMMA = sql.SQL(", ")
 
@@ -37,26 +40,8 @@ class ViewState:
     """None: there is no view."""
     row_security: bool
     policies: frozenset[str]
-
-
-def function_names(table: Table | Registered) -> set[str]:
-    """Return the names of the functions that ask a source table."""
-    return {_visible(table), _text_of(table)}
-
-
-def _visible(table: Table | Registered) -> str:
-    return within_63(f"visible_{_own(table)}")
-
-
-def _text_of(table: Table | Registered) -> str:
-    return within_63(f"text_{_own(table)}")
-
-
-def _own(table: Table | Registered) -> str:
-    """Return a name that no other table has: the stems of a_b.c and a.b_c are the same, so one of
-    them has a table of vectors by another name."""
-    name = table.embedding_table
-    return table.stem if name == f"{table.stem}_embedding" else f"{name}_{checksum(name)[:8]}"
+    others: Sequence[str]
+    """Policies of the user's own that show vectors to more readers, as SQL writes their names."""
 
 
 class SearchView:
@@ -76,11 +61,13 @@ class SearchView:
         self._schema = schema
         self._table = table
         self._one_database = one_database
+        self._functions = SourceFunctions(session, schema, table, one_database=one_database)
         self._name = sql.Identifier(schema, table.search_view)
         self._vectors = sql.Identifier(schema, table.embedding_table)
-        self.state = self._read_state()
 
-    def _read_state(self) -> ViewState:
+    @cached_property
+    def state(self) -> ViewState:
+        """The view, and the row security of the vectors, as they are now."""
         known = self._known
         view, table = self._name, self._vectors
         if known is not None:  # both can have other names still
@@ -89,8 +76,13 @@ class SearchView:
         with self._session.transaction(self._table.search_view) as cursor:
             values = {"view": view.as_string(cursor), "table": table.as_string(cursor)}
             cursor.execute(queries("target/view")["view_state"], values)
-            columns, row_security, policies = cursor.fetchone()
-        return ViewState(columns=columns, row_security=row_security, policies=frozenset(policies))
+            columns, row_security, policies, others = cursor.fetchone()
+        return ViewState(
+            columns=columns,
+            row_security=row_security,
+            policies=frozenset(policies),
+            others=others,
+        )
 
     def rename(self, columns: Mapping[str, str]) -> None:
         """Take in that columns of it get other names before anything else is done."""
@@ -100,17 +92,16 @@ class SearchView:
 
     def statements(self, *, again: bool) -> list[sql.Composed]:
         """Return the statements that make all of it. ``again``: it made way before."""
-        names = self.functions
-        used = {name for name, _ in self._functions()}
-        functions = [drop_function(self._schema, name) for name in sorted(names)] if again else []
-        unused = [] if again else [drop_function(self._schema, n) for n in sorted(names - used)]
+        names, made = self.functions, self._functions.statements()
+        gone = names if again else names - made.keys()
+        dropped = [drop_function(self._schema, name) for name in sorted(gone)]
         return [
             *([] if again else self._drop_policies()),
-            *functions,
-            *(create for _, create in self._functions()),
+            *(dropped if again else []),
+            *made.values(),
             *self._security(),
             self._view(again),
-            *unused,
+            *([] if again else dropped),
         ]
 
     def _view(self, again: bool) -> sql.Composed:
@@ -131,7 +122,7 @@ class SearchView:
         reader."""
         if not self._one_database:
             return sql.SQL("").format()
-        visible = sql.Identifier(self._schema, _visible(self._table))
+        visible = sql.Identifier(self._schema, visible_name(self._table))
         return sql.SQL("\nwhere {} ({})").format(visible, self._key("e"))
 
     @property
@@ -162,6 +153,7 @@ class SearchView:
         return (
             self._known is not None
             and self.exists
+            and not altered_objects(self._session, self._schema, [self._functions])
             and self.state.row_security >= secured
             and self.state.policies == policies
             and self._known.definition == self.definition(again=False)
@@ -169,18 +161,17 @@ class SearchView:
 
     def definition(self, *, again: bool) -> str:
         """Return the checksum of the view, its functions and its policies."""
-        functions = [create for _, create in self._functions()]
-        made = [*functions, *self._security(), self._view(again)]
+        made = [*self._functions.statements().values(), *self._security(), self._view(again)]
         with self._session.transaction(self._table.search_view) as cursor:
             return checksum(";".join(statement.as_string(cursor) for statement in made))
 
     def _columns(self) -> dict[str, sql.Composable]:
         table = self._table
         text: sql.Composable = sql.SQL("e.chunk_text")
-        if self._reads_text:
+        if self._one_database and not table.store_text:
             text = sql.SQL(
                 "substr({} ({}), e.start_offset + 1, e.end_offset - e.start_offset)"
-            ).format(sql.Identifier(self._schema, _text_of(table)), self._key("e"))
+            ).format(sql.Identifier(self._schema, text_name(table)), self._key("e"))
         names = [*(c.name for c in table.key), "chunk", "embedding", "text"]
         names += [*(c.name for c in table.metadata), "embedded_at"]
         return {
@@ -190,49 +181,8 @@ class SearchView:
             for name in names
         }
 
-    @property
-    def _reads_text(self) -> bool:
-        return self._one_database and not self._table.store_text
-
     def _key(self, alias: str) -> sql.Composed:
         return _COMMA.join(sql.Identifier(alias, column.name) for column in self._table.key)
-
-    def _functions(self) -> list[tuple[str, sql.Composed]]:
-        """Return the functions that ask the source: the name, and the statement that makes it."""
-        table = self._table
-        places = [sql.SQL(f"${place}") for place in range(1, len(table.key) + 1)]
-        parts: dict[str, sql.Composable] = {
-            "source": sql.Identifier(table.schema, table.name),
-            "matches": _matches(table, "s"),
-            "loose_matches": _matches(table, ""),
-            "parameters": _COMMA.join(
-                sql.SQL("{} as {}").format(place, sql.Identifier(column.name))
-                for place, column in zip(places, table.key, strict=True)
-            ),
-        }
-        found = []
-        if self._one_database:
-            body = "visible_body" if table.row_security else "visible_body_without_security"
-            parts |= _numbers(table)
-            name = _visible(table)
-            found.append((name, self._function("create_visible", name, body, parts)))
-        if self._reads_text:
-            parts["text"] = _text(table, _blank(self._session))
-            name = _text_of(table)
-            found.append((name, self._function("create_text", name, "text_body", parts)))
-        return found
-
-    def _function(
-        self, create: str, name: str, body: str, parts: dict[str, sql.Composable]
-    ) -> sql.Composed:
-        with self._session.transaction(name) as cursor:
-            text = f"{MARK} {_compose(body, **parts).as_string(cursor)}"
-        return _compose(
-            create,
-            function=sql.Identifier(self._schema, name),
-            types=_COMMA.join(sql.SQL(column.type) for column in self._table.key),
-            body=sql.Literal(text),
-        )
 
     def make_way(self) -> list[sql.Composed]:
         """Return the statements that drop what keeps a column of the table as it is: view and
@@ -257,7 +207,7 @@ class SearchView:
         found = [_compose("enable_row_security", table=self._vectors)]
         found.append(_compose("create_service_policy", table=self._vectors, role=role))
         if self._one_database:
-            visible = sql.Identifier(self._schema, _visible(self._table))
+            visible = sql.Identifier(self._schema, visible_name(self._table))
             key = _COMMA.join(sql.Identifier(column.name) for column in self._table.key)
             parts = {"table": self._vectors, "visible": visible, "key": key}
             found.append(_compose("create_reader_policy", **parts))
@@ -272,73 +222,12 @@ def drop_view(schema: str, name: str) -> sql.Composed:
     return _compose("drop_view", view=sql.Identifier(schema, name))
 
 
-def drop_function_ddl(schema: str, name: str) -> Ddl:
-    return Ddl(f"drop function {schema}.{name}", drop_function(schema, name))
+def drop_function_ddl(identity: str) -> Ddl:
+    return Ddl(f"drop function {identity}", _compose("drop_function", function=sql.SQL(identity)))
 
 
 def drop_function(schema: str, name: str) -> sql.Composed:
     return _compose("drop_function", function=sql.Identifier(schema, name))
-
-
-def _matches(table: Table, alias: str) -> sql.Composed:
-    """Return the condition for the row whose key is given as parameters, as the source compares
-    keys, so that its index is used."""
-    return sql.SQL(" and ").join(
-        sql.SQL("{name}{cast}{collation} {equal} ${place}::{type}").format(
-            name=sql.Identifier(alias, column.name) if alias else sql.Identifier(column.name),
-            cast=sql.SQL(column.order.cast),
-            collation=sql.SQL(column.order.collation),
-            equal=sql.SQL(column.order.equal),
-            place=sql.SQL(str(place)),
-            type=sql.SQL(column.order.type or column.source_type or column.type),
-        )
-        for place, column in enumerate(table.key, start=1)
-    )
-
-
-def _numbers(table: Table) -> dict[str, sql.Composable]:
-    """Return the parts of the condition that the key's columns are still those of the vectors."""
-    oid = sql.SQL("{}::pg_catalog.oid").format(sql.Literal(str(table.oid)))
-    names = [
-        _compose(
-            "same_name",
-            oid=oid,
-            number=sql.Literal(number),
-            schema=sql.Literal(table.schema),
-            table=sql.Literal(table.name),
-            column=sql.Literal(column.name),
-        )
-        for number, column in zip(table.key_numbers, table.key, strict=True)
-    ]
-    numbers = sql.Literal("{" + ",".join(map(str, table.key_numbers)) + "}")
-    return {"oid": oid, "numbers": numbers, "same_names": sql.SQL("\n  and ").join(names)}
-
-
-def _blank(session: Session) -> str:
-    """Return the white space that the database's encoding has."""
-    return BLANK if session.encoding() == "UTF8" else BLANK.encode("ascii", "ignore").decode()
-
-
-def _text(table: Table, blank: str) -> sql.Composable:
-    """Return the row's prepared text, in SQL: the same rule as ``Table.prepare``.
-
-    It is read in a reader's session, so every name has its schema.
-    """
-    if table.template is None:
-        present = sql.SQL(", ").join(
-            sql.SQL(
-                "case when pg_catalog.format('%s', s.{0}) collate pg_catalog.\"C\" "
-                "operator(pg_catalog.~) {1} then pg_catalog.format('%s', s.{0}) end"
-            ).format(sql.Identifier(name), sql.Literal(f"[^{blank}]"))
-            for name in table.text_columns
-        )
-        return sql.SQL("pg_catalog.array_to_string(array[{}], E'\\n\\n')").format(present)
-    return sql.SQL(" operator(pg_catalog.||) ").join(
-        sql.SQL("pg_catalog.format('%s', s.{})").format(sql.Identifier(part))
-        if is_column
-        else sql.Literal(part)
-        for part, is_column in template_parts(table.template)
-    )
 
 
 def _compose(query: str, **parts: sql.Composable) -> sql.Composed:

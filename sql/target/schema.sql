@@ -230,7 +230,8 @@ from pg_depend d join pg_namespace n on n.oid = d.refobjid
 where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.deptype = 'n'
   and not (d.classid = 'pg_class'::regclass and d.objid in (select oid from ours))
   and not (d.classid = 'pg_proc'::regclass and d.objid in (
-    select p.oid from pg_proc p where p.pronamespace = n.oid and p.proname = any (%(functions)s)))
+    select p.oid from pg_proc p where p.pronamespace = n.oid and p.proname = any (%(functions)s)
+      and starts_with(p.prosrc, %(mark)s)))
   and not exists (
     select from pg_depend part
     where (part.classid, part.objid) = (d.classid, d.objid)
@@ -238,17 +239,34 @@ where d.refclassid = 'pg_namespace'::regclass and n.nspname = %(schema)s and d.d
   )
 order by 1
 
+-- name: may_create
+-- Whether this role may create in our schema; both as SQL writes them. No row: there is no schema.
+select has_schema_privilege(oid, 'create'), quote_ident(current_user), quote_ident(nspname)
+from pg_namespace where nspname = %(schema)s
+
+-- name: own_functions
+-- Those functions of some names that have our mark, as DROP FUNCTION names them.
+select format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = %(schema)s and p.proname = any (%(functions)s) and starts_with(p.prosrc, %(mark)s)
+order by 1
+
 -- name: holders
--- The objects in our schema that have some names, and whether they are ours: a table with the columns of
--- vectors, an index on one, a view that reads one, a function with our mark.
+-- The objects in our schema that have some names: description, name, and whether they are ours: a table
+-- with the columns of vectors, an index on one, a view that reads one, a table with the columns of our
+-- own of that name, a function with our mark.
 with vectors as (
   select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
   where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(vectors)s)
     and exists (select from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
                 and a.attname in ('chunk_hash', 'document_hash'))
 )
-select pg_describe_object('pg_class'::regclass, c.oid, 0),
+select pg_describe_object('pg_class'::regclass, c.oid, 0), c.relname::text,
        c.oid in (select oid from vectors)
+       or c.relkind = 'r' and exists (
+         select from jsonb_each(%(own)s::jsonb) as own (name, columns)
+         where own.name = c.relname
+           and columns <@ (select jsonb_agg(a.attname) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped))
        or exists (select from pg_index i where i.indexrelid = c.oid and i.indrelid in (select oid from vectors))
        or exists (select from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
                   where r.ev_class = c.oid and d.refclassid = 'pg_class'::regclass
@@ -256,7 +274,7 @@ select pg_describe_object('pg_class'::regclass, c.oid, 0),
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relname = any (%(names)s)
 union all
-select pg_describe_object('pg_proc'::regclass, p.oid, 0), starts_with(p.prosrc, %(mark)s)
+select pg_describe_object('pg_proc'::regclass, p.oid, 0), p.proname::text, starts_with(p.prosrc, %(mark)s)
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 where n.nspname = %(schema)s and p.proname = any (%(names)s)
 order by 1

@@ -4,7 +4,31 @@ select (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
         where a.attrelid = to_regclass(%(view)s) and a.attnum > 0 and not a.attisdropped),
        coalesce((select c.relrowsecurity from pg_class c where c.oid = to_regclass(%(table)s)), false),
        array(select p.polname::text from pg_policy p
-             where p.polrelid = to_regclass(%(table)s) and p.polname like 'cdc\_embed\_%%' order by 1)
+             where p.polrelid = to_regclass(%(table)s) and p.polname like 'cdc\_embed\_%%' order by 1),
+       array(select quote_ident(p.polname) from pg_policy p
+             where p.polrelid = to_regclass(%(table)s) and p.polname not like 'cdc\_embed\_%%'
+               and p.polpermissive and p.polcmd in ('r', '*') order by 1)
+
+-- name: altered
+-- The tables of vectors, of those given, whose function or policy of ours is not as it was made, and
+-- which of these it is: the body of the function, the condition of a policy, for whom it is.
+select g.name, case when f.body is distinct from g.body then 'function ' || g.function else 'policy ' || min(p.name) end
+from jsonb_to_recordset(%(made)s::jsonb) as g (name text, function text, body text, key text[], visible bool)
+left join lateral (
+  select md5(p.prosrc) as body from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+  where n.nspname = %(schema)s and p.proname = g.function
+  order by md5(p.prosrc) <> g.body limit 1) f on true
+left join lateral (
+  select p.polname::text as name
+  from pg_policy p join pg_class c on c.oid = p.polrelid join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = %(schema)s and c.relname = g.name and g.visible
+    and not case p.polname
+      when 'cdc_embed_readers' then p.polcmd = 'r' and pg_get_expr(p.polqual, p.polrelid) = format(
+        '%%I.%%I(%%s)', %(schema)s, g.function, (select string_agg(quote_ident(k), ', ' order by place) from unnest(g.key) with ordinality as key (k, place)))
+      when 'cdc_embed_service' then not 0 = any (p.polroles)
+      else true end) p on true
+where f.body is distinct from g.body or p.name is not null
+group by g.name, g.function, f.body, g.body
 
 -- name: create_search_view
 -- The view that applications select from: one row for each chunk.

@@ -78,3 +78,38 @@ def test_no_table_of_ours_is_made_in_anothers_place(site: Site) -> None:
     assert "set another target.schema" in setup
     site.cli("setup")
     site.cli("doctor")
+
+
+IN_OUR_PLACE = {
+    "a table of all": ("drop table app.request", "table app.request (id int)"),
+    "a table of vectors": (
+        "drop table app.documents_embedding cascade",
+        "table app.documents_embedding (id int)",
+    ),
+    "a search view": (
+        "drop view app.documents_search",
+        "view app.documents_search as select 1 as id",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_OUR_PLACE)
+def test_what_took_the_place_of_ours_is_named_and_stays(site: Site, name: str) -> None:
+    """``teardown`` drops what is ours, an overloaded function of the application is not."""
+    gone, theirs = IN_OUR_PLACE[name]
+    site.cli("setup")
+    site.sql("create function app.visible_documents(text) returns bool return true")
+    site.sql(gone)
+    site.sql(f"create {theirs}")
+    what = " ".join(theirs.split()[:2])
+    for command in ("doctor", "setup"):
+        done = site.cli(command, expect=4)
+        assert f"{what} exists, and is not ours" in done.stdout + done.stderr
+    torn = site.cli("teardown", "--yes").stderr
+    assert (
+        f"schema app stays, it has other objects: function app.visible_documents(text), {what}"
+        in torn
+    )
+    left = "select table_name from information_schema.tables where table_schema = 'app'"
+    assert site.sql(left) == [(what.partition(".")[2],)]
+    assert site.sql("select app.visible_documents('')") == [(True,)]

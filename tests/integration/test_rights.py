@@ -126,6 +126,21 @@ def test_a_right_that_only_a_start_needs_is_named_before_it(two: Site) -> None:
         assert grant in two.cli(*command.split(), expect=4).stderr
 
 
+def test_doctor_warns_if_no_index_can_be_made(two: Site) -> None:
+    """Vectors are written meanwhile; and with the grant that it gives, an index is made."""
+    two.sql(f"alter schema cdc_embed owner to {two.value('select quote_ident(current_user)')}")
+    two.sql(f"grant usage on schema cdc_embed to {two.name}")
+    said = two.cli("doctor").stdout
+    assert f"role {two.name} may not create in schema cdc_embed, so no index can be made" in said
+    grant = f"grant create on schema cdc_embed to {two.name};"
+    assert grant in said
+    two.sql(grant)
+    assert "no index can be made" not in two.cli("doctor").stdout
+    with two.service() as service:
+        service.logged("indexed", 2)
+        assert service.stop() == 0
+
+
 @pytest.mark.parametrize("name", OF_ONE)
 def test_a_right_on_one_table_pauses_it_alone(two: Site, name: str) -> None:
     revoke, lacks = OF_ONE[name]

@@ -280,23 +280,38 @@ def test_row_security_of_no_use_pauses_its_table_alone(owned: Site) -> None:
         assert service.stop() == 0
 
 
-@pytest.mark.parametrize(
-    "statement",
-    [
-        "alter table cdc_embed.letters_embedding disable row level security",
-        "drop policy cdc_embed_readers on cdc_embed.letters_embedding",
-    ],
-)
+OPENS = {
+    "alter table cdc_embed.letters_embedding disable row level security": "vectors have no more",
+    "drop policy cdc_embed_readers on cdc_embed.letters_embedding": "vectors have no more",
+    "alter policy cdc_embed_readers on cdc_embed.letters_embedding using (true)": "policy cdc",
+    "create or replace function cdc_embed.visible_letters(int) returns boolean return true": (
+        "function visible_letters is not as setup made it"
+    ),
+}
+
+
+@pytest.mark.parametrize("statement", OPENS)
 def test_vectors_that_other_hands_open_are_named(owned: Site, statement: str) -> None:
     owned.sql("alter table letters enable row level security")
     owned.cli("setup")
     with owned.service() as service:
         wait_until(lambda: problem_of(service) == "ok\n", "ready")
         owned.sql(statement)
-        wait_until(lambda: "vectors have no more" in problem_of(service), "noticed", 12)
+        wait_until(lambda: OPENS[statement] in problem_of(service), "noticed", 12)
+        owned.cli("doctor", expect=4)
         owned.cli("setup")
+        owned.cli("doctor")
         wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
         assert service.stop() == 0
+
+
+def test_doctor_warns_of_a_policy_that_shows_more(owned: Site) -> None:
+    owned.sql("alter table letters enable row level security")
+    owned.cli("setup")
+    owned.sql('create policy "Mine" on cdc_embed.letters_embedding for select using (true)')
+    said = owned.cli("doctor").stdout
+    assert 'policy "Mine" of yours shows its vectors to more readers' in said
+    assert 'drop policy "Mine" on cdc_embed.letters_embedding;' in said
 
 
 def test_doctor_names_the_owner_that_setup_and_the_index_need(owned: Site) -> None:
