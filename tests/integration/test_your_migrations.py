@@ -9,6 +9,7 @@ import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,10 @@ BATCHES = {
     "rebuild": [line for line in EACH if line.restart and line.setup != "setup"],
 }
 ALL = lines("of all tables")
+
+
+Found = Iterator[tuple["Followed", str]]
+"""Tables with which something is wrong, and the words for it."""
 
 
 class Followed:
@@ -281,28 +286,24 @@ def compared(service: RunningService, name: str) -> bool:
     return any(entry["event"] in COMPARED and entry["table"] == name for entry in service.log)
 
 
-def outcome(service: RunningService, table: Followed) -> str:
-    """Say what the service did, in the README's words."""
-    if (states(service).get(table.full_name) or {"problem": None})["problem"]:
-        return "paused"
-    return "compared" if compared(service, table.full_name) else "nothing"
-
-
-def wrong(service: RunningService, tables: Sequence[Followed]) -> Iterator[str]:
-    """The lines whose outcome is another one than promised."""
+def wrong(service: RunningService, tables: Sequence[Followed]) -> Found:
+    """The lines whose outcome, in the README's words, is another one than promised."""
+    now = states(service)
     for table in tables:
-        found = outcome(service, table)
+        found = "compared" if compared(service, table.full_name) else "nothing"
+        if (now.get(table.full_name) or {"problem": None})["problem"]:
+            found = "paused"
         if not table.line.outcome.startswith((found, "refused")):
-            yield f"{table.line.statement}: {found}, not {table.line.outcome}"
+            yield table, f"{table.line.statement}: {found}, not {table.line.outcome}"
 
 
-def unfollowed(service: RunningService, tables: Sequence[Followed], site: Site) -> Iterator[str]:
+def unfollowed(service: RunningService, site: Site, tables: Sequence[Followed]) -> Found:
     """The tables that are not followed and equal, whose statement this is."""
     now = states(service)
     for table in tables:
         problem = (now.get(table.full_name) or {"problem": "unknown"})["problem"]
         if found := problem or table.documents().drift(site):
-            yield f"{table.line.statement}: {found}"
+            yield table, f"{table.line.statement}: {found}"
 
 
 def refuse(table: Followed) -> None:
@@ -313,12 +314,26 @@ def refuse(table: Followed) -> None:
     table.run(out, table.line.statement, *back)
 
 
-def wait_until_none(look: Callable[[], Iterator[str]], seconds: float) -> None:
-    """Wait until nothing is wrong any more; else fail with all that is."""
+def wait_until_none(
+    look: Callable[[Sequence[Followed]], Found], tables: Sequence[Followed], seconds: float
+) -> None:
+    """Wait until nothing is wrong with any table; else fail with all that is.
+
+    The table that was wrong is the first one of the next look, which costs a statement or two each.
+    """
+    order = list(tables)
+
+    def nothing() -> bool:
+        table, _ = next(look(order), (None, ""))
+        if table is not None:
+            order.remove(table)
+            order.insert(0, table)
+        return table is None
+
     try:
-        wait_until(lambda: next(look(), None) is None, "nothing is wrong", seconds)
+        wait_until(nothing, "nothing is wrong", seconds)
     except AssertionError:
-        raise AssertionError("\n".join(look())) from None
+        raise AssertionError("\n".join(said for _, said in look(tables))) from None
 
 
 def migrate(service: RunningService, tables: Sequence[Followed], site: Site) -> None:
@@ -328,7 +343,7 @@ def migrate(service: RunningService, tables: Sequence[Followed], site: Site) -> 
             refuse(table)
         else:
             table.run(table.line.statement)
-    wait_until_none(lambda: wrong(service, tables), NOTICED)
+    wait_until_none(partial(wrong, service), tables, NOTICED)
     again = [table for table in tables if not table.line.setup]
     for table in tables:
         table.move()
@@ -337,7 +352,7 @@ def migrate(service: RunningService, tables: Sequence[Followed], site: Site) -> 
             table.note()
         if table.line.outcome.startswith("paused"):
             table.run(*table.line.sql, role="postgres")
-    wait_until_none(lambda: unfollowed(service, again, site), 60)
+    wait_until_none(partial(unfollowed, service, site), again, 60)
     quiet = [table for table in again if table.line.outcome.startswith("nothing")]
     assert list(wrong(service, quiet)) == []
 
@@ -350,11 +365,11 @@ def test_each_migration_has_the_promised_outcome(
     with owned(site) as role:
         tables = follow(site, role, BATCHES[batch])
         with site.service() as service:
-            wait_until_none(lambda: unfollowed(service, tables, site), 120)
+            wait_until_none(partial(unfollowed, service, site), tables, 120)
             migrate(service, tables, site)
             if batch == "at once":
                 site.cli("setup")
-                wait_until_none(lambda: unfollowed(service, tables, site), 60)
+                wait_until_none(partial(unfollowed, service, site), tables, 60)
             texts = embedded(service)
             assert service.stop() == 0
         kept = [table for table in tables if not table.line.gone]
@@ -362,7 +377,7 @@ def test_each_migration_has_the_promised_outcome(
             configure(site, role, [table.config for table in kept])
             site.cli("setup", *(["--rebuild"] if batch == "rebuild" else []))
             with site.service() as service:
-                wait_until_none(lambda: unfollowed(service, kept, site), 60)
+                wait_until_none(partial(unfollowed, service, site), kept, 60)
                 texts += embedded(service)
                 assert service.stop() == 0
         site.cli("verify")
@@ -377,7 +392,7 @@ def test_what_concerns_every_table_ends_no_service(
     with owned(site) as role:
         (table,) = follow(site, role, [line])
         with site.service() as service:
-            wait_until_none(lambda: unfollowed(service, [table], site), 60)
+            wait_until_none(partial(unfollowed, service, site), [table], 60)
             site.sql(line.statement)
             table.change()
             said = "waits for: setup" if line.outcome.startswith("not ready") else table.full_name
