@@ -1492,16 +1492,18 @@ order by t."cdc place\"""",
     Mutation(
         "deferred rows are forgotten at a restart",
         "cdc_embed/reconcile/deferred.py",
-        "        self._due = 0.0\n",
-        '        self._due = float("inf")\n',
-        "tests/integration/test_deferred.py::test_what_was_deferred_is_embedded_after_a_kill",
+        "        self._looked_at: list[Table] | None = None",
+        "        self._looked_at = self._delivered()",
+        "tests/unit/test_deferred_reader.py::"
+        "test_rows_are_looked_for_at_the_start_and_after_a_pause",
     ),
     Mutation(
         "deferred rows of a table that is back are left alone",
         "cdc_embed/reconcile/deferred.py",
         " or self._delivered() != self._looked_at:",
         ":",
-        "tests/integration/test_deferred.py::test_deferred_rows_of_a_table_that_is_back_are_embedded",
+        "tests/unit/test_deferred_reader.py::"
+        "test_rows_are_looked_for_at_the_start_and_after_a_pause",
     ),
     Mutation(
         "deferred keys keep a former name",

@@ -63,9 +63,9 @@ class DeferredReader:
         self._most = 1
         self._delayed: dict[RowId, tuple[int, float]] = {}
         """Rows whose texts were not taken: how often, and when they are tried again."""
-        self._due = 0.0
-        self._looked_at: list[Table] = []
-        """The tables of the last look."""
+        self._due = float("inf")
+        self._looked_at: list[Table] | None = None
+        """The tables of the last look; None before the first."""
         self.problem = ""
         """The number of rows that wait, and the last failure; for ``status``."""
 
@@ -82,10 +82,10 @@ class DeferredReader:
     def turn(self) -> None:
         """Try every row that is due, in the order in which they were deferred."""
         self._lane.deferred.clear()
-        self._looked_at = self._delivered()
+        self._looked_at = tables = self._delivered()
         waiting, last, problem = 0, 0, ""
         gone = set(self._delayed)  # by a later change, or because the row was deleted
-        while page := self._embedding.rows.page(self._looked_at, last, PAGE_ROWS):
+        while page := self._embedding.rows.page(tables, last, PAGE_ROWS):
             last = page[-1].id
             gone.difference_update(note.row for note in page)
             due = [note.row for note in page if self._is_due(note.row)]

@@ -35,13 +35,13 @@ def test_idle_connections_end_neither_service_nor_answers(site: Site) -> None:
         for _ in range(IDLE):
             idle = socket.create_connection(("127.0.0.1", port))
             stack.enter_context(closing(idle))
+        opened = f"/proc/{service.process.pid}/fd"
+        wait_until(lambda: count(opened) < 200, "few descriptors are open", 5)  # none idles so long
         assert service.get("/livez") == "ok\n"
         assert service.get("/readyz") == "ok\n"
         site.sql("insert into documents values (1, 'one', 'text')")
         service.settle()
         assert site.drift() == []
-        opened = f"/proc/{service.process.pid}/fd"
-        wait_until(lambda: count(opened) < 200, "few descriptors are open", 5)  # none idles so long
         assert service.stop() == 0
 
 

@@ -43,6 +43,23 @@ def test_a_deferred_row_that_is_gone_is_looked_for_no_more() -> None:
     assert not reader.problem
 
 
+def test_rows_are_looked_for_at_the_start_and_after_a_pause() -> None:
+    """They were deferred by a service that was killed, or before the table was paused."""
+    letters = cast(Table, SimpleNamespace(full_name="public.letters"))
+    term = SimpleNamespace(ended=Event(), lane=SimpleNamespace(deferred=Event()))
+    undelivered = SimpleNamespace(problems={"public.letters": "it has left the publication"})
+    work = SimpleNamespace(term=term, undelivered=undelivered, tables=[letters], slices=None)
+    empty = SimpleNamespace(rows=SimpleNamespace(page=lambda *_: []))
+    reader = DeferredReader(work=cast(Any, work), embedding=cast(Any, empty))
+    assert reader.has_work, "at the start"
+    reader.turn()
+    assert not reader.has_work
+    undelivered.problems.clear()
+    assert reader.has_work, "it is back"
+    reader.turn()
+    assert not reader.has_work
+
+
 class Recording(DeferredReader):
     """Its embedder does not take the text of one row."""
 
