@@ -27,8 +27,8 @@ from cdc_embed.target.deferred import DeferredRows
 
 PAGE_ROWS: Final = 256
 MOST: Final = 128
-"""Rows that are embedded together: one at first, and again after a text that was not taken, because
-another one is often not taken either, and it costs least alone; then twice as many each time."""
+"""Rows that are embedded together: one at first, and after one that is not taken for the first
+time, because another one is often not taken either, and costs least alone; then twice as many."""
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 30.0
 """Seconds before a row is tried again."""
@@ -112,9 +112,10 @@ class DeferredReader:
             part, keys = keys[: self._most], keys[self._most :]
             for scan in self._work.slices.read_deferred(table, part):
                 untaken, why = self._settle(table, scan)
+                first = any((table, key) not in self._delayed for key in untaken)
                 self._delay(table, untaken)
                 left, problem = left + len(untaken), why or problem
-                self._most = 1 if untaken else min(MOST, 2 * self._most)
+                self._most = 1 if first else min(MOST, 2 * self._most)
         return left, problem
 
     def _settle(self, table: Table, scan: Scan) -> tuple[set[Key], str]:

@@ -231,7 +231,8 @@ class Stream:
             now = self._clock.now
             due = [text for text, (_, at) in list(self._deferred.items()) if at <= now][:most]
             untaken = self._embed(due, None) if due else []
-            most = 1 if untaken else min(128, 2 * most)
+            first = any(self._deferred[text][0] == 0 for text in untaken)
+            most = 1 if first else min(128, 2 * most)
             for text in due:
                 tries, _ = self._deferred.pop(text)
                 if text in untaken:

@@ -79,3 +79,5 @@ def test_a_row_that_is_not_taken_is_followed_by_one_alone() -> None:
     reader.sizes = []
     left, _ = reader._try(cast(Table, "t"), [(str(number),) for number in range(22)])
     assert (left, reader.sizes) == (1, [1, 2, 4, 8, 1, 2, 4])
+    reader._try(cast(Table, "t"), [(str(number),) for number in range(50)])
+    assert reader.sizes[7:] == [8, 16, 26], "it is known by now, and goes alone in its own call"
