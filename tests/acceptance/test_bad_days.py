@@ -75,6 +75,8 @@ DELETE_SECONDS: Final = 25.0
 KILLS: Final = 0.15
 MOST_TEXTS: Final = 64
 """Texts of a call; 4 on the day that says so."""
+CALLS_PER_MINUTE: Final = 3000
+"""A limit of ours, with every other seed: calls wait for their turn now and then."""
 AT_ONCE: Final = 5
 """Calls at once: four of the stream, one of deferred rows."""
 IN_FLIGHT: Final = 4
@@ -226,7 +228,8 @@ def test_random_bad_days_lose_nothing_and_hold_up_no_delete(
     site = make_site(18)
     site.sql(DOCUMENTS)
     site.sql(OTHER)
-    more = f'timeout = "1s"\nmax_batch = {MOST_TEXTS}'
+    limit = CALLS_PER_MINUTE * (seed % 2)
+    more = f'timeout = "1s"\nmax_batch = {MOST_TEXTS}\nrequests_per_minute = {limit}'
     site.configure(embedder=f"{embedding_server.configuration}\n{more}", tables=TABLES)
     site.cli("setup")
     embedding_server.reset()
