@@ -36,6 +36,13 @@ class Mutation:
 
 MUTATIONS = (
     Mutation(
+        "DDL waits for a search",
+        "cdc_embed/cli/search.py",
+        "    session = Session(TARGET, config.target_login, name, lookout=databases.target)",
+        "    session = Session(TARGET, config.target_login, name)",
+        "tests/integration/test_giving_way.py::test_an_alter_table_does_not_wait_for_a_search",
+    ),
+    Mutation(
         "nobody asks whether an index can be made",
         "cdc_embed/setup/preflight.py",
         "        survey.findings += check_creating(databases.target, config.target.schema)",

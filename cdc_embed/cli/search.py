@@ -1,6 +1,7 @@
 """``cdc-embed search``: the documents nearest to a text."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -140,17 +141,33 @@ def _search_tables(
     k: int,
     filters: dict[str, str],
 ) -> "list[Hit]":
-    """Find the ``k`` nearest documents of all tables, nearest first."""
-    from cdc_embed.postgres.side import RowRefusedError
+    """Find the ``k`` nearest documents of all tables, nearest first.
+
+    Without an index that is a long read, also of the source by the view: it gives way.
+    """
+    from cdc_embed.errors import TargetUnavailableError
+    from cdc_embed.postgres.session import Session
+    from cdc_embed.postgres.side import CANCELLED, TARGET, RowRefusedError
     from cdc_embed.target.checks import vector_extension
     from cdc_embed.target.search import Searcher
 
     extension = vector_extension(databases.target)
     assert extension is not None, "setup needs pgvector"
     config = databases.config
-    searcher = Searcher(databases.target, config.target.schema, config.index, extension)
+    name = f"cdc_embed search {config.source.slot}"
+    session = Session(TARGET, config.target_login, name, lookout=databases.target)
+    searcher = Searcher(session, config.target.schema, config.index, extension)
     try:
-        hits = [hit for table in tables for hit in searcher.search(table, vector, k, filters)]
+        with closing(session):
+            hits = [hit for table in tables for hit in searcher.search(table, vector, k, filters)]
+    except TargetUnavailableError as exc:
+        if exc.fields.get("state") != CANCELLED:
+            raise
+        raise TargetUnavailableError(
+            problem="the search was cancelled, because a statement of another session (such as "
+            "ALTER TABLE) waited for it",
+            hint="search again; with an index it is short: cdc-embed status",
+        ) from exc
     except RowRefusedError as exc:
         asked = " and ".join(f"{column}={value}" for column, value in filters.items())
         raise typer.BadParameter(f"--where {asked}: {exc}") from None

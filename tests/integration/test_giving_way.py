@@ -5,6 +5,7 @@ A statement here takes as long as that of a huge table, because the server sleep
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -143,3 +144,16 @@ def test_an_alter_table_does_not_wait_for_a_backfill(
     service.logged("reconciled")
     assert site.drift() == []
     assert service.stop() == 0
+
+
+def test_an_alter_table_does_not_wait_for_a_search(site: Site) -> None:
+    fill(site)
+    with site.service() as service:
+        service.logged("reconciled")
+        assert service.stop() == 0
+    with slow("target/store", "nearest"), ThreadPoolExecutor() as pool:
+        migrated = pool.submit(migrate_while_read, site)
+        said = site.cli("search", "a title", expect=75).stderr
+        assert migrated.result() is None
+    assert "a statement of another session (such as ALTER TABLE) waited for it" in said
+    assert "title" in site.cli("search", "a title").stdout
