@@ -163,7 +163,7 @@ def _script(plan: "SetupPlan", one_database: bool) -> str:
             lines.append(f"\n-- in the {where.value} database")
         for step in steps:
             lines += ["", _comment(step.why), f"{step.statement.rstrip().rstrip(';')};"]
-    lines.append("\n-- Then run cdc-embed setup once more: it records where the slot stands.")
+    lines.append("\n-- Then run cdc-embed setup once more: it records where the slot is.")
     return "\n".join(lines)
 
 

@@ -60,6 +60,6 @@ class GivingWay:
             if waiting:
                 log.info("a read gives way", to=f"PID {waiting[0][0]}")
         except CdcEmbedError as exc:
-            log.debug("pulse", problem=str(exc))
+            log.debug("no look at waiting sessions", problem=str(exc))
         finally:
             self._looking.release()

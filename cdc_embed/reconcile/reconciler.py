@@ -166,7 +166,7 @@ class Reconciler:
     def _backfill(self, scope: Scope, comparison: Comparison) -> None:
         """Continue the comparison of one table, and make the stored rows equal."""
         table = scope.table
-        log.info("reconcile", table=table.full_name, stage=comparison.stage)
+        log.info("table is compared", table=table.full_name, stage=comparison.stage)
         self._slices.distrust(table)
         running = self._work.metrics.reconcile_running.labels(table.full_name)
         running.set(1)

@@ -114,7 +114,7 @@ class _Starter:
         with ExitStack() as stack:
             databases = stack.enter_context(connections(self._config))
             for done in databases.coverage.protect():  # whatever else is found
-                log.warning("publication", done=done)
+                log.warning("publication was altered", done=done)
             survey = survey_all(databases)
             if gap is None:
                 survey.expect_usable()
@@ -122,7 +122,7 @@ class _Starter:
                 expect_own_gap(databases, [source.table.full_name for source in survey.tables])
             model = self._keep_model(databases, stopping)
             for done in settle_spaces(databases, model.embedder, model.card).run(databases):
-                log.warning("space", done=done)
+                log.warning("space was changed", done=done)
             if gap is not None:
                 _make_new_slot(databases, model.card, gap, stopping)
                 survey = survey_all(databases)
@@ -146,7 +146,7 @@ class _Starter:
             self._kept.metrics.set_model(card.identity)
             if card.meter is not None:
                 card.meter.listen(self._kept.metrics.embedded_tokens)
-            log.info("model", model=card.identity, threads=card.threads)
+            log.info("model is loaded", model=card.identity, threads=card.threads)
         return self._model
 
     def _make_model(self, databases: Connections, stopping: Event) -> Model:
@@ -185,7 +185,7 @@ def _make_new_slot(
 
     def on_step(step: Step) -> None:
         expect_no_stop()
-        log.info("setup", side=step.where.value, step=step.why)
+        log.info("setup makes", side=step.where.value, step=step.why)
 
     def on_wait(holders: list[str]) -> None:
         expect_no_stop()

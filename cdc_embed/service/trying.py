@@ -53,7 +53,7 @@ def try_embedder(
         embedder.close()
     tried = trying.result()
     if tried.unproven:
-        log.warning("embedder", unproven=tried.unproven, fix=tried.way_out)
+        log.warning("embedder is not proven", unproven=tried.unproven, fix=tried.way_out)
     return WatchedEmbedder(embedder, tried)
 
 

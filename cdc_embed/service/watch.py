@@ -113,7 +113,7 @@ class Watch:
         except CdcEmbedError as exc:
             self._instance.fail(exc)
         except AbandonedError:
-            log.debug("watch", problem="the embedder was not tried before the end")
+            log.debug("embedder was not tried before the end")
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
@@ -133,11 +133,11 @@ class Watch:
                     self._watch()
             except (SourceUnavailableError, TargetUnavailableError) as exc:
                 # the loop meets the same error and waits; here it only means old numbers
-                log.debug("watch", problem=str(exc))
+                log.debug("databases were not watched", problem=str(exc))
             except OSError as exc:
                 if not is_passing(exc):
                     raise
-                log.warning("watch", problem=str(exc))
+                log.warning("databases were not watched", problem=str(exc))
             except CdcEmbedError as exc:
                 self._instance.fail(exc)
                 return
@@ -163,7 +163,7 @@ class Watch:
             observed = databases.coverage.observe(self._tables)
             if observed.mendable:
                 for done in databases.coverage.protect():
-                    log.warning("publication", done=done)
+                    log.warning("publication was altered", done=done)
                 observed = databases.coverage.observe(self._tables)
             others = {**lacking, **self._unlogged}
             found.update({**others, **observed.undelivered, **observed.altered})

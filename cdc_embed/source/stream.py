@@ -160,7 +160,7 @@ class Stream:
         return [(int(parts[0]), LSN.parse(parts[1])) for parts in lines if parts[0].isdigit()]
 
     def start(self, options: dict[str, str]) -> None:
-        """Stream from where the slot stands; ``SlotIsActiveError`` when another session does."""
+        """Stream from the slot's position; ``SlotIsActiveError`` when another session does."""
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 ({})").format(
             sql.Identifier(self._slot),
             sql.SQL(", ").join(

@@ -72,7 +72,7 @@ def test_rows_from_before_setup_are_embedded_by_run_alone(make_site: Callable[..
     with site.service() as service:
         service.settle()
         assert service.stop() == 0
-    assert not any(entry["event"] in {"reconcile", "indexed"} for entry in service.log)
+    assert not any(entry["event"] in {"table is compared", "indexed"} for entry in service.log)
 
 
 def test_manual_backfill_awaits_the_command_and_the_leader_acts(
@@ -366,7 +366,7 @@ def test_rows_per_second_is_kept_and_the_index_comes_last(
         assert site.sql(HNSW) == [], "no index while the backfill runs"
         began, ended = (
             datetime.fromisoformat(service.logged(event)["timestamp"])
-            for event in ("reconcile", "reconciled")
+            for event in ("table is compared", "reconciled")
         )
         assert 4.5 <= (ended - began).total_seconds() < 20
         assert site.drift() == []

@@ -335,7 +335,7 @@ def test_a_retry_does_not_wait_for_a_backfill_to_end(
     with site.service() as service:
         service.settle()
         site.sql("update cdc_embed.reconcile set state = 'running', stage = 'rows', cursor = null")
-        service.wait_for("reconcile")
+        service.wait_for("table is compared")
         embedding_server.faults()
         assert retried(site, "--all")["refused"] == 0
         running = "select state, stage from cdc_embed.reconcile"

@@ -134,7 +134,7 @@ def test_publication_without_generated_columns_is_mended(
         with followed(site) as service:
             site.sql("alter table low replica identity full")
             succeed(site, "posts")
-            service.logged("publication")
+            service.logged("publication was altered")
             site.sql("update posts set title = 'other'")
             service.settle()
             assert site.drift("posts") == []
@@ -277,7 +277,7 @@ def test_lock_that_the_application_holds_is_not_waited_for(
     with holder.cursor() as cursor:
         cursor.execute("lock table documents in share update exclusive mode")
         with site.service() as service:
-            assert "not possible now" in service.logged("publication")["done"]
+            assert "not possible now" in service.logged("publication was altered")["done"]
             wait_until(lambda: "public.documents" in ready(service), "said", SECONDS)
             assert "UPDATE and DELETE of public.documents fail" in check(site, 4)
             holder.rollback()
@@ -419,7 +419,7 @@ def test_primary_key_that_is_replaced_at_once_fails_nothing(
         service.settle()
         assert site.drift() == []
         assert service.stop() == 0
-        assert not any(entry["event"] == "publication" for entry in service.log)
+        assert not any(entry["event"] == "publication was altered" for entry in service.log)
 
 
 def test_key_with_a_generated_column_is_published(make_site: Callable[..., Site]) -> None:
@@ -463,7 +463,7 @@ def test_publication_of_partitions_is_mended(make_site: Callable[..., Site]) -> 
     with followed(site) as service:
         site.sql(alone)
         site.sql("insert into documents values (1, 'not', 'in the log')")
-        service.logged("publication", 2)
+        service.logged("publication was altered", 2)
         wait_until(lambda: site.drift() == [], "compared")
         wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
         site.sql("update documents set body = 'followed'")

@@ -235,7 +235,7 @@ def test_partitions_that_come_and_go_do_not_delay_a_backfill(site: Site) -> None
         )
         wait_until(lambda: site.value(settled) and not EVENTS.drift(site), "it ends")
         assert not [entry for entry in service.log if entry["event"] == EVERY_ROW]
-        began = [entry["stage"] for entry in service.log if entry["event"] == "reconcile"]
+        began = [entry["stage"] for entry in service.log if entry["event"] == "table is compared"]
         assert began.count("rows") == 1
         site.cli("verify")
         assert service.stop() == 0

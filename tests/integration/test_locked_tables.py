@@ -20,7 +20,7 @@ def test_a_locked_table_delays_no_comparison_of_others(make_site: Callable[..., 
     site.configure(tables="".join([*entries, third]))
     site.cli("setup")
     with site.service() as service, closing(site.connect()) as holder:
-        service.logged("reconcile")
+        service.logged("table is compared")
         with holder.cursor() as cursor:  # between two slices, so no transaction came before them
             cursor.execute("lock table first in access exclusive mode")
         wait_until(lambda: len(site.sql(DONE)) == 2, "the others are compared", 60)

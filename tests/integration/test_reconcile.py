@@ -92,7 +92,7 @@ def test_reconcile_puts_no_older_row_over_what_the_log_brought(
             return texts[0] if texts else None
 
         with site.service() as service:
-            service.logged("reconcile")
+            service.logged("table is compared")
             with hanging_commit(site, "update documents set body = 'second' where id = 200"):
                 wait_until(lambda: stored(200) == "t\n\nsecond", "the log brought it")
                 wait_until(lambda: stored(199), "the rows beside it were reconciled")

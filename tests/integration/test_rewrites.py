@@ -136,7 +136,7 @@ def test_backfill_under_way_is_answered_if_its_table_waits_again(
             stderr=subprocess.PIPE,
             text=True,
         )
-        service.wait_for("reconcile")
+        service.wait_for("table is compared")
         parted.sql("delete from cdc_embed.reconcile")
         problem = asked.communicate(timeout=30)[1]
         assert asked.returncode == 4

@@ -163,7 +163,7 @@ def test_table_that_leaves_while_it_is_compared_pauses_alone(two: Site, leaves: 
         more="[backfill]\nrows_per_second = 10\n",
     )
     with two.service() as service:
-        service.wait_for("reconcile")
+        service.wait_for("table is compared")
         asked = subprocess.Popen(
             [*COMMAND, "-c", str(two.config_path), "backfill", "--table", "documents"],
             stderr=subprocess.DEVNULL,
