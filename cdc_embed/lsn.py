@@ -5,7 +5,7 @@ still belong together. Both are pure: they take facts and give an answer.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
 
 _TEXT_FORM = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
@@ -62,9 +62,9 @@ class Progress:
 
     __slots__ = ("durable", "open_commit", "received", "recorded")
 
-    def __init__(self, recorded: LSN) -> None:
-        self.received = recorded
-        self.durable = recorded
+    def __init__(self, recorded: LSN, confirmed: LSN = ZERO) -> None:
+        """``confirmed``: the slot's position, where the server begins; all before it is durable."""
+        self.received = self.durable = max(recorded, confirmed)
         self.recorded = recorded
         self.open_commit: LSN | None = None
 
@@ -139,6 +139,10 @@ class Checkpoint:
     def recorded(self) -> LSN:
         """The position up to which everything is reflected in the target."""
         return max(self.end_lsn, self.confirmed_lsn)
+
+    def reaching(self, confirmed: LSN) -> "Checkpoint":
+        """Return the checkpoint as if it were recorded that all before ``confirmed`` is durable."""
+        return replace(self, confirmed_lsn=max(self.confirmed_lsn, confirmed))
 
     def covers(self, position: Position) -> bool:
         """Return whether the change at ``position`` is reflected in the target already."""

@@ -15,7 +15,8 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import ChangeLog, Frames, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
+from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.supply import StoreReader, VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, ZERO, Progress
@@ -87,7 +88,6 @@ def make_pipeline(
                 read_rows=lambda _table, _keys: {},
                 cut=one_chunk,
                 supply=supply,
-                patience=patience,
             ),
             examiner=Examiner(store=store, cut=one_chunk, supply=supply, patience=patience),
             writer=Writer(target, patience, 0),

@@ -93,7 +93,7 @@ def _extension_schema(databases: "Connections") -> str:
 
 def _rebuild(databases: "Connections", builder: "IndexBuilder", embedding_table: str) -> None:
     """Build in a thread, because the driver's wait cannot be interrupted."""
-    with ThreadPoolExecutor(1) as worker:
+    with ThreadPoolExecutor(1, thread_name_prefix="index") as worker:
         running = worker.submit(builder.rebuild, databases.target, embedding_table)
         try:
             while wait([running], NOTICE_SECONDS).not_done:

@@ -28,7 +28,8 @@ from cdc_embed.flow.hot_rows import HotRows
 from cdc_embed.flow.in_flight import CommittedBatch, InFlight
 from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
-from cdc_embed.flow.prepare import Prepared, Preparer, Range, rows_of
+from cdc_embed.flow.prepare import Preparer, Range, rows_of
+from cdc_embed.flow.supply import Prepared
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import LSN
 from cdc_embed.target.write import dropped

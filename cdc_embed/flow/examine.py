@@ -24,7 +24,7 @@ from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
 from cdc_embed.flow.lane import Examined, Slice
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.prepare import Prepared, StoreReader, VectorSupply, wanted_texts
+from cdc_embed.flow.supply import Prepared, StoreReader, VectorSupply, wanted_texts
 
 SAME_VECTOR: Final = 0.999
 """Cosine of a stored vector and a fresh one: rounding (halfvec, another machine) stays above it."""

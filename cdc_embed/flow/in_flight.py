@@ -8,7 +8,8 @@ from cdc_embed.change.pending import is_other
 from cdc_embed.flow.examine import Extract
 from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.flow.lane import Offer
-from cdc_embed.flow.prepare import Prepared, Range, rows_of
+from cdc_embed.flow.prepare import Range, rows_of
+from cdc_embed.flow.supply import Prepared
 from cdc_embed.flow.writing import Written
 
 

@@ -9,44 +9,25 @@ in its ``BatchFacts``, and is not paid for twice.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Final
 
 from cdc_embed.change.action import Row, Write
 from cdc_embed.change.batch import Batch, RowId
-from cdc_embed.change.compare import Stored
 from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change, Event
-from cdc_embed.change.knowledge import ABSENT, Basis, State
+from cdc_embed.change.knowledge import ABSENT, Basis
 from cdc_embed.change.pending import LaterChanges
 from cdc_embed.change.plan import Cut, Plan, plan, rows_to_look_up
 from cdc_embed.flow.embedding import EmbeddingRunner
 from cdc_embed.flow.facts import BatchFacts
-from cdc_embed.flow.going_on import OthersBehind, OthersWait, nothing_behind
-from cdc_embed.flow.lane import Examined
-from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.texts import Embedded
+from cdc_embed.flow.going_on import OthersBehind, nothing_behind
+from cdc_embed.flow.supply import ChunkId, Prepared, StoreReader, VectorSupply, wanted_texts
 
 ReadRows = Callable[[Table, Mapping[Key, int]], dict[Key, Row | None]]
 """A function that reads the first of some rows, one at least: as many as should be in memory
 together."""
 MOST_CHARACTERS: Final = 4 << 20
 """Characters that are read again together, of all tables."""
-ChunkId = tuple[Table, bytes]
-"""A chunk of a table, by its hash."""
-
-
-class StoreReader(Protocol):
-    """The part of the store that is read to prepare a batch."""
-
-    def look_up(self, rows: Sequence[RowId]) -> dict[RowId, State]: ...
-    def look_up_whole(self, rows: Sequence[RowId]) -> dict[RowId, Stored]: ...
-    def find_donors(self, chunks: Sequence[ChunkId]) -> set[ChunkId]: ...
-    def vectors(
-        self, table: Table, keys: Sequence[Key]
-    ) -> dict[tuple[Key, int], tuple[bytes, NDArray[np.float32]]]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,91 +46,16 @@ class Range:
     """Whether something else than new rows waits behind it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Prepared:
-    """A batch that can be written: every action decided, every vector in hand or in the target."""
-
-    plan: Plan
-    vectors: Mapping[bytes, NDArray[np.float32]]
-    used: int = 0
-    """Events of the range that are in the plan; the rest did not fit."""
-    reused: int = 0
-    """Chunks whose vector comes from a stored one."""
-    examined: Examined | None = None
-    """The result of a slice; None for a range of the log."""
-
-
-class VectorSupply:
-    """Gives every chunk of a plan its vector: one in hand, a stored donor, or the model's."""
-
-    def __init__(self, store: StoreReader, runner: EmbeddingRunner, patience: Patience) -> None:
-        self._store = store
-        self._patience = patience
-        self.runner = runner
-
-    def wanted(
-        self, planned: Plan, basis: Basis, facts: BatchFacts, donors: dict[ChunkId, bool]
-    ) -> dict[bytes, ChunkId]:
-        """Return the chunks that must be embedded, by hash: each text once, for all tables.
-
-        ``donors`` remembers which chunks were looked for, and found, in this preparation.
-        """
-        chunks = [
-            chunk
-            for chunk in planned.texts()
-            if chunk not in basis.arriving
-            and chunk[1] not in facts.vectors
-            and chunk[1] not in facts.refused_texts
-            and chunk[1] not in facts.untaken
-        ]
-        unknown = [chunk for chunk in chunks if chunk not in donors]
-        if unknown:
-            find = partial(self._store.find_donors, unknown)
-            found = self._patience.keep_trying("target", find)
-            donors |= {chunk: chunk in found for chunk in unknown}
-        return {chunk[1]: chunk for chunk in chunks if not donors[chunk]}
-
-    def embed(
-        self,
-        texts: dict[bytes, str],
-        facts: BatchFacts,
-        others_wait: OthersWait | None,
-    ) -> Embedded:
-        """Embed texts, by chunk hash; what came of them is in ``facts``, and is returned."""
-        embedded = self.runner.embed(texts, others_wait=others_wait)
-        facts.vectors |= embedded.vectors
-        facts.refused_texts |= embedded.refused
-        facts.untaken |= embedded.untaken.keys()
-        return embedded
-
-    def finish(self, planned: Plan, facts: BatchFacts) -> Prepared:
-        """Return the plan with its vectors.
-
-        A document that the model refuses becomes a dead letter, one that the embedder does not take
-        is deferred.
-        """
-        planned.refuse_texts(facts.refused_texts)
-        before = planned.texts()
-        planned.defer_texts(facts.untaken)
-        texts = planned.texts()
-        left = {h for _, h in before.keys() - texts.keys() if h in facts.vectors}
-        self.runner.kept.keep({h: facts.vectors[h] for h in left})
-        reused = sum(digest not in facts.vectors for _, digest in texts)
-        return Prepared(plan=planned, vectors=facts.vectors, reused=reused)
-
-
 class Preparer:
     """Prepares batches of changes with one embedder, one target and one source."""
 
     def __init__(
-        self, *, store: StoreReader, read_rows: ReadRows, cut: Cut, supply: VectorSupply,
-        patience: Patience,
-    ) -> None:  # fmt: skip
+        self, *, store: StoreReader, read_rows: ReadRows, cut: Cut, supply: VectorSupply
+    ) -> None:
         self.store = store
         self.read_rows = read_rows
         self.cut = cut
         self.supply = supply
-        self.patience = patience
 
     def prepare(self, work: Range, basis: Basis, facts: BatchFacts) -> Prepared:
         """Return the plan of a range, or of as much of it as should be embedded at once."""
@@ -215,7 +121,7 @@ class _Attempt:
         unknown = [row for row in rows if row not in self._states]
         if unknown:
             look_up = partial(self._tools.store.look_up, unknown)
-            found = self._tools.patience.keep_trying("target", look_up)
+            found = self._tools.supply.patience.keep_trying("target", look_up)
             for row in unknown:
                 self._states[row] = self._basis.stored(row, found.get(row, ABSENT))
 
@@ -242,18 +148,12 @@ class _Attempt:
             if characters > MOST_CHARACTERS:
                 break
             read = partial(self._tools.read_rows, table, keys)
-            found = self._tools.patience.keep_trying("source", read)
+            found = self._tools.supply.patience.keep_trying("source", read)
             for key, row in found.items():
                 self._facts.reads[table, key] = images[table, key].change, row
                 characters += sum(len(text or "") for text in row.texts) if row else 0
             unread -= {(table, key) for key in found}
         return unread
-
-
-def wanted_texts(planned: Plan, wanted: Mapping[bytes, ChunkId]) -> dict[bytes, str]:
-    """Return the texts of wanted chunks, by hash."""
-    texts = planned.texts()
-    return {digest: texts[chunk] for digest, chunk in wanted.items()}
 
 
 def _rows_in_order(events: Sequence[Event]) -> Iterable[RowId]:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from threading import Lock
 from typing import Final
 
@@ -26,7 +27,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.event import Change
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Plan, skipped
-from cdc_embed.flow.prepare import Prepared
+from cdc_embed.flow.supply import Prepared
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
@@ -195,11 +196,10 @@ class Telemetry:
             if type(action) in _OPS:
                 change = plan.batch.images[table, key].change
                 self.metrics.end_to_end_latency.labels(table.full_name).observe(_age(change, now))
-        self._tell(_truncated(change, now) for change in plan.batch.truncated.values())
-        self._tell(
-            _committed(*row, action, plan.batch.images[row].change, now)
-            for row, action in plan.actions.items()
-        )
+        emptied = (_truncated(change, now) for change in plan.batch.truncated.values())
+        images = plan.batch.images
+        rows = (_committed(*row, act, images[row].change, now) for row, act in plan.actions.items())
+        self._tell(chain(emptied, rows))
 
     def _count_deferred(self, plan: Plan) -> None:
         deferred = [row for row, action in plan.actions.items() if isinstance(action, Defer)]

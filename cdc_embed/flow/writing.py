@@ -17,7 +17,7 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.plan import Plan
 from cdc_embed.errors import TargetRefusedError
 from cdc_embed.flow.patience import Patience
-from cdc_embed.flow.prepare import Prepared
+from cdc_embed.flow.supply import Prepared
 from cdc_embed.lsn import LSN
 from cdc_embed.postgres.side import RowRefusedError
 from cdc_embed.target.write import MissingDonorError, Vectors

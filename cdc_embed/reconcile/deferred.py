@@ -20,7 +20,7 @@ from cdc_embed.change.document import Key, Table
 from cdc_embed.change.knowledge import UNKNOWN, Basis
 from cdc_embed.change.plan import Cut, Plan, read_again
 from cdc_embed.flow.facts import BatchFacts
-from cdc_embed.flow.prepare import VectorSupply, wanted_texts
+from cdc_embed.flow.supply import VectorSupply, wanted_texts
 from cdc_embed.reconcile.slices import Work
 from cdc_embed.source.rows import Scan
 from cdc_embed.target.deferred import DeferredRows

@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -217,8 +216,9 @@ class Instance:
             self._stages.recheck()
             slot = self._source.usable_slot()
             confirmed = slot.confirmed_lsn or ZERO
+            nothing_lost = self.has_lost_nothing(confirmed, checkpoint.recorded)
             gap = find_gap(
-                self._complete(checkpoint, confirmed),
+                checkpoint.reaching(confirmed) if nothing_lost else checkpoint,
                 source=source,
                 slot_confirmed=confirmed,
                 wal_end=slot.wal_end,
@@ -238,12 +238,6 @@ class Instance:
         """Return whether nothing is lost though the slot is at ``confirmed``, beyond the record:
         it was durable on the present connection, or on the last one."""
         return self._progress is not None and self._progress.has_lost_nothing(confirmed, recorded)
-
-    def _complete(self, checkpoint: Checkpoint, confirmed: LSN) -> Checkpoint:
-        """Return the checkpoint with the slot's position, if nothing below that is lost."""
-        if not self.has_lost_nothing(confirmed, checkpoint.recorded):
-            return checkpoint
-        return replace(checkpoint, confirmed_lsn=max(checkpoint.confirmed_lsn, confirmed))
 
     def _adapt(self, stream: Stream) -> ServerTimes:
         """Ask the server's timeout and clock, which can be others than those before."""

@@ -107,6 +107,6 @@ class Listeners:
     def _call(self, listener: Listener, committed: Sequence[Committed]) -> None:
         try:
             listener(committed)
-        except Exception:
+        except BaseException:
             log.exception("listener failed", rows=len(committed))
             self._metrics.listener_errors.inc()

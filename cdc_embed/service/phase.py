@@ -24,6 +24,9 @@ class Phase(Enum):
     From every phase:
 
         -> STOPPED         ``run`` returned or raised
+
+    From STOPPED the service goes to STARTING with another instance, if a gap in the history is
+    repaired or other tables are to be followed.
     """
 
     STARTING = "starting"

@@ -7,7 +7,7 @@ from threading import Event
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError
-from cdc_embed.flow.prepare import VectorSupply
+from cdc_embed.flow.supply import VectorSupply
 from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET

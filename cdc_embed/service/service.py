@@ -139,7 +139,7 @@ class Service:
             if exc.exit_code == error.exit_code:
                 raise error from exc
             raise
-        log.error("a table stopped the others no longer", problem=str(error), hint=error.hint)
+        log.error("one table is paused, the others go on", problem=str(error), hint=error.hint)
 
     def _begin_again(self, gap: HistoryGapError | None, *, waits_for_setup: bool = False) -> None:
         """Start an instance, and wait for what is away; none is there if a stop comes first.
@@ -150,6 +150,7 @@ class Service:
         self._starting = True
         if self._current is not None:
             self._current.close()
+        self._metrics.set_phase(Phase.STARTING.value)
         if gap is not None:
             self._allow_repair(gap)
         attempt = 0
@@ -272,7 +273,7 @@ class Service:
 
     @property
     def told(self) -> bool:
-        """Whether the listeners have been called for every commit up to ``positions.durable``."""
+        """Whether no commit up to ``positions.durable`` waits for a listener to be called."""
         return self._listeners.told
 
     @property

@@ -14,7 +14,8 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import ChangeLog, Pipeline
-from cdc_embed.flow.prepare import Preparer, ReadRows, VectorSupply
+from cdc_embed.flow.prepare import Preparer, ReadRows
+from cdc_embed.flow.supply import VectorSupply
 from cdc_embed.flow.telemetry import Telemetry
 from cdc_embed.flow.writing import Writer
 from cdc_embed.lsn import LSN, Checkpoint, Progress
@@ -101,8 +102,6 @@ def make_pipeline(
     assembler = Assembler(
         source.tables, checkpoint, connected.confirmed, source.callbacks, next_xid
     )
-    progress = Progress(checkpoint.recorded)
-    progress.mark_durable(connected.confirmed)
     look_ups = store.look_ups
     supply = VectorSupply(look_ups, stages.runner, patience)
     return Pipeline(
@@ -110,7 +109,7 @@ def make_pipeline(
             stream=connected.stream,
             decode=source.plugin.make_decoder(),
             assembler=assembler,
-            progress=progress,
+            progress=Progress(checkpoint.recorded, connected.confirmed),
         ),
         workers=Workers(
             preparer=Preparer(
@@ -118,7 +117,6 @@ def make_pipeline(
                 read_rows=source.read_rows,
                 cut=stages.cut,
                 supply=supply,
-                patience=patience,
             ),
             examiner=Examiner(store=look_ups, cut=stages.cut, supply=supply, patience=patience),
             writer=Writer(store, patience, checkpoint.batch_seq),

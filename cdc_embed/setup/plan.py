@@ -210,7 +210,8 @@ def _run(databases: Connections, step: Step) -> None:
 
 def _run_watched(databases: Connections, step: Step, on_wait: OnWait) -> None:
     """Run a step that can wait for long in a thread, so that it can be watched and cancelled."""
-    with ThreadPoolExecutor(1) as worker, connections(databases.config) as own:
+    workers = ThreadPoolExecutor(1, thread_name_prefix="setup")
+    with workers as worker, connections(databases.config) as own:
         running = worker.submit(_run, databases, step)
         try:
             while wait([running], WAIT_NOTICE_SECONDS).not_done:

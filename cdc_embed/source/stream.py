@@ -19,7 +19,7 @@ a peer that vanished, but not a proxy whose other side is gone and that acknowle
 
 One case remains: a frame with ``data_start`` 0 (the first of all, a Relation, a Type, the Begin of
 a transaction with an origin). After it the reading cursor forwards any keepalive. ``Guard`` (in
-``guard``) decides when the next read is safe. No other module depends on this.
+``guard``) decides when the next read is safe. No other module knows of frames.
 """
 
 import array

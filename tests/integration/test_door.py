@@ -294,6 +294,8 @@ def test_a_stop_while_a_gap_is_repaired_ends_the_repair(site: Site) -> None:
             lambda: any(entry["event"] == "setup waits" for entry in logs), "the new slot waits"
         )
         assert service.phase is Phase.STARTING
+        shown = {"phase": Phase.STARTING.value}
+        assert service.registry.get_sample_value("cdc_embed_phase", shown) == 1
         assert service.problem_alive() is None
         service.stop()
         assert service.wait(PATIENCE)

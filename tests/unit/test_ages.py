@@ -4,14 +4,14 @@ import time
 
 import pytest
 
-from cdc_embed.change.action import Defer
+from cdc_embed.change.action import Defer, Remove
 from cdc_embed.change.batch import Batch
 from cdc_embed.change.event import Change, Op, TransactionEnd
 from cdc_embed.change.pending import Pending
 from cdc_embed.change.plan import Plan
 from cdc_embed.flow.hot_rows import HotRows
-from cdc_embed.flow.prepare import Prepared
 from cdc_embed.flow.receipts import STEP_SECONDS, Receipts
+from cdc_embed.flow.supply import Prepared
 from cdc_embed.flow.telemetry import Oldest, Telemetry
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
@@ -61,6 +61,18 @@ def test_a_deferred_row_counts_until_it_is_written() -> None:
     assert time.time() - since - 6 < telemetry.oldest_pending_age() < time.time() - since
     telemetry.note_deferred([None], telemetry.deferrals)
     assert telemetry.oldest_pending_age() == 0
+
+
+def test_a_commit_is_told_once() -> None:
+    """Also with a TRUNCATE in it: half of a commit could be dropped for a slow listener."""
+    told: list[list[str]] = []
+    metrics = Metrics(slot="s", tables=[TABLE.full_name], model="hash")
+    telemetry = Telemetry(metrics, lambda rows: told.append([row.op for row in rows]))
+    batch = Batch.of([change(Op.TRUNCATE), change(Op.DELETE, ("1",), at=(9, 1))])
+    plan = Plan(batch, {(TABLE, ("1",)): Remove()})
+    written = Written(committed_at=time.time(), seconds=0.1)
+    telemetry.written(Prepared(plan=plan, vectors={}), written)
+    assert told == [["truncate", "delete"]]
 
 
 def test_the_oldest_receipt_is_that_of_what_is_not_durable() -> None:

@@ -83,6 +83,22 @@ def test_every_listener_hears_every_commit_in_order(metrics: Metrics) -> None:
     listeners.close()
 
 
+def test_a_listener_that_wants_the_process_to_end_ends_no_thread(metrics: Metrics) -> None:
+    """``sys.exit`` in a thread ends it without a word, and then nobody hears of anything."""
+    heard: list[str] = []
+
+    def leave(_: Sequence[Committed]) -> None:
+        raise SystemExit(1)
+
+    listeners = Listeners([leave, lambda committed: heard.append(names(committed))], metrics)
+    for name in ("1", "2"):
+        listeners.tell(rows(name))
+    assert listeners.wait(SECONDS)
+    assert heard == ["1", "2"]
+    assert metrics.registry.get_sample_value("cdc_embed_listener_errors_total") == 2
+    listeners.close()
+
+
 def test_telling_waits_for_no_listener(metrics: Metrics, slow: Slow) -> None:
     listeners = Listeners([slow], metrics)
     for name in "123":

@@ -33,7 +33,8 @@ from cdc_embed.flow.lane import Lane
 from cdc_embed.flow.limits import Limits
 from cdc_embed.flow.patience import Patience
 from cdc_embed.flow.pipeline import ChangeLog, Pipeline
-from cdc_embed.flow.prepare import Preparer, StoreReader, VectorSupply
+from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.supply import StoreReader, VectorSupply
 from cdc_embed.flow.texts import Embedded, Kept
 from cdc_embed.flow.writing import OutdatedPlanError, Writer
 from cdc_embed.lsn import ZERO, Progress, find_gap
@@ -429,7 +430,6 @@ class World:
                     read_rows=self._read_rows,
                     cut=self.cut,
                     supply=supply,
-                    patience=patient,
                 ),
                 examiner=Examiner(store=store, cut=self.cut, supply=supply, patience=patient),
                 writer=Writer(self.target, patient, checkpoint.batch_seq),
