@@ -203,11 +203,12 @@ class EmbedderUnavailableError(CdcEmbedError):
 
     exit_code = UNAVAILABLE
     lasts: bool = False
-    """Whether no short while mends it: it is told at once."""
+    """Whether no short while mends it, so that it is told at once."""
     of_known_good: bool = False
-    """A text that is known to be good failed: neither another text nor their number is to blame."""
+    """Whether a known-good text failed, so that neither another text nor their number is to
+    blame."""
     own_pause: float = 0.0
-    """Seconds for which the service wants to be called no more with these texts, while it takes
+    """The seconds for which the service wants to be called no more with these texts, while it takes
     others."""
     untried: bool = False
     """Whether it is the failure of another call, because it was not time for this one."""

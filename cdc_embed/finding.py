@@ -8,9 +8,9 @@ from cdc_embed.errors import PreflightError
 
 class Severity(Enum):
     ERROR = "error"
-    """``run`` cannot work."""
+    """The level of a finding with which ``run`` cannot work."""
     WARNING = "warning"
-    """``run`` works now, but can fail later."""
+    """The level of a finding with which ``run`` works now, but can fail later."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

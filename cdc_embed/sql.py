@@ -16,7 +16,7 @@ _BLOCK = re.compile(r"^-- name: (\w+)\n-- (.+)\n", re.MULTILINE)
 
 
 def folder() -> Path:
-    """Return the folder of the SQL files: in the package, or beside it in a checkout."""
+    """Return the folder of the SQL files, in the package, or beside it in a checkout."""
     return _PACKAGED if _PACKAGED.is_dir() else _CHECKOUT
 
 

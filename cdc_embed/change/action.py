@@ -36,7 +36,7 @@ class Metadata:
     values: tuple[Value, ...] = ()
     hash: bytes = b""
     origin: Key | None = None
-    """The row whose stored values stand for the unchanged ones; None: there are no unchanged
+    """The row whose stored values stand for the unchanged ones; None if there are no unchanged
     ones."""
     letter: "Refuse | None" = None
     """The letter for values that the database refuses; they are NULL here."""
@@ -55,7 +55,7 @@ NO_METADATA = Metadata()
 REFUSED_BY_DATABASE = "database"
 """The reason of a dead letter whose row the target refuses."""
 REFUSED_METADATA = "metadata"
-"""The reason of a letter for metadata alone: the document is stored without these values."""
+"""The reason of a letter for metadata alone. The document is stored without these values."""
 
 
 class RowRefusal(NamedTuple):
@@ -63,12 +63,13 @@ class RowRefusal(NamedTuple):
 
     error: str
     without: tuple[int, ...] = ()
-    """The places of the values without which it is taken; none: it is refused whatever they are."""
+    """The places of the values without which it is taken; empty if it is refused whatever they
+    are."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """The row is gone or has no text: no chunk and no dead letter may stay."""
+    """The row is gone or has no text, so no chunk and no dead letter may stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +79,12 @@ class Write:
     document: Document
     metadata: Metadata = NO_METADATA
     reread: bool = False
-    """The text was read from the source: possibly ahead of the log."""
+    """Whether the text was read from the source, so that it can be ahead of the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refuse:
-    """The document cannot be embedded: its old chunks go, a dead letter stays.
+    """The document cannot be embedded. Its old chunks go, a dead letter stays.
 
     With ``without`` it is the letter beside a document that is stored without these values.
     """
@@ -97,7 +98,7 @@ class Refuse:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """The row has a new key and the text it had: its stored chunks take the new key."""
+    """The row has a new key and its former text. Its stored chunks take the new key."""
 
     origin: Key
     fingerprint: bytes
@@ -106,7 +107,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Annotate:
-    """The row's text is stored, its metadata changed: its chunks stay, their metadata is
+    """The row's text is stored, its metadata changed. Its chunks stay, their metadata is
     replaced."""
 
     metadata: Metadata
@@ -116,13 +117,13 @@ class Annotate:
 
 @dataclass(frozen=True, slots=True)
 class Forget:
-    """The row was gone when it was read again: its chunks stay, but prove nothing any more."""
+    """The row was gone when it was read again. Its chunks stay, but prove nothing any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Defer:
-    """The text waits for the embedder, and nothing waits for the text: what is stored stays as it
-    is, the key is noted, and the row is read and embedded beside the stream."""
+    """The text waits for the embedder. The stored chunks stay, and the key is noted. Later the row
+    is read and embedded beside the stream."""
 
     xid: int | None = None
     """The xid, as in ``Deferred``."""
@@ -187,7 +188,7 @@ def state_after(action: Action) -> State | None:
 
 
 def digest_of(action: Action | None) -> bytes | None:
-    """Return the hash of a document with its metadata: the database can refuse either."""
+    """Return the hash of a document with its metadata, because the database can refuse either."""
     if action is not None and (letter := letter_of(action)) is not None:
         return letter.fingerprint
     match action:

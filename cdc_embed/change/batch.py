@@ -1,9 +1,9 @@
 """A batch: a contiguous range of changes, folded by key into one final image for each row.
 
-Folding is exact: it keeps what the log said and no more. Where the log did not carry a value, the
+Folding is exact. It keeps what the log said and no more. Where the log did not carry a value, the
 image names the row version before the batch that holds it (``origin``). ``plan`` decides what that
 version is in the target. A value of a pending version that a later change leaves out has no origin,
-because its column can be dropped: the row is read again.
+because its column can be dropped. Such a row is read again.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Image:
     metadata: tuple[Value, ...] = ()
     """The metadata columns' values."""
     origin: Key | None
-    """The row whose version before the batch holds the unchanged values; None: there is none."""
+    """The row whose version before the batch holds the unchanged values; None if there is none."""
     change: Change
     """The last change that touched the key."""
 

@@ -1,8 +1,8 @@
 """Chunks of a long text, with content-defined boundaries and nothing longer than the window.
 
 This module takes a text and a function that counts tokens, and returns the pieces that get a vector
-each. It has no model: the embedder's card gives the window and the counter. It keeps no earlier
-versions either: an edit leaves the distant pieces alone because the rule itself is local.
+each. It has no model, because the embedder's card gives the window and the counter. It keeps no
+earlier versions either. The rule is local, so an edit leaves the distant pieces alone.
 
 The rule: a text is split at its gaps (between paragraphs, lines, sentences, some words). Then the
 gaps are closed again, the least important first, wherever both sides together fit the window. The
@@ -26,7 +26,7 @@ from semantic_text_splitter import TextSplitter
 from cdc_embed.change.document import Chunk, fingerprint
 
 CHUNKER_VERSION: Final = 1
-"""The chunker's part of the space's identity: raise it when boundaries move."""
+"""The chunker's part of the space's identity. Raise it when boundaries move."""
 
 CountTokens = Callable[[Sequence[str]], list[int]]
 """A function that counts the tokens of each text as the model sees it, special tokens and prompt
@@ -39,16 +39,16 @@ _SENTENCE_END = frozenset(".!?…。！？｡")
 _CLOSING = frozenset("\"')]}”’»」』）")
 
 _WORD_CONTEXT = 16  # characters before a gap between words; their hash says whether the gap counts
-_RUN = 64  # characters: a shorter word is not split before it is counted
+_RUN = 64  # characters; a shorter word is not split before it is counted
 _NEIGHBOURS = 5  # pieces on each side whose hash tells equal pieces apart
 
-_CALL_CHARACTERS = 1 << 20  # of texts in one call: their encoding takes far more memory
+_CALL_CHARACTERS = 1 << 20  # of texts in one call; their encoding takes far more memory
 _PRIME = (1 << 61) - 1
 _BASE = 0x9E3779B97F4A7C15 % _PRIME
 
 
 class Chunker:
-    """Cuts texts into pieces of at most ``window`` tokens; None: every text is one piece."""
+    """Cuts texts into pieces of at most ``window`` tokens. With None every text is one piece."""
 
     def __init__(self, count_tokens: CountTokens, window: int | None) -> None:
         self._count_tokens = count_tokens
@@ -71,8 +71,8 @@ class Chunker:
     def _fits(self, text: str, window: int) -> bool:
         """Return whether the whole text is within the window.
 
-        A head that is far over the window is proof enough: a cut adds no more than a word's tokens,
-        and the encoding of a text of megabytes would take hundreds of them.
+        A head that is far over the window is proof enough, because a cut adds no more than a word's
+        tokens, and the encoding of a text of megabytes would take hundreds of them.
         """
         head = 64 * window + 1024
         if len(text) > 2 * head and self._count_tokens([text[:head]])[0] > 4 * window + 128:
@@ -160,8 +160,8 @@ class _Pieces:
 
 
 def _grains(text: str, size: int) -> _Pieces:
-    """Return the text in pieces of about ``size`` characters: small enough to pack, few enough to
-    count.
+    """Return the text in pieces of about ``size`` characters, small enough to pack and few enough
+    to count.
 
     It closes only gaps that packing would close in any case, so the chunks are the same as if every
     piece had been counted.
@@ -178,7 +178,7 @@ def _grains(text: str, size: int) -> _Pieces:
 def _doubtful_gaps(ranks: Sequence[int], sums: Sequence[int], limit: int) -> list[int]:
     """Return the gaps that packing can leave open.
 
-    The other gaps are closed in any case: all pieces around such a gap, up to the next more
+    The other gaps are closed in any case, because all pieces around such a gap, up to the next more
     important gap on either side, are within the limit together.
     """
     count = len(ranks)

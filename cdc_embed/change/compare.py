@@ -16,7 +16,7 @@ UNKNOWN_END: Final = -1
 TEXT: Final = 25
 """The oid of the type text."""
 OWN_TYPES: Final = 16384
-"""The first oid of a type that another database can lack: its values are stored as text."""
+"""The first oid of a type that another database can lack. Its values are stored as text."""
 
 
 class Stored(NamedTuple):

@@ -16,7 +16,7 @@ Key = tuple[str, ...]
 """A row's primary key: the text form of each key column, in the key's own order."""
 
 PREPARATION_VERSION: Final = 1
-"""The preparation's part of the space's identity: raise it when the same columns give another
+"""The preparation's part of the space's identity. Raise it when the same columns give another
 text."""
 
 _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
@@ -24,15 +24,15 @@ _PLACEHOLDER = re.compile(r"\{\{|\}\}|\{([^{}]*)\}")
 
 COLUMNS_BYTES: Final = 4
 VALUE_BYTES: Final = 8
-"""Bytes of one value in a metadata hash. The hash has a part for the set of columns, then one for
-each value, so that a value which the log did not carry keeps its part."""
+"""The bytes of one value in a metadata hash. The hash has a part for the set of columns, then one
+for each value, so that a value which the log did not carry keeps its part."""
 
 
 class KeyOrder(NamedTuple):
     """The comparison of a key column in the source: the one that its own index makes, in SQL."""
 
     type: str = ""
-    """The type whose values are compared, with its schema, without a length; empty: the column's
+    """The type whose values are compared, with its schema, without a length; empty for the column's
     own."""
     cast: str = ""
     """The cast of the column to this type, where it has another one."""
@@ -43,14 +43,15 @@ class KeyOrder(NamedTuple):
     collation: str = ""
     """The COLLATE clause, where the index has another collation than the column."""
     loose: bool = False
-    """Texts that differ can be equal keys here, but are different keys in the table of vectors."""
+    """Whether texts that differ can be equal keys here, but different keys in the table of
+    vectors."""
 
 
 class TableColumn(NamedTuple):
     name: str
     type: str
-    """The type in the table of vectors, as ``format_type`` names it, without a length: a value must
-    never be cut, and a longer type in the source needs no change here."""
+    """The type in the table of vectors, as ``format_type`` names it, without a length, because a
+    value must never be cut, and a longer type in the source needs no change here."""
     source_type: str = ""
     """The type in the source, where it differs because another database can lack it."""
     order: KeyOrder = KeyOrder()
@@ -64,7 +65,7 @@ class Table:
     """One configured table: the columns that make a document, and the names of its table of
     vectors.
 
-    Compared by identity: there is one object for each configured table.
+    Compared by identity, because there is one object for each configured table.
     """
 
     schema: str
@@ -76,17 +77,17 @@ class Table:
     embedding_table: str
     search_view: str = ""
     metadata: tuple[TableColumn, ...] = ()
-    """Columns copied beside the vectors, in the order of their names."""
+    """The columns copied beside the vectors, in the order of their names."""
     max_tokens: int = 0
-    """The tokens that a chunk can have; 0: as many as the model takes."""
+    """The tokens that a chunk can have; 0 for as many as the model takes."""
     store_text: bool = True
-    """Each chunk's text is kept beside its vector."""
+    """Whether each chunk's text is kept beside its vector."""
     partitioned: bool = False
     """Whether its rows are in partitions, each with a replica identity of its own."""
     key_numbers: tuple[int, ...] = ()
     """The numbers of the key's columns in the source, which stay when a column is renamed."""
     row_security: bool = False
-    """Whether it has row level security: not everyone who may read it sees every row."""
+    """Whether it has row level security, so that not everyone who may read it sees every row."""
 
     @property
     def full_name(self) -> str:
@@ -113,7 +114,7 @@ class Table:
         """Return the row's text for the values of its text columns; None when there is no document.
 
         A row whose text columns are all NULL or blank has no document. Otherwise the text stays as
-        it is: no trimming, no normalisation.
+        it is, without trimming or normalisation.
         """
         present = [value for value in values if value is not None and not value.isspace() and value]
         if not present:

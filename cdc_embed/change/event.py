@@ -1,6 +1,6 @@
 """The events of the log: a change of a configured table, and the end of a transaction.
 
-The rooms below speak of these types, and of no plugin's messages. The module holds values only:
+The rooms below speak of these types, and of no plugin's messages. The module holds values only.
 ``transaction`` makes them from messages, ``batch`` and ``plan`` decide what follows.
 """
 
@@ -13,7 +13,7 @@ from cdc_embed.lsn import LSN, Position
 from cdc_embed.wire.messages import UNCHANGED, Value
 
 OVERHEAD = 1024
-"""Bytes that a pending change takes beside its text, because many small rows also fill the
+"""The bytes that a pending change takes beside its text, because many small rows also fill the
 memory."""
 
 
@@ -42,20 +42,20 @@ class Change:
     metadata: tuple[Value, ...] = ()
     """The metadata columns' values after this change."""
     leaves_out: bool = False
-    """A column is missing: it is unchanged, or was dropped before this change. So the version
-    before it in the batch does not say its value."""
+    """Whether a column is missing, because it is unchanged or was dropped before this change. So
+    the version before it in the batch does not say its value."""
     size: int = 0
-    """Bytes of the frame that carried it, for backpressure."""
+    """The bytes of the frame that carried it, for backpressure."""
 
     @property
     def complete(self) -> bool:
-        """True when the change has every value of its row, so that nothing must be looked up."""
+        """Whether the change has every value of its row, so that nothing must be looked up."""
         return UNCHANGED not in self.texts and UNCHANGED not in self.metadata
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransactionEnd:
-    """A transaction's Commit: everything of it has been delivered."""
+    """A transaction's Commit, after everything of it has been delivered."""
 
     end_lsn: LSN
     committed_at: datetime

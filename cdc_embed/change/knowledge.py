@@ -7,7 +7,7 @@ enters the cache before its batch is committed, so a rollback needs no undoing b
 
 The rule of provenance, here and nowhere else: a stored row proves what a later change leaves out
 (an unchanged value) only if its text came by the log, and not while its table is compared. A text
-that was read from the source can be ahead of the log: it can belong to a later version, or to
+that was read from the source can be ahead of the log. It can belong to a later version, or to
 another row that took the key since. A row of a table that is compared can have missed changes. A
 deferred row has: what is stored of it belongs to an older version.
 """
@@ -67,10 +67,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The text waits for the embedder: what is stored of the row is older, and proves nothing."""
+    """The text waits for the embedder. The stored document is older, and proves nothing."""
 
     xid: int | None = None
-    """The transaction that a read of the row must see; None: every read does."""
+    """The transaction that a read of the row must see; None if every read does."""
 
 
 class Nothing(Enum):
@@ -97,7 +97,7 @@ class Outcome:
     states: States
     truncated: frozenset[Table]
     hashes: frozenset[tuple[Table, bytes]]
-    """The hashes of the chunks that it writes, by table: later batches can take their vectors from
+    """The hashes of the chunks that it writes, by table. Later batches can take their vectors from
     there."""
 
 
@@ -113,10 +113,10 @@ class Basis:
     arriving: frozenset[tuple[Table, bytes]] = frozenset()
     """The hashes of chunks that the batches before it will have stored, by table."""
     trusted: frozenset[Table] = frozenset()
-    """Tables whose stored rows prove what the log leaves out, if they came by the log."""
+    """The tables whose stored rows prove what the log leaves out, if they came by the log."""
 
     def stored(self, row: RowId, found: State) -> State:
-        """Return the state of a row that was looked up: unproven if its table is not trusted."""
+        """Return the state of a row that was looked up, unproven if its table is not trusted."""
         if isinstance(found, Known) and row[0] not in self.trusted:
             return found.unproven()
         return found
@@ -129,8 +129,8 @@ class Knowledge:
         self._capacity = capacity
         self._committed: dict[RowId, State] = {}
         self._older: dict[RowId, State] = {}
-        """The cache's older half, dropped as a whole: one dict that shrinks and grows at once keeps
-        more memory than it holds."""
+        """The cache's older half. It is dropped as a whole, because one dict that shrinks and grows
+        at once keeps more memory than it holds."""
         self._in_flight: deque[Outcome] = deque()
         self._trusted: set[Table] = set()
 
@@ -176,7 +176,8 @@ class Knowledge:
             self._forget(row)
 
     def trust(self, table: Table) -> None:
-        """Take in that the table is compared: its stored rows prove what the log leaves out."""
+        """Take in that the table is compared, so that its stored rows prove what the log leaves
+        out."""
         self._trusted.add(table)
 
     def distrust(self, table: Table) -> None:

@@ -1,9 +1,9 @@
 """The queue of received changes, and the rows that a later change makes superfluous.
 
-A hot row's older versions need no embedding when a newer one is already here. That is safe only
-if the newer one can stand without them, after a crash as well: it must be complete by itself (an
-own text for every text column, or a delete), and no change in between may carry the older text on
-to another key.
+A hot row's older versions need no embedding when a newer one is already here. That is safe only if
+the newer one can stand without them, after a crash as well. It must be complete by itself (an own
+text for every text column, or a delete), and no change in between may carry the older text on to
+another key.
 """
 
 from collections import deque
@@ -34,12 +34,12 @@ class LaterChanges:
             marks[mark] = event
 
     def add_oldest(self, event: Event) -> None:
-        """Add an event that comes before all others: newer marks stay."""
+        """Add an event that comes before all others. Newer marks stay."""
         for marks, mark in self._marks(event):
             marks.setdefault(mark, event)
 
     def drop(self, event: Event) -> None:
-        """Drop an event that went into a batch: it is no longer later."""
+        """Drop an event that went into a batch, because it is no longer later."""
         for marks, mark in self._marks(event):
             if marks.get(mark) is event:
                 del marks[mark]
@@ -66,7 +66,7 @@ class LaterChanges:
 
 
 def is_other(event: Event) -> bool:
-    """Return whether an event is a change that is no new row: it can need no text."""
+    """Return whether an event is a change that is no new row, which can need no text."""
     return isinstance(event, Change) and event.op is not Op.INSERT
 
 
@@ -79,7 +79,8 @@ class Pending:
         self.size = 0
         self.changes = 0
         self.others = 0
-        """Changes that are no new rows: each can be a delete, or one of metadata alone."""
+        """The number of changes that are no new rows. Each can be a delete, or one of metadata
+        alone."""
 
     def __len__(self) -> int:
         return len(self._events)
@@ -110,7 +111,7 @@ class Pending:
         return taken
 
     def put_back(self, events: Sequence[Event]) -> None:
-        """Return the rest of what ``take`` gave: a batch was cut shorter."""
+        """Return the rest of what ``take`` gave, because a batch was cut shorter."""
         for event in reversed(events):
             self._events.appendleft(event)
             self.later.add_oldest(event)

@@ -1,8 +1,8 @@
 """The decision that the whole tool is about: one action for each row of a batch.
 
-``plan`` takes a folded batch and what is known of the target and gives one action for each row,
-or says which rows must be read again first. It is a pure function: the same facts give the same
-plan, and nothing here can wait, fail or be out of date.
+``plan`` takes a folded batch and what is known of the target and gives one action for each row, or
+says which rows must be read again first. It is a pure function. The same facts give the same plan,
+and nothing here can wait, fail or be out of date.
 
 Two rules carry the correctness:
 
@@ -61,7 +61,7 @@ class Plan:
     batch: Batch
     actions: dict[RowId, Action] = field(default_factory=dict)
     refetch: list[RowId] = field(default_factory=list)
-    """Rows whose text the log does not carry and the target does not know."""
+    """The rows whose text the log does not carry and the target does not know."""
 
     def texts(self) -> dict[tuple[Table, bytes], str]:
         """Return the text of every chunk to be written, by table and chunk hash."""
@@ -119,8 +119,8 @@ class Plan:
     def refuse_rows(self, letters: Mapping[RowId, Refuse]) -> None:
         """Put the letters of rows that the database refused before in place of the same again.
 
-        A row that was read since can have another text: that was not refused. A metadata value
-        alone never costs the document its vectors: it is left out.
+        A row that was read since can have another text, which was not refused. A metadata value
+        alone never costs the document its vectors, because it is left out.
         """
         for row, letter in letters.items():
             if digest_of(self.actions.get(row)) == letter.fingerprint:
@@ -128,18 +128,18 @@ class Plan:
 
     @property
     def defers(self) -> bool:
-        """A text waits for the embedder."""
+        """Whether a text waits for the embedder."""
         return any(isinstance(action, Defer) for action in self.actions.values())
 
     @property
     def only_texts(self) -> bool:
-        """Nothing but new texts is in it, so that nothing else waits for them."""
+        """Whether nothing but new texts is in it, so that nothing else waits for them."""
         texts = all(isinstance(action, Write | Supersede) for action in self.actions.values())
         return texts and not self.batch.truncated
 
     @property
     def writes(self) -> bool:
-        """The target must change."""
+        """Whether the target must change."""
         if self.batch.truncated:
             return True
         return any(not isinstance(action, Skip | Supersede) for action in self.actions.values())
@@ -209,8 +209,8 @@ def plan(
 
 
 def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> Action:
-    """Return the action, or the dead letter that goes with its row to a new key: the same document
-    needs no second refusal."""
+    """Return the action, or the dead letter that goes with its row to a new key, because the same
+    document needs no second refusal."""
     if image.origin in {None, row[1]} or not isinstance(action, Write):
         return action
     letter = states.get((row[0], image.origin))
@@ -265,7 +265,7 @@ def _compare(
     if metadata is None:
         return None
     if isinstance(stored, Known) and stored.fingerprint == digest:
-        # the log itself says that this text is the row's: from here on it is known
+        # the log itself says that this text is the row's, so it is known from here on
         after = Known(digest, metadata.hash)
         if stored.metadata == metadata.hash:
             return Skip("unchanged", after)
@@ -275,7 +275,8 @@ def _compare(
 
 
 def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
-    """Return the action for a row that was read again: it can be newer than the log's position.
+    """Return the action for a row that was read again, because it can be newer than the log's
+    position.
 
     An equal text that is known from the log is written again (its vector is there), because from
     here on it is known only from the read.

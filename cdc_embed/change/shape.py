@@ -19,7 +19,7 @@ class Shape:
 
     @property
     def digest(self) -> str:
-        """One token for all leaves; empty if there are none."""
+        """The one token for all leaves; empty if there are none."""
         listed = " ".join(f"{oid}={token}" for oid, token in sorted(self.leaves.items()))
         return hashlib.md5(listed.encode(), usedforsecurity=False).hexdigest() if listed else ""
 
@@ -38,9 +38,10 @@ def leaf_changes(
     """Decide what follows from other leaves than those that are known.
 
     ``never_filled``: tables that have no rows, and whose file is as it was made. Nothing is missed
-    in a new one. One that went can look like that, too: its rows were deleted since, and the log
+    in a new one. One that went can look like that, too. Its rows were deleted since, and the log
     does not tell. The rows of any other leaf that is new or changed are compared. Each of these,
-    and a leaf that went, can leave keys without rows: a new one can have been emptied already.
+    and a leaf that went, can leave keys without rows, because a new one can have been emptied
+    already.
     """
     new = found.keys() - known.keys() - set(never_filled)
     gone = known.keys() - found.keys()

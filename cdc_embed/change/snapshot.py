@@ -12,7 +12,7 @@ class Snapshot:
     """``xmin:xmax:xip``; ids have 64 bits."""
 
     xmin: int
-    """The first transaction that can still run: every one before it has ended."""
+    """The first transaction that can still run. Every one before it has ended."""
     xmax: int
     """The transaction from which on none has ended."""
     running: frozenset[int]

@@ -2,8 +2,8 @@
 
 This module resolves relations to configured tables, reads the key and the text from tuples, and
 numbers each change inside its transaction. It leaves out the changes that the recorded position
-covers. It neither folds nor decides: one row message gives at most one change (a TRUNCATE: one for
-each of its tables).
+covers. It neither folds nor decides. One row message gives at most one change, and a TRUNCATE one
+for each of its tables.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -49,7 +49,7 @@ class Callbacks:
     """A function that returns whether the table's changes are of no use now, whatever they say."""
     on_undelivered: Callable[[Table, TableChangedError], None] = _raise
     """A function that is called for a table whose changes are of no use from here on, before
-    anything behind them is an event: the table must be paused, and all its rows compared."""
+    anything behind them is an event. The table must be paused, and all its rows compared."""
     on_leaf: Callable[[Table, int], None] = lambda _, __: None
     """A function that is called with the oid of a leaf partition before changes of it come under
     the name of its table. The leaf can be gone by now, and the log does not tell of that."""
@@ -96,7 +96,7 @@ class Assembler:
 
     @property
     def verified(self) -> bool:
-        """True when the stream continues the recorded position.
+        """Whether the stream continues the recorded position.
 
         If a replay is due, it has delivered the recorded commit. Until then nothing may be
         confirmed.
@@ -214,8 +214,9 @@ class _Layout:
     key: tuple[int, ...]
     text: tuple[int | None, ...]
     metadata: tuple[int | None, ...]
-    """None: the log did not carry the column at that time. That is not NULL: where the value
-    counts, the row is read from the source, because the column can be gone there by now."""
+    """The places of the metadata columns; None for one that the log did not carry at that time.
+    That is not NULL. If the value counts, the row is read from the source, because the column can
+    be gone there by now."""
 
     @classmethod
     def of(cls, table: Table, relation: Relation) -> "_Layout":

@@ -23,7 +23,7 @@ MOST_KEYS_OF_ALL: Final = 1_000_000
 class _Touched:
     keys: set[tuple[Table, Key]] = field(default_factory=set)
     tables: set[Table] = field(default_factory=set)
-    """Tables of which every row is touched."""
+    """The tables of which every row is touched."""
 
 
 class Unseen:
@@ -61,7 +61,7 @@ class Unseen:
     def hidden(
         self, snapshot: Snapshot, table: Table, keys: Collection[Key]
     ) -> frozenset[Key] | None:
-        """Return those of ``keys`` for which a read in ``snapshot`` can be too old; None: all can
+        """Return those of ``keys`` for which a read in ``snapshot`` can be too old; None if all can
         be."""
         wanted = {(table, key) for key in keys}
         found: set[tuple[Table, Key]] = set()

@@ -83,7 +83,7 @@ def _wait_for_answer(
 
 @contextmanager
 def _own_service(config: Config, seconds: float) -> Iterator[Service]:
-    """Run a service for a command: it makes no new slot, whatever ``run`` would do, and looks for
+    """Run a service for a command. It makes no new slot, whatever ``run`` would do, and looks for
     requests as often as the command looks for the answer."""
     source = config.source.model_copy(update={"on_history_gap": "stop"})
     tolerance = Tolerance(intervals=Intervals(requests=seconds, rounds=seconds))

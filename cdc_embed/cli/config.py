@@ -1,7 +1,7 @@
 """``cdc-embed config``: check the configuration, show the values in effect, describe the keys.
 
-Data goes to stdout. Errors are raised; the root command prints them. No database is asked: that
-is ``cdc-embed doctor``.
+Data goes to stdout. Errors are raised; the root command prints them. No database is asked, because
+that is ``cdc-embed doctor``.
 """
 
 import json

@@ -1,7 +1,7 @@
 """The options of the root command, as every other command gets them.
 
-Nothing is read here before a command asks: ``--help`` and ``init`` work without a file. Commands
-import what does their work inside their functions, so that ``--help`` loads none of it.
+Nothing is read here before a command asks, so that ``--help`` and ``init`` work without a file.
+Commands import what does their work inside their functions, so that ``--help`` loads none of it.
 """
 
 from dataclasses import dataclass

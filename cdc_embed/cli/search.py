@@ -143,7 +143,7 @@ def _search_tables(
 ) -> "list[Hit]":
     """Find the ``k`` nearest documents of all tables, nearest first.
 
-    Without an index that is a long read, also of the source by the view: it gives way.
+    Without an index that is a long read, also of the source by the view, so it gives way.
     """
     from cdc_embed.errors import TargetUnavailableError
     from cdc_embed.postgres.session import Session

@@ -104,9 +104,9 @@ def _progress(console: Console, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _view(service: Service, watched: Arrivals, connection: Any) -> View:
-    """Give the script the service's numbers: from its metrics, as a dashboard would read them.
+    """Give the script the service's numbers from its metrics, as a dashboard would read them.
 
-    The slot passes rows that are deferred, which happens on a slow machine: they are waited for.
+    The slot passes rows that are deferred, which happens on a slow machine. They are waited for.
     """
 
     def skipped() -> dict[str, int]:

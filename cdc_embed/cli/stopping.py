@@ -1,4 +1,5 @@
-"""SIGTERM and SIGINT, received in a thread of their own: the main one can wait in the driver.
+"""SIGTERM and SIGINT, received in a thread of their own, because the main one can wait in the
+driver.
 
 The first signal lets the service drain; a service that only starts has nothing to drain, and the
 process ends. A second signal, or the end of the drain timeout, ends the process even if a server

@@ -1,7 +1,7 @@
 """The connection strings of other programs, and what is wrong with one for libpq.
 
-A message names the part that is wrong and the right form, never a value: where a password has an
-odd character, libpq takes a piece of it for a name, so only names that cannot be a piece are shown.
+A message names the part that is wrong and the right form, never a value. If a password has an odd
+character, libpq takes a piece of it for a name, so only names that cannot be a piece are shown.
 """
 
 import re
@@ -67,8 +67,8 @@ _PARTS: Final = re.compile(r"[^:]+://(?P<user>[^@/]*@)?(?P<place>[^?]*)\??(?P<qu
 _PLAIN_URI: Final = re.compile(
     r"\w+://(?>[^@/?:]*(?::[^@/]*)?@|(?![^/]*@))[^@?]*(?:\?.*)?", re.DOTALL
 )
-"""A URI whose password has no @ and no /, and whose @ ends a user: libpq would read the rest of
-such a password as a host, and all before an @ as a user."""
+"""A URI whose password has no @ and no /, and whose @ ends a user, because libpq would read the
+rest of such a password as a host, and all before an @ as a user."""
 
 
 def check_dsn(dsn: str) -> dict[str, str]:

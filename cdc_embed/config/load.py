@@ -48,7 +48,7 @@ OUR_TABLES: Final = frozenset(
         *("embedding_table", "migration"),
     }
 )
-"""Names of our own tables in the target's schema: no embedding table can have one."""
+"""The names of our own tables in the target's schema, which no embedding table can have."""
 
 
 class Config(BaseSettings):
@@ -94,7 +94,7 @@ class Config(BaseSettings):
 
     @property
     def target_is_source(self) -> bool:
-        """True when no target is named, so the vectors are in the source database."""
+        """Whether no target is named, so that the vectors are in the source database."""
         return not self.target.resolved_dsn()
 
     @classmethod
@@ -210,8 +210,8 @@ def _repeated(tables: tuple[TableConfig, ...]) -> list[str]:
 
 
 def _clashing(tables: tuple[TableConfig, ...]) -> list[str]:
-    """Return tables whose names clash: tables and views of the target's schema share one name
-    space."""
+    """Return tables whose names clash, because tables and views of the target's schema share one
+    name space."""
     taken = dict.fromkeys(OUR_TABLES, "cdc_embed itself")
     problems = []
     for table in {table.name: table for table in tables}.values():
@@ -245,8 +245,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _unknown_variables() -> list[str]:
-    """Return variables with a misspelt section: pydantic ignores those that fit no field at the
-    top."""
+    """Return variables with a misspelt section, because pydantic ignores those that fit no field at
+    the top."""
     named = ((name, name[len(PREFIX) :].partition("__")) for name in sorted(os.environ))
     return [
         f"environment: {name}: {_unknown(section.lower(), Config)}"

@@ -1,9 +1,10 @@
 """The notation of the configuration: durations, sizes, names, templates.
 
-Each notation has a type for the models of the sections. The functions are pure: they read no file
-and no environment. A ValueError says the expected form, never the value, which can be a secret.
+Each notation has a type for the models of the sections. The functions are pure, so they read no
+file and no environment. A ValueError says the expected form, never the value, which can be a
+secret.
 
-Durations and sizes are PostgreSQL's notation. pydantic reads and prints another one: its durations
+Durations and sizes are PostgreSQL's notation. pydantic reads and prints another one. Its durations
 are ISO 8601, its ``ByteSize`` takes MB for a million bytes and prints a rounded number.
 """
 
@@ -130,7 +131,7 @@ def _slot(name: str) -> str:
 Column = Annotated[str, AfterValidator(identifier)]
 """A column's name exactly as the catalogue has it."""
 Name = Annotated[str, AfterValidator(_plain)]
-"""The name of an object that ``setup`` makes: kept as it is, and readable without quotes."""
+"""The name of an object that ``setup`` makes, kept as it is and readable without quotes."""
 OptionalName = Annotated[str, AfterValidator(lambda name: name and _plain(name))]
 SlotName = Annotated[str, AfterValidator(_slot)]
 

@@ -16,7 +16,7 @@ OUR_COLUMNS: Final = frozenset(
     | {"chunk_hash", "space", "metadata_hash", "commit_lsn", "committed_at", "embedded_at"}
     | {"text", "chunk_row"}
 )
-"""Columns of every embedding table and its view: no source column can have these names."""
+"""The columns of every embedding table and its view. No source column can have these names."""
 
 
 class ChunkConfig(Section):

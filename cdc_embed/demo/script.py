@@ -1,6 +1,6 @@
 """The demo's script: an application in miniature, and the numbers that it finds.
 
-It knows the service only from outside: it commits to the source, is told of commits in the target,
+It knows the service only from outside. It commits to the source, is told of commits in the target,
 and reads the tables. The command starts the service.
 """
 
@@ -29,12 +29,12 @@ create table documents (
 )
 """
 LOAD_SIZE: Final = 50
-"""Documents in one of the application's own transactions."""
+"""The number of documents in one of the application's own transactions."""
 EDITS: Final = 20
-"""Separate commits in a step whose latency is measured."""
+"""The separate commits in a step whose latency is measured."""
 STALL_SECONDS: Final = 120.0
-"""Seconds without a commit after which the service is given up; a slow machine needs many for the
-whole corpus, but few for one batch."""
+"""The seconds without a commit after which the service is given up; a slow machine needs many for
+the whole corpus, but few for one batch."""
 
 QUESTIONS: Final = (
     "how do I parse command line arguments",
@@ -77,9 +77,9 @@ class View:
     is_reflected: Callable[[LSN], bool]
     """Whether the target reflects the log up to a position, and the listeners were told."""
     embedded: Callable[[], int]
-    """Texts that the model has embedded so far."""
+    """The texts that the model has embedded so far."""
     skipped: Callable[[], dict[str, int]]
-    """Changes that needed no embedding so far, by reason."""
+    """The changes that needed no embedding so far, by reason."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +106,7 @@ class Report:
 
     @property
     def latencies(self) -> list[float]:
-        """Commit-to-vector seconds of the separate edits, sorted."""
+        """The commit-to-vector seconds of the separate edits, sorted."""
         return sorted(second for step in self.steps for second in step.seconds)
 
     def contract(self) -> dict[str, Any]:

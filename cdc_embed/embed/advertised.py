@@ -19,14 +19,14 @@ VERSION: Final = "/v1"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Advertised:
-    """The facts that a service tells; None: it does not tell."""
+    """The facts that a service tells; None if it does not tell."""
 
     window: int | None = None
-    """Tokens of one text, special tokens included."""
+    """The tokens of one text, special tokens included."""
     max_texts: int | None = None
-    """Texts of one call."""
+    """The texts of one call."""
     at_once: int | None = None
-    """Texts of all calls at once: TEI answers 429 to a call with more."""
+    """The number of texts of all calls at once. TEI answers 429 to a call with more."""
     cuts: bool = False
     """Whether it cuts longer texts without a word."""
 
@@ -41,7 +41,7 @@ class Advertised:
 
 
 Get = Callable[[str], bytes | None]
-"""A function that returns the body at a path of the service; None: it has no such page."""
+"""A function that returns the body at a path of the service, or None if it has no such page."""
 
 
 def ask(get: Get, path: str, model: str) -> Advertised:

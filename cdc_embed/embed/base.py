@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from cdc_embed.errors import TextRefusedError, UnusableAnswerError
 
 CHARACTERS_PER_TOKEN: Final = 4
-"""Characters of one token of English text, for estimates that are called estimates."""
+"""The characters of one token of English text, for estimates that are called estimates."""
 
 PROBE: Final = "The quick brown fox jumps over the lazy dog."
-"""The known-good text: a service that is well embeds it."""
+"""The known-good text, which a service that is well embeds."""
 
 UNKNOWN_WINDOW: Final = 512
-"""Tokens of one text for a service of which nothing tells; nearly every model takes them."""
+"""The tokens of one text for a service of which nothing tells; nearly every model takes them."""
 
 TIMEOUT: Final = "timeout"
 SERVER_ERROR: Final = "server_error"
@@ -41,48 +41,49 @@ Vectors = NDArray[np.float32]
 class ModelCard:
     """The facts about a model that are needed before it gets a text.
 
-    ``identity`` names the weights, not only the model: two cards with the same identity, dimensions
+    ``identity`` names the weights, not only the model. Two cards with the same identity, dimensions
     and prompts give the same vectors for the same texts.
     """
 
     identity: str
     dimensions: int
     pins: str = ""
-    """The end of the identity, which is not the model's name: it says which of its kind."""
+    """The end of the identity, which is not the model's name, but says which of its kind it is."""
     document_prompt: str = ""
     query_prompt: str = ""
     window: int | None = None
-    """Tokens that one text can have, prompt and special tokens included; None: no limit."""
+    """The tokens that one text can have, prompt and special tokens included; None without a
+    limit."""
     count_tokens: Callable[[Sequence[str]], list[int]] = field(compare=False, repr=False)
     """A function that counts the tokens of each text, document prompt and special tokens
     included."""
     max_texts: int = 256
     """The number of texts that one call can carry."""
     max_tokens: int | None = None
-    """The number of tokens that one call can carry; None: no limit."""
+    """The number of tokens that one call can carry; None without a limit."""
     concurrency: int = 1
     """The number of calls that can run at the same time."""
     meter: "Meter | None" = field(default=None, compare=False, repr=False)
-    """The tokens that are charged for; None: nobody charges, and what is sent is counted."""
+    """The tokens that are charged for; None if nobody charges, so that what is sent is counted."""
     threads: int | None = None
-    """The threads in which a model in this process computes; None: it is elsewhere."""
+    """The number of threads of a model in this process; None if it is elsewhere."""
     paid: bool = False
-    """Each text costs money, so bulk work without a request needs a confirmation."""
+    """Whether each text costs money, so that bulk work without a request needs a confirmation."""
     found_window: int = 0
     """The window where it is no property of the weights and nobody configured it; else 0. Texts are
     cut at it, unless their table wants larger chunks."""
     estimates: bool = False
-    """Tokens are estimated, and the service cuts what has more of them without a word."""
+    """Whether tokens are estimated, and the service cuts longer texts without an error."""
     canary: Vectors | None = field(default=None, compare=False, repr=False)
     """The vector of ``PROBE``, once the embedder was tried; another model gives another one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownFacts:
-    """The facts that databases and configuration tell of a model before it is asked; 0: none."""
+    """The facts that databases and configuration tell of a model before it is asked; 0 for none."""
 
     dimensions: int = 0
-    """Those of the stored vectors."""
+    """The dimensions of the stored vectors."""
     window: int = 0
     """The ``found_window`` with which the stored texts were cut."""
     chunk: int = 0
@@ -98,16 +99,17 @@ class Call:
     need not know of it."""
 
     over: Event
-    """An event: nobody waits for the answer any more, so what is not sent is not to be sent."""
+    """An event that is set once nobody waits for the answer, so that what is not sent is not to be
+    sent."""
     texts: Sequence[str] = ()
-    """Those that are under way."""
+    """The texts that are under way."""
     sent_at: float = 0.0
     held: bool = False
     """Whether it is not sent yet, because our own rate limit holds it back."""
 
 
 CALL: Final[ContextVar[Call | None]] = ContextVar("CALL", default=None)
-"""The call that this thread makes; None: nobody else looks at it."""
+"""The call that this thread makes; None if nobody else looks at it."""
 
 
 class CalledOffError(Exception):
@@ -115,7 +117,7 @@ class CalledOffError(Exception):
 
 
 class Meter:
-    """Adds up the tokens that a service charges for: every call that it answered, for documents,
+    """Adds up the tokens that a service charges for, in every call that it answered, for documents,
     questions and trials. For several threads."""
 
     def __init__(self) -> None:
@@ -140,9 +142,9 @@ class Meter:
 def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:
     """Raise unless there is one vector for each text, and each can be stored and found.
 
-    The shape speaks of the service: ``UnusableAnswerError``. Numbers that are not finite, or have
-    no length that pgvector can compute (zeros, above all), so that no search finds the vector,
-    speak of a text: ``TextRefusedError``.
+    A wrong shape is the service's fault (``UnusableAnswerError``). Numbers that are not finite, or
+    have no length that pgvector can compute (zeros, above all), so that no search finds the vector,
+    are due to a text (``TextRefusedError``).
     """
     if vectors.shape != (texts, dimensions):
         raise UnusableAnswerError(

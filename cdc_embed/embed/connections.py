@@ -1,6 +1,6 @@
 """The connections to a service: each request has one for itself, and ends in time, whatever comes.
 
-A client's own time limits are of each read: an answer that comes in drops, or with a blank now and
+A client's own time limits are of each read. An answer that comes in drops, or with a blank now and
 then (proxies send such heartbeats), would last for ever. So a timer shuts the connection.
 """
 
@@ -17,7 +17,7 @@ import httpx2
 from cdc_embed.errors import UnusableAnswerError
 
 LARGEST_VECTOR: Final = 1 << 20
-"""Bytes of one vector in an answer, and of what is around all of them."""
+"""The bytes of one vector in an answer, and of what is around all of them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class HttpRequest:
 
     url: httpx2.URL
     body: bytes | None = None
-    """The body that is posted; None: the page is asked for."""
+    """The body that is posted; None if the page is asked for."""
     headers: Mapping[str, str]
     seconds: float
     """The seconds from the first byte that is sent to the last one that comes."""
@@ -101,7 +101,7 @@ class _HttpConnection:
         self._number = 0
         """The number of the request under way, so that a timer ends no other."""
         self._sent = False
-        """The service has heard of it: its texts can be why no answer comes."""
+        """Whether the request was sent, so that its texts can be why no answer comes."""
         self._late = False
         self._closed = False
 
@@ -125,7 +125,8 @@ class _HttpConnection:
                 self._number += 1
 
     def close(self) -> None:
-        """Shut the sockets: closing a client does not wake the thread that reads from it."""
+        """Shut the sockets, because closing a client does not wake the thread that reads from
+        it."""
         with self._lock:
             self._closed = True
             self._shut()

@@ -1,7 +1,7 @@
 """The failures that an embedding service's answers tell of: of the service, or of a text.
 
-What cannot work is told at once while nothing has worked yet: an address or a model's name is
-wrong then. The same answer of a service that has worked is an outage: a deploy, a gateway.
+What cannot work is told at once while nothing has worked yet, because an address or a model's name
+is wrong then. The same answer of a service that has worked is an outage: a deploy, a gateway.
 """
 
 from collections.abc import Sequence
@@ -78,7 +78,8 @@ def failure_of(
 
 
 def reason_of(failure: Exception) -> str:
-    """Return the reason of a request without an answer, if it was sent: its texts can be why."""
+    """Return the reason of a request without an answer, if it was sent, because its texts can be
+    why."""
     if isinstance(failure, (httpx2.ReadTimeout, httpx2.WriteTimeout)):
         return TIMEOUT
     dropped = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)

@@ -51,7 +51,7 @@ _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimat
 ASK_SECONDS: Final = 5.0
 """The time limit of a request that needs no model."""
 LEAST_WINDOW: Final = 16
-"""The least window: no model takes fewer tokens, so a smaller number of them is no count."""
+"""The least window. No model takes fewer tokens, so a smaller number of them is no count."""
 _PROXY_HINT = (
     "correct or unset HTTP_PROXY, HTTPS_PROXY and ALL_PROXY (http://host:port, no SOCKS), "
     "SSL_CERT_FILE and SSL_CERT_DIR"
@@ -83,7 +83,7 @@ class HttpEmbedder:
         self._known = known
         self._tokenizer = load_tokenizer(config.tokenizer) if config.tokenizer else None
         self._usage_is_of_tokens = True
-        """Whether the service counts tokens; False: something else, and less than words."""
+        """Whether the service counts tokens, and not something else that is fewer than words."""
         self._meter = Meter()
         self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock)
         self._lock = threading.Lock()
@@ -135,9 +135,9 @@ class HttpEmbedder:
             return Advertised()
 
     def _find_window(self, told: Advertised) -> int:
-        """Return the tokens of one text: those of the stored texts, as long as the service takes
-        them, because another number would cut every long text anew. The first time they fit into a
-        minute, too."""
+        """Return the tokens of one text. The number is that for stored texts, as long as the
+        service takes them, because another number would cut every long text anew. The first time
+        they fit into a minute, too."""
         window = told.window or (self._tokenizer and self._tokenizer.window) or UNKNOWN_WINDOW
         if not self._known.window:
             return min(window, self._config.tokens_per_minute or window)
@@ -187,7 +187,7 @@ class HttpEmbedder:
 
     def _expect_whole(self, inputs: list[str], used: int | None) -> None:
         """Raise if the service counts fewer tokens than a text has words, and no more of them for a
-        longer text: it cuts."""
+        longer text, because it cuts."""
         words = sum(len(text.split()) for text in inputs)
         if not self._usage_is_of_tokens or used is None or used >= words:
             return
@@ -264,7 +264,7 @@ class HttpEmbedder:
             raise EmbedderUnavailableError(problem=problem, reason=reason_of(exc)) from exc
 
     def _get(self, path: str) -> bytes | None:
-        """Return the body of another page of the service; None: it has none."""
+        """Return the body of another page of the service; None if it has none."""
         try:
             response = self._send(
                 HttpRequest(
@@ -309,7 +309,7 @@ def _checked(url: str) -> httpx2.URL:
 
 def _connections() -> HttpConnections:
     try:
-        context = httpx2.create_ssl_context()  # it reads every certificate: once for all
+        context = httpx2.create_ssl_context()  # it reads every certificate, so once for all
         return HttpConnections(partial(httpx2.Client, verify=context))
     except (ValueError, ImportError, OSError, httpx2.InvalidURL):  # they quote the password
         problem = "the proxy or the certificates that the environment names cannot be used"

@@ -12,11 +12,12 @@ from cdc_embed.errors import EmbedderUnavailableError
 
 MINUTE: Final = 60.0
 BURST_SECONDS: Final = 1.0
-"""A second's worth can be used at once: services measure a minute in shorter parts."""
+"""The seconds' worth that can be used at once, because services measure a minute in shorter
+parts."""
 LOOK_SECONDS: Final = 0.1
 """The time between two looks whether somebody still waits for a call."""
 _NO_TIME: Final = 1e-7
-"""Seconds that the sum of two floats can lack."""
+"""The seconds that the sum of two floats can lack."""
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 Libraries count the processors of the machine, or of the affinity, and start a thread for each. In a
 container with a quota such threads are stopped together for most of each period, and those that
-wait for one another at the end of each step burn the quota: with half a processor one thread is
+wait for one another at the end of each step burn the quota. With half a processor one thread is
 twice as fast as two. The functions without I/O take the texts of the kernel's files.
 
 https://docs.kernel.org/admin-guide/cgroup-v2.html (cpu.max),
@@ -52,7 +52,7 @@ def limit_threads(backend: str) -> tuple[int, dict[str, Any]]:
 
 
 def threads_for(processors: int, limits: Iterable[str]) -> int:
-    """Return the number of threads for these processors, within every limit: at least one.
+    """Return the number of threads for these processors, within every limit, at least one.
 
     A part of a processor makes no thread, because all threads would wait for that one.
     """

@@ -285,8 +285,8 @@ def _set_window(model: "SentenceTransformer", config: EmbedderConfig) -> int | N
 
 
 def _positions(model: "SentenceTransformer") -> int | None:
-    """Return the number of tokens for which a model has learned a position; None: any number, or
-    not known (a backend other than torch)."""
+    """Return the number of tokens for which a model has learned a position; None for any number, or
+    if it is not known (a backend other than torch)."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and hasattr(module, "num_embeddings"):
             padding = getattr(module, "padding_idx", None)  # the positions begin behind it

@@ -1,4 +1,4 @@
-"""The tokenizer of an HTTP model: it counts tokens as the service does, and can tell the window.
+"""The tokenizer of an HTTP model, which counts tokens as the service does, and can tell the window.
 
 It is read from a folder, or by its name from the Hugging Face hub or its cache. The weights of the
 model are not needed.
@@ -27,7 +27,7 @@ class Counter:
 
     _tokenizer: "Tokenizer"
     window: int | None
-    """The tokens that its model takes; None: it does not tell."""
+    """The tokens that its model takes; None if it does not tell."""
 
     def count(self, texts: Sequence[str]) -> list[int]:
         """Return the tokens of each text, special tokens included."""

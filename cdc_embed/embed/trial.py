@@ -1,8 +1,8 @@
 """The first calls of an embedder: one for documents, one for a question, before it is relied upon.
 
 They show whether there is one usable vector for each text, in the order of the texts, whether
-different texts get different vectors, and whether the end of a text as long as the window counts:
-otherwise the model cuts long texts. ``flow`` checks each later answer, as far as one can tell.
+different texts get different vectors, and whether the end of a text as long as the window counts.
+Otherwise the model cuts long texts. ``flow`` checks each later answer, as far as one can tell.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,8 @@ from cdc_embed.errors import (
 )
 
 EQUAL_COSINE: Final = 0.999
-"""The least cosine of two vectors of one text: hardware and batches change the last digits."""
+"""The least cosine of two vectors of one text, because hardware and batches change the last
+digits."""
 
 _OTHER = "A letter from Oslo says that the invoices of the past year are due by the end of March."
 _ORDER = (PROBE, PROBE, _OTHER, PROBE, _OTHER)
@@ -38,10 +39,10 @@ _NOISE: Final = 1e-6
 _LOCAL_TOKENS: Final = 1024
 """A model in this process says itself how much it takes, and would need gigabytes to show it."""
 _PART_OF_A_MINUTE: Final = 4
-"""The part of a minute's tokens, and so of one call's, that a long text has at most: one in so
+"""The part of a minute's tokens, and so of one call's, that a long text has at most, as one in so
 many."""
 _LENGTHS: Final = 16
-"""Lengths that are tried at once to find the one at which a service cuts."""
+"""The lengths that are tried at once to find the one at which a service cuts."""
 
 _SERVICE_HINT = (
     "check embedder.url, embedder.model and what else the service wants in embedder.document_body "
@@ -51,13 +52,13 @@ _SERVICE_HINT = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tried:
-    """An embedder that was tried: its card has the canary."""
+    """An embedder that was tried, so that its card has the canary."""
 
     card: ModelCard
     largest: int = 1
     """The largest number of texts that one call is known to carry."""
     unproven: str = ""
-    """The fact that the calls could not show; empty: they showed all."""
+    """The fact that the calls could not show; empty if they showed all."""
     way_out: str = ""
     """The way to make it true."""
 
@@ -115,7 +116,7 @@ class _Trial:
         return replace(self._tried(vectors, longs), largest=min(len(vectors), self._card.max_texts))
 
     def _run_apart(self, longs: Sequence[str]) -> Tried:
-        """Find out what it was that failed: any text, so many texts, or so long ones."""
+        """Find out whether any text fails, or so many texts, or so long ones."""
         try:
             self._embedder.embed([PROBE])
         except TextRefusedError as exc:

@@ -1,7 +1,7 @@
 """The state of the service, as its answers to all batches tell it, and when it is called next.
 
-While it fails, one call at a time asks whether it is back, after delays that double: one for all
-batches, the deferred rows and the rows that are read. The first success lets all of them call.
+While it fails, one call at a time asks whether it is back, after delays that double. It is one for
+all batches, the deferred rows and the rows that are read. The first success lets all of them call.
 """
 
 from collections.abc import Callable, Sequence
@@ -39,7 +39,7 @@ class Answers:
         self.back_at = -inf
         """The time at which its last outage ended."""
         self.held_since: float | None = None
-        """The time since which our own rate limit holds every call back; None: it does not."""
+        """The time since which our own rate limit holds every call back; None if it does not."""
         self._calls: set[Call] = set()
         """The calls that are not answered."""
         self._took_seconds = 0.0
@@ -60,8 +60,8 @@ class Answers:
 
     @property
     def is_unproven(self) -> bool:
-        """Whether nothing was taken since it wanted to be called later: so the known-good text goes
-        first."""
+        """Whether nothing was taken since it wanted to be called later, so that the known-good text
+        goes first."""
         return self._pauses.unproven
 
     def begin(self, call: Call) -> None:
@@ -86,8 +86,8 @@ class Answers:
 
     @property
     def outage(self) -> bool:
-        """It is called and takes nothing, for so long that it is not only slow; a wait for our own
-        turn counts for nothing."""
+        """Whether it is called and takes nothing, for so long that it is not only slow; a wait for
+        our own turn counts for nothing."""
         sent = [call.sent_at for call in list(self._calls) if not call.held]
         since = min([at for at in sent if at >= self.taken_at], default=inf)
         if self.away_since is not None:
@@ -126,7 +126,7 @@ class Answers:
             self._call_at = max(self._pauses.until, now + self._next_delay())
 
     def refused(self) -> None:
-        """Note that it refused a text: it is there, but nothing is taken yet."""
+        """Note that it refused a text. It is there, but nothing is taken yet."""
         with self._lock:
             self._call_at, self._trying = self._pauses.until, False
 

@@ -2,7 +2,7 @@
 
 One worker prepares a batch (look up, decide, embed) while another writes the one before; one at a
 time each, so a plan always rests on what every batch before it makes of its rows. What is pending
-waits here too: a batch can turn out to be worth only a part of what it was given.
+waits here too, because a batch can turn out to be worth only a part of what it was given.
 
 A batch keeps its events until it is committed. When it cannot be written as it was prepared, it and
 all behind it are prepared again, in place: the plans are dropped, what they cost is kept.
@@ -35,9 +35,9 @@ from cdc_embed.lsn import LSN
 from cdc_embed.target.write import dropped
 
 LARGEST_BATCH: Final = 4 << 20
-"""Bytes of changes in one batch: several are in flight at once."""
+"""The bytes of changes in one batch. Several batches are in flight at once."""
 COPIES: Final = 3
-"""The times that a batch's text is in memory: its changes, its chunks, the statement."""
+"""The times that a batch's text is in memory (its changes, its chunks, the statement)."""
 NEAR_THE_END: Final = 256
 """The number of pending changes up to which the stream counts as near the end of the log."""
 STARVING_SECONDS: Final = 2.0
@@ -45,9 +45,9 @@ STARVING_SECONDS: Final = 2.0
 WRITE_QUEUE: Final = 2
 """The number of prepared batches that can wait for the writer."""
 MOST_ATTEMPTS: Final = 20
-"""The attempts at one batch that can be in vain: then something outside changes what is stored, or
-keeps it from changing, and the table is left out for a while if the next start does not get
-further."""
+"""The attempts at one batch that can be in vain. After them something outside must change what is
+stored, or keep it from changing, so the table is left out for a while if the next start does not
+get further."""
 
 log = structlog.get_logger()
 
@@ -84,7 +84,8 @@ class Batches:
         """Whether reading on is safe, and there is a connection; else both wait for the texts in
         flight."""
         self.full = False
-        """Whether memory is full and the log is not read on: nobody knows what waits there."""
+        """Whether memory is full and the log is not read on, so that nobody knows what waits
+        there."""
         self._knowledge = Knowledge()
         self._in_flight: deque[InFlight] = deque()
         self._generation = 1
@@ -100,7 +101,7 @@ class Batches:
 
     @property
     def idle(self) -> bool:
-        """Nothing of the log is pending or in flight."""
+        """Whether nothing of the log is pending or in flight."""
         return not self.pending and all(flight.offer for flight in self._in_flight)
 
     @property
@@ -109,12 +110,12 @@ class Batches:
 
     @property
     def lingers(self) -> bool:
-        """Changes wait for others."""
+        """Whether changes wait for others."""
         return self._lingers_since is not None
 
     @property
     def size(self) -> int:
-        """Bytes that are held: pending changes, and the copies of those in flight."""
+        """The bytes that are held by pending changes, and by the copies of those in flight."""
         return self.pending.size + COPIES * sum(flight.size for flight in self._in_flight)
 
     def oldest(self) -> float | None:
@@ -183,7 +184,8 @@ class Batches:
         """Take in how much of a range was worth a batch, and which rows it left out."""
         changes = prepared.plan.batch.changes
         used, rest = work.events[: prepared.used], work.events[prepared.used :]
-        # prepared again, it must leave out the same rows: the rest is not among its events then
+        # prepared again, it must leave out the same rows, because the rest is not among its events
+        # then
         later, rows = LaterChanges(rest), rows_of(used)
         flight.work = replace(
             work,
@@ -243,7 +245,8 @@ class Batches:
             self._dispatch_range(now)
 
     def _may_examine(self, now: float) -> bool:
-        """Return whether a slice has its turn: when little of the log waits, or now and then."""
+        """Return whether a slice has its turn, which is when little of the log waits, or now and
+        then."""
         if not self._lane.waiting:
             return False
         if now - self._examined_at > STARVING_SECONDS:

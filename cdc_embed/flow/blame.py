@@ -38,7 +38,7 @@ OVERLOAD_FACTOR: Final = 60
 """The factor for these seconds with a service that says that it has too much to do at once: a long
 text can find no room for hours, while others use the service."""
 LONGEST_HOLD: Final = 60.0
-"""Seconds before such a text is tried again, at the most."""
+"""The seconds before such a text is tried again, at the most."""
 PROOFS: Final = (1, 2, 1, 1)
 """The numbers of known-good texts that must be taken after each failure of a text, before it is
 tried again."""
@@ -128,7 +128,7 @@ class Blame:
         raise RefusedCallError(len(head), refusal) from refusal
 
     def _repeat(self, call: Callable[[], Vectors]) -> Vectors:
-        """Make a call that was refused once more, or twice: it can meet another server."""
+        """Make a call that was refused once more, or twice, because it can meet another server."""
         with suppress(TextRefusedError):
             return call()
         self._expect_well(1)
@@ -248,11 +248,11 @@ class Struck(NamedTuple):
 
     failures: int = 0
     strikes: int = 0
-    """Those of them that speak of the text."""
+    """The failures for which the text can be to blame."""
     since: float = 0.0
     """The time of the first one of these, in seconds of the clock."""
     overloads: int = 0
-    """Those that speak of too much to do."""
+    """The failures because of too much to do."""
     overloaded_since: float = 0.0
 
 
@@ -265,7 +265,7 @@ class Strikes:
         self._seconds = seconds
         self._struck: OrderedDict[bytes, Struck] = OrderedDict()
         self._held_back: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        """Texts that are to be tried later: when, and why."""
+        """The texts that are to be tried later: when, and why."""
 
     def failures(self, digest: bytes) -> int:
         """Return the number of failures so far."""

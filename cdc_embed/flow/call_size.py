@@ -33,7 +33,7 @@ class CallSize:
         self._lock = Lock()
         self._now = most
         self._too_many: list[tuple[int, frozenset[int]]] = []
-        """The calls of several texts that were too large: their number, and the texts' hashes."""
+        """The calls of several texts that were too large, as their number and the texts' hashes."""
         self._characters = inf
         """The characters of one call, once so many were refused in fewer texts than were taken."""
         self.is_failing = False
@@ -54,7 +54,7 @@ class CallSize:
         return self._now
 
     def head(self, texts: Sequence[str]) -> int:
-        """Return how many of the first texts the next call carries: one at least."""
+        """Return how many of the first texts the next call carries, one at least."""
         with self._lock:
             count, characters = 1, len(texts[0])
             for text in texts[1 : self._now]:
@@ -112,15 +112,16 @@ class CallSize:
         return count <= self._largest
 
     def forget(self) -> None:
-        """Forget that calls were too large which have so many texts as were taken: one of several
-        servers was bad."""
+        """Forget that calls were too large which have so many texts as were taken, because one of
+        several servers was bad."""
         with self._lock:
             self._too_many = [call for call in self._too_many if call[0] > self._largest]
             self._characters = inf
             self._now = max(self._now, self._largest)
 
     def blamed(self, text: str) -> None:
-        """Note that a text fails alone: the calls that failed with it say nothing of sizes."""
+        """Note that a text fails alone, so that the calls that failed with it say nothing of
+        sizes."""
         with self._lock:
             self._too_many = [call for call in self._too_many if hash(text) not in call[1]]
             self._now = max(self._now, min(self._top(), self._largest))

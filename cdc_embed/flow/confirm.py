@@ -14,17 +14,17 @@ from cdc_embed.change.transaction import Assembler
 from cdc_embed.lsn import LSN, ZERO, Progress
 
 RECORD_STEP: Final = 1 << 20
-"""Bytes of log without anything to write that are recorded in one step: a row for each idle
+"""The bytes of log without anything to write that are recorded in one step. A row for each idle
 keepalive would write log of its own, for ever."""
 SEGMENT: Final = 16 << 20
-"""Bytes of one file of the log."""
+"""The bytes of one file of the log."""
 REST_SECONDS: Final = (2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds after which the rest behind a segment's worth of steps is recorded too. The server lets
-files go only up to where it last noted its running transactions, once that is confirmed, and it
-notes them within 15 s: without this a large load would be kept for as long as nothing else is
+"""The seconds after which the rest behind a segment's worth of steps is recorded too. The server
+lets files go only up to where it last noted its running transactions, once that is confirmed, and
+it notes them within 15 s. Without this a large load would be kept for as long as nothing else is
 written. A few times and no more, because each writes log of its own."""
 REPORT_SECONDS: Final = 0.25
-"""Seconds within which news is reported to the server."""
+"""The seconds within which news is reported to the server."""
 
 
 class Wire(Protocol):
@@ -67,7 +67,7 @@ class Confirmation:
 
     @property
     def urgent(self) -> bool:
-        """Reading on depends on what is pending becoming durable and recorded."""
+        """Whether the log is read on only once the pending changes are durable and recorded."""
         return self._wire.needs_record(self._progress)
 
     def mark_read(self, heard: LSN) -> None:

@@ -36,8 +36,8 @@ from cdc_embed.metrics import Metrics
 POLL_SECONDS: Final = 0.05
 """The time between two looks whether something else waits for the texts of a batch."""
 DOUBLINGS: Final = 2
-"""The delay before a call is repeated grows up to 0.4 s: it comes with fewer texts, and while the
-service takes nothing at all, another delay holds for all (``answers``)."""
+"""The delay before a call is repeated grows up to 0.4 s, because it comes with fewer texts, and
+while the service takes nothing at all, another delay holds for all (``answers``)."""
 
 TOO_LONG: Final = "too_long"
 
@@ -75,7 +75,8 @@ class EmbeddingRunner:
 
     @property
     def least_texts(self) -> int:
-        """The number of texts that a batch can always hold: fewer would not make a call quicker."""
+        """The number of texts that a batch can always hold, because fewer would not make a call
+        quicker."""
         return 16 if self._card.concurrency == 1 else self._card.concurrency * 64
 
     @property

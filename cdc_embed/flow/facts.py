@@ -23,17 +23,17 @@ class BatchFacts:
     """Everything that was found out for a batch at a cost, for when it is prepared again."""
 
     documents: dict[tuple[Table, bytes], Document] = field(default_factory=dict)
-    """Texts cut into chunks, by table and fingerprint: counting tokens takes time."""
+    """The texts cut into chunks, by table and fingerprint, because counting tokens takes time."""
     reads: dict[RowId, tuple[Change, Row | None]] = field(default_factory=dict)
-    """Rows that were read again, with the change that they were read for."""
+    """The rows that were read again, with the change that they were read for."""
     vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
     """The vectors, by chunk hash: float32 arrays (d,)."""
     refused_texts: dict[bytes, Refusal] = field(default_factory=dict)
-    """Chunks that the model refuses, by hash."""
+    """The chunks that the model refuses, by hash."""
     untaken: set[bytes] = field(default_factory=set)
-    """Chunks that the embedder did not take, by hash: nobody waits for them a second time."""
+    """The chunks that the embedder did not take, by hash. Nobody waits for them a second time."""
     refused_rows: dict[RowId, Refuse] = field(default_factory=dict)
-    """Letters of the rows that the database refused."""
+    """The letters of the rows that the database refused."""
 
     def cutting(self, cut: Cut) -> Cut:
         """Return ``cut``, but never twice for the same text."""

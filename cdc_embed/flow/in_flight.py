@@ -20,9 +20,9 @@ class InFlight:
     work: Range | Extract
     facts: BatchFacts = field(default_factory=BatchFacts)
     size: int = 0
-    """Bytes of its changes."""
+    """The bytes of its changes."""
     oldest: float | None = None
-    """Unix time of its oldest commit; None for rows that were read."""
+    """The Unix time of its oldest commit; None for rows that were read."""
     offer: Offer | None = None
     """The slice that it is made of; None for a range of the log."""
     preparing: Future[Prepared] | None = None
@@ -35,7 +35,7 @@ class InFlight:
 
     @property
     def has_others(self) -> bool:
-        """It is a slice, or has changes that are no new rows."""
+        """Whether it is a slice, or has changes that are no new rows."""
         work = self.work
         return isinstance(work, Extract) or any(is_other(event) for event in work.events)
 

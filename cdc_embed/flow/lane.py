@@ -24,7 +24,8 @@ from cdc_embed.flow.facts import BatchFacts
 from cdc_embed.lsn import LSN, ZERO
 
 ANY_NUMBER: Final = 1 << 60
-"""A number above every number of rows: the log does not tell how many a TRUNCATE takes away."""
+"""A number above every number of rows, because the log does not tell how many a TRUNCATE takes
+away."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Slice:
 
     table: Table
     rows: Mapping[Key, Row | None]
-    """The rows by key; None: the source has no such row."""
+    """The rows by key; None if the source has no such row."""
     snapshot: Snapshot
     repair: bool
     """Whether what is stored is made equal to them."""
@@ -42,7 +43,7 @@ class Slice:
     retry: bool = False
     """Whether dead letters are tried once more, with ``repair``."""
     embedded: BatchFacts | None = None
-    """The results for the texts of deferred rows: such a slice compares nothing."""
+    """The results for the texts of deferred rows. Such a slice compares nothing."""
     deferrals: int = 0
     """The number of slices that had deferred rows before it was read, for ``embedded``."""
 
@@ -53,10 +54,10 @@ class Examined:
 
     verdicts: dict[Key, Verdict] = field(default_factory=dict)
     hidden: frozenset[Key] = frozenset()
-    """Rows that the snapshot can be too old about: to be read again."""
+    """The rows for which the snapshot can be too old, so that they are read again."""
     rest: Mapping[Key, Row | None] = field(default_factory=dict)
-    """Rows that would have made the batch too large, or that wait for the embedder: to be handed
-    over again as they are."""
+    """The rows that would have made the batch too large, or that wait for the embedder. They are
+    handed over again as they are."""
     away: bool = False
     """Whether the embedder takes nothing."""
 
@@ -82,10 +83,10 @@ class Lane:
         self._trusted: list[Table] = []
         self._distrusted: list[tuple[Table, Future[None]]] = []
         self.deferred = Event()
-        """An event: a batch is committed of which a text waits for the embedder."""
+        """An event that is set when a batch is committed of which a text waits for the embedder."""
         self.deferrals = 0
-        """Slices that deferred rows: an older read of these rows does not count any more, because
-        no transaction tells it from a newer one. The loop's."""
+        """The slices that deferred rows. An older read of these rows does not count any more,
+        because no transaction tells it from a newer one. The loop's."""
         self.durable: LSN = ZERO
         """The position up to which the target reflects the log; the loop's."""
         self.awaited: LSN = ZERO
@@ -102,13 +103,13 @@ class Lane:
             self._unseen = self._unseen or Unseen()
 
     def drop_seen(self, snapshot: Snapshot) -> None:
-        """Forget rows that ``snapshot`` sees: nothing older is handed over from here on."""
+        """Forget rows that ``snapshot`` sees, because nothing older is handed over from here on."""
         with self._lock:
             if self._unseen is not None:
                 self._unseen.drop_seen(snapshot)
 
     def forget_touched(self) -> None:
-        """Forget every touched row: nothing is being read any more."""
+        """Forget every touched row, because nothing is being read any more."""
         with self._lock:
             self._unseen = None
             self._moves.clear()
@@ -141,7 +142,8 @@ class Lane:
             return self._moves[table]
 
     def trust(self, table: Table) -> None:
-        """Tell the loop that a table is compared: its stored rows prove what the log leaves out."""
+        """Tell the loop that a table is compared, so that its stored rows prove what the log leaves
+        out."""
         with self._lock:
             self._trusted.append(table)
 
@@ -184,7 +186,8 @@ class Lane:
 
     @property
     def distrusts(self) -> bool:
-        """A table is to be distrusted: nothing is dispatched before all in flight is committed."""
+        """Whether a table is to be distrusted. Nothing is dispatched before all in flight is
+        committed."""
         return bool(self._distrusted)
 
     def pass_trust(self, trust: Callable[[Table], None]) -> None:

@@ -14,14 +14,14 @@ class Limits:
     """The limits of memory and time for one loop."""
 
     memory: int
-    """Bytes of pending changes."""
+    """The bytes of pending changes."""
     report_interval: float
-    """Seconds between reports at the most: well below the server's timeout."""
+    """The seconds between reports at the most, well below the server's timeout."""
     linger: float = 0.0
-    """Seconds that a change waits for others."""
+    """The seconds that a change waits for others."""
     first_take: int = FIRST_TAKE
-    """Changes that a batch is given at first, and after it was cut shorter."""
+    """The changes that a batch is given at first, and after it was cut shorter."""
     largest_take: int = LARGEST_TAKE
-    """Changes that a batch is given at the most."""
+    """The changes that a batch is given at the most."""
     clock: Callable[[], float] = time.monotonic
     """The loop's clock, in monotonic seconds."""

@@ -1,7 +1,7 @@
-"""The wait for what will come back: how long, and until when.
+"""The wait for a service or database that will come back.
 
 Retrying is a few lines here rather than a library's, because a wait must end at once when the
-service stops, and must be visible while it lasts: readiness and ``status`` show it.
+service stops, and must be visible while it lasts, because readiness and ``status`` show it.
 """
 
 import random
@@ -23,9 +23,9 @@ FIRST_DELAY: Final = 0.1
 LONGEST_DELAY: Final = 30.0
 MOST_DOUBLINGS: Final = 16
 LONGEST_ASKED: Final = 600.0
-"""A service that is well again is not waited for until some day that it named in error."""
+"""The longest pause that a service is given, in seconds, because it can name a far day in error."""
 SLOW_SECONDS: Final = 30.0
-"""An attempt that lasts longer seems to wait for somebody: a lock, a server that hangs."""
+"""The seconds after which an attempt seems to wait for somebody (a lock, a server that hangs)."""
 PASSING: Final = (EmbedderUnavailableError, SourceUnavailableError, TargetUnavailableError)
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ class AbandonedError(Exception):
 
 
 def delay(attempt: int, chance: float, asked: float | None = None) -> float:
-    """Return the seconds before the next attempt: doubling, jittered by ``chance`` in [0, 1).
+    """Return the seconds before the next attempt, doubling, jittered by ``chance`` in [0, 1).
 
     What the other side asked for (Retry-After) is the least, within reason.
     """
@@ -45,7 +45,7 @@ def delay(attempt: int, chance: float, asked: float | None = None) -> float:
 
 
 Delay = Callable[[int, float, float | None], float]
-"""Seconds before an attempt, by its number, a chance in [0, 1), and the seconds asked for."""
+"""The seconds before an attempt, by its number, a chance in [0, 1), and the seconds asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Trouble:
     since: float
     """The time at which it began, in monotonic seconds."""
     lasts: bool = False
-    """Whether no short while mends it: it is told at once."""
+    """Whether no short while mends it, so that it is told at once."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +84,7 @@ class _Wait:
 class Patience:
     """Repeats an attempt until it succeeds, for as long as it takes, or until abandoned.
 
-    Several workers can wait for the same stage: one that succeeds says nothing of the others.
+    Several workers can wait for the same stage, and one that succeeds says nothing of the others.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Patience:
     ) -> T:
         """Return the result of ``attempt``; wait out a passing error, raise any other.
 
-        After ``over`` is set, nobody waits for the result: a passing error is raised, too. The
+        After ``over`` is set, nobody waits for the result, so a passing error is raised, too. The
         delay doubles so often at the most. Raises ``AbandonedError`` when the service stops first.
         """
         tries = 0

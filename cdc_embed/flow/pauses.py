@@ -15,14 +15,14 @@ from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.patience import LONGEST_ASKED
 
 LONGEST_UNPROVEN: Final = 60.0
-"""A pause that one answer asks for lasts no longer for all others, if texts were taken within the
-same time before: then the known-good text proves it."""
+"""The most seconds of a pause that one answer asks for all, if texts were taken within the same
+time before. Afterwards the known-good text proves whether a longer one is needed."""
 AT_ONCE_SECONDS: Final = 5.0
 """A service that asks for time so soon after the pause that it asked for contradicts itself."""
 DOUBT_SECONDS: Final = 600.0
 PROOF_SECONDS: Final = 15.0
-"""The seconds without a text taken after which it is an outage all the same: some ten calls
-failed."""
+"""The seconds without a text taken after which it is an outage all the same. Some ten calls failed
+by then."""
 MOST_ASKING: Final = 10_000
 
 

@@ -30,7 +30,7 @@ from cdc_embed.lsn import LSN, Progress
 from cdc_embed.wire.messages import Begin, Decoder
 
 READ_FRAMES: Final = 500
-"""Frames read before the loop looks after the rest."""
+"""The frames read before the loop looks after the rest."""
 
 
 class Frames(Wire, Protocol):
@@ -97,8 +97,8 @@ class Pipeline:
     def drain(self, deadline: Callable[[], bool], *, connected: bool = True) -> bool:
         """Finish what is in flight and, if ``connected``, record and confirm it.
 
-        What is pending stays behind, unconfirmed: the log still has it. Returns whether all that
-        was in flight was finished before ``deadline`` said so.
+        What is pending stays behind, unconfirmed, because the log still has it. Returns whether all
+        that was in flight was finished before ``deadline`` said so.
         """
         self._batches.draining = True
         while self._batches.in_flight and not deadline():
@@ -159,7 +159,7 @@ class Pipeline:
         self._telemetry.tick(pending, self.progress, self._oldest(), self._full())
 
     def _collect(self) -> None:
-        """Take in what is committed: positions first, then whoever waits for it."""
+        """Take in what is committed. Positions come first, then whoever waits for it."""
         for done in self._batches.collect():
             batch = done.prepared.plan
             if batch.defers:

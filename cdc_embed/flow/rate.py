@@ -3,8 +3,8 @@
 from typing import Final
 
 BATCH_SECONDS: Final = 0.5
-"""Seconds that one batch should take to embed: long enough for efficiency, short enough for fresh
-vectors."""
+"""The seconds that one batch should take to embed, long enough for efficiency, short enough for
+fresh vectors."""
 FIRST_CHARACTERS_PER_SECOND: Final = 20_000.0
 
 

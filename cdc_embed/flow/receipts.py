@@ -11,7 +11,8 @@ STEP_SECONDS: Final = 0.25
 
 
 class Receipts:
-    """Marks of received events, oldest first: when they came, and where the last of them ends."""
+    """The marks of received events, oldest first, each with its time and the end of its last
+    event."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, LSN]] = deque()

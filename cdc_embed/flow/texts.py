@@ -38,13 +38,13 @@ class Embedded:
     vectors: dict[bytes, NDArray[np.float32]] = field(default_factory=dict)
     refused: dict[bytes, Refusal] = field(default_factory=dict)
     untaken: dict[bytes, str] = field(default_factory=dict)
-    """Chunks that the embedder did not take, with its words."""
+    """The chunks that the embedder did not take, with its words."""
     away: bool = False
-    """Whether it took nothing at all meanwhile: then the texts are not to blame."""
+    """Whether it took nothing at all meanwhile, so that the texts are not to blame."""
 
 
 class Run:
-    """The texts of a batch: those that no worker has taken, and what came of the others."""
+    """The texts of a batch, with those that no worker has taken, and what came of the others."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Run:
         workers: int,
         most_tokens: int | None,
     ) -> None:
-        """``workers`` share the texts; no call has more than ``most_tokens``; None: no limit."""
+        """``workers`` share the texts; no call has more than ``most_tokens``; None is no limit."""
         self._wanted = sorted(wanted, key=lambda each: len(each.text))
         self._taken = 0
         self._size = size
@@ -67,7 +67,7 @@ class Run:
         """The calls that failed, by the first text and the number of texts."""
         self.result = result
         self.over = Event()
-        """Nobody waits for its texts any more."""
+        """Whether nobody waits for its texts any more."""
         self.calling: dict[int, Call] = {}
         """The calls of each worker that has texts, by its thread."""
         self.problem = ""
@@ -159,7 +159,7 @@ class Run:
 
 
 class Kept:
-    """Vectors of texts that nobody waited for any more: they are asked for again soon."""
+    """The vectors of texts that nobody waited for any more. They are asked for again soon."""
 
     def __init__(self, dimensions: int) -> None:
         self._most = max(1, KEPT_BYTES // (4 * dimensions))

@@ -25,7 +25,8 @@ from cdc_embed.rotation import Login
 SINCE_17: Final = {"transaction_timeout": "0"}
 
 NOTICE_A_LOST_CLIENT: Final = "set client_connection_check_interval = '1s'"
-"""Let the server end a statement whose client is gone, because it would go on holding its locks."""
+"""The setting with which the server ends a statement whose client is gone, because it would go on
+holding its locks."""
 
 CONNECT_TIMEOUT: Final = 10
 
@@ -114,7 +115,7 @@ def _log_in(side: Side, login: Login, open_one: Callable[[str], Any]) -> Any:
         try:
             opened = open_one(dsn)
         except psycopg2.OperationalError as exc:
-            # whatever it is: the string can have been read while it was written
+            # whatever it is, because the string can have been read while it was written
             if login.renewed(dsn):
                 continue
             if refuses_login(exc) and login.rotation.may_come(time.monotonic()):
@@ -209,7 +210,7 @@ def accepts_replication(login: Login, application_name: str) -> bool:
 
 
 def answer_limit(parameters: Mapping[str, str]) -> float:
-    """Return the seconds after which an answer is overdue: as long as TCP waits for a peer's."""
+    """Return the seconds after which an answer is overdue, as long as TCP waits for a peer's."""
     try:
         given = int(parameters.get("tcp_user_timeout", 0))
     except ValueError:  # libpq accepts no units either, and its message is better

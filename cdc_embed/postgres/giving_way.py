@@ -14,7 +14,7 @@ from cdc_embed.errors import CdcEmbedError
 from cdc_embed.sql import queries
 
 LOOK_SECONDS: Final = 0.5
-"""Less than a round of the pulse, so that each of its rounds looks."""
+"""The least seconds between looks, less than a round of the pulse, so that each round looks."""
 
 log = structlog.get_logger()
 

@@ -21,7 +21,7 @@ END_SECONDS: Final = 5.0
 POLL_SECONDS: Final = 0.05
 
 WORDS: Final = ("unsupported startup parameter", "pgbouncer", "pooler")
-"""Words of an error that only a pooler gives."""
+"""The words of an error that only a pooler gives."""
 
 
 def refusal(side: str) -> PoolerError:

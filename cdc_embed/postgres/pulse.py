@@ -1,10 +1,10 @@
-"""A look at each session that waits for an answer: another session asks the server about it.
+"""A look at each session that waits for an answer. Another session asks the server about it.
 
 An answer can be lost. TCP notices a peer that vanished. It does not notice a peer whose kernel
-acknowledges bytes that no process reads any more: a proxy or a tunnel whose other side is gone, a
-connection that a load balancer forgot. A statement can take hours, and so can a wait for a lock, so
-no time limit tells a slow answer from a lost one. The server can. An answer can also be too slow
-for others, who wait for its locks (``giving_way``).
+acknowledges bytes that no process reads any more, such as a proxy or a tunnel whose other side is
+gone, or a connection that a load balancer forgot. A statement can take hours, and so can a wait for
+a lock, so no time limit tells a slow answer from a lost one. The server can. An answer can also be
+too slow for others, who wait for its locks (``giving_way``).
 """
 
 import time

@@ -54,7 +54,7 @@ class Session:
         self._used_at = time.monotonic()
         self.waiting_since: float | None = None
         self.answer_limit = DEAD_PEER_SECONDS
-        """Seconds of waiting after which the server is asked whether it still works on the
+        """The seconds of waiting after which the server is asked whether it still works on the
         statement."""
         self.generation = 0
         """The number of connections so far; an object that lives as long as one is tied to this
@@ -66,9 +66,9 @@ class Session:
     ) -> Iterator[Any]:
         """Yield a cursor in a transaction that commits at the end; ``table`` is named in errors.
 
-        With ``keep`` false the transaction is rolled back instead: a rehearsal. With ``rows`` the
-        database can refuse the data of a row; the caller then finds the row. With ``ddl`` no row
-        is read or written, so an error has the words of an event trigger, too.
+        With ``keep`` false the transaction is rolled back instead, as a rehearsal. With ``rows``
+        the database can refuse the data of a row; the caller then finds the row. With ``ddl`` no
+        row is read or written, so an error has the words of an event trigger, too.
 
         Raises the side's ``unavailable`` or ``refused`` error or ``AuthenticationError``, and with
         ``rows`` ``RowRefusedError``. After an ``unavailable`` from the commit itself, it is unknown
@@ -168,7 +168,7 @@ class Session:
             connection.close()
 
     def cancel(self) -> None:
-        """Make the wait of another thread fail: shut its connection down, or abandon its
+        """Make the wait of another thread fail. Shut its connection down, or abandon its
         connecting.
 
         The server notices, and ends its statement. A cancel request would take for ever when the
@@ -197,7 +197,7 @@ class Session:
             other = connect(self.side, self._login, f"{self._application_name} pulse")
         except psycopg2.OperationalError as exc:
             return "FATAL" in str(exc)  # the server answers, but accepts no session
-        except CdcEmbedError:  # a pooler, a login: the next session meets it, and says so
+        except CdcEmbedError:  # a pooler, a login; the next session meets it, and says so
             return True
         limit = Timer(self.answer_limit, shut_down, [other])
         limit.daemon = True

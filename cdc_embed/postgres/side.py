@@ -42,21 +42,22 @@ VALUE_SETTINGS: Final = {
     "search_path": "pg_catalog, pg_temp",
     "jit": "off",
 }
-"""Settings that fix the text form of values and types. Without ``public`` in the ``search_path``,
-no function or operator that another role makes there is run as this role: whatever is not
-PostgreSQL's own is named with its schema. A process that is stopped holds no lock longer than a
-minute, neither on tables of the application nor on the checkpoint row. The planner cannot know how
-few rows our questions to the catalogue have, so it would compile each of them, each time (``jit``).
+"""The settings that fix the text form of values and types. Without ``public`` in the
+``search_path``, no function or operator that another role makes there is run as this role. Whatever
+is not PostgreSQL's own is named with its schema. A process that is stopped holds no lock longer
+than a minute, neither on tables of the application nor on the checkpoint row. The planner cannot
+know how few rows our questions to the catalogue have, so it would compile each of them, each time
+(``jit``).
 """
 
 AUTHENTICATION: Final = "28"
 PASSING: Final = frozenset({"08", "25", "40", "53", "55", "57", "58"})
-"""Classes that a later attempt can avoid: connection, a standby's read-only state, rollback,
+"""The classes that a later attempt can avoid: connection, a standby's read-only state, rollback,
 resources, lock not available, operator intervention, system error."""
 ROW_DATA: Final = frozenset({"22", "23", "54"})
-"""Classes that concern one row's data: no such value, a constraint, too large for an index."""
+"""The classes that concern one row's data: no such value, a constraint, too large for an index."""
 READ_ONLY: Final = "25006"
-"""A session keeps the server that it began with, which can have been demoted: a new session can
+"""The error of a session whose server was demoted. The session keeps its server, but a new one can
 find the new primary."""
 WRONG_PARAMETER: Final = re.compile(
     r"\binvalid [\w ]*(value|number|option)\b|^(definition of )?service (file )?\".*\" not found"
@@ -154,7 +155,8 @@ def translated(side: Side, table: str, *, rows: bool = False, ddl: bool = False)
 def refusal_is_outage(side: Side, what: str) -> Iterator[None]:
     """Turn the refusal of DDL that the service needs into an outage, which is waited for.
 
-    No row is to blame: an event trigger freezes DDL for a while, or a right was taken away.
+    Whether no row is to blame, because an event trigger freezes DDL for a while, or a right was
+    taken away.
     """
     try:
         yield

@@ -14,8 +14,8 @@ import psycopg2
 
 DEPENDED_ON: Final = "2BP01"
 WITH_VALUES: Final = frozenset({"22", "23", "38", "42601", "54", "P0", "XX"})
-"""Classes of errors whose message can have a value in it, and one code: data, constraints, external
-routines, the syntax of a ``tsquery``, limits, exceptions of functions, internal errors."""
+"""The classes of errors whose message can have a value in it, and one code: data, constraints,
+external routines, the syntax of a ``tsquery``, limits, exceptions of functions, internal errors."""
 RAISES: Final = frozenset({"exec_stmt_raise", "exec_stmt_assert"})
 """The functions of PostgreSQL that give an exception of PL/pgSQL."""
 LANGUAGE: Final = re.compile(r"\bPL/\w+")

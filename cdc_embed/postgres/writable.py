@@ -1,7 +1,7 @@
 """The right of a session's transactions to write, and the setting that takes it away.
 
 Hosted services make a database read-only when its disk is nearly full, so no session of ours
-overrides that: what is to be written waits.
+overrides that. What is to be written waits.
 """
 
 from typing import Final

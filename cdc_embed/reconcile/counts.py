@@ -1,7 +1,7 @@
-"""The counts of whole tables: what a comparison must have seen.
+"""The counts of whole tables, which a comparison must have seen.
 
-A count can take long, so it has sessions of its own that are open only meanwhile, and it gives way:
-a statement that waits for it cancels it (``postgres/giving_way.py``), and it is tried again later.
+A count can take long, so it has sessions of its own that are open only meanwhile, and it gives way.
+A statement that waits for it cancels it (``postgres/giving_way.py``), and it is tried again later.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from cdc_embed.source.rows import RowReader
 from cdc_embed.target.stored import StoredDocuments
 
 PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""Seconds between the tries of a count for which statements of others wait."""
+"""The seconds between the tries of a count for which statements of others wait."""
 
 T = TypeVar("T")
 

@@ -27,13 +27,14 @@ from cdc_embed.target.deferred import DeferredRows
 
 PAGE_ROWS: Final = 256
 MOST: Final = 128
-"""Rows that are embedded together: one at first, and after one that is not taken for the first
-time, because another one is often not taken either, and costs least alone; then twice as many."""
+"""The rows that are embedded together. It is one at first, and after one that is not taken for the
+first time, because another one is often not taken either, and costs least alone; then twice as
+many."""
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 30.0
-"""Seconds before a row is tried again."""
+"""The seconds before a row is tried again."""
 MOST_DELAYED: Final = 10_000
-"""Rows whose delays are remembered; beyond it some are tried sooner."""
+"""The rows whose delays are remembered; beyond it some are tried sooner."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +63,7 @@ class DeferredReader:
         self._lane = work.term.lane
         self._most = 1
         self._delayed: dict[RowId, tuple[int, float]] = {}
-        """Rows whose texts were not taken: how often, and when they are tried again."""
+        """The rows whose texts were not taken, with how often, and when they are tried again."""
         self._due = float("inf")
         self._looked_at: list[Table] | None = None
         """The tables of the last look; None before the first."""
@@ -77,7 +78,7 @@ class DeferredReader:
         return self._clock() >= self._due
 
     def note(self, trouble: Exception | None) -> None:
-        """Do nothing: the rows wait, and the stream tells of a database that is away."""
+        """Do nothing, because the rows wait, and the stream tells of a database that is away."""
 
     def turn(self) -> None:
         """Try every row that is due, in the order in which they were deferred."""

@@ -2,12 +2,12 @@
 
 The comparison reads rows by their key, part by part, as the backfill does. A mistake about the key
 or its order would hide the same rows from both. So the databases are asked what such a mistake
-cannot change: their catalogues for the key, ``count(*)`` for the rows. Whatever differs is an error
-that names the table, never a number of fresh rows.
+cannot change (their catalogues for the key, ``count(*)`` for the rows). Whatever differs is an
+error that names the table, never a number of fresh rows.
 
 A part is proven in its own snapshot (``source/rows.py``). The number of all rows is read in one
 snapshot at the end. It can differ from the rows that were read by the rows that came and went
-meanwhile, and the log tells their number: on a table at rest both are equal.
+meanwhile, and the log tells their number. On a table at rest both are equal.
 """
 
 from cdc_embed.change.compare import key_difference

@@ -116,7 +116,7 @@ class Reconciler:
         if not todo and not self._requests.asked(*self._answers):
             return
         if todo:
-            # the log can still bring older versions than those that caused the comparison: they
+            # the log can still bring older versions than those that caused the comparison; they
             # come first, before touched keys are remembered, because there can be millions
             self._slices.wait_until_durable()
         self._slices.begin(self._requests.say_waiting)
@@ -197,8 +197,8 @@ class Reconciler:
     def _compare_leaves(self, table: Table, comparison: Comparison) -> bool:
         """Compare the leaf partitions that were changed; return whether orphans are looked for.
 
-        Those that are changed from now on are left to the next turn: partitions that come and go
-        all the time must not keep a comparison from its end.
+        Those that are changed from now on are left to the next turn, because partitions that come
+        and go all the time must not keep a comparison from its end.
         """
         pending = self._work.leaves.pending(table.full_name)
         if pending.leaves:

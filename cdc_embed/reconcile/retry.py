@@ -16,7 +16,7 @@ from cdc_embed.target.ledger import DONE, FAILED, RUNNING, Request
 from cdc_embed.target.letters import Letter, Letters
 
 PART_LETTERS: Final = 100
-"""Letters that are tried together, before the next report of progress."""
+"""The letters that are tried together, before the next report of progress."""
 
 log = structlog.get_logger()
 

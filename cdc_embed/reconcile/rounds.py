@@ -1,4 +1,4 @@
-"""A thread that works on rows in rounds, until its term ends: what passes is waited out.
+"""A thread that works on rows in rounds, until its term ends. Errors that pass are waited out.
 
 What does not pass ends the instance, because without this thread the service would only look as if
 there were nothing to do.
@@ -56,7 +56,7 @@ class Task(Protocol):
         """Whether there can be something to do; found without asking anybody."""
 
     def note(self, trouble: Exception | None) -> None:
-        """Note what a round ended with: an error that passes, or None."""
+        """Note what a round ended with, an error that passes or None."""
 
 
 class Rounds:
@@ -91,7 +91,7 @@ class Rounds:
             self._thread.join(CANCEL_SECONDS)
 
     def run(self) -> None:
-        """Do rounds until the end of the term: the thread's own function."""
+        """Do rounds until the end of the term, as the thread's own function."""
         while not self._ended.is_set():
             try:
                 with self._surroundings.reading():

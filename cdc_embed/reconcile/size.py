@@ -1,6 +1,6 @@
-"""The size of a table's texts in tokens: what a paid service will charge for them.
+"""The size of a table's texts in tokens, which a paid service will charge for.
 
-A small table is counted: its texts are cut and counted as they will be sent. Of a larger one the
+A small table is counted. Its texts are cut and counted as they will be sent. Of a larger one the
 first texts are, and the others are reckoned by their bytes.
 """
 
@@ -15,9 +15,9 @@ from cdc_embed.errors import UnprovenError
 from cdc_embed.source.rows import RowReader
 
 SAMPLE_ROWS: Final = 20_000
-"""Rows that are counted at the most; and as many bytes as one part of a read has."""
+"""The rows that are counted at the most; and as many bytes as one part of a read has."""
 BYTES_PER_TOKEN: Final = 4
-"""Bytes of one token of a table that cannot be read now."""
+"""The bytes of one token of a table that cannot be read now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

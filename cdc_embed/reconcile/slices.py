@@ -1,9 +1,9 @@
 """Rows of the source, read slice by slice, for reconcile and verify.
 
-Scans, waits, and hands rows over to the loop. It compares nothing and decides nothing: both are
-the work of ``flow``. The first slice waits until every transaction has ended that was running when
-the rows that the log touches began to be remembered. Changes that were received before then, by
-this process or an earlier one, could not be known otherwise.
+Scans, waits, and hands rows over to the loop. It compares nothing and decides nothing, because both
+are the work of ``flow``. The first slice waits until every transaction has ended that was running
+when the rows that the log touches began to be remembered. Changes that were received before then,
+by this process or an earlier one, could not be known otherwise.
 """
 
 import time
@@ -32,7 +32,7 @@ SLICE_ROWS: Final = 1000
 POLL_SECONDS: Final = 0.5
 SAVE_SECONDS: Final = 1.0
 MOST_SUSPECTS: Final = 1000
-"""Rows that are compared again together; more would only take memory."""
+"""The rows that are compared again together; more would only take memory."""
 RETRY_SECONDS: Final = 0.05
 """The pause before rows are read again that could not be read or compared."""
 AWAY_SECONDS: Final = 1.0
@@ -61,24 +61,24 @@ class ReadingPace:
     """The sizes and pauses of the work on rows that are read."""
 
     rows_per_second: int = 0
-    """Rows of a scan in a second at the most; 0: no limit."""
+    """The most rows of a scan in a second; 0 without a limit."""
     slice_rows: int = SLICE_ROWS
-    """Rows that are read together at the most."""
+    """The rows that are read together at the most."""
     suspects: int = MOST_SUSPECTS
-    """Rows that ``verify`` compares again together."""
+    """The rows that ``verify`` compares again together."""
     poll: float = POLL_SECONDS
-    """Seconds between two checks whether the term has ended, while the loop compares rows."""
+    """The seconds between two checks whether the term has ended, while the loop compares rows."""
     save: float = SAVE_SECONDS
-    """Seconds between two records of a table's progress."""
+    """The seconds between two records of a table's progress."""
     rounds: float = 0.5
-    """Seconds between two looks at whether there is something to do."""
+    """The seconds between two looks at whether there is something to do."""
     trouble: float = 2.0
-    """Seconds before the next round after a database did not answer."""
+    """The seconds before the next round after a database did not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Term:
-    """The time for which one instance holds the slot: from one connection to its end."""
+    """The time for which one instance holds the slot, from one connection to its end."""
 
     lane: Lane
     """The way of rows into the order of the log."""
@@ -131,13 +131,14 @@ class SliceReader:
     def scan(
         self, table: Table, after: Key | None, leaf: int | None = None
     ) -> Iterator[tuple[Scan, Key | None]]:
-        """Read the table, or one leaf, in the order of its key: slices, each with its last key."""
+        """Read the table, or one leaf, in the order of its key; yield slices, each with its last
+        key."""
         rate, most = self._pace.rows_per_second, self._pace.slice_rows
         most = min(most, rate) or most
         while True:
             began = time.monotonic()
             found = self._rows.scan(table, after, most, leaf)
-            if found is None:  # the table was rewritten meanwhile: the rows could not be seen
+            if found is None:  # the table was rewritten meanwhile, so the rows could not be seen
                 self.pause(RETRY_SECONDS)
                 continue
             if found.rows:
@@ -288,7 +289,7 @@ class Work:
     pace: ReadingPace
     counts: TableCounter
     unproven: dict[str, str] = field(default_factory=dict)
-    """Tables whose rows could not all be read in this term, and the reasons."""
+    """The tables whose rows could not all be read in this term, and the reasons."""
 
     @property
     def tables(self) -> list[Table]:

@@ -5,9 +5,10 @@ and the log ahead of the target. Suspects are compared again when the target ref
 that was committed at the first comparison. A row that differs still is drift. If the log touched it
 meanwhile, it is pending. With ``repair`` drift is mended and compared once more.
 
-Each row is counted once: ``checked`` is the sum of fresh, missing, stale, metadata_stale, pending,
-dead_letters, and of the orphans whose row has lost its text. Documents without a row are orphans
-beside them. ``proof`` shows that these are all rows; without the proof a table has no result.
+Each row is counted once, so ``checked`` is the sum of fresh, missing, stale, metadata_stale,
+pending, dead_letters, and of the orphans whose row has lost its text. Documents without a row are
+orphans beside them. ``proof`` shows that these are all rows; without the proof a table has no
+result.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -26,7 +27,7 @@ from cdc_embed.source.rows import Scan
 from cdc_embed.target.ledger import DONE, FAILED, RUNNING, WAITING, Request
 
 SAMPLE_ROWS: Final = 50
-"""Documents that are embedded together; the stream waits meanwhile."""
+"""The documents that are embedded together; the stream waits meanwhile."""
 
 log = structlog.get_logger()
 
@@ -47,13 +48,13 @@ class Tally:
     repaired: int = 0
     sampled: int = 0
     remaining: int = 0
-    """Drift that is left after the repair; without a repair, all drift."""
+    """The drift that is left after the repair; without a repair, all drift."""
     rowless: int = 0
-    """Orphans that have no row: they are not checked rows."""
+    """The orphans that have no row. They are not checked rows."""
     problem: str = ""
     """The reason why the table has no result."""
     suspects: dict[Key, bool] = field(default_factory=dict, repr=False)
-    """Rows to be compared again, and whether they are counted as checked."""
+    """The rows to be compared again, and whether they are counted as checked."""
 
     @property
     def drift(self) -> int:
@@ -102,7 +103,7 @@ class _SecondLook:
 
     drift: dict[Key, Verdict] = field(default_factory=dict)
     right: dict[Key, Verdict] = field(default_factory=dict)
-    """Existing rows that do not differ."""
+    """The existing rows that do not differ."""
 
 
 class _WithdrawnError(Exception):
@@ -209,7 +210,7 @@ class Verifier:
                     tally.add([verdict])
 
     def _compare_suspects(self, table: Table, tally: Tally, *, repair: bool) -> None:
-        """Compare the suspects again: those that differ still are drift."""
+        """Compare the suspects again. Those that differ still are drift."""
         suspects, tally.suspects = tally.suspects, {}
         found = self._compare_again(table, suspects, sample=False)
         for key, checked in suspects.items():

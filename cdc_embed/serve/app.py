@@ -28,7 +28,7 @@ LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def host_in_url(host: str) -> str:
-    """Write a host as in a URL and a Host header: an IPv6 address in brackets."""
+    """Write a host as in a URL and a Host header, an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 

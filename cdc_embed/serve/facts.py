@@ -21,7 +21,8 @@ COUNT_SHARE: Final = 50
 """The part of the time, one in so many, that the count of a large table's documents takes at
 most."""
 MOST_TOGETHER: Final = 50
-"""Small tables that one statement counts: each is locked meanwhile, as by any query."""
+"""The number of small tables that one statement counts. Each is locked meanwhile, as by any
+query."""
 
 NO_INDEX: Final = IndexFacts(state="missing", problem="setup has not made its table", due=False)
 
@@ -37,7 +38,7 @@ class TableFacts:
     backfill_done: int
     dead_letters: int
     deferred: int
-    """Rows whose texts wait for the embedder."""
+    """The rows whose texts wait for the embedder."""
     problem: str | None = None
     """The reason why its changes are not delivered; None if they are."""
     index: IndexFacts
@@ -72,7 +73,7 @@ def gather(
     slot = databases.catalogue.slot()
     checkpoint = read_checkpoint(databases.target, schema, databases.config.source.slot)
     documents: dict[str, int] = {}
-    with suppress(TargetRefusedError):  # a table of vectors that is gone: others report it
+    with suppress(TargetRefusedError):  # a table of vectors that is gone; others report it
         documents = count(databases, stored)
     indexes = index_facts(databases, stored)
     return Facts(

@@ -9,9 +9,9 @@ from typing import Any, Final
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS: Final = 100
-"""Connections at a time; one more takes the place of the one that has been idle for longest."""
+"""The connections at a time; one more takes the place of the one that has been idle for longest."""
 BACKLOG: Final = 64
-"""Connections that are accepted together."""
+"""The connections that are accepted together."""
 
 
 class LimitedProtocol(H11Protocol):

@@ -41,7 +41,7 @@ class Spending:
     sizes: Mapping[str, Size]
     """The tables that were measured, by name."""
     cost: Callable[[int | None], float | None]
-    """A function that gives the price of tokens; None: it is not known."""
+    """A function that gives the price of tokens; None if it is not known."""
 
 
 def status(facts: Facts, live: Live | None, slot_name: str) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def _embedding(facts: Facts, spending: Spending | None) -> dict[str, Any]:
 
 
 def pending_tokens(facts: Facts, sizes: Mapping[str, Size]) -> dict[str, int | None]:
-    """Return the tokens that the backfill of each table will need; None: not known."""
+    """Return the tokens that the backfill of each table will need; None if it is not known."""
     return {
         table.name: _left(table, sizes.get(table.name)) if table.backfill_state != DONE else 0
         for table in facts.tables

@@ -1,4 +1,4 @@
-"""Both databases after their preconditions were checked: the ground that a service is built on."""
+"""Both databases after their preconditions were checked, for a service to be built on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ class Checked:
 
     @property
     def left_out(self) -> dict[str, str]:
-        """The paused tables that are not even known: they have no usable form, or no vectors."""
+        """The paused tables that are not even known, because they have no usable form, or no
+        vectors."""
         known = {source.table.full_name for source in self.sources}
         return {name: why for name, why in self.paused.items() if name not in known}
 

@@ -1,4 +1,5 @@
-"""Connections that ended: how long to wait before the next, and whether they end at one place.
+"""The connections that ended, counted for the delay before the next one, and for a position at
+which all end.
 
 Only what became durable counts as progress, because a connection that ends as soon as it is made
 would otherwise be made again at once, for ever.
@@ -32,7 +33,7 @@ class Stuck:
 
 
 class Failures:
-    """The failures in a row: of any kind for the delay, at one position for readiness."""
+    """The failures in a row, of any kind for the delay, at one position for readiness."""
 
     def __init__(self) -> None:
         self.attempt = 0
@@ -42,7 +43,7 @@ class Failures:
         self._last = Stuck(LSN(0), 0, "", "")
 
     def forget(self) -> None:
-        """Note progress: the next failure is the first one."""
+        """Note progress, so that the next failure is the first one."""
         self.attempt = self._times = 0
 
     def streaming_failed(self, position: LSN, problem: str, way_out: str, now: float) -> None:

@@ -57,7 +57,7 @@ that ends it."""
 
 
 class Instance:
-    """Keeps the target fresh until it is stopped: one of possibly several for the same slot."""
+    """Keeps the target fresh until it is stopped, as one of several for the same slot."""
 
     def __init__(
         self,
@@ -99,7 +99,7 @@ class Instance:
         self._wake()
 
     def stop_now(self) -> None:
-        """Return from ``run`` without waiting: nothing is lost, some changes are replayed."""
+        """Return from ``run`` without waiting. Nothing is lost, some changes are replayed."""
         self._stop.request_now()
         self._wake()
 
@@ -207,7 +207,7 @@ class Instance:
             times = self._adapt(stream)
             source = stream.identify()
             history = stream.timeline_history(source.timeline)
-            # before the slot is taken: afterwards our own writes would wait for ourselves
+            # before the slot is taken, because afterwards our own writes would wait for ourselves
             self._source.catalogue.refuse_synchronous(stream.application_name)
             self._source.catalogue.anchor()
             stream.start(self._source.plugin.options)
@@ -230,13 +230,13 @@ class Instance:
             self._began = time.monotonic(), slot.wal_end
             self._follow(Connected(stream, checkpoint, confirmed, times))
         finally:
-            if stream.unanswered:  # it can decode changes of other tables: wait longer next time
+            if stream.unanswered:  # it can decode changes of other tables, so wait longer next time
                 self._unanswered = 1 if stream.frames else 2 * self._unanswered
             stream.close()
 
     def has_lost_nothing(self, confirmed: LSN, recorded: LSN) -> bool:
-        """Return whether nothing is lost though the slot is at ``confirmed``, beyond the record:
-        it was durable on the present connection, or on the last one."""
+        """Return whether nothing is lost though the slot is at ``confirmed``, beyond the record,
+        because it was durable on the present connection, or on the last one."""
         return self._progress is not None and self._progress.has_lost_nothing(confirmed, recorded)
 
     def _adapt(self, stream: Stream) -> ServerTimes:
@@ -314,7 +314,7 @@ class Instance:
         except (ReplicationError, SourceUnavailableError) as exc:
             # a stopping server waits for its walsenders, so ours is closed before anything else
             stream.close()
-            # batches in flight are whole: their work must not be lost with the connection
+            # batches in flight are whole, so their work must not be lost with the connection
             self.lost = str(exc)
             self._set_phase(Phase.RECONNECTING)
             self._drain(pipeline, connected=False)

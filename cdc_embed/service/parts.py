@@ -35,8 +35,8 @@ from cdc_embed.source.timing import report_interval
 from cdc_embed.target.store import Store
 
 TELL_SECONDS: Final = 10.0
-"""The seconds in which the log tells an equal failure once: in an outage each batch, and there are
-several a second, meets it."""
+"""The seconds in which the log tells an equal failure once, because in an outage each of several
+batches a second meets it."""
 
 log = structlog.get_logger()
 

@@ -1,4 +1,4 @@
-"""The configured output plugin: the options that request its tables, and its decoder."""
+"""The configured output plugin, with the options that request its tables, and its decoder."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from cdc_embed.wire.wal2json import Followed, QualifiedName, Wal2json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugin:
-    """An output plugin: the options that request it, and its decoder."""
+    """An output plugin, with the options that request it, and its decoder."""
 
     name: str
     options: dict[str, str]

@@ -1,4 +1,4 @@
-"""Rows of the source, read again while the service runs: by key, for the loop.
+"""Rows of the source, read again by key while the service runs, for the loop.
 
 A table whose changes are not delivered is not read, because its name can be another table's now.
 The watcher has it compared when its changes are delivered again.
@@ -22,7 +22,7 @@ log = structlog.get_logger()
 
 
 class Refetcher:
-    """Reads rows by key: those with a text that the log does not carry."""
+    """Reads by key the rows with a text that the log does not carry."""
 
     def __init__(self, checked: Checked, undelivered: Undelivered, abandon: Event) -> None:
         self._coverage = checked.databases.coverage

@@ -146,7 +146,8 @@ class Reconciling:
         )
 
     def _make_slices(self, term: Term) -> SliceReader:
-        """Make a reader for one thread: the session of its rows can be shared, itself cannot."""
+        """Make a reader for one thread. The session of its rows can be shared, the reader
+        cannot."""
         part = part_bytes(self._config.limits.memory)
         return SliceReader(
             term=term,

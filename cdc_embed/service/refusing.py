@@ -1,7 +1,7 @@
-"""The tables that fail though every check of them is good: each is left out for a while, alone.
+"""The tables that fail though every check of them is good. Each is left out for a while, alone.
 
-A trigger on a table of vectors refuses its rows, a privilege on one view is missing: only the work
-itself meets that, and the next start would meet it again.
+A trigger on a table of vectors can refuse its rows, or a privilege on one view can be missing. Only
+the work itself meets that, and the next start would meet it again.
 """
 
 import time
@@ -27,7 +27,7 @@ class _LeftOut(NamedTuple):
 
 
 class Refusing:
-    """Knows which tables failed, from one instance to the next. Safe from any thread."""
+    """Remembers the tables that failed, from one instance to the next. Safe from any thread."""
 
     def __init__(
         self,
@@ -51,7 +51,8 @@ class Refusing:
         """Note an error; return whether its table is left out of the next starts, for a while.
 
         It is when it fails again, because the first time a start can see what is wrong with it.
-        Raises the error where another start is of no use: it names no table, or not one of these.
+        Raises the error if another start is of no use, because it names no table, or not one of
+        these.
         """
         if error.exit_code != PreflightError.exit_code or not error.fields.get("table"):
             raise error

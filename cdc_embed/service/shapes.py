@@ -1,7 +1,7 @@
 """The comparison of each table's shape with the one that its comparison of rows knows.
 
 A table of another shape is compared from its beginning. A partitioned table of which only leaves
-came, went or were changed goes on: what follows of these leaves alone is noted.
+came, went or were changed goes on. What follows of these leaves alone is noted.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -76,7 +76,7 @@ class Shapes:
         now = self._databases.coverage.observe(self._tables, listed) if listed else observed
         for name, known in others.items():
             shape = now.shapes.get(name)
-            if shape is None:  # it is not delivered any more: the next look says so
+            if shape is None:  # it is not delivered any more, and the next look says so
                 continue
             if shape.own != known.shape or known.leaf_digest is None:
                 self._ledger.compare_again([name], shape)

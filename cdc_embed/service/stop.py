@@ -15,8 +15,8 @@ class Stop:
         self.requested = Event()
         """An event that is set when the service must end."""
         self.abandon = Event()
-        """An event that is set while nothing may wait any longer: retries end, and so do repeated
-        reads."""
+        """An event that is set while nothing may wait any longer, so that retries and repeated
+        reads end."""
 
     def request(self) -> None:
         """Let batches in flight be committed, for as long as the drain timeout."""
@@ -24,7 +24,7 @@ class Stop:
         self.requested.set()
 
     def request_now(self) -> None:
-        """Wait for nothing: changes in flight are replayed at the next start."""
+        """Wait for nothing, because changes in flight are replayed at the next start."""
         self._now.set()
         self.abandon.set()
         self.request()

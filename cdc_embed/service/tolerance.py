@@ -1,7 +1,7 @@
 """The delays and sizes that a service accepts before it reports a problem or gives up, and the
 intervals between its looks.
 
-They need no configuration: each default is right for every service that runs for real.
+They need no configuration, because each default is right for every service that runs for real.
 """
 
 from dataclasses import dataclass, field
@@ -17,16 +17,16 @@ class Intervals:
     """The intervals of one service, in seconds."""
 
     catalogue: float = 6.0
-    """Seconds between two looks at the catalogue: a table that leaves the publication is named as
-    soon."""
+    """The seconds between two looks at the catalogue. A table that leaves the publication is named
+    as soon."""
     requests: float = 1.5
-    """Seconds between two looks for requests of the command line, in the database."""
+    """The seconds between two looks for requests of the command line, in the database."""
     rounds: float = 0.5
-    """Seconds between two looks at whether rows are to be read; they ask nobody."""
+    """The seconds between two looks at whether rows are to be read; they ask nobody."""
     trouble: float = 2.0
-    """Seconds before rows are read again, after a database did not answer."""
+    """The seconds before rows are read again, after a database did not answer."""
     standby: float = 1.0
-    """Seconds between two looks at whether the slot is free."""
+    """The seconds between two looks at whether the slot is free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,25 +37,26 @@ class Tolerance:
     """Whether ``Service.run`` waits for a database or a secret that is missing at the start;
     otherwise ``running`` raises its error."""
     dead_loop: float = 60.0
-    """Seconds without a turn of the loop that count as a hang; a turn takes less than a second."""
+    """The seconds without a turn of the loop that count as a hang; a turn takes less than a
+    second."""
     long_trouble: float = 30.0
-    """Seconds for which an outage of a database or the embedder does not count as unready."""
+    """The seconds for which an outage of a database or the embedder does not count as unready."""
     least_silence: float = 10.0
-    """Seconds without an answer that the source is given at the least, because a busy server can
-    answer late, whatever its own timeout is."""
+    """The seconds without an answer that the source is given at the least, because a busy server
+    can answer late, whatever its own timeout is."""
     failing_text: float = STRIKES_SECONDS
-    """Seconds over which one text must fail until it is a dead letter."""
+    """The seconds over which one text must fail until it is a dead letter."""
     refused_secret: float = ROTATION_SECONDS
-    """Seconds for which a secret that is refused can still be replaced in its file."""
+    """The seconds for which a secret that is refused can still be replaced in its file."""
     refusing_table: float = SHORTEST_SECONDS
-    """Seconds until a table that fails is tried again, at first; they double each time."""
+    """The seconds until a table that fails is tried again, at first; they double each time."""
     idle_connection: float = 10.0
-    """Seconds that a connection of the web side has to make a request."""
+    """The seconds that a connection of the web side has to make a request."""
     waiting_rows: int = 100_000
-    """Rows that can wait for slow listeners, about 50 MB. The rows of further commits are
+    """The rows that can wait for slow listeners, about 50 MB. The rows of further commits are
     dropped."""
     hanging_listener: float = 1.0
-    """Seconds that a call of a listener has to return at the end."""
+    """The seconds that a call of a listener has to return at the end."""
     intervals: Intervals = field(default_factory=Intervals)
 
 

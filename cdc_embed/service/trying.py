@@ -1,4 +1,4 @@
-"""The trial of the embedder at the start of a service: waited for, or left to be made later.
+"""The trial of the embedder at the start of a service, waited for or left to be made later.
 
 Whoever has nothing stored needs the embedder before anything else. But where vectors are stored,
 their canary says which model made them, so deletes and unchanged texts need not wait for it.

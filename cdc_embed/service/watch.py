@@ -5,7 +5,7 @@ carry: a table that left the publication or was rewritten, a slot beyond the rec
 it wakes what compares rows, when the command line asks for something or a table must be compared.
 
 Nobody else asks an idle database anything. Each question is one statement, without a transaction
-around it, for all tables together: an idle service costs the two databases less than three
+around it, for all tables together, because an idle service costs the two databases less than three
 statements a second, whatever the number of its tables.
 """
 

@@ -1,7 +1,7 @@
 """The agreement of the tables of vectors with the source: key, types of metadata, row security.
 
-``setup`` makes them agree. A table with another key must not be written: a key of another type can
-be cut, and a key of fewer columns can be two rows'.
+``setup`` makes them agree. A table with another key must not be written, because a key of another
+type can be cut, and a key of fewer columns can be two rows'.
 """
 
 from collections.abc import Collection, Iterable
@@ -39,7 +39,8 @@ def unfit_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, s
 def expect_unchanged(
     databases: Connections, tables: Iterable[Table], unfit: Collection[str]
 ) -> None:
-    """Raise when ``setup`` changed tables of vectors: others than ``unfit`` do not fit now."""
+    """Raise when ``setup`` changed tables of vectors, so that others than ``unfit`` do not fit
+    now."""
     now = unfit_tables(databases, tables)
     for name in sorted(now.keys() ^ set(unfit)):
         raise TablesChangedError(table=name)
@@ -62,7 +63,7 @@ def expect_key(schema: str, table: Table, name: str, stored: VectorTable) -> Non
     """Raise when a table of vectors has no primary key, so that nothing says by what it is stored,
     or one of a form that ``setup`` never made.
 
-    ``setup`` cannot put it back unasked: meanwhile there can be two rows of one key.
+    ``setup`` cannot put it back unasked, because meanwhile there can be two rows of one key.
     """
     if stored.key:
         return
@@ -89,7 +90,7 @@ def _quoted(name: str) -> str:
 
 
 def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Finding]:
-    """Check each table of vectors: its key, its owner, and whether it shows rows that the source
+    """Check of each table of vectors its key, its owner, and whether it shows rows that the source
     hides."""
     findings = []
     schema = databases.config.target.schema

@@ -46,7 +46,8 @@ class Connections:
     source: Session
     target: Session
     rows: Session
-    """A session of the source in which rows are read: a long read delays no look at the rest."""
+    """A session of the source in which rows are read, so that a long read delays no look at the
+    rest."""
 
     def cancel(self) -> None:
         """Make the wait of another thread fail."""
@@ -90,8 +91,8 @@ def space_of(card: ModelCard, table: Table) -> Space:
 
 
 def window_of(card: ModelCard, max_tokens: int) -> int | None:
-    """Return the tokens that a chunk can have; None: no limit. ``max_tokens``: the table's own; 0:
-    none."""
+    """Return the tokens that a chunk can have; None without a limit. ``max_tokens``: the table's
+    own; 0: none."""
     wanted = max_tokens or card.found_window
     return min((bound for bound in (card.window, wanted) if bound), default=None)
 
@@ -109,7 +110,7 @@ def cutter(card: ModelCard, tables: Iterable[Table]) -> Cut:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VectorTables:
-    """The registry and the columns of all tables of vectors, whatever their number: read once."""
+    """The registry and the columns of all tables of vectors, whatever their number, read once."""
 
     registered: Mapping[str, Registered]
     """The registry's rows, by the source table's name."""

@@ -1,7 +1,7 @@
 """Statements that take strong locks, without a queue behind them.
 
-A statement that waits for a lock makes every later statement on that table wait behind it: the
-searches of the application, its writes. So each attempt waits a moment only, and is made again.
+A statement that waits for a lock makes every later statement on that table wait behind it, the
+application's searches and writes included. So each attempt waits a moment only, and is made again.
 """
 
 import time

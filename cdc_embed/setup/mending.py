@@ -1,9 +1,9 @@
 """Our own tables in the target, made again after other hands dropped some of them.
 
 The migrations make all of them in a schema beside ours, from which those that are gone are taken.
-Nothing is made up: a position that is gone is a gap in the history, and without the record of the
+Nothing is made up. A position that is gone is a gap in the history, and without the record of the
 spaces nobody knows which model made the stored vectors. A copy of the schema without rows, as tests
-and staging have it, holds nothing: what is empty there is made again, of whatever version it is.
+and staging have it, holds nothing. What is empty there is made again, of whatever version it is.
 """
 
 import re
@@ -29,13 +29,13 @@ MADE_WITH: Final = {
     "dead_letter": ("reconcile",),
     "deferred": ("reconcile",),
 }
-"""Tables that mean nothing without another one. Without a comparison every row is compared."""
+"""The tables that mean nothing without another one. Without a comparison every row is compared."""
 _COMMENT: Final = re.compile(r"comment on table \{schema\}\.(\w+) is\s*'([^']*)'")
 
 
 def lost_tables(databases: Connections) -> list[str]:
-    """Return our own tables that are gone, or whose rows are gone without which none is known;
-    none before ``setup``, in a copy without rows, or if migrations are missing."""
+    """Return our own tables that are gone, and also ``migration`` if it lost its rows. Return none
+    before ``setup``, in a copy without rows, or if migrations are missing."""
     found = _found(databases)
     if "migration" in found:
         applied = applied_migrations(databases.target, databases.config.target.schema)

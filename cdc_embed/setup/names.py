@@ -1,7 +1,7 @@
 """The names of our objects in the target, as far as somebody else's objects have them.
 
 The schema can be one that the application has, too. ``setup`` replaces views and functions, and
-takes a table that is there for its own: it must find out before whether they are ours.
+takes a table that is there for its own, so it must find out before whether they are ours.
 """
 
 import json

@@ -53,7 +53,7 @@ class Step:
     why: str
     statement: str
     waits: bool = False
-    """The statement waits for every transaction that is running, and so can take as long as they
+    """Whether the statement waits for every running transaction, and so can take as long as they
     do."""
     work: Callable[[OnWait], None] | None = None
     """The function that runs instead, if one statement cannot do it."""
@@ -67,11 +67,11 @@ class SetupPlan:
 
     steps: list[Step]
     notes: list[str]
-    """Facts that the user should know beside the steps."""
+    """The facts that the user should know beside the steps."""
     left_out: list[Finding] = field(default_factory=list)
     """The reasons why the steps leave tables out, which ``run`` pauses."""
     mends: bool = False
-    """Our own tables are made right first; only then can the rest be planned."""
+    """Whether our own tables are made right first, because only then can the rest be planned."""
 
 
 def plan_setup(
@@ -175,8 +175,8 @@ def run_setup(
 ) -> None:
     """Run the steps, each in its own transaction; a table whose step is refused is left out.
 
-    ``on_wait`` is called with what is waited for: the transactions that a new slot waits for, the
-    sessions that hold a lock.
+    ``on_wait`` is called with the transactions that a new slot waits for, or the sessions that hold
+    a lock.
     """
     for step in plan.steps:
         if step.table and any(finding.table == step.table for finding in plan.left_out):
@@ -215,7 +215,7 @@ def _run_watched(databases: Connections, step: Step, on_wait: OnWait) -> None:
         running = worker.submit(_run, databases, step)
         try:
             while wait([running], WAIT_NOTICE_SECONDS).not_done:
-                # the notice is optional: an error here appears again in the step itself
+                # the notice is optional, and an error here appears again in the step itself
                 with suppress(CdcEmbedError):
                     holders = own.catalogue.transactions_waited_for()
                     if holders:

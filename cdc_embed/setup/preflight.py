@@ -51,7 +51,7 @@ from cdc_embed.target.schema import refuse_unindexable
 MADE_BY_SETUP: Final = frozenset(
     {"slot", "publication", "coverage", "position", "migrations", "pgvector"}
 )
-"""Checks that fail until ``setup`` was run."""
+"""The checks that fail until ``setup`` was run."""
 
 
 def survey_source(databases: Connections) -> Survey:
@@ -291,7 +291,7 @@ def survey_model(databases: Connections, survey: Survey, card: ModelCard) -> Non
 
 
 def _taken(databases: Connections, survey: Survey) -> list[Finding]:
-    """Return why ``setup`` leaves tables out: somebody else has their names."""
+    """Return why ``setup`` leaves tables out, because somebody else has their names."""
     tables = [source.table for source in survey.tables]
     return [found for found in names_taken(databases, tables) if found.table]
 
@@ -301,8 +301,8 @@ def _check_stored(
 ) -> None:
     """Check that a table's vectors are ours, and of this form.
 
-    What ``setup`` was not run for after another configuration stops all tables: it is not of the
-    table's own making. What ``setup`` leaves out pauses one.
+    What ``setup`` was not run for after another configuration stops all tables, because it is not
+    of the table's own making. What ``setup`` leaves out pauses one.
     """
     try:
         expect_kept(databases, table.full_name, stored.registered.get(table.full_name))

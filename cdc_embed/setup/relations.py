@@ -29,7 +29,7 @@ class Relations:
     vector_type: str
 
     def ddl(self, change: TableChange) -> list[Ddl]:
-        """Return all statements of a table: first those beside it, then the others at once."""
+        """Return all statements of a table, first those beside it, then the others at once."""
         table, schema = self.table, self.databases.config.target.schema
         view = SearchView(
             self.databases.target,

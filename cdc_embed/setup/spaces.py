@@ -1,8 +1,9 @@
-"""The stored spaces beside the model that answers now: is it the one that made the vectors?
+"""The comparison of the stored spaces with the model that answers now, to see if it made the
+vectors.
 
-The name of a model proves nothing: a service can have another one behind the same name, and the
-same one behind another. What proves it are vectors of equal texts. This is decided before anything
-is written, by ``setup`` and each start of ``run``; ``doctor`` only says it.
+The name of a model proves nothing, because a service can have another one behind the same name, and
+the same one behind another. What proves it are vectors of equal texts. This is decided before
+anything is written, by ``setup`` and each start of ``run``; ``doctor`` only says it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +36,7 @@ from cdc_embed.target.spaces import (
 HTTP: Final = "http:"
 """The beginning of the name of a service's model."""
 DRAWN: Final = 50
-"""Stored vectors that must be equal before another name is taken for the same model."""
+"""The stored vectors that must be equal before another name is taken for the same model."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +114,8 @@ def _is_of_form(space: StoredSpace, card: ModelCard) -> bool:
 
 
 def _is_called_otherwise(space: StoredSpace, card: ModelCard) -> bool:
-    """Return whether the name alone differs: another revision is another model by intention."""
+    """Return whether the name alone differs, because another revision is another model by
+    intention."""
     kind = card.identity.startswith(HTTP) == space.model.startswith(HTTP)
     name = space.model.removesuffix(card.pins)
     pinned = space.model.endswith(card.pins) and not {"@", "{"} & set(name)

@@ -82,7 +82,8 @@ class TablePlanner:
             databases.config.index, card.dimensions, self._extension_schema
         )
         self.alone = False
-        """Vectors are dropped or made again, so no service may write the old ones meanwhile."""
+        """Whether vectors are dropped or made again, so that no service may write the old ones
+        meanwhile."""
         self.refused: list[Finding] = []
         """The reasons why tables are left as they are, each for one table alone."""
 
@@ -187,8 +188,9 @@ class TablePlanner:
     def _opens(self, table: Table, known: Registered | None) -> bool:
         """Return whether readers would see the vectors of other rows until all are compared.
 
-        They would, under row level security, when other columns or another table have the names:
-        the rows that a reader sees are found by key values that the vectors are not stored by.
+        They would, under row level security, when other columns or another table have the names,
+        because the rows that a reader sees are found by key values that the vectors are not stored
+        by.
         """
         if known is None or not (table.row_security and self._databases.config.target_is_source):
             return False
@@ -216,7 +218,7 @@ class TablePlanner:
     def _replace(
         self, table: Table, known: Registered | None, stored: VectorTable, change: TableChange
     ) -> None:
-        """Change the key, or the types of metadata: rename the key, or make a shadow."""
+        """Change the key, or the types of metadata. Rename the key, or make a shadow."""
         renamed = self._after_renaming(table, known, stored)
         if renamed is not None and self._fits(table, renamed):
             change.together += rename_key_ddl(self._schema, table, stored)

@@ -1,7 +1,7 @@
-"""The comparison of keys in the source's SQL: the one that the key's own index makes.
+"""The comparison of keys in the source's SQL, as the key's own index makes it.
 
-A type can be in any schema, with operators that an unqualified name does not find or finds wrongly:
-for a ``citext`` outside the search path ``=`` is that of ``text``, which is another order and
+A type can be in any schema, with operators that an unqualified name does not find or finds wrongly.
+For a ``citext`` outside the search path ``=`` is that of ``text``, which is another order and
 another equality. So each operator is named with its schema, as the catalogue has it.
 """
 
@@ -82,7 +82,7 @@ def following(table: Table) -> list[sql.Composed]:
     this order.
 
     A comparison of whole rows uses the index best, but has one operator for all columns. Where they
-    have several, a condition for each column takes its place: all columns before it are equal.
+    have several, a condition for each column takes its place, with all columns before it equal.
     """
     values = [sql.Placeholder(f"k{place}") for place in range(len(table.key))]
     operators = {column.order.greater for column in table.key}
@@ -94,7 +94,7 @@ def following(table: Table) -> list[sql.Composed]:
 def between(table: Table, *, after: bool, last: bool) -> sql.Composed | None:
     """Return the condition for the rows after a key, ``k0``..., and up to another, ``l0``...
 
-    None: no comparison of whole rows says it, because the columns have several operators.
+    None if no comparison of whole rows says it, because the columns have several operators.
     """
     operators = {(column.order.greater, column.order.up_to) for column in table.key}
     if len(operators) > 1 and (after or last):

@@ -23,15 +23,15 @@ from cdc_embed.source.publishing import Preparation, PublicationCoverage
 from cdc_embed.source.tables import SourceTable, table_states
 
 CONVERTED_ALIKE: Final = re.compile("UTF8|LATIN.*|ISO_8859_.*|WIN.*|KOI8.*|EUC_CN")
-"""Encodings that Python decodes exactly as PostgreSQL does."""
+"""The encodings that Python decodes exactly as PostgreSQL does."""
 
 
 class Coverage(Protocol):
     """The conditions for every change of some tables to arrive."""
 
     by_name: bool
-    """Tables are followed by name, so a renamed table is another one, and another list of names
-    counts changes differently."""
+    """Whether tables are followed by name, so that a renamed table is another one, and another list
+    of names counts changes differently."""
 
     def findings(self, tables: Sequence[SourceTable]) -> list[Finding]:
         """Check that every change of the tables arrives."""
@@ -111,15 +111,15 @@ class Wal2jsonCoverage:
 
 @dataclass(slots=True)
 class Undelivered:
-    """The undelivered tables: those that the watcher found, and those that the loop met meanwhile.
+    """The undelivered tables that the watcher found, and those that the loop met meanwhile.
 
-    Safe from any thread: the whole mapping is replaced at once.
+    Safe from any thread, because the whole mapping is replaced at once.
     """
 
     problems: Mapping[str, str] = field(default_factory=dict)
     """The reasons, by the table's full name."""
     until_setup: Mapping[str, str] = field(default_factory=dict)
-    """Those of them whose vectors only ``setup`` can make fit again."""
+    """The undelivered tables whose vectors only ``setup`` can make fit again."""
     _met: dict[str, str] = field(default_factory=dict)
     _lock: Lock = field(default_factory=Lock)
 

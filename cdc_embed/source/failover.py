@@ -1,4 +1,4 @@
-"""The slot after a failover of the source: what it needs on PostgreSQL 17 and newer.
+"""The slot after a failover of the source, and what it needs on PostgreSQL 17 and newer.
 
 A failover slot is copied to the standbys that synchronize slots, so the service goes on with a
 promoted one. Older servers leave the slot behind, and every row is compared afterwards. This module
@@ -33,9 +33,10 @@ class StandbySlot:
     exists: bool
     active: bool
     feedback: bool
-    """Its standby sends the horizon of its snapshots: ``hot_standby_feedback`` is on."""
+    """Whether its standby sends the horizon of its snapshots (``hot_standby_feedback`` is on)."""
     waited_for: bool
-    """``synchronized_standby_slots`` names it: no change is sent before its standby has it."""
+    """Whether ``synchronized_standby_slots`` names it, so that no change is sent before its standby
+    has it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +45,9 @@ class Standbys:
 
     slots: Sequence[StandbySlot] = ()
     without_slot: Sequence[str] = ()
-    """Standbys that stream without a slot, by their application_name."""
+    """The standbys that stream without a slot, by their application_name."""
     synchronizes: bool | None = None
-    """A standby copies slots now; None where this role cannot see it."""
+    """Whether a standby copies slots now; None where this role cannot see it."""
 
     @property
     def any(self) -> bool:

@@ -29,7 +29,7 @@ class FoundColumn:
     """The name of the type, without a length."""
     type_oid: int
     own_type: bool
-    """The type can be missing in another database, or have no order there."""
+    """Whether the type can be missing in another database, or have no order there."""
     in_key: int | None
     generated: bool
     inner: str
@@ -66,7 +66,7 @@ class FoundTable:
     row_security: bool
     """Whether not everyone who may read it sees every row."""
     filtered: bool
-    """This session's role would see some rows only."""
+    """Whether this session's role would see some rows only."""
     closed: tuple[str, ...]
     """The schemas that reads of it name, and that this role may not use."""
 

@@ -21,7 +21,8 @@ class Guard:
         return self._data_start == ZERO
 
     def mark_read(self, heard: LSN, data_start: LSN | None) -> None:
-        """Note a read: how far the server has sent, and the frame's position if there was one."""
+        """Note a read, with the end of what the server has sent, and the frame's position if there
+        was one."""
         if self.forwards:
             self._forwarded = max(self._forwarded, heard)
         if data_start is not None:

@@ -1,11 +1,12 @@
 """Statements of the application that fail because a table is published, and what ends that.
 
 PostgreSQL refuses UPDATE and DELETE of a published table when the log could not tell which row they
-meant: without a replica identity (55000), with an identity that is not published whole (42P10).
-Publishing must never cost the application a statement. So our own publication is altered at once,
-without asking, whenever the catalogue shows such a table in it: by the service, and by ``setup``
-before it says anything else. A table that cannot be published without harm is taken out, its oid is
-kept in the publication's comment, and it is put back once it can be published again.
+meant. That is so without a replica identity (55000), or with an identity that is not published
+whole (42P10). Publishing must never cost the application a statement. So our own publication is
+altered at once, without asking, whenever the catalogue shows such a table in it. The service does
+it, and ``setup`` before it says anything else. A table that cannot be published without harm is
+taken out, its oid is kept in the publication's comment, and it is put back once it can be published
+again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -124,8 +125,8 @@ class Repair:
 def protect(session: Session, config: Config) -> list[str]:
     """End what harms the application in our own publication; return what was done, or why not.
 
-    A lock that is not to be had within two seconds keeps nobody from going on: the harm is seen
-    again by whoever looks next.
+    A lock that is not to be had within two seconds keeps nobody from going on, because the harm is
+    seen again by whoever looks next.
     """
     name, slot = config.source.publication, config.source.slot
     said = []

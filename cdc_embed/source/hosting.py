@@ -1,6 +1,6 @@
 """The service that hosts a server, known by its roles, and its words for what a superuser would do.
 
-On such a service nobody is a superuser: settings are made outside the database, and the right to
+On such a service nobody is a superuser. Settings are made outside the database, and the right to
 replicate is given in its own way.
 """
 
@@ -14,13 +14,13 @@ class Hosting:
     """One way to host a server. Texts have the places ``{name}``, ``{value}`` and ``{role}``."""
 
     marks: frozenset[str] = frozenset()
-    """Roles that are on each of its servers."""
+    """The roles that are on each of its servers."""
     setting: str = "alter system set {name} = '{value}';"
     now: str = "  -- then: select pg_reload_conf();"
     restart: str = "  -- then restart PostgreSQL"
     replication: str = "alter role {role} replication;"
     renamed: Mapping[str, tuple[str, str]] = field(default_factory=dict)
-    """Settings that have another name and value there."""
+    """The settings that have another name and value there."""
 
     def set(self, name: str, value: str, *, restart: bool = False) -> str:
         """Return how to give a setting a value."""

@@ -1,6 +1,6 @@
 """The tables that hold the rows of a followed table, and what keeps their changes out of the log.
 
-A partitioned table holds no row itself: its leaf partitions do, each with a replica identity and a
+A partitioned table holds no row itself. Its leaf partitions do, each with a replica identity and a
 persistence of its own. A table with children (INHERITS, a hypertable's chunks) shows their rows as
 its own, but no change of theirs.
 """
@@ -21,7 +21,8 @@ Problem = tuple[str, str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """A table that holds rows of a followed one: this itself, a leaf partition, or a child."""
+    """A table that holds rows of a followed one, which is this itself, a leaf partition, or a
+    child."""
 
     root: int
     """The oid of the followed table."""
@@ -30,29 +31,29 @@ class Leaf:
     """The qualified name, as SQL reads it."""
     partition: bool
     kind: str
-    """``pg_class.relkind``: r table, p partitioned table (the followed one only), f foreign."""
+    """The ``pg_class.relkind``: r table, p partitioned table (the followed one only), f foreign."""
     owned: bool
-    """This role owns it, so it can add it to a publication."""
+    """Whether this role owns it, and so can add it to a publication."""
     logged: bool
     full: bool
-    """REPLICA IDENTITY FULL."""
+    """Whether it has REPLICA IDENTITY FULL."""
     key: tuple[str, ...]
     """The columns of its primary key, or of the index that ``REPLICA IDENTITY USING INDEX`` names;
     empty if it has none."""
     immediate: bool
-    """Its key is not deferrable."""
+    """Whether its key is not deferrable."""
     temporal: bool
-    """Its key is WITHOUT OVERLAPS: an index that knows no order."""
+    """Whether its key is WITHOUT OVERLAPS, an index without an order."""
     primary: tuple[str, ...]
     """The columns of its primary key."""
     identity: tuple[str, ...]
     """The columns of the index that is its replica identity; empty if there is none."""
     generated_identity: bool
-    """A column of that index is generated."""
+    """Whether a column of that index is generated."""
     stored: bool
-    """It has a stored generated column."""
+    """Whether it has a stored generated column."""
     virtual: tuple[str, ...]
-    """Its virtual generated columns."""
+    """The virtual generated columns."""
     ancestors: frozenset[int]
     """The partitioned tables above it."""
 

@@ -1,4 +1,4 @@
-"""The tables at one moment: which are undelivered, and the token of each one's shape."""
+"""The tables at one moment, with the undelivered ones and the token of each one's shape."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Observed:
     undelivered: Mapping[str, str]
     """The reason for each table whose changes do not arrive."""
     altered: Mapping[str, str]
-    """The difference of each other table whose key or metadata have other columns or types than
-    its vectors are stored with: a key of another type can be cut, and can be two rows'."""
+    """The difference of each other table whose key or metadata have other columns or types than its
+    vectors are stored with. A key of another type can be cut, and can be two rows'."""
     shapes: Mapping[str, Shape]
     """The shape of each delivered table; its own token also changes when the table was undelivered
     for a while. The leaves are there if they were asked for."""
@@ -26,9 +26,9 @@ class Observed:
     estimates: Mapping[str, int | None]
     """The estimated number of rows; None before the first ANALYZE."""
     successors: Sequence[SourceTable] = ()
-    """Other tables that have the names of some of the tables now."""
+    """The other tables that have the names of some of the tables now."""
     mendable: bool = False
-    """Something of ours harms the application, and can be altered."""
+    """Whether something of ours harms the application, and can be altered."""
 
 
 def observed(
@@ -37,7 +37,7 @@ def observed(
     gaps: Mapping[str, str],
     version: Callable[[SourceTable], str],
 ) -> Observed:
-    """Put together what a coverage found: ``gaps`` are its own reasons, which come first.
+    """Put together what a coverage found. ``gaps`` are its own reasons, which come first.
 
     Raises ``TablesChangedError`` if the vectors of a table fit it, but its keys are compared in
     another way, or it has row level security now, under which other columns are another key.

@@ -1,7 +1,7 @@
 """The publication as the catalogue shows it, and the tables whose changes it leaves out.
 
 Setup knows its own publication by a mark in its comment, with the slot that it was made for. Any
-other one is somebody else's: it is read, and changed only if a person asks for it.
+other one is somebody else's. It is read, and changed only if a person asks for it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ class PublishedTable:
     columns: frozenset[str]
     filtered: bool
     listed: bool
-    """The table is published with a column list."""
+    """Whether the table is published with a column list."""
     direct: bool
-    """The publication names the table itself, not its schema or every table."""
+    """Whether the publication names the table itself, not its schema or every table."""
     version: str
     """A token that changes when the table was undelivered for a while."""
 
@@ -55,16 +55,16 @@ class Publication:
     all_tables: bool
     all_operations: bool
     via_root: bool
-    """Changes of partitions are published as changes of their table."""
+    """Whether changes of partitions are published as changes of their table."""
     generated_withheld: bool
-    """Stored generated columns are not published, though the server could (from 18 on)."""
+    """Whether stored generated columns are not published, though the server could (from 18 on)."""
     alterable: bool
-    """This role can alter it."""
+    """Whether this role can alter it."""
     mark: str | None
     ours: bool
-    """Setup made it for this slot, or for one that does not exist any more."""
+    """Whether setup made it for this slot, or for one that does not exist any more."""
     left_out: frozenset[int]
-    """Tables of ours that were taken out because the application's statements failed."""
+    """The tables of ours that were taken out because the application's statements failed."""
     tables: Mapping[int, PublishedTable]
 
 
@@ -77,7 +77,7 @@ class Sight:
     """The leaves by the oid of the table, of those asked for and of those in a publication of
     ours."""
     generated: bool
-    """This server can publish stored generated columns."""
+    """Whether this server can publish stored generated columns."""
 
 
 def look(

@@ -2,7 +2,7 @@
 
 It is made before the slot, because a slot that decodes without its publication loses the changes
 (18) or cannot pass them (15). A publication that setup did not make has other readers, who would
-get our tables: it is used if it carries the tables as it is, and else changed only on demand, by
+get our tables. It is used if it carries the tables as it is, and else changed only on demand, by
 adding what is missing.
 """
 
@@ -28,12 +28,12 @@ SETUP = "run: cdc-embed setup"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preparation:
-    """The part of setup that comes before the slot: what it runs, and what it cannot mend."""
+    """The part of setup that comes before the slot, with what it runs, and what it cannot mend."""
 
     obstacles: list[Finding] = field(default_factory=list)
     ddl: list[Ddl] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """Facts that the owner of the tables should know."""
+    """The facts that the owner of the tables should know."""
     adds: list[Table] = field(default_factory=list)
     """The tables that are added to a publication of somebody else."""
 
@@ -322,7 +322,8 @@ def _unpublishable(sight: Sight, source: SourceTable) -> list[Problem]:
 
 
 def _nested(sight: Sight, tables: Sequence[SourceTable]) -> list[Finding]:
-    """Check for tables that are partitions of another one: the log has their changes as its own."""
+    """Check for tables that are partitions of another one, because the log has their changes as its
+    own."""
     names = {source.table.oid: source.table.full_name for source in tables}
     return [
         _bad(

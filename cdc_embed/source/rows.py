@@ -1,4 +1,4 @@
-"""The rows of the source: by key, when the log did not carry their text, or one after another.
+"""Reads of the source's rows, by key if the log did not carry their text, or one after another.
 
 Three facts make a plain SELECT unsound here. First, a transaction can be decoded before a SELECT
 sees it, because its commit still waits for a synchronous standby. So the read's own snapshot must
@@ -7,8 +7,8 @@ from before a TRUNCATE or a rewrite shows an empty table. So the table's files m
 before and after the read. Third, a statement names a table, and another one can have the name for a
 while. So each transaction proves that it read the table that is followed.
 
-A read returns no more text than ``part_bytes`` and one row, whatever the lengths and their order:
-the server adds them up before it sends a row.
+A read returns no more text than ``part_bytes`` and one row, whatever the lengths and their order,
+because the server adds them up before it sends a row.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -30,10 +30,10 @@ from cdc_embed.source.row_statements import compose_read, key_arrays, key_values
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
-"""Seconds between two checks whether a transaction has become visible."""
+"""The seconds between two checks whether a transaction has become visible."""
 PART_BYTES: Final = 4 << 20
-"""Bytes of text that are read together: several parts are in flight, each several times as large in
-memory."""
+"""The bytes of text that are read together. Several parts are in flight, each several times as
+large in memory."""
 PARTS_IN_MEMORY: Final = 32
 """The parts that ``limits.memory`` has room for, with all that is made of them."""
 
@@ -43,12 +43,12 @@ class Scan:
     """Rows as one snapshot shows them."""
 
     rows: dict[Key, Row | None]
-    """The rows by key; None: there is no such row."""
+    """The rows by key; None if there is no such row."""
     snapshot: Snapshot
     more: bool = False
-    """The table has further rows after these."""
+    """Whether the table has further rows after these."""
     rest: tuple[Key, ...] = ()
-    """Keys that were asked for and not read, because a part was full."""
+    """The keys that were asked for and not read, because a part was full."""
 
 
 class _Part(NamedTuple):
@@ -83,7 +83,7 @@ class RowReader:
 
     def read(self, table: Table, wanted: Mapping[Key, int]) -> dict[Key, Row | None]:
         """Return the first of the rows ``wanted`` (key to the xid that must be visible), as many as
-        a part holds; None: there is no such row.
+        a part holds; None if there is no such row.
 
         Waits until every xid is visible. Raises ``SourceUnavailableError`` also when the service
         stops meanwhile.
@@ -320,9 +320,10 @@ def _fetch_in_order(
 def _count(
     cursor: Any, table: Table, limits: tuple[Key | None, Key | None], own: sql.Composed
 ) -> int | None:
-    """Count the rows after one key up to another: what a read of them must have returned.
+    """Count the rows after one key up to another, which a read of them must have returned.
 
-    None: they cannot be counted by the table's index, and only the number of all rows tells.
+    Return None if they cannot be counted by the table's index, and only the number of all rows
+    tells.
     """
     after, last = limits
     condition = between(table, after=after is not None, last=last is not None)

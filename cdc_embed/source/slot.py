@@ -15,9 +15,9 @@ from cdc_embed.sql import queries
 
 WAL_PAGE: Final = 8192
 WAL_HEADER: Final = 24
-"""Bytes of the header of a page."""
+"""The bytes of the header of a page."""
 WAL_SEGMENT_HEADER: Final = 40
-"""Bytes of the header of a segment's first page."""
+"""The bytes of the header of a segment's first page."""
 UNKNOWN_OWNER: Final = "unknown"
 """The owner of a slot whose reader has just left or has no name."""
 
@@ -68,7 +68,7 @@ class Slot:
     oldest_transaction_seconds: float | None
     """The age of the oldest transaction that holds the log back; None when there is none."""
     failover: bool = False
-    """Standbys copy it."""
+    """Whether standbys copy it."""
     waits_for: tuple[str, ...] = ()
     """The standbys' slots without which its server sends no change now."""
 
@@ -174,7 +174,7 @@ class SlotCatalogue:
         )
 
     def wal_end(self) -> LSN:
-        """Return the end of the log: every transaction that is committed now ends at or before
+        """Return the end of the log. Every transaction that is committed now ends at or before
         it."""
         position, segment = self._row("wal_end")
         return end_of_records(LSN.parse(position), segment)

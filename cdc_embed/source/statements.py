@@ -54,7 +54,7 @@ def drop_publication(name: str) -> sql.Composed:
 
 
 def entry(table: sql.Composable, columns: Iterable[str] = ()) -> sql.Composed:
-    """Return a table as a publication lists it: without its children, with columns if there are
+    """Return a table as a publication lists it, without its children, with columns if there are
     some."""
     listed = sql.SQL(", ").join(sql.Identifier(column) for column in columns)
     form = "only {} ({})" if listed.seq else "only {}"

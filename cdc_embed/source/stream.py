@@ -62,11 +62,11 @@ from cdc_embed.source.timing import SILENT_SECONDS, ServerTimes
 from cdc_embed.sql import queries
 
 NEVER: Final = 2**31 - 1
-"""Seconds between reports of the reading cursor, counted from 1970 and held in a C int, because
+"""The seconds between reports of the reading cursor, counted from 1970 and held in a C int, because
 this cursor must never report on its own clock."""
 
 SILENCE_LIMIT: Final = 10.0
-"""Seconds for which a readable connection can yield no message before it is given up."""
+"""The seconds for which a readable connection can yield no message before it is given up."""
 
 SLOT_BUSY: Final = "55006"
 UNDEFINED_OBJECT: Final = "42704"
@@ -119,12 +119,12 @@ class Stream:
         self.frames = 0
         """The number of frames read."""
         self.unanswered = False
-        """True when the server was given up because it did not answer."""
+        """Whether the server was given up because it did not answer."""
 
     def read_times(self) -> ServerTimes:
         """Return the server's timeout and clock, as they are for this connection.
 
-        They can be others than those of the connection before: a reload, another server.
+        They can be others than those of the connection before, after a reload or on another server.
         """
         with self._answered(self.sentinel), self.sentinel.cursor() as cursor:
             before = time.time()
@@ -229,7 +229,7 @@ class Stream:
             self._asked_at = now
 
     def check_sentinel(self) -> None:
-        """Raise when the server has ended the session beside the stream: it is stopping."""
+        """Raise when the server has ended the session beside the stream, because it is stopping."""
         if _is_readable(self.sentinel):
             raise ReplicationError(problem="the server ends its sessions; it seems to be stopping")
 
@@ -238,7 +238,8 @@ class Stream:
         self._connection.close()
 
     def _watch_silence(self) -> None:
-        """Raise if the connection is readable but yields nothing: the server has stopped."""
+        """Raise if the connection is readable but yields nothing, because the server has
+        stopped."""
         now = time.monotonic()
         if not _is_readable(self._connection):
             self._silent_since = None
@@ -320,7 +321,7 @@ def _is_readable(connection: Any) -> bool:
 
 
 def _unread_bytes(fd: int) -> int:
-    """Return the bytes that the kernel holds for a socket; 0 on a readable one: it was closed."""
+    """Return the bytes that the kernel holds for a socket; 0 on a readable one that was closed."""
     with socket.socket(fileno=socket.dup(fd)) as peer:
         unread = array.array("i", [0])
         fcntl.ioctl(peer, termios.FIONREAD, unread)

@@ -25,10 +25,10 @@ class SourceTable:
 
     table: Table
     full_identity: bool
-    """REPLICA IDENTITY FULL of the table or of one partition: it is published without a column
-    list, because with one its writers would fail."""
+    """Whether the table or one partition has REPLICA IDENTITY FULL. It is published without a
+    column list, because with one its writers would fail."""
     other_key: bool = False
-    """Its key is not its primary key, but the index of its replica identity."""
+    """Whether its key is not its primary key, but the index of its replica identity."""
 
     @property
     def published_columns(self) -> tuple[str, ...]:
@@ -45,9 +45,9 @@ class TableState:
     name: str
     """The table's full name, as in ``Table.full_name``."""
     source: SourceTable | None
-    """None: it cannot be followed, for the reasons that the findings give."""
+    """The table as it is followed; None if it cannot be, for the reasons that the findings give."""
     findings: list[Finding]
-    """The findings, at least one: a good one if there is no problem."""
+    """The findings, at least one, which is a good one if there is no problem."""
     leaves: Sequence[Leaf] = ()
     own_shape: str = ""
     """A token that changes with events that the log need not contain; see ``FoundTable``."""
@@ -87,7 +87,8 @@ def find_tables(session: Session, config: Config) -> tuple[list[SourceTable], li
 
 
 def _meant(session: Session, config: Config, entry: TableConfig, fix: str) -> str:
-    """Return the fix for a table that does not exist, or is a view: the names that can be meant."""
+    """Return the fix for a table that does not exist, or is a view, with the names that can be
+    meant."""
     values = {"schema": entry.schema, "name": entry.table, "ours": config.target.schema}
     with session.transaction("pg_class") as cursor:
         cursor.execute(queries("source/tables")[MEANT[fix]], values)

@@ -7,7 +7,7 @@ from typing import Final
 LONGEST_REPORT_SECONDS: Final = 10.0
 REPORTS_PER_TIMEOUT: Final = 4
 SILENT_SECONDS: Final = 60.0
-"""Seconds without an answer after which a server without a timeout of its own is given up."""
+"""The seconds without an answer after which a server without a timeout of its own is given up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,27 +15,27 @@ class ServerTimes:
     """The server's timeout and clock, asked with each connection."""
 
     wal_sender_timeout: float
-    """Seconds of our silence after which the server ends the connection; 0: never."""
+    """The seconds of our silence after which the server ends the connection; 0 for never."""
     clock_ahead: float
-    """Seconds that the source's clock is ahead of ours."""
+    """The seconds that the source's clock is ahead of ours."""
     next_xid: int
-    """The next transaction id, in 64 bits: the log has 32 of them."""
+    """The next transaction id, in 64 bits, of which the log has 32."""
 
 
 def report_interval(wal_sender_timeout: float) -> float:
-    """Return the seconds between reports, well below the server's timeout (0: it has none)."""
+    """Return the seconds between reports, well below the server's timeout (0 if it has none)."""
     if wal_sender_timeout <= 0:
         return LONGEST_REPORT_SECONDS
     return min(LONGEST_REPORT_SECONDS, wal_sender_timeout / REPORTS_PER_TIMEOUT)
 
 
 def longest_silence(wal_sender_timeout: float) -> float:
-    """Return the seconds we may stay silent before the server requests a reply: just under half of
+    """Return the seconds we may stay silent before the server requests a reply, just under half of
     ``wal_sender_timeout``."""
     return 0.45 * wal_sender_timeout if wal_sender_timeout > 0 else math.inf
 
 
 def silence_limit(wal_sender_timeout: float, least: float) -> float:
-    """Return the seconds without an answer after which the server is given up: its own timeout, or
-    ``least`` seconds if that is shorter."""
+    """Return the seconds without an answer after which the server is given up, which is its own
+    timeout, or ``least`` seconds if that is shorter."""
     return max(wal_sender_timeout or SILENT_SECONDS, least)

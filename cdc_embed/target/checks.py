@@ -14,7 +14,7 @@ PLAIN_TYPES: Final = (
     *("smallint", "integer", "bigint", "numeric", "real", "double", "oid", "boolean", "bytea"),
     *("uuid", "date", "time", "interval", "inet", "cidr", "macaddr", "bit"),
 )
-"""Types whose text form is ASCII."""
+"""The types whose text form is ASCII."""
 SOUND_PGVECTOR: Final = (0, 8, 4)
 """The first version in which vacuum of an HNSW index cannot go wrong."""
 
@@ -79,7 +79,8 @@ def check_encoding(session: Session, source: str, tables: Sequence[Table]) -> Fi
 
 
 def _is_text(column: TableColumn) -> bool:
-    """Return whether a key column can have letters beyond ASCII: every type that is not known."""
+    """Return whether a key column can have letters beyond ASCII, as every type that is not
+    known."""
     return not column.type.startswith(PLAIN_TYPES)
 
 

@@ -59,7 +59,7 @@ def vector(value: NDArray[np.float32], *, half: bool) -> bytes:
 
 
 class CopyInput:
-    """The COPY input for rows of encoded fields: a row is made when it is read, to save memory."""
+    """The COPY input for rows of encoded fields. A row is made when it is read, to save memory."""
 
     def __init__(self, rows: Iterable[Sequence[bytes]]) -> None:
         self._parts = chain([HEADER], map(_row, rows), [TRAILER])

@@ -1,9 +1,9 @@
 """The HNSW index of a table of vectors.
 
 It is made once the table is filled, because that is several times faster than inserts into it. A
-new one is built beside the old one, under another name, and then takes its name: searches are never
-without an index that they had. A build goes on at the server when its client is gone; the next
-attempt waits for it and takes what it made.
+new one is built beside the old one, under another name, and then takes its name, so that searches
+are never without an index that they had. A build goes on at the server when its client is gone; the
+next attempt waits for it and takes what it made.
 """
 
 import re
@@ -58,7 +58,8 @@ class Indexes:
     """The phase of the build that is running."""
     pid: int | None = None
     rewritten: int = 0
-    """Rows that were deleted, or updated with new index entries, since statistics were reset."""
+    """The rows that were deleted, or updated with new index entries, since statistics were
+    reset."""
     rows: int = 0
 
     @property
@@ -99,7 +100,7 @@ class IndexFacts:
     problem: str | None = None
     """The reason why searches cannot use the configured index, or what writes pay for beside it."""
     due: bool = True
-    """Every row is compared, so the index is to be there."""
+    """Whether every row is compared, so that the index is to be there."""
 
 
 def describe(found: Indexes, config: IndexConfig, *, compared: bool) -> IndexFacts:
@@ -176,7 +177,7 @@ def has_index(session: Session, schema: str, table: str) -> bool:
 
 
 def with_spare_memory(session: Session, ddl: Ddl) -> Ddl:
-    """Return the statement that indexes a table nobody uses yet, with its second attempt: without
+    """Return the statement that indexes a table nobody uses yet, with its second attempt, without
     parallel workers, if there is no shared memory for them."""
 
     def build(_: OnWait) -> None:

@@ -1,4 +1,4 @@
-"""Things that the application gave to relations of ours: put back, or named.
+"""Things that the application gave to relations of ours, put back or named.
 
 PostgreSQL drops them with a relation, or refuses to drop it. ``setup`` puts back what it can in the
 transaction that makes the relation anew. The rest is found before anything is changed.

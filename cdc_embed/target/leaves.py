@@ -22,7 +22,7 @@ class PendingWork:
     leaves: Mapping[int, str]
     """The leaves whose rows are to be compared, with the shape of each."""
     orphans: bool
-    """Stored keys are to be looked for that have no row any more."""
+    """Whether stored keys without a row are to be looked for."""
 
 
 class Leaves:

@@ -113,8 +113,8 @@ class Ledger:
             cursor.execute(self._sql("open_reconcile"), values)
 
     def forget_unconfigured(self, names: Iterable[str]) -> None:
-        """Forget tables that are not configured any more: they must be compared when they come
-        back."""
+        """Forget tables that are not configured any more, because they must be compared when they
+        come back."""
         values = {"slot": self._slot, "table_names": list(names)}
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(self._sql("forget_unconfigured"), values)
@@ -140,9 +140,9 @@ class Ledger:
     ) -> str | None:
         """Record the progress of a comparison as this epoch's writer.
 
-        Returns the state that is recorded: leaves that were changed meanwhile keep a comparison
-        running. None if the comparison does not count, because it has to begin again.
-        ``looks_for_orphans``: it begins to look for keys that have no row now.
+        Returns the state that is recorded. It can be another one, because leaves that were changed
+        meanwhile keep a comparison running. None if the comparison does not count, because it has
+        to begin again. ``looks_for_orphans``: it begins to look for keys that have no row now.
         """
         values = {
             "table_name": comparison.table_name,

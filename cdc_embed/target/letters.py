@@ -15,7 +15,7 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 
 LONGEST_ERROR: Final = 2000
-"""Characters of an error that are kept."""
+"""The characters of an error that are kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Letter:
 
     id: int
     table: str
-    """Full name of the source table."""
+    """The full name of the source table."""
     key: dict[str, str]
     """The key columns' values as text, by name."""
     fingerprint: bytes

@@ -1,8 +1,8 @@
 """Look-ups of stored rows, for the flow.
 
 One thread looks up while another one writes, because each has a session of its own. While an index
-is built, which takes a session for hours, both use the writer's: look-ups and batches are short,
-and a service has one connection more at the most, whatever it does.
+is built, which takes a session for hours, both use the writer's, because look-ups and batches are
+short, and a service has one connection more at the most, whatever it does.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -18,9 +18,9 @@ class StoredTable:
     """The model of its vectors."""
     dead_letters: int
     deferred: int
-    """Rows whose texts wait for the embedder."""
+    """The rows whose texts wait for the embedder."""
     deferred_since: float | None
-    """Unix time of the oldest change that waits so."""
+    """The Unix time of the oldest change that waits so."""
     state: str | None
     """The state of its comparison; None if there is none yet."""
     checked: int
@@ -29,11 +29,11 @@ class StoredTable:
     leaf_digest: str | None
     """The digest of the leaves that the comparison takes into account."""
     large: bool
-    """Counting its rows takes a while."""
+    """Whether counting its rows takes a while."""
     written: str
     """A token that changes when its rows are written."""
     logged: bool
-    """A crash of the server leaves its rows."""
+    """Whether a crash of the server leaves its rows."""
 
 
 def stored_tables(session: Session, schema: str, names: Collection[str]) -> dict[str, StoredTable]:

@@ -1,7 +1,7 @@
-"""The rows of a document with several chunks: which of them stay when its text changes.
+"""The rows of a document with several chunks, of which some stay when its text changes.
 
 A row has a number of its own (``chunk_row``), which no edit of other chunks changes. So a chunk
-that only moved is updated in place: an index has its key and that number, not its place.
+that only moved is updated in place, because an index has its key and that number, not its place.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ class Piece(NamedTuple):
 
     number: int
     kept: bool
-    """The row is stored with the chunk's vector, and is updated; else it is inserted."""
+    """Whether the row is stored with the chunk's vector, and is updated; else it is inserted."""
 
 
 def assign(wanted: Sequence[bytes], stored: Mapping[int, bytes]) -> list[Piece]:

@@ -32,8 +32,8 @@ class Space:
     preparation: str
 
     def is_comparable(self, other: "Space") -> bool:
-        """Return whether vectors of both can be compared: at most the making of the text
-        differs."""
+        """Return whether vectors of both can be compared, which is so if at most the making of the
+        text differs."""
         return replace(other, preparation=self.preparation) == self
 
     def difference(self, other: "Space") -> str:
@@ -57,7 +57,7 @@ class Registered:
     search_view: str | None
     slot: str | None
     key_columns: tuple[int, ...]
-    """The numbers of the key's columns in the source; empty: unknown."""
+    """The numbers of the key's columns in the source; empty if unknown."""
     definition: str | None
     """The checksum of its search view."""
     adopted_publication: str | None
@@ -171,18 +171,18 @@ class VectorTable:
 
     columns: dict[str, str] = field(default_factory=dict)
     key: dict[str, str] = field(default_factory=dict)
-    """Those of its primary key, without the chunk; empty if this is not the last of it."""
+    """The columns of its primary key, without the chunk; empty if this is not the last of it."""
     key_name: str | None = None
-    """The quoted name of its primary key, whatever its columns; None: it has none."""
+    """The quoted name of its primary key, whatever its columns; None if it has none."""
     refers_to_spaces: bool = True
     logged: bool = True
-    """A crash of the server leaves its rows."""
+    """Whether a crash of the server leaves its rows."""
     row_security: bool = False
     owner: str = ""
     owned: bool = True
-    """This session's role can do what the owner can."""
+    """Whether this session's role can do what the owner can."""
     role: str = ""
-    """This session's role."""
+    """The role of this session."""
 
 
 CHUNK_COLUMNS: Final = ("chunk_row", "chunk")

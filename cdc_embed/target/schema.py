@@ -1,4 +1,4 @@
-"""The statements that make our own tables in the target: what the service remembers.
+"""The statements that make our own tables in the target, the memory of the service.
 
 Each has its reason, so that one list can be shown, printed as a script or run. This module runs and
 reads nothing; ``registry`` reads, ``vectors`` has the tables of vectors.
@@ -31,7 +31,8 @@ TELLING_COLUMNS: Final = {
     "checkpoint": ("slot", "batch_seq"),
     "migration": ("version", "checksum"),
 }
-"""Columns, of every version, by which each of our own tables is known from another of its name."""
+"""The columns, of every version, by which each of our own tables is known from another of its
+name."""
 SERVICE_TABLES: Final = tuple(TELLING_COLUMNS)
 """Our own tables, in the order in which they can be dropped."""
 
@@ -110,7 +111,7 @@ def migration_ddl(schema: str, applied: dict[int, str]) -> list[Ddl]:
 
 
 def make_again_ddl(schema: str, names: Sequence[str]) -> Ddl:
-    """Make some of our own tables again: the migrations make all of them in a schema beside ours,
+    """Make some of our own tables again. The migrations make all of them in a schema beside ours,
     from which these are taken."""
     beside = within_63(schema, "_mending")
     take = compose(

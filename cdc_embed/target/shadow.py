@@ -1,4 +1,4 @@
-"""The shadow of a table of vectors: the same documents, stored by another key.
+"""The shadow of a table of vectors, with the same documents, stored by another key.
 
 Each row of the source takes a stored document along whose text has the same fingerprint. So it does
 not matter what became of the former key. Nothing is embedded; a row whose text is stored nowhere is

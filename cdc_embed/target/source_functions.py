@@ -39,7 +39,7 @@ def text_name(table: Table | Registered) -> str:
 
 
 def _own(table: Table | Registered) -> str:
-    """Return a name that no other table has: the stems of a_b.c and a.b_c are the same, so one of
+    """Return a name that no other table has. The stems of a_b.c and a.b_c are the same, so one of
     them has a table of vectors by another name."""
     name = table.embedding_table
     return table.stem if name == f"{table.stem}_embedding" else f"{name}_{checksum(name)[:8]}"
@@ -161,7 +161,7 @@ def _blank(session: Session) -> str:
 
 
 def _text(table: Table, blank: str) -> sql.Composable:
-    """Return the row's prepared text, in SQL: the same rule as ``Table.prepare``.
+    """Return the row's prepared text, in SQL, by the same rule as ``Table.prepare``.
 
     It is read in a reader's session, so every name has its schema.
     """

@@ -1,6 +1,6 @@
 """The canaries of the vector spaces, and the statements that keep spaces and models together.
 
-A canary is the vector of a known-good text, stored with its space: it says whether the model that
+A canary is the vector of a known-good text, stored with its space. It says whether the model that
 answers now is the one that made the stored vectors. ``setup`` decides.
 """
 
@@ -36,9 +36,9 @@ class StoredSpace:
     query_prompt: str
     canary: Vector | None
     shared: bool
-    """Another slot's tables are in it, too."""
+    """Whether another slot's tables are in it, too."""
     search_view: str | None
-    """None: it was dropped."""
+    """The name of the search view; None if it was dropped."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Canary:
     model: str
     vector: Vector
     found_window: int
-    """The tokens of one text that were found out; 0: they are configured."""
+    """The tokens of one text that were found out; 0 if they are configured."""
 
 
 def has_canaries(session: Session, schema: str) -> bool:

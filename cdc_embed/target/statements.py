@@ -19,7 +19,7 @@ _NOTED_KEY = (
     "{noted}.table_name = {table_name} and {noted}.key = {key} and "
     "jsonb_hash_extended({noted}.key, 0) = jsonb_hash_extended({key}, 0)"
 )
-"""A dead letter or a deferred row of a key: found by its hash, which is indexed whatever the key's
+"""A dead letter or a deferred row of a key, found by its hash, which is indexed whatever the key's
 length."""
 _AND = sql.SQL(" and ")
 

@@ -1,4 +1,4 @@
-"""The target, for the flow: write and record. ``lookups`` reads what is stored.
+"""The target as the flow uses it, to write and record. ``lookups`` reads what is stored.
 
 ``Store.write`` is the one place that changes vectors. Its transaction holds the vectors, the
 deletes, the dead letters and the position, or nothing. Its order of statements survives key swaps
@@ -135,7 +135,8 @@ class Store:
         """Record that every transaction up to ``lsn`` is reflected in the target, where no batch
         says so.
 
-        ``batch_seq`` is that of the last batch: a target that lost this batch is not complete.
+        ``batch_seq`` is that of the last batch, because a target that lost this batch is not
+        complete.
         """
         with self._writer.transaction("checkpoint") as cursor:
             self._is_committed(cursor, batch_seq)
@@ -215,7 +216,7 @@ class Store:
         """
         with self._writer.transaction("checkpoint") as cursor:
             cursor.execute(self._sql["await_commit"], {"slot": self._slot})
-            if cursor.fetchone() != (self.epoch,):  # another epoch: those writers are not ours
+            if cursor.fetchone() != (self.epoch,):  # another epoch, so those writers are not ours
                 raise FencedError(slot=self._slot, epoch=self.epoch)
             cursor.execute(self._sql["end_old_writers"], self._old_writers)
         self._in_doubt = False

@@ -13,7 +13,8 @@ from cdc_embed.postgres.ddl import compose
 from cdc_embed.postgres.session import Session
 
 PAGES: Final = 1024
-"""Pages of a table of vectors, with four rows each, of which one transaction deletes vectors."""
+"""The pages of a table of vectors, with four rows each, of which one transaction deletes
+vectors."""
 
 
 class StoredDocuments:

@@ -25,7 +25,7 @@ INDEXES: Final = ("hash", "pkey", *HNSW)
 
 _LENGTH: Final = re.compile(r"\(\d+(,-?\d+)?\)")
 _SAME_FORM: Final = {"character": "bpchar", "bit": '"bit"', "text": "character varying"}
-"""Types that need no rewrite to become another one."""
+"""The types that need no rewrite to become another one."""
 _COMMA = sql.SQL(", ")
 
 OWN_COLUMNS: Final = (
@@ -41,10 +41,10 @@ OWN_COLUMNS: Final = (
     TableColumn("embedded_at", "timestamptz not null default now()"),
     TableColumn("metadata_hash", "bytea"),
 )
-"""The columns of every table of vectors that can be added when they are lost, with a definition:
-the comparison puts their values back, and embeds nothing if the chunks' hashes are there."""
+"""The columns of every table of vectors that can be added when they are lost, with a definition.
+The comparison puts their values back, and embeds nothing if the chunks' hashes are there."""
 ESSENTIAL: Final = ("chunk_row", "embedding")
-"""Those that cannot."""
+"""The columns that cannot be added when they are lost."""
 
 
 @dataclass(slots=True)
@@ -52,15 +52,15 @@ class TableChange:
     """The statements that change the objects of one table."""
 
     before: list[Ddl] = field(default_factory=list)
-    """Those that run beside searches and writes, each in a transaction of its own."""
+    """The statements that run beside searches and writes, each in a transaction of its own."""
     together: list[Ddl] = field(default_factory=list)
-    """Those that run in one transaction."""
+    """The statements that run in one transaction."""
     view_goes: bool = False
-    """The search view must be dropped first and made again in that transaction."""
+    """Whether the search view must be dropped first and made again in that transaction."""
     renamed: Mapping[str, str] = field(default_factory=dict)
     """The key columns that get other names, in the view, too."""
     makes_anew: bool = False
-    """The table of vectors is another one afterwards."""
+    """Whether the table of vectors is another one afterwards."""
     at_once: Ddl | None = None
     """The one statement of ``together``, once it is composed."""
 

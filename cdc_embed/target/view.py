@@ -2,7 +2,7 @@
 
 Neither the view nor a policy depends on the source table, or PostgreSQL would refuse the
 application's own ALTER TABLE. They read it through functions whose bodies are strings. If the
-source has row level security, the table of vectors has it, too: a reader sees the vectors of those
+source has row level security, the table of vectors has it, too. A reader sees the vectors of those
 rows that this reader can read in the source.
 """
 
@@ -37,11 +37,12 @@ class ViewState:
     """The search view of a table, and the row security of its vectors, as they are now."""
 
     columns: Sequence[str] | None
-    """None: there is no view."""
+    """The columns of the view; None if there is no view."""
     row_security: bool
     policies: frozenset[str]
     others: Sequence[str]
-    """Policies of the user's own that show vectors to more readers, as SQL writes their names."""
+    """The policies of the user's own that show vectors to more readers, as SQL writes their
+    names."""
 
 
 class SearchView:
@@ -185,7 +186,7 @@ class SearchView:
         return _COMMA.join(sql.Identifier(alias, column.name) for column in self._table.key)
 
     def make_way(self) -> list[sql.Composed]:
-        """Return the statements that drop what keeps a column of the table as it is: view and
+        """Return the statements that drop what keeps a column of the table as it is, the view and
         policies."""
         return [drop_view(self._schema, self._table.search_view), *self._drop_policies()]
 

@@ -38,7 +38,7 @@ from cdc_embed.target.statements import Statements
 from cdc_embed.wire.messages import UNCHANGED
 
 Vectors = Mapping[bytes, NDArray[np.float32]]
-"""New vectors, by chunk hash: float32 arrays (d,)."""
+"""The new vectors, by chunk hash: float32 arrays (d,)."""
 
 Actions = dict[Key, Action]
 
@@ -138,7 +138,7 @@ class TableWriter:
             self._execute("delete_deferred", self._statements.keys(settled))
 
     def _pieces(self, writes: Mapping[Key, Write]) -> dict[Key, list[Piece]]:
-        """Return the rows of the documents with several chunks: the equal ones are kept.
+        """Return the rows of the documents with several chunks, of which the equal ones are kept.
 
         A vector in hand was embedded because the stored one is not to be used.
         """
@@ -186,7 +186,8 @@ class TableWriter:
         self._expect_none("missing_metadata")
 
     def _expect_none(self, name: str) -> None:
-        """Raise if a staged row found no stored row to take from: the plan is out of date."""
+        """Raise if a staged row found no stored row to take from, because the plan is out of
+        date."""
         self._execute(name, {})
         if self._cursor.fetchone()[0]:
             raise self._missing_donor()

@@ -1,7 +1,7 @@
 """One line of wal2json: its JSON, read field by field, and the text forms of its values.
 
-Each field is checked when it is read, because a line can be damaged anywhere. No value is invented:
-a null of a floating type is ``WITHHELD``, because it can stand for NaN. Each line is read alone:
+Each field is checked when it is read, because a line can be damaged anywhere. No value is invented.
+A null of a floating type is ``WITHHELD``, because it can stand for NaN. Each line is read alone.
 ``wal2json`` makes messages of lines, and remembers the columns of a table.
 
 Format: https://github.com/eulerto/wal2json

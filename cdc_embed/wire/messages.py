@@ -22,7 +22,7 @@ class _Unchanged(Enum):
 
 
 UNCHANGED: Final = _Unchanged.UNCHANGED
-"""An out-of-line value that this change did not touch: the log does not carry it."""
+"""An out-of-line value that this change did not touch, so that the log does not carry it."""
 
 Unchanged = Literal[_Unchanged.UNCHANGED]
 Value = str | None | Unchanged
@@ -38,11 +38,11 @@ class Unwritten(Enum):
 
 
 WITHHELD: Final = Unwritten.WITHHELD
-"""A value that wal2json wrote as null. It writes NaN and the infinities so: the value can be any of
+"""A value that wal2json wrote as null. It writes NaN and the infinities so. The value can be any of
 them, or null."""
 
 LEFT_OUT: Final = Unwritten.LEFT_OUT
-"""A column that a row does not have. wal2json leaves out unchanged TOAST values so: the column has
+"""A column that a row does not have. wal2json leaves out unchanged TOAST values so. The column has
 the value that it had, or it was dropped."""
 
 TupleData = tuple[Value | Unwritten, ...]
@@ -68,7 +68,7 @@ class OldTuple(Enum):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begin:
     final_lsn: LSN
-    """The start of the transaction's commit record: its Commit's ``commit_lsn``."""
+    """The start of the transaction's commit record, its Commit's ``commit_lsn``."""
     committed_at: datetime
     xid: int
 
@@ -78,7 +78,7 @@ class Commit:
     flags: int
     commit_lsn: LSN
     end_lsn: LSN
-    """One past the commit record: the position to confirm."""
+    """The position to confirm, one past the commit record."""
     committed_at: datetime
 
 
@@ -124,7 +124,8 @@ class Insert:
 class Update:
     relation_oid: int
     old_kind: OldTuple | None
-    """None when there is no old tuple: the replica identity did not change and is not FULL."""
+    """The old tuple; None when there is none, because the replica identity did not change and is
+    not FULL."""
     old: TupleData | None
     new: TupleData
 

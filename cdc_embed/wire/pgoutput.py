@@ -1,7 +1,7 @@
 """The pgoutput plugin's binary messages, proto_version 1 (not streamed, not two-phase).
 
-``decode`` is total: any bytes give a message or a ``DecodeError`` that names the message, the field
-and the byte. It keeps no state between frames and resolves no relation: a tuple has the order of
+``decode`` is total. Any bytes give a message or a ``DecodeError`` that names the message, the field
+and the byte. It keeps no state between frames and resolves no relation. A tuple has the order of
 the columns in the Relation that came before it.
 
 Format: https://www.postgresql.org/docs/current/protocol-logicalrep-message-formats.html

@@ -1,7 +1,7 @@
 """The wal2json plugin's lines of JSON, format-version 2: one for each row, BEGIN and COMMIT.
 
 The messages have the same types as pgoutput's. wal2json sends no Relation, so this decoder derives
-it from the rows: it announces a Relation before the first row that does not fit the last one. A
+it from the rows. It announces a Relation before the first row that does not fit the last one. A
 missing column is ``LEFT_OUT``: an unchanged TOAST value, or a dropped column. ``json_line`` reads
 the fields and values of a line.
 
@@ -46,7 +46,7 @@ OPTIONS: Final = {
 _ESCAPED: Final = str.maketrans({c: f"\\{c}" for c in " \t\n\r\v\f',.*\\"})
 
 QualifiedName = tuple[str, str]
-"""Schema and table."""
+"""The schema and table."""
 _NOTHING: Final[Names] = frozenset()
 
 

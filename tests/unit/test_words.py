@@ -11,6 +11,7 @@ import tokenize
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +32,15 @@ NO_VERB = re.compile(
 
 NO_NOUN = re.compile(
     r"(Of|By|For|Over|So|As|At|In|To|With|Without|From|Since|When|Until|Before|After|Between|Set|"
-    r"Called|Taken|Returns|Raises|Gives|Makes|Tells|Reads|Finds|Tries|Closes)\b"
+    r"Called|Taken|Returns|Raises|Gives|Makes|Tells|Reads|Finds|Tries|Closes|"
+    r"Those|None|Less|Its?|They|Let|Reading|Nothing|Nobody|True)\b"
 )
+
+REASON = re.compile(
+    r": (it|they|this|these|those|there|nobody|nothing|otherwise)"
+    r" (is|are|was|were|has|have|had|can|cannot|must|do|does)\b"
+)
+"""A clause after a colon: a reason, which "because" or a full stop tells; lists have no verb."""
 
 NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "payload"}
 """Words for vague or foreign things. ``payload`` is for raw bytes only."""
@@ -135,6 +143,17 @@ def sayings(text: str) -> Iterator[tuple[str, int]]:
             yield token.string, token.start[0]
 
 
+def explanations(text: str) -> Iterator[tuple[str, int]]:
+    """Yield (text, line) of every docstring and of every block of comments."""
+    for _, doc, line in docstrings(text):
+        yield " ".join(doc.split()), line
+    lines = [each.lstrip() for each in ["", *text.splitlines()]]
+    for start in range(1, len(lines)):
+        if lines[start].startswith("# ") and not lines[start - 1].startswith("# "):
+            block = takewhile(lambda each: each.startswith("# "), lines[start:])
+            yield " ".join(each.removeprefix("# ") for each in block), start
+
+
 # -- the rules --------------------------------------------------------------------------------
 
 
@@ -166,6 +185,20 @@ def values_without_a_noun(texts: Texts) -> list[str]:
     ]
 
 
+def flags_without_whether(texts: Texts) -> list[str]:
+    """Find flags described by a statement, which reads as if it were always true. Those of the
+    configuration are described for its schema."""
+    return [
+        f"{path}:{line}: {doc[:60]}"
+        for path, text in texts.items()
+        for owner, doc, line in docstrings(text)
+        if isinstance(owner, ast.AnnAssign)
+        and ast.unparse(owner.annotation) in {"bool", "bool | None"}
+        and not doc.startswith("Whether ")
+        and Path(path).parent.name != "config"
+    ]
+
+
 def vague_names(texts: Texts) -> list[str]:
     return [
         f"{path}:{line}: {name}"
@@ -191,6 +224,15 @@ def figures_of_speech(texts: Texts) -> list[str]:
         for path, text in texts.items()
         for saying, line in sayings(text)
         if (found := PHRASES.search(saying))
+    ]
+
+
+def reasons_after_colons(texts: Texts) -> list[str]:
+    return [
+        f"{path}:{line}: {found[0]}"
+        for path, text in texts.items()
+        for saying, line in explanations(text)
+        if (found := REASON.search(saying))
     ]
 
 
@@ -281,6 +323,7 @@ def patched_clocks(texts: Texts) -> list[str]:
         questions,
         functions_without_a_verb,
         values_without_a_noun,
+        flags_without_whether,
         vague_names,
         former_names,
         figures_of_speech,
@@ -337,6 +380,7 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (functions_without_a_verb, 'class X:\n    def f(self):\n        """A new connection."""'),
         (values_without_a_noun, 'X = 5.0\n"""After so long it is given up."""'),
         (values_without_a_noun, 'class X:\n    x: Read\n    """Returns the rows."""'),
+        (flags_without_whether, 'class X:\n    x: bool\n    """It is on."""'),
         (vague_names, "def handle(): ..."),
         (vague_names, "class TableManager: ..."),
         (vague_names, "for item in rows: ..."),
@@ -349,6 +393,9 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (figures_of_speech, "# the server hears it"),
         (figures_of_speech, 'log.error("table stands still")'),
         (figures_of_speech, 'def f():\n    """Let go of\n    it."""'),
+        (values_without_a_noun, 'X = 5\n"""None: it has no end."""'),
+        (reasons_after_colons, '"""Nothing is read: it is gone."""'),
+        (reasons_after_colons, "# a row is left out: this\n# can be a deferred one"),
         (long_names_of_tests, f"class X:\n    def test_{'x' * 56}(self): ..."),
         (long_modules, "x = 1\n" * 351),
         (long_functions, "def f():\n" + "    x = 1\n" * 46),
@@ -377,11 +424,14 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
         (functions_without_a_verb, 'X = 1\n"""Whether it is on."""'),
         (values_without_a_noun, 'X = 5.0\n"""The seconds after which it is given up."""'),
         (values_without_a_noun, 'def f():\n    """Of no value."""'),
+        (flags_without_whether, 'class X:\n    x: bool | None\n    """Whether it is on."""'),
         (vague_names, "for name, value in rows.items(): ..."),
         (vague_names, "class Frame:\n    payload: bytes"),
         (vague_names, "def asynchronous(handled): ..."),
         (former_names, "import both"),
         (figures_of_speech, "# the target lets another writer go on"),
+        (reasons_after_colons, '"""The fields: this one, those of it, and can."""'),
+        (reasons_after_colons, 'log.info("the table: it is there")'),
         (long_names_of_tests, f"def test_{'x' * 55}(): ..."),
         (long_modules, "x = 1\n" * 350),
         (long_functions, "def f():\n" + "    x = 1\n" * 45),
