@@ -54,6 +54,157 @@ Cut = Callable[[Table, str], Document]
 """A prepared text to its document, in pieces that fit the model."""
 
 
+def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowId]:
+    """Return the rows whose stored state ``plan`` will ask for."""
+    rows: dict[RowId, None] = {}
+    for row, image in batch.images.items():
+        if row in left_out or row[0] in batch.truncated or image.texts is None:
+            continue
+        rows[row] = None
+        if image.origin is not None:
+            rows[row[0], image.origin] = None
+    return list(rows)
+
+
+def one_chunk(_: Table, text: str) -> Document:
+    """Return the document of a text that the model takes whole."""
+    return Document.whole(text)
+
+
+def plan(
+    batch: Batch,
+    states: States,
+    *,
+    cut: Cut = one_chunk,
+    left_out: Collection[RowId] = (),
+    refetched: Mapping[RowId, Row | None] | None = None,
+) -> "Plan":
+    """Plan the batch, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
+
+    ``left_out`` are rows that a later change replaces. ``refetched`` holds what a first plan
+    asked for: the row as it was read from the source, or None where there was none.
+    """
+    result = Plan(batch)
+    for row, image in batch.images.items():
+        if row in left_out:
+            result.actions[row] = Supersede()
+            continue
+        stored = ABSENT if row[0] in batch.truncated else states.get(row, ABSENT)
+        action: Action | None
+        if image.texts is None:
+            action = Remove()
+        elif refetched is not None and row in refetched:
+            action = _found(row[0], refetched[row], stored, cut)
+        else:
+            action = _logged(row, image, _before(row[0], image, states), stored, cut)
+        if action is None:
+            result.refetch.append(row)
+        else:
+            result.actions[row] = _carry_letter(row, image, action, states)
+    return result
+
+
+def _before(table: Table, image: Image, states: States) -> Known | None:
+    """Return the version that the image's unchanged values are unchanged from, if proven."""
+    return None if image.origin is None else proof(states.get((table, image.origin)))
+
+
+def _logged(
+    row: RowId, image: Image, before: Known | None, stored: State, cut: Cut
+) -> Action | None:
+    """Return the action for a change as it was logged; None if the log is not enough."""
+    table, key = row
+    texts = image.texts or ()
+    unchanged = texts.count(UNCHANGED)
+    if unchanged not in {0, len(texts)}:
+        return None
+    # None if the metadata is not known: unchanged values, of a version before that is not known
+    digest = table.hash_metadata(image.metadata, before.metadata if before else None)
+    kept = image.origin if UNCHANGED in image.metadata else None
+    metadata = None if digest is None else Metadata(image.metadata, digest, kept)
+    if unchanged == 0:
+        return _compare(row, _values(texts), metadata, stored, cut)
+    if image.origin is None or before is None or metadata is None:
+        return None  # there is no version before, or it is not known
+    if image.origin != key:
+        return Move(image.origin, before.fingerprint, metadata)
+    if metadata.hash == before.metadata:
+        return Skip("toast", before)
+    return Annotate(metadata, Known(before.fingerprint, metadata.hash))
+
+
+def _compare(
+    row: RowId, texts: Texts, metadata: Metadata | None, stored: State, cut: Cut
+) -> Action | None:
+    """Return the action for a complete text; None if its metadata is not known."""
+    table, key = row
+    text = table.prepare(texts)
+    if text is None:
+        return Remove()
+    digest = fingerprint(text)
+    if isinstance(stored, Refused) and stored.refuses(digest, metadata.hash if metadata else b""):
+        return Skip("unchanged", stored)
+    if metadata is None:
+        return None
+    if isinstance(stored, Known) and stored.fingerprint == digest:
+        # the log itself says that this text is the row's, so it is known from here on
+        after = Known(digest, metadata.hash)
+        if stored.metadata == metadata.hash:
+            return Skip("unchanged", after)
+        if metadata.origin in {None, key}:
+            return Annotate(metadata, after)
+    return Write(cut(table, text), metadata)
+
+
+def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
+    """Return the action for a row that was read again, because it can be newer than the log's
+    position.
+
+    An equal text that is known from the log is written again (its vector is there), because from
+    here on it is known only from the read.
+    """
+    if row is None:
+        return Forget()
+    logged = isinstance(stored, Known) and stored.provenance is not READ
+    return read_again(table, row, UNKNOWN if logged else stored, cut)
+
+
+def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
+    """Return the action that makes the stored document equal to a row that was read."""
+    text = table.prepare(row.texts)
+    if text is None:
+        return Remove()
+    digest, hashed = fingerprint(text), table.hash_metadata(row.metadata)
+    assert hashed is not None, "what is read is complete"
+    if isinstance(stored, Refused) and stored.refuses(digest, hashed):
+        return Skip("unchanged", stored)
+    metadata = Metadata(row.metadata, hashed)
+    if isinstance(stored, Known) and stored.fingerprint == digest:
+        if stored.metadata == hashed:
+            return Skip("unchanged", stored)
+        return Annotate(metadata, Known(digest, hashed, READ))
+    return Write(cut(table, text), metadata, reread=True)
+
+
+def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> Action:
+    """Return the action, or the dead letter that goes with its row to a new key, because the same
+    document needs no second refusal."""
+    if image.origin in {None, row[1]} or not isinstance(action, Write):
+        return action
+    letter = states.get((row[0], image.origin))
+    if (
+        isinstance(letter, Refused)
+        and letter.reason != REFUSED_METADATA
+        and letter.refuses(action.document.fingerprint, action.metadata.hash)
+    ):
+        return Refuse(letter.fingerprint, letter.reason, letter.error)
+    return action
+
+
+def _values(texts: tuple[Value, ...]) -> Texts:
+    return tuple(value for value in texts if value is not UNCHANGED)
+
+
 @dataclass(slots=True)
 class Plan:
     """One action for each row of a batch, once ``refetch`` is empty."""
@@ -156,156 +307,6 @@ class Plan:
             truncated=frozenset(self.batch.truncated),
             hashes=frozenset(self.texts()),
         )
-
-
-def rows_to_look_up(batch: Batch, left_out: Collection[RowId] = ()) -> list[RowId]:
-    """Return the rows whose stored state ``plan`` will ask for."""
-    rows: dict[RowId, None] = {}
-    for row, image in batch.images.items():
-        if row in left_out or row[0] in batch.truncated or image.texts is None:
-            continue
-        rows[row] = None
-        if image.origin is not None:
-            rows[row[0], image.origin] = None
-    return list(rows)
-
-
-def one_chunk(_: Table, text: str) -> Document:
-    """Return the document of a text that the model takes whole."""
-    return Document.whole(text)
-
-
-def plan(
-    batch: Batch,
-    states: States,
-    *,
-    cut: Cut = one_chunk,
-    left_out: Collection[RowId] = (),
-    refetched: Mapping[RowId, Row | None] | None = None,
-) -> Plan:
-    """Plan the batch, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
-
-    ``left_out`` are rows that a later change replaces. ``refetched`` holds what a first plan
-    asked for: the row as it was read from the source, or None where there was none.
-    """
-    result = Plan(batch)
-    for row, image in batch.images.items():
-        if row in left_out:
-            result.actions[row] = Supersede()
-            continue
-        stored = ABSENT if row[0] in batch.truncated else states.get(row, ABSENT)
-        action: Action | None
-        if image.texts is None:
-            action = Remove()
-        elif refetched is not None and row in refetched:
-            action = _found(row[0], refetched[row], stored, cut)
-        else:
-            action = _logged(row, image, _before(row[0], image, states), stored, cut)
-        if action is None:
-            result.refetch.append(row)
-        else:
-            result.actions[row] = _carry_letter(row, image, action, states)
-    return result
-
-
-def _carry_letter(row: RowId, image: Image, action: Action, states: States) -> Action:
-    """Return the action, or the dead letter that goes with its row to a new key, because the same
-    document needs no second refusal."""
-    if image.origin in {None, row[1]} or not isinstance(action, Write):
-        return action
-    letter = states.get((row[0], image.origin))
-    if (
-        isinstance(letter, Refused)
-        and letter.reason != REFUSED_METADATA
-        and letter.refuses(action.document.fingerprint, action.metadata.hash)
-    ):
-        return Refuse(letter.fingerprint, letter.reason, letter.error)
-    return action
-
-
-def _before(table: Table, image: Image, states: States) -> Known | None:
-    """Return the version that the image's unchanged values are unchanged from, if proven."""
-    return None if image.origin is None else proof(states.get((table, image.origin)))
-
-
-def _logged(
-    row: RowId, image: Image, before: Known | None, stored: State, cut: Cut
-) -> Action | None:
-    """Return the action for a change as it was logged; None if the log is not enough."""
-    table, key = row
-    texts = image.texts or ()
-    unchanged = texts.count(UNCHANGED)
-    if unchanged not in {0, len(texts)} or (unchanged and before is None):
-        return None
-    digest = table.hash_metadata(image.metadata, before.metadata if before else None)
-    kept = image.origin if UNCHANGED in image.metadata else None
-    metadata = None if digest is None else Metadata(image.metadata, digest, kept)
-    if unchanged == 0:
-        return _compare(row, _values(texts), metadata, stored, cut)
-    if before is None or metadata is None or image.origin is None:
-        return None
-    if image.origin != key:
-        return Move(image.origin, before.fingerprint, metadata)
-    if metadata.hash == before.metadata:
-        return Skip("toast", before)
-    return Annotate(metadata, Known(before.fingerprint, metadata.hash))
-
-
-def _compare(
-    row: RowId, texts: Texts, metadata: Metadata | None, stored: State, cut: Cut
-) -> Action | None:
-    """Return the action for a complete text; None if its metadata is not known."""
-    table, key = row
-    text = table.prepare(texts)
-    if text is None:
-        return Remove()
-    digest = fingerprint(text)
-    if isinstance(stored, Refused) and stored.refuses(digest, metadata.hash if metadata else b""):
-        return Skip("unchanged", stored)
-    if metadata is None:
-        return None
-    if isinstance(stored, Known) and stored.fingerprint == digest:
-        # the log itself says that this text is the row's, so it is known from here on
-        after = Known(digest, metadata.hash)
-        if stored.metadata == metadata.hash:
-            return Skip("unchanged", after)
-        if metadata.origin in {None, key}:
-            return Annotate(metadata, after)
-    return Write(cut(table, text), metadata)
-
-
-def _found(table: Table, row: Row | None, stored: State, cut: Cut) -> Action:
-    """Return the action for a row that was read again, because it can be newer than the log's
-    position.
-
-    An equal text that is known from the log is written again (its vector is there), because from
-    here on it is known only from the read.
-    """
-    if row is None:
-        return Forget()
-    logged = isinstance(stored, Known) and stored.provenance is not READ
-    return read_again(table, row, UNKNOWN if logged else stored, cut)
-
-
-def read_again(table: Table, row: Row, stored: State, cut: Cut) -> Action:
-    """Return the action that makes the stored document equal to a row that was read."""
-    text = table.prepare(row.texts)
-    if text is None:
-        return Remove()
-    digest, hashed = fingerprint(text), table.hash_metadata(row.metadata)
-    assert hashed is not None, "what is read is complete"
-    if isinstance(stored, Refused) and stored.refuses(digest, hashed):
-        return Skip("unchanged", stored)
-    metadata = Metadata(row.metadata, hashed)
-    if isinstance(stored, Known) and stored.fingerprint == digest:
-        if stored.metadata == hashed:
-            return Skip("unchanged", stored)
-        return Annotate(metadata, Known(digest, hashed, READ))
-    return Write(cut(table, text), metadata, reread=True)
-
-
-def _values(texts: tuple[Value, ...]) -> Texts:
-    return tuple(value for value in texts if value is not UNCHANGED)
 
 
 def skipped(plan: Plan) -> Iterable[tuple[str, str]]:
