@@ -96,7 +96,7 @@ NOTHING_KNOWN: Final = KnownFacts()
 @dataclass(slots=True, eq=False)
 class Call:
     """The calls of one thread, as another one sees them. An embedder that sends each call at once
-    need not know of it."""
+    need not set them."""
 
     over: Event
     """An event that is set once nobody waits for the answer, so that what is not sent is not to be

@@ -84,11 +84,11 @@ class Pace:
 
 
 class Turns:
-    """Lets calls go one after the other, so that no minute has too many requests or tokens; for
-    several threads.
+    """Makes the calls of several threads wait in one line, so that no minute has too many requests
+    or tokens.
 
-    A turn is taken when it has come and not before. So a call that is given up meanwhile costs
-    none.
+    A call uses up its requests and tokens when its wait ends, not when it begins. So a call that is
+    given up while it waits uses none.
     """
 
     def __init__(

@@ -1,12 +1,13 @@
 """The blame for a failure: the service's, the size of the call, or one text's.
 
-A text is to blame only for what comes for it alone, again and again, while a known-good text is
-taken. One bad server of several behind an address fails at any text, so the number of known-good
-calls between two tries varies: no strict turns meet the text each time and never the others. A
-service that was seen to be of two minds gets a minute as well, and so does one that fails: only
-what it refuses speaks of the text at once. One that has too much to do (429, 503) gets an hour,
-because its other clients can be why a long text finds no room. The calls are made by the functions
-that ``embedding`` gives.
+A text is to blame only if its calls fail, each for it alone, while a known-good text is taken. One
+bad server of several behind an address fails at any text. In strict turns it could get the text
+each time and the known-good text never, so the number of known-good calls between two tries varies.
+A refusal is believed at once, but not if the service contradicted itself a short while ago: it
+refused a text that it takes. A text must be refused for a minute then. It must also fail for a
+minute if the service fails instead of refusing, and for an hour if the service has too much to do
+(429, 503), because its other clients can be why a long text finds no room. ``embedding`` gives the
+functions that call.
 """
 
 from collections import OrderedDict
@@ -32,11 +33,11 @@ MOST_LETTERS_IN_A_ROW: Final = 25
 """The refusals without one success after which the log tells how to look for another cause."""
 STRIKES_SECONDS: Final = 60.0
 """The seconds over which a text must fail."""
-TWO_MINDS_SECONDS: Final = 600.0
-"""The seconds for which it is remembered that one of several servers seemed to be bad."""
+CONTRADICTION_SECONDS: Final = 600.0
+"""The seconds for which it is remembered that the service contradicted itself."""
 OVERLOAD_FACTOR: Final = 60
-"""The factor for these seconds with a service that says that it has too much to do at once: a long
-text can find no room for hours, while others use the service."""
+"""The factor for these seconds if the service says that it has too much to do, because a long text
+can find no room for hours while others use the service."""
 LONGEST_HOLD: Final = 60.0
 """The seconds before such a text is tried again, at the most."""
 PROOFS: Final = (1, 2, 1, 1)
@@ -44,7 +45,7 @@ PROOFS: Final = (1, 2, 1, 1)
 tried again."""
 TRIES: Final = len(PROOFS) + 1
 """The times that a text must be refused, or fail."""
-MOST_STRUCK: Final = 10_000
+MOST_REMEMBERED: Final = 10_000
 
 REFUSED: Final = "refused"
 
@@ -66,34 +67,35 @@ class Blame:
         self._clock = clock
         self._strikes = Strikes(clock, strikes_seconds)
         self._contradicted_at = -inf
-        """The time at which it last refused what it takes, in seconds of the clock."""
+        """The time at which it last refused a text that it takes, in seconds of the clock."""
         self._letters_in_a_row = 0
         self.contradictions = 0
-        """The number of times that it refused what it takes."""
+        """The number of times that it refused a text that it takes."""
 
     @property
-    def is_of_two_minds(self) -> bool:
-        """Whether the service refused, not long ago, what it takes."""
-        return self._clock() - self._contradicted_at < TWO_MINDS_SECONDS
+    def contradicts_itself(self) -> bool:
+        """Whether the service refused a text, not long ago, that it takes."""
+        return self._clock() - self._contradicted_at < CONTRADICTION_SECONDS
 
     def expect_well(self) -> None:
-        """Raise ``EmbedderUnavailableError`` if a known-good text is not embedded: an outage."""
+        """Raise ``EmbedderUnavailableError`` if a known-good text is not embedded, as in an
+        outage."""
         try:
             self._expect_well(1)
         except EmbedderUnavailableError:
             self._strikes.begin_anew()
             raise
 
-    def apart(self, head: Sequence[Wanted]) -> Sequence[Wanted]:
-        """Return the first of some texts that go together: one at which the service has failed goes
-        alone, because it would spoil the call of the others."""
+    def going_together(self, head: Sequence[Wanted]) -> Sequence[Wanted]:
+        """Return the first of the texts, as many as go into one call. A text at which the service
+        has failed goes alone, because it would spoil the call of the others."""
         for place, each in enumerate(head):
             if self._strikes.failures(each.digest):
                 return head[: max(1, place)]
         return head
 
     def held_back(self, digests: Iterable[bytes]) -> dict[bytes, str]:
-        """Return the texts with which the service wants to be called later, and its words."""
+        """Return those of the texts that are to be tried later, each with the service's error."""
         return self._strikes.held_back(digests)
 
     def is_well(self, calls: int = 1) -> bool:
@@ -118,7 +120,7 @@ class Blame:
         try:
             if len(head) == 1:
                 return self._prove(head, run, refusal, call)
-            if self.is_of_two_minds and self._size.has_taken(len(head)):
+            if self.contradicts_itself and self._size.has_taken(len(head)):
                 return self._repeat(call)
         except EmbedderUnavailableError as exc:
             run.failed(exc)
@@ -143,7 +145,7 @@ class Blame:
     ) -> Vectors:
         """Blame one text, if it is refused each time and the known-good one never."""
         for known_good_calls in PROOFS:
-            if self.is_of_two_minds:
+            if self.contradicts_itself:
                 failure = EmbedderUnavailableError(problem=str(refusal), reason=REFUSED)
                 self._judge_text(head, run, failure)
                 raise failure
@@ -172,7 +174,8 @@ class Blame:
             ) from exc
 
     def _contradict(self) -> None:
-        """Note that the service refused what it takes: then a refusal tells of no size either."""
+        """Note that the service refused a text that it takes, so that a refusal tells of no size
+        either."""
         self.contradictions += 1
         self._contradicted_at = self._clock()
         self._size.forget()
@@ -195,8 +198,8 @@ class Blame:
     def _is_chance(
         self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
     ) -> bool:
-        """Return whether a call is to be tried once more as it is: the call before was a good one,
-        and another server can answer the next one."""
+        """Return whether a call is to be tried once more as it is, because the call before was a
+        good one, and another server can answer the next one."""
         slow = failure.reason == TIMEOUT
         return not (slow or self._size.is_failing or run.fails_again(head))
 
@@ -218,9 +221,9 @@ class Blame:
             self._strikes.hold_back(digest, failure)
             raise FailsAloneError(str(failure)) from failure
 
-    def acquit(self, head: Sequence[Wanted], run: Run) -> None:
-        """Forget the failures at texts that were embedded; and what failures seemed to tell of
-        sizes, if the same call has failed before."""
+    def forget_failures(self, head: Sequence[Wanted], run: Run) -> None:
+        """Forget the failures at texts that were embedded. Forget also the learned sizes, if the
+        same call has failed before."""
         self._strikes.forget(each.digest for each in head)
         if run.has_failed(head):
             self._size.forget()
@@ -228,7 +231,8 @@ class Blame:
     def count(self, result: Embedded) -> None:
         """Tell once of many letters without one success, because the configuration can be wrong.
 
-        In which order a batch was tried says nothing: bad texts can be alike, in length as well.
+        The order of the tries in a batch says nothing, because bad texts can be alike, in length
+        as well.
         """
         before = self._letters_in_a_row
         errors = [error for reason, error in result.refused.values() if reason == REFUSED]
@@ -243,7 +247,7 @@ class Blame:
             )
 
 
-class Struck(NamedTuple):
+class TextFailures(NamedTuple):
     """The failures of the service at one text."""
 
     failures: int = 0
@@ -263,18 +267,20 @@ class Strikes:
         """``seconds``: over so long a text must fail until it is to blame."""
         self._clock = clock
         self._seconds = seconds
-        self._struck: OrderedDict[bytes, Struck] = OrderedDict()
+        self._by_text: OrderedDict[bytes, TextFailures] = OrderedDict()
         self._held_back: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        """The texts that are to be tried later: when, and why."""
+        """The time of the next try of each text that is to be tried later, and the error."""
 
     def failures(self, digest: bytes) -> int:
         """Return the number of failures so far."""
-        return self._struck.get(digest, Struck()).failures
+        return self._by_text.get(digest, TextFailures()).failures
 
     def out(self, digest: bytes, failure: EmbedderUnavailableError) -> bool:
-        """Count a failure; return whether the text is to blame: never for one without a reason."""
+        """Count a failure; return whether the text is to blame. A failure without a reason blames
+        no text."""
         now = self._clock()
-        failures, strikes, since, overloads, overloaded_since = self._struck.pop(digest, Struck())
+        before = self._by_text.pop(digest, TextFailures())
+        failures, strikes, since, overloads, overloaded_since = before
         if failure.overloaded:
             overloads, overloaded_since = overloads + 1, overloaded_since if overloads else now
         elif failure.reason:
@@ -283,35 +289,36 @@ class Strikes:
             return True
         if overloads >= TRIES and now - overloaded_since >= OVERLOAD_FACTOR * self._seconds:
             return True
-        self._struck[digest] = Struck(failures + 1, strikes, since, overloads, overloaded_since)
-        if len(self._struck) > MOST_STRUCK:
-            self._struck.popitem(last=False)
+        after = TextFailures(failures + 1, strikes, since, overloads, overloaded_since)
+        self._by_text[digest] = after
+        if len(self._by_text) > MOST_REMEMBERED:
+            self._by_text.popitem(last=False)
         return False
 
     def hold_back(self, digest: bytes, failure: EmbedderUnavailableError) -> None:
-        """Note when a text is to be tried again, after a failure at it: as the service says, and
-        later each time if it has too much to do."""
+        """Note when a text is to be tried again after a failure at it. The time is the service's,
+        or grows each time if the service has too much to do."""
         growing = min(2.0 ** min(self.failures(digest), MOST_DOUBLINGS), LONGEST_HOLD)
         if seconds := max(failure.own_pause, growing if failure.overloaded else 0.0):
             self._held_back[digest] = self._clock() + seconds, str(failure)
-            if len(self._held_back) > MOST_STRUCK:
+            if len(self._held_back) > MOST_REMEMBERED:
                 self._held_back.popitem(last=False)
 
     def held_back(self, digests: Iterable[bytes]) -> dict[bytes, str]:
-        """Return those texts that are to be tried later, and why."""
+        """Return those of the texts that are to be tried later, each with the service's error."""
         found = {d: held for d in digests if (held := self._held_back.get(d))}
         now = self._clock() if found else inf
         return {digest: problem for digest, (at, problem) in found.items() if now < at}
 
     def begin_anew(self) -> None:
         """Forget all strikes, because an outage says nothing of texts; they go alone as before."""
-        for digest, struck in list(self._struck.items()):
-            self._struck[digest] = Struck(struck.failures)
+        for digest, found in list(self._by_text.items()):
+            self._by_text[digest] = TextFailures(found.failures)
 
     def forget(self, digests: Iterable[bytes]) -> None:
         """Forget texts that were embedded."""
         for digest in digests:
-            self._struck.pop(digest, None)
+            self._by_text.pop(digest, None)
             self._held_back.pop(digest, None)
 
 

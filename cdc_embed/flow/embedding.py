@@ -262,11 +262,11 @@ class EmbeddingRunner:
         taken = all(each.digest in run.result.vectors for each in wanted)
         if taken and self._blame.contradictions == contradictions:
             texts = [each.text for each in wanted]
-            self._size.refused(texts, in_doubt=self._blame.is_of_two_minds)
+            self._size.refused(texts, in_doubt=self._blame.contradicts_itself)
 
     def _attempt(self, wanted: Sequence[Wanted], run: Run) -> Vectors:
         """Try the first of some texts once, or more often if that tells who is to blame."""
-        head = self._blame.apart(wanted[: self._size.head([each.text for each in wanted])])
+        head = self._blame.going_together(wanted[: self._size.head([each.text for each in wanted])])
         texts = [each.text for each in head]
         try:
             self._calls.expect_time(run.place())
@@ -288,5 +288,5 @@ class EmbeddingRunner:
                 self._blame.judge_failure(head, run, exc)
             raise
         self._size.succeeded(texts)
-        self._blame.acquit(head, run)
+        self._blame.forget_failures(head, run)
         return vectors

@@ -1,6 +1,6 @@
-"""The decision to go on without some texts, when all that is behind them waits for too long.
+"""The decision to go on without some texts, because the batches behind them wait for too long.
 
-It calls nothing: ``embedding`` looks again and again, and acts.
+It calls nothing, because ``embedding`` looks again and again, and acts.
 """
 
 from collections.abc import Callable
@@ -20,7 +20,8 @@ OthersWait = Callable[[], bool]
 
 
 class OthersBehind(Protocol):
-    """The same of what is behind a batch; in an outage, also whether something can wait there."""
+    """A function that returns whether something behind a batch waits for it. In an outage it also
+    returns true if something can wait there."""
 
     def __call__(self, *, outage: bool) -> bool: ...
 

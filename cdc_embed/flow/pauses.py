@@ -1,9 +1,9 @@
 """The pauses that the service asks for (Retry-After): of all calls, or of one text's alone.
 
-Nobody calls within a pause, and after it the known-good text goes first. If the service takes that
-one and asks for time once more, at once or at the same texts, it contradicts itself: one text is
-why, or one server of several. Then for some minutes such a pause is the call's own matter, unless
-nothing at all is taken for a while.
+No call is made within a pause, and after it the known-good text goes first. A service can take that
+text and ask for time again, at once or for the same texts. It contradicts itself then, because of
+one text, or one server of several. For some minutes such a pause holds back only the texts of the
+call that it answers, unless no text at all is taken for a while.
 """
 
 from collections import OrderedDict

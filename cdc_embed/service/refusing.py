@@ -50,7 +50,7 @@ class Refusing:
     def note(self, error: CdcEmbedError) -> bool:
         """Note an error; return whether its table is left out of the next starts, for a while.
 
-        It is when it fails again, because the first time a start can see what is wrong with it.
+        The first time it is not, because the checks of the next start can find the cause.
         Raises the error if another start is of no use, because it names no table, or not one of
         these.
         """

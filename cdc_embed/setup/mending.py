@@ -29,13 +29,14 @@ MADE_WITH: Final = {
     "dead_letter": ("reconcile",),
     "deferred": ("reconcile",),
 }
-"""The tables that mean nothing without another one. Without a comparison every row is compared."""
+"""The tables that are made again together with another one, because their rows mean nothing without
+it. A table without a row in ``reconcile`` is compared whole."""
 _COMMENT: Final = re.compile(r"comment on table \{schema\}\.(\w+) is\s*'([^']*)'")
 
 
 def lost_tables(databases: Connections) -> list[str]:
-    """Return our own tables that are gone, and also ``migration`` if it lost its rows. Return none
-    before ``setup``, in a copy without rows, or if migrations are missing."""
+    """Return our own tables that do not exist, and ``migration`` also if its rows are gone. Return
+    none before ``setup``, in a copy without rows, or if migrations are missing."""
     found = _found(databases)
     if "migration" in found:
         applied = applied_migrations(databases.target, databases.config.target.schema)
@@ -125,8 +126,8 @@ def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
 
 
 def _set_logged_ddl(databases: Connections) -> list[Ddl]:
-    """Have our own tables survive a crash; every row is compared then, because one can have taken
-    what they knew of some."""
+    """Have our own tables survive a crash. Every row is compared then, because a crash before can
+    have emptied them."""
     schema, names = databases.config.target.schema, _unlogged_tables(databases)
     if not names:
         return []

@@ -48,6 +48,7 @@ NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "pay
 FORMER = {
     "Absence", "Comparer", "Desk", "Later", "Named", "Published", "Stock",
     "COMES_BACK", "SOON", "both", "let_go", "now_or_never", "source_table",
+    "Struck", "acquit", "apart", "is_of_two_minds", "struck", "TWO_MINDS_SECONDS",
 }  # fmt: skip
 """Names that had several meanings or none; each thing has another one now."""
 
