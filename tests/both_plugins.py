@@ -152,7 +152,7 @@ def read(site: Site, slot: str, options: Mapping[str, str]) -> list[Frame]:
     """Every frame up to the end, which is a message in the log."""
     frames = []
     with closing(Stream(Login(site.dsn), slot)) as stream:
-        stream.start(dict(options))
+        stream.start_replication(dict(options))
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             frame = stream.read()

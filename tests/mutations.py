@@ -1026,8 +1026,8 @@ order by t."cdc place\"""",
     Mutation(
         "a keepalive comes before the anchor",
         "cdc_embed/service/instance.py",
-        "catalogue.anchor()\n            stream.start(self._source.plugin.options)",
-        "slot\n            stream.start(self._source.plugin.options)",
+        "catalogue.anchor()\n            stream.start_replication(self._source.plugin.options)",
+        "slot\n            stream.start_replication(self._source.plugin.options)",
         "tests/acceptance/test_durability.py::"
         "test_a_stop_of_the_source_at_once_confirms_nothing_new",
     ),

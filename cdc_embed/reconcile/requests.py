@@ -132,7 +132,7 @@ class Requests:
         for table in tables:
             self._work.unproven.pop(table.full_name, None)
         for table, size in sizes.items():
-            self._ledger.start(table, size.rows, size.shape)
+            self._ledger.open_comparison(table, size.rows, size.shape)
         self._ledger.reply(request.id, RUNNING, progress=self._standing(request))
 
     def _report_backfill(self, request: Request) -> None:

@@ -210,7 +210,7 @@ class Instance:
             # before the slot is taken, because afterwards our own writes would wait for ourselves
             self._source.catalogue.refuse_synchronous(stream.application_name)
             self._source.catalogue.anchor()
-            stream.start(self._source.plugin.options)
+            stream.start_replication(self._source.plugin.options)
             checkpoint = self._stages.store.take_epoch(source)
             # setup can have changed the space while this instance stood by
             self._stages.recheck()

@@ -159,7 +159,7 @@ class Stream:
         lines = (line.split("\t") for line in content.splitlines() if line.strip())
         return [(int(parts[0]), LSN.parse(parts[1])) for parts in lines if parts[0].isdigit()]
 
-    def start(self, options: dict[str, str]) -> None:
+    def start_replication(self, options: dict[str, str]) -> None:
         """Stream from the slot's position; ``SlotIsActiveError`` when another session does."""
         command = sql.SQL("START_REPLICATION SLOT {} LOGICAL 0/0 ({})").format(
             sql.Identifier(self._slot),

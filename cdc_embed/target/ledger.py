@@ -129,7 +129,7 @@ class Ledger:
         with self._session.transaction("reconcile") as cursor:
             cursor.execute(_compare_again(self._schema, names, shape))
 
-    def start(self, table: Table, estimate: int | None, shape: Shape | None) -> None:
+    def open_comparison(self, table: Table, estimate: int | None, shape: Shape | None) -> None:
         """Compare a table from its beginning, unless its comparison is already running."""
         values = {"table_name": table.full_name, "estimate": estimate, **_shape_values(shape)}
         with self._session.transaction("reconcile") as cursor:

@@ -137,7 +137,7 @@ def run(cursor: Any, plugin: str, steps: list[tuple[str, ...]], *, prefix: str) 
 def read_all(dsn: str, options: Mapping[str, str]) -> Iterator[Frame]:
     """The frames of the slot, until the last step's name has come."""
     with closing(Stream(Login(dsn), SLOT)) as stream:
-        stream.start(dict(options))
+        stream.start_replication(dict(options))
         deadline = time.monotonic() + PATIENCE
         while time.monotonic() < deadline:
             frame = stream.read()

@@ -32,7 +32,7 @@ class Rig:
         self.server = server
         self.target = Target(max(end_lsn, RECORDED))
         self.stream = Stream(Login(server.dsn), "s")
-        self.stream.start({"proto_version": "1"})
+        self.stream.start_replication({"proto_version": "1"})
         assert server.streaming.wait(PATIENCE)
         self._runner = make_runner(HashEmbedder())
         limits = Limits(memory=1 << 20, report_interval=0.05)

@@ -26,7 +26,7 @@ def streaming() -> Iterator[tuple[Walsender, Stream]]:
     with Walsender() as server:
         stream = Stream(Login(server.dsn), "s")
         try:
-            stream.start({"proto_version": "1"})
+            stream.start_replication({"proto_version": "1"})
             assert server.streaming.wait(5)
             yield server, stream
         finally:
@@ -105,7 +105,7 @@ def test_the_anchor_comes_before_any_new_position(servers: Servers, tmp_path: Pa
         stream = Stream(Login(site.dsn), site.name)
         with closing(stream), closing(Session(SOURCE, Login(site.dsn), "test")) as session:
             SlotCatalogue(session, site.name).anchor()
-            stream.start(
+            stream.start_replication(
                 {"proto_version": "1", "publication_names": "cdc_embed", "messages": "true"}
             )
             told = [LSN(0)]
