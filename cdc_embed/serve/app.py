@@ -74,13 +74,12 @@ def make_app(answers: Endpoints, allowed_hosts: frozenset[str]) -> Starlette:
 
 
 @contextmanager
-def serving(app: Starlette, place: tuple[str, int], idle_seconds: float) -> Iterator[int]:
+def serving(app: Starlette, host: str, port: int, idle_seconds: float) -> Iterator[int]:
     """Serve in a thread while the context lasts; give the port.
 
-    ``place``: host and port, 0 requests a free one; ``idle_seconds``: the time that a connection
-    has to make a request.
+    ``port``: 0 requests a free one; ``idle_seconds``: the time that a connection has to make a
+    request.
     """
-    host, port = place
     config = uvicorn.Config(
         app,
         host=host,

@@ -1,17 +1,17 @@
 """The answers of a running service about itself: alive, ready, live. From memory alone."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdc_embed.flow.patience import Patience, Trouble
 from cdc_embed.flow.telemetry import Positions, Telemetry
-from cdc_embed.reconcile.size import Size
 from cdc_embed.serve.status import Live, Spending
 from cdc_embed.service.instance import Instance
 from cdc_embed.service.listeners import Listeners
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.reading import Refetcher
+from cdc_embed.service.reconciling import Reconciling
 from cdc_embed.service.refusing import Refusing
 from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.source.coverage import Undelivered
@@ -29,8 +29,7 @@ class Health:
     listeners: Listeners
     refusing: Refusing
     tolerance: Tolerance
-    index_problems: Callable[[], Mapping[str, str]]
-    sizes: Callable[[], Mapping[str, Size]]
+    reconciling: Reconciling
     threads: int | None
     clock: Callable[[], float] = time.monotonic
 
@@ -79,11 +78,11 @@ class Health:
             positions=self.telemetry.positions,
             oldest_pending_age_seconds=self.telemetry.oldest_pending_age(),
             waiting=self._waiting(),
-            index_problems=self.index_problems(),
+            index_problems=self.reconciling.index_problems,
             spending=Spending(
                 threads=self.threads,
                 tokens=self.telemetry.metrics.tokens,
-                sizes=self.sizes(),
+                sizes=self.reconciling.sizes,
                 cost=self.telemetry.metrics.cost,
             ),
         )

@@ -104,8 +104,7 @@ class Parts:
             listeners=self._listeners,
             refusing=self._refusing,
             tolerance=self._tolerance,
-            index_problems=lambda: reconciling.index_problems,
-            sizes=lambda: reconciling.sizes,
+            reconciling=reconciling,
             threads=self._model.card.threads,
         )
 

@@ -91,8 +91,8 @@ def _serving(config: Config, service: Service, idle_seconds: float) -> Iterator[
         status=service.status,
     )
     names = LOCAL_NAMES | {host_in_url(settings.host)} | frozenset(settings.allowed_hosts)
-    app, place = make_app(answers, names), (settings.host, settings.port)
-    with serving_app(app, place, idle_seconds) as port:
+    app = make_app(answers, names)
+    with serving_app(app, settings.host, settings.port, idle_seconds) as port:
         log.info("serving", host=settings.host, port=port)
         yield
 

@@ -51,6 +51,13 @@ class Scan:
     """The keys that were asked for and not read, because a part was full."""
 
 
+class _PartSize(NamedTuple):
+    """The rows and the bytes of text that one part has at the most."""
+
+    rows: int
+    bytes: int
+
+
 class _Part(NamedTuple):
     """Rows that one statement returned."""
 
@@ -119,7 +126,7 @@ class RowReader:
 
         def fetch(cursor: Any) -> _Part:
             own = EVERY_ROW if leaf is None else _leaf_condition(cursor, leaf)
-            return _fetch_in_order(cursor, table, after, (rows, self._part_bytes), own)
+            return _fetch_in_order(cursor, table, after, _PartSize(rows, self._part_bytes), own)
 
         try:
             return self._read(table, fetch)
@@ -284,19 +291,18 @@ def _leaf_condition(cursor: Any, leaf: int) -> sql.Composed:
 
 
 def _fetch_in_order(
-    cursor: Any, table: Table, after: Key | None, limits: tuple[int, int], own: sql.Composed
+    cursor: Any, table: Table, after: Key | None, most: _PartSize, own: sql.Composed
 ) -> _Part:
     """Fetch rows by the conditions that follow one another, until a part is full.
 
-    ``limits``: the most rows, and the most bytes; ``own``: the condition that each row meets.
+    ``own``: the condition that each row meets.
     """
     fetched: list[tuple[Any, ...]] = []
     spent = 0
-    most_rows, most = limits
     for condition in following(table) if after is not None else [EVERY_ROW]:
-        if len(fetched) == most_rows or spent >= most:
+        if len(fetched) == most.rows or spent >= most.bytes:
             break
-        left = {"rows": most_rows - len(fetched), "bytes": most - spent}
+        left = {"rows": most.rows - len(fetched), "bytes": most.bytes - spent}
         statement = compose_read("scan_rows", table, narrowed(own, condition))
         cursor.execute(statement, {**key_values("k", after), **left})
         found = cursor.fetchall()
@@ -307,8 +313,8 @@ def _fetch_in_order(
         tuple(map(str, row[:key])): Row(tuple(row[key:text]), tuple(row[text:-1]))
         for row in fetched
     }
-    more = len(fetched) == most_rows or spent >= most
-    count = _count(cursor, table, (after, next(reversed(rows)) if more else None), own)
+    more = len(fetched) == most.rows or spent >= most.bytes
+    count = _count(cursor, table, after, next(reversed(rows)) if more else None, own)
     if len(rows) < len(fetched) or count not in {None, len(rows)}:
         raise UnprovenError(
             table=table.full_name,
@@ -318,14 +324,13 @@ def _fetch_in_order(
 
 
 def _count(
-    cursor: Any, table: Table, limits: tuple[Key | None, Key | None], own: sql.Composed
+    cursor: Any, table: Table, after: Key | None, last: Key | None, own: sql.Composed
 ) -> int | None:
     """Count the rows after one key up to another, which a read of them must have returned.
 
     Return None if they cannot be counted by the table's index, and only the number of all rows
     tells.
     """
-    after, last = limits
     condition = between(table, after=after is not None, last=last is not None)
     if condition is None:
         return None
