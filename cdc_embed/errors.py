@@ -1,4 +1,4 @@
-"""The errors that a user can meet: each says what happened, where, and the next step.
+"""The errors that a user can meet. Each says what happened, where, and the next step.
 
 A class's docstring is its message; its fields are filled in by keyword. ``hint`` holds the next
 step, a command where there is one. ``exit_code`` is the exit code of the command line. Driver
@@ -226,7 +226,8 @@ class EmbedderUnavailableError(CdcEmbedError):
         super().__init__(hint=hint, **fields)
         self.retry_after = retry_after
         self.reason = reason
-        """"timeout" or "server_error" when a call was too much for the service, or a text is."""
+        """The word "timeout" or "server_error" when a call was too much for the service, or a text
+        is."""
         self.overloaded = overloaded
         """The service has too much to do at once."""
 
@@ -263,7 +264,7 @@ class UnauthorizedError(TextRefusedError):
     def __init__(self, *, problem: object, for_all_texts: CdcEmbedError) -> None:
         super().__init__(problem=problem)
         self.for_all_texts = for_all_texts
-        """The error if a known-good text is refused, too: then it is the key."""
+        """The error if a known-good text is refused, too, because then the key is wrong."""
 
 
 class EmbedderError(CdcEmbedError):

@@ -15,7 +15,8 @@ ROTATION_SECONDS: Final = 60.0
 
 @dataclass(slots=True)
 class Rotation:
-    """A secret that is refused: whether another one is there, and whether one can still come."""
+    """A secret that is refused, to decide whether another one is there, and whether one can still
+    come."""
 
     _read: Callable[[], bool] = field(compare=False)
     """A function that reads the secret again, and returns whether it is another one."""
@@ -24,7 +25,8 @@ class Rotation:
     """Whether one of several servers behind an address can refuse what the others take, so that a
     secret that has worked is waited for wherever it is."""
     waits_at_start: bool = False
-    """Whether a secret that never worked is waited for, too: by a service, not by a command."""
+    """Whether a secret that never worked is waited for, too, as a service does and a command does
+    not."""
     seconds: float = ROTATION_SECONDS
     """The seconds for which it is waited for."""
     _worked: bool = field(default=False, init=False)

@@ -1,4 +1,4 @@
-"""The comparison of a row that was read with the stored document: the core of reconcile.
+"""The comparison of a row that was read with the stored document, the core of reconcile.
 
 It is pure and knows equality only. The log decides which of the two is newer, see ``unseen``.
 """

@@ -29,7 +29,7 @@ for each value, so that a value which the log did not carry keeps its part."""
 
 
 class KeyOrder(NamedTuple):
-    """The comparison of a key column in the source: the one that its own index makes, in SQL."""
+    """The comparison of a key column in the source, as its own index makes it, in SQL."""
 
     type: str = ""
     """The type whose values are compared, with its schema, without a length; empty for the column's
@@ -100,7 +100,7 @@ class Table:
 
     @property
     def stored_columns(self) -> tuple[TableColumn, ...]:
-        """The columns that are stored beside the vectors: the key's, then the metadata."""
+        """The columns that are stored beside the vectors, the key's, then the metadata."""
         return (*self.key, *self.metadata)
 
     @property

@@ -1,15 +1,16 @@
 """The states of stored rows that are known without asking the target, and their proof.
 
-For each row: the stored fingerprint, or the refused one, or that the row is deferred, or that
-nothing is stored, or that it is not known. Batches in flight are looked at first, newest first,
-then a bounded cache of what is committed. A row in neither must be looked up in the target. Nothing
-enters the cache before its batch is committed, so a rollback needs no undoing but a ``replan``.
+For each row it holds the stored fingerprint, or the refused one, or that the row is deferred, or
+that nothing is stored, or that it is not known. Batches in flight are looked at first, newest
+first, then a bounded cache of what is committed. A row in neither must be looked up in the target.
+Nothing enters the cache before its batch is committed, so a rollback needs no undoing but a
+``replan``.
 
 The rule of provenance, here and nowhere else: a stored row proves what a later change leaves out
 (an unchanged value) only if its text came by the log, and not while its table is compared. A text
 that was read from the source can be ahead of the log. It can belong to a later version, or to
 another row that took the key since. A row of a table that is compared can have missed changes. A
-deferred row has: what is stored of it belongs to an older version.
+deferred row has missed its last change, so its stored document is of an older version.
 """
 
 from collections import deque
@@ -21,7 +22,7 @@ from cdc_embed.change.batch import RowId
 from cdc_embed.change.document import Table
 
 CACHED_ROWS = 100_000
-"""The number of rows whose fingerprints are kept, those that changed last: about 40 MB."""
+"""The number of rows whose fingerprints are kept, those that changed last, about 40 MB."""
 
 
 class Provenance(Enum):
@@ -103,7 +104,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Basis:
-    """The basis of a plan: the target when the plan's turn comes, as far as it is known.
+    """The basis of a plan, the target when the plan's turn comes, as far as it is known.
 
     It holds until a batch before it is not written as planned.
     """

@@ -81,8 +81,8 @@ def plan(
 ) -> "Plan":
     """Plan the batch, given the stored ``states`` of ``rows_to_look_up`` (missing: absent).
 
-    ``left_out`` are rows that a later change replaces. ``refetched`` holds what a first plan
-    asked for: the row as it was read from the source, or None where there was none.
+    ``left_out`` are rows that a later change replaces. ``refetched`` holds each row that a first
+    plan asked for, as it was read from the source, or None if there was none.
     """
     result = Plan(batch)
     for row, image in batch.images.items():
@@ -118,7 +118,7 @@ def _logged(
     unchanged = texts.count(UNCHANGED)
     if unchanged not in {0, len(texts)}:
         return None
-    # None if the metadata is not known: unchanged values, of a version before that is not known
+    # the digest is None if the metadata is not known, because the version before is not
     digest = table.hash_metadata(image.metadata, before.metadata if before else None)
     kept = image.origin if UNCHANGED in image.metadata else None
     metadata = None if digest is None else Metadata(image.metadata, digest, kept)

@@ -61,7 +61,8 @@ def root(
 
 
 def main(context: Context | None = None) -> None:
-    """Run the command line: the console script; ``context`` has other intervals than the usual."""
+    """Run the command line as the console script; ``context`` has other intervals than the
+    usual."""
     debug = "--debug" in sys.argv[1:]
     try:
         app(standalone_mode=True, obj=context)

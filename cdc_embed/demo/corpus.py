@@ -1,4 +1,4 @@
-"""A thousand real English texts that every machine with Python has: its own documentation.
+"""A thousand real English texts of Python's own documentation, which every machine with Python has.
 
 They are the docstrings of the standard library, read from its source files without importing
 them, and the language reference that ``help()`` shows. The list depends on the Python version; for
@@ -15,8 +15,8 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import NamedTuple
 
-# Title and body together stay below the 256 tokens that small models read: even text that is half
-# Python comes to less than one token for every 2.5 characters.
+# Title and body together stay below the 256 tokens that small models read, because even text that
+# is half Python comes to less than one token for every 2.5 characters.
 _LONGEST = 600
 _SHORTEST = 150
 _PROSE = 0.8  # share of letters and white space; with less it is a table, a grammar or a program

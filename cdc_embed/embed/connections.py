@@ -1,4 +1,4 @@
-"""The connections to a service: each request has one for itself, and ends in time, whatever comes.
+"""The connections to a service. Each request has one for itself, and ends in time, whatever comes.
 
 A client's own time limits are of each read. An answer that comes in drops, or with a blank now and
 then (proxies send such heartbeats), would last for ever. So a timer shuts the connection.

@@ -35,7 +35,7 @@ _TOO_MANY = 429
 _TRANSIENT = {408, 425, _TOO_MANY}
 _REFUSED = {400, 413, 422}
 _BACKEND_FAILS = 424
-"""TEI's answer for 500 of the model behind it."""
+"""The answer of TEI for 500 of the model behind it."""
 _TIMED_OUT = {408, 504}
 _OVERLOADED = {_TOO_MANY, 503}
 AWAY: Final = frozenset({_TOO_MANY, 502, 503, 504})

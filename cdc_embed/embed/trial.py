@@ -1,4 +1,4 @@
-"""The first calls of an embedder: one for documents, one for a question, before it is relied upon.
+"""The first calls of an embedder, one for documents, one for a question, before it is relied upon.
 
 They show whether there is one usable vector for each text, in the order of the texts, whether
 different texts get different vectors, and whether the end of a text as long as the window counts.

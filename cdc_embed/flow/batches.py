@@ -5,7 +5,7 @@ time each, so a plan always rests on what every batch before it makes of its row
 waits here too, because a batch can turn out to be worth only a part of what it was given.
 
 A batch keeps its events until it is committed. When it cannot be written as it was prepared, it and
-all behind it are prepared again, in place: the plans are dropped, what they cost is kept.
+all behind it are prepared again, in place. The plans are dropped, and the vectors are kept.
 """
 
 import time

@@ -3,7 +3,7 @@
 A text is to blame only if its calls fail, each for it alone, while a known-good text is taken. One
 bad server of several behind an address fails at any text. In strict turns it could get the text
 each time and the known-good text never, so the number of known-good calls between two tries varies.
-A refusal is believed at once, but not if the service contradicted itself a short while ago: it
+A refusal is believed at once, but not if the service contradicted itself a short while ago, when it
 refused a text that it takes. A text must be refused for a minute then. It must also fail for a
 minute if the service fails instead of refusing, and for an hour if the service has too much to do
 (429, 503), because its other clients can be why a long text finds no room. ``embedding`` gives the

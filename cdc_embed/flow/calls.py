@@ -1,4 +1,4 @@
-"""The calls of the embedder: each is measured, and its outcome is noted for all batches.
+"""The calls of the embedder. Each is measured, and its outcome is noted for all batches.
 
 The number of calls at once is learned as the number of their texts is (``call_size``).
 """

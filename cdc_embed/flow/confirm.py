@@ -36,7 +36,7 @@ class Wire(Protocol):
 
 
 class Confirmation:
-    """The positions of one connection: what was received, is durable, recorded and confirmed."""
+    """The positions of one connection that are received, durable, recorded and confirmed."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ READ_FRAMES: Final = 500
 
 
 class Frames(Wire, Protocol):
-    """The stream as the loop needs it: ``Wire``, and what can be read."""
+    """The stream as the loop needs it, a ``Wire`` that also gives frames."""
 
     sentinel: Any
     """A session that the server ends when it stops, readable then."""
@@ -47,7 +47,8 @@ class Frames(Wire, Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChangeLog:
-    """One connection's change log: its frames, what turns them into events, how far it is."""
+    """One connection's change log, with its frames, the decoder that makes events of them, and the
+    position."""
 
     stream: Frames
     decode: Decoder

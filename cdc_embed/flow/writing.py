@@ -1,8 +1,8 @@
-"""The writer: brings prepared batches into the target, in order, until each is committed.
+"""The writer, which brings prepared batches into the target, in order, until each is committed.
 
 Runs in the writer thread. Passing errors are waited out; a commit whose answer was lost is settled
 by the batch's number, which its own transaction recorded. A batch that cannot be written as it was
-prepared (a donor is gone, the database refuses a row) changes nothing: the loop has it, and all
+prepared (a donor is gone, the database refuses a row) changes nothing. The loop has it, and all
 that were prepared upon it, prepared again.
 """
 

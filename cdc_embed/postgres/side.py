@@ -62,9 +62,10 @@ find the new primary."""
 WRONG_PARAMETER: Final = re.compile(
     r"\binvalid [\w ]*(value|number|option)\b|^(definition of )?service (file )?\".*\" not found"
 )
-"""libpq's words, which has no SQLSTATE, for a parameter that no later attempt can use."""
+"""The words of libpq, which has no SQLSTATE, for a parameter that no later attempt can use."""
 UNDEFINED: Final = frozenset({"42703", "42P01", "3F000"})
-"""No such column, table or schema. For a followed table this can pass, until its state is known."""
+"""The errors for no such column, table or schema. For a followed table this can pass, until its
+state is known."""
 
 LOCKED: Final = "55P03"
 """A lock was not granted in time."""

@@ -63,7 +63,7 @@ class Tally:
 
     @property
     def adds_up(self) -> bool:
-        """Every row that was checked has exactly one verdict."""
+        """Whether every row that was checked has exactly one verdict."""
         others = self.fresh + self.pending + self.dead_letters
         return self.checked + self.rowless == self.drift + others
 

@@ -1,4 +1,4 @@
-"""One instance of the service: it leads if the slot is free, else stands by, and reconnects.
+"""One instance of the service, which leads if the slot is free, else stands by, and reconnects.
 
 The order of steps matters. The slot is taken first and the epoch after it, so that a standby never
 fences a working leader. The recorded position is read together with the epoch and compared with

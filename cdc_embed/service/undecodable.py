@@ -12,7 +12,7 @@ TOO_LARGE: Final = (
     "cannot enlarge string buffer",
     "string buffer exceeds maximum allowed length",
 )
-"""PostgreSQL's words for a row whose text form is larger than 1 GB."""
+"""The words of PostgreSQL for a row whose text form is larger than 1 GB."""
 
 FindWide = Callable[[], Mapping[str, Sequence[str]]]
 """A function that finds the columns of followed tables that the log carries and we do not need, by

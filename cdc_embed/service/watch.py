@@ -1,8 +1,9 @@
 """A thread that asks both databases every few seconds while an instance runs.
 
 ``/status`` and ``/metrics`` answer from its memory. It also finds changes that the log does not
-carry: a table that left the publication or was rewritten, a slot beyond the recorded position. And
-it wakes what compares rows, when the command line asks for something or a table must be compared.
+carry, such as a table that left the publication or was rewritten, or a slot beyond the recorded
+position. And it wakes what compares rows, when the command line asks for something or a table must
+be compared.
 
 Nobody else asks an idle database anything. Each question is one statement, without a transaction
 around it, for all tables together, because an idle service costs the two databases less than three

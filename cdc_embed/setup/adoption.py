@@ -1,7 +1,7 @@
 """Tables that setup added to a publication which it did not make.
 
-The registry in the target remembers each, so that only what was added is taken out again: by
-``teardown``, and by ``setup`` once the table is not configured any more.
+The registry in the target remembers each, so that only what was added is taken out again.
+``teardown`` does that, and ``setup`` once the table is not configured any more.
 """
 
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Every precondition, checked before anything is changed: for ``doctor``, ``setup`` and ``run``.
+"""Every precondition, checked before anything is changed, for ``doctor``, ``setup`` and ``run``.
 
 Checks give findings, good and bad, in the order in which a person would mend them. They only read.
 """

@@ -49,7 +49,7 @@ class FoundTable:
     role: str
     columns: tuple[FoundColumn, ...]
     other_columns: tuple[str, ...] | None
-    """Every column's name, when a configured one is missing."""
+    """The name of every column, when a configured one is missing."""
     leaves: Sequence[Leaf]
     """The tables that hold its rows."""
     estimate: int | None

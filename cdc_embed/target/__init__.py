@@ -1,1 +1,1 @@
-"""The target database: what is stored, and the one transaction that changes it."""
+"""The target database, with the stored vectors, and the one transaction that changes them."""

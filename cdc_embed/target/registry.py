@@ -23,7 +23,7 @@ NAMES_MIGRATION: Final = 4
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Space:
-    """One vector space: the properties that must be equal for two vectors to be comparable."""
+    """One vector space, as the properties that must be equal for two vectors to be comparable."""
 
     model: str
     dimensions: int

@@ -34,7 +34,7 @@ TELLING_COLUMNS: Final = {
 """The columns, of every version, by which each of our own tables is known from another of its
 name."""
 SERVICE_TABLES: Final = tuple(TELLING_COLUMNS)
-"""Our own tables, in the order in which they can be dropped."""
+"""The tables of our own, in the order in which they can be dropped."""
 
 
 def checksum(text: str) -> str:
