@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 import psycopg2
 
 from cdc_embed.lsn import LSN, ZERO
+from tests.quiet import let_pass
 from tests.site import Site
 
 CONFIRMED: Final = "select confirmed_flush_lsn::text from pg_replication_slots where slot_name = %s"
@@ -92,7 +93,7 @@ class Watch(threading.Thread):
         while not self._replaced and not self.failures and not self._look():
             if time.monotonic() > deadline:
                 self.failures.append(TimeoutError("the watch could not look any more"))
-            time.sleep(PERIOD)
+            let_pass(PERIOD)
         self._slot.close()
         self._checkpoint.close()
 

@@ -259,6 +259,10 @@ class RunningService:
         entry: dict[str, Any] = wait_until(found, f"the log says {event}", seconds)[0]
         return entry
 
+    def times(self, event: str) -> int:
+        """The number of such entries of the log so far."""
+        return sum(entry["event"] == event for entry in self.log)
+
     @property
     def port(self) -> int:
         return int(next(e for e in self.log if e["event"] == "serving")["port"])

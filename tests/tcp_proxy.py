@@ -162,6 +162,12 @@ class TcpProxy:
     def connections(self) -> int:
         return len(self._links)
 
+    def unanswered(self) -> int:
+        """Count the connections whose client sent something that is held back."""
+        found: list[Any] = []
+        self._do(lambda: found.extend(self._held_back()))
+        return len(found)
+
     # -- the same, in the thread that owns the sockets -----------------------------------------
 
     def _cut(self, *, unheard: bool = False) -> None:
@@ -219,6 +225,10 @@ class TcpProxy:
         self._refuse()
         self._forget()
         self._closed = True
+
+    def _held_back(self) -> list[socket.socket]:
+        clients = [link.up.source for link in self._links if link.up.held]
+        return select.select(clients, [], [], 0)[0]
 
     # -- forwarding ----------------------------------------------------------------------------
 

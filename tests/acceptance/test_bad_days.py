@@ -27,6 +27,7 @@ import pytest
 
 from tests.embedder_site import ALWAYS
 from tests.oracle import Documents
+from tests.quiet import let_pass
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 
 REFUSED, BROKEN, DROPPED = BAD = "forbidden", "broken", "dropped"
@@ -174,7 +175,7 @@ def live_through(site: Site, server: EmbeddingServer, chance: random.Random, end
                 over = time.monotonic() + chance.uniform(*DAY_SECONDS)
                 while time.monotonic() < min(over, end):
                     writer.write()
-                    time.sleep(chance.uniform(0, 0.4))
+                    let_pass(chance.uniform(0, 0.4))
                 if site.sql("select 1 from cdc_embed.other_embedding limit 1"):
                     expect_delete(site, writer, told, service)
                 assert service.alive, (told[-5:], service.output[-5:])

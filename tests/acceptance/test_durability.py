@@ -1,7 +1,6 @@
 """Nothing is confirmed before it is committed, and nothing is lost when the process is killed."""
 
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.source.slot import SlotCatalogue
 from cdc_embed.source.stream import Stream
 from tests.invariant import confirmed, watched
+from tests.quiet import let_pass
 from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 
@@ -39,7 +39,7 @@ def test_slot_never_passes_the_commits_and_kill_loses_nothing(
                     site.sql(
                         "insert into documents values (%s, 'small', %s)", number, f"s {number}"
                     )
-                    time.sleep(0.2)
+                    let_pass(0.2)
                 wait_until(lambda: embedding_server.texts() > 0, "the embedder is busy")
                 long.commit()
                 for number in range(9, 13):
@@ -136,7 +136,7 @@ def test_lost_connections_lose_nothing_and_repeat_no_done_work(
                     "where slot_name = %s and active_pid is not null",
                     site.name,
                 )
-            time.sleep(0.1)
+            let_pass(0.1)
         service.settle(60)
         assert site.drift() == []
         assert max(embedding_server.counts()["by_text"].values()) == 1

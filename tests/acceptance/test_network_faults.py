@@ -5,7 +5,6 @@ What notices what: a reset is an error at once; a peer that no longer acknowledg
 acknowledges while nothing comes through any more is noticed by asking.
 """
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import pytest
 from cdc_embed.service.tolerance import Tolerance
 from tests.invariant import watched
 from tests.pressure import expect_equal, load, sessions
+from tests.quiet import let_pass, watch_for
 from tests.site import DOCUMENTS, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
@@ -78,7 +78,7 @@ def suffer(site: Site, proxy: TcpProxy, outages: Iterable[Callable[[], None]], l
             with load(site) as pace:
                 fail()
                 before = pace.transactions
-                time.sleep(0.3 if fail in {proxy.cut, proxy.refuse} else long)
+                let_pass(0.3 if fail in {proxy.cut, proxy.refuse} else long)
                 wait_until(lambda: pace.transactions > before, "the load goes on")  # noqa: B023
                 proxy.resume()
             service.settle(60)
@@ -154,8 +154,7 @@ def test_stalled_stream_is_noticed_by_asking(net: Net, limit: float) -> None:
     with watched(site), site.service(tolerance=Tolerance(least_silence=limit)) as service:
         service.settle()
         streaming = sessions(site, "stream")
-        time.sleep(1.2 * limit)
-        assert sessions(site, "stream") == streaming
+        watch_for(1.2 * limit, lambda: sessions(site, "stream") == streaming, "it stays", every=0.5)
         assert service.metric("cdc_embed_reconnects_total") == 0
         net.source.strand()
         insert(site, 1)
@@ -213,7 +212,12 @@ def test_statement_that_takes_long_is_not_taken_for_a_lost_one(net: Net) -> None
         insert(site, 1)
         wait_until(lambda: sessions(site, "writer"), "the batch is written")
         writers = sessions(site, "writer")
-        time.sleep(2 * asked_after + 2)
+        watch_for(
+            2 * asked_after + 2,
+            lambda: sessions(site, "writer") == writers,
+            "the writer stays",
+            every=0.5,
+        )
         other.rollback()
         service.settle()
         assert sessions(site, "writer") == writers
@@ -256,7 +260,7 @@ def test_stop_ends_in_time_whatever_does_not_answer(net: Net, side: str) -> None
         service.settle()
         proxy.stall()
         insert(site, 1)
-        time.sleep(6)  # the watch looks every five seconds
+        wait_until(lambda: proxy.unanswered() >= 2, "the batch and the watch wait")
         assert stop(service) == 0
     proxy.resume()
     with watched(site), site.service() as service:

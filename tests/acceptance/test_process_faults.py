@@ -16,6 +16,7 @@ from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
 from tests.invariant import confirmed, watched
 from tests.pressure import end_sessions, expect_equal, load, sessions
+from tests.quiet import let_pass, watch_for
 from tests.servers import Servers
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
 from tests.tcp_proxy import TcpProxy
@@ -127,7 +128,7 @@ def kill_at_random(site: Site, kills: int, seed: int) -> None:
                 with site.service(wait=False, process=True) as service:
                     if chance.random() < 0.8:
                         service.wait_for("streaming")
-                    time.sleep(chance.uniform(0, 1.5))
+                    let_pass(chance.uniform(0, 1.5))
                     service.kill()
             assert pace.transactions > 10 * kills
         with site.service() as service:
@@ -152,7 +153,7 @@ def lose_sessions(site: Site, seconds: float) -> None:
         with load(site):
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                time.sleep(1)
+                let_pass(1)
                 end_sessions(site)
                 ended += 1
         service.wait_for("streaming")
@@ -240,8 +241,7 @@ def test_embedder_hanging_three_timeouts_costs_no_connection(
         wait_until(
             lambda: service.metric("cdc_embed_backpressure_active") == 1, "no more changes are read"
         )
-        time.sleep(15)
-        assert sessions(site, "stream") == streaming
+        watch_for(15, lambda: sessions(site, "stream") == streaming, "it stays", every=0.5)
         embedding_server.faults()
         expect_equal(site, service, 120)
         assert sessions(site, "stream") == streaming

@@ -14,6 +14,7 @@ from statistics import median
 from cdc_embed.demo.corpus import corpus
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.embed.sentence_transformers import packaged_minilm
+from tests.quiet import let_pass
 from tests.site import DOCUMENTS, Site, wait_until
 
 DOCUMENTS_AT_ONCE = 1000
@@ -74,12 +75,12 @@ def single(site: Site, model: object) -> None:
         began = time.perf_counter()
         site.sql("update documents set views = views + 1 where id = 0")
         commits.append(time.perf_counter() - began)
-        time.sleep(0.5)
+        let_pass(0.5)
         began = time.perf_counter()
         site.sql("insert into documents values (%s, %s, %s)", number, page.title, page.body)
         find = "select count(*) from cdc_embed.documents_embedding where id = %s"
         while not site.value(find, number):
-            time.sleep(0.0005)
+            let_pass(0.0005)
         seconds.append(time.perf_counter() - began)
     over = median(seconds) - median(encodes) - 2 * median(commits)
     say(

@@ -6,13 +6,13 @@ everything right.
 
 import random
 import signal
-import time
 from collections.abc import Callable
 
 from tests.history.clients import Diary, ask
 from tests.history.fleet import DRIFT, Command, Fleet
 from tests.history.tables import TABLES
 from tests.invariant import Watch
+from tests.quiet import let_pass
 from tests.site import Site, wait_until
 
 COMMAND_SECONDS = 120.0
@@ -83,7 +83,7 @@ class Accidents:
 
     def _await_comparisons(self) -> None:
         """A rewrite by the last client may not be noticed yet; its comparison mends damage too."""
-        time.sleep(NOTICED_SECONDS)
+        let_pass(NOTICED_SECONDS)
         states = "select state from cdc_embed.reconcile"
         wait_until(
             lambda: {state for (state,) in ask(self._target, states)} == {"done"},

@@ -15,6 +15,7 @@ from typing import Any
 import psycopg2
 
 from tests.history.tables import BULK, POISON, PREFILLED, TABLES, HistoryTable, Texts
+from tests.quiet import let_pass
 from tests.site import Site
 
 Statement = tuple[str, tuple[Any, ...]]
@@ -121,7 +122,7 @@ class Client(threading.Thread):
                 else:
                     self._operation(cursor)
                 if choice.random() < 0.1:
-                    time.sleep(choice.random() / 20)
+                    let_pass(choice.random() / 20)
         chance = choice.random()
         if chance < 0.1:
             self.diary.note("rollback")
@@ -158,7 +159,7 @@ class Client(threading.Thread):
         with self._connection.cursor() as cursor:
             self._execute(cursor, (f"prepare transaction '{self._unresolved}'", ()))
         self._connection.commit()
-        time.sleep(self._choice.random() / 5)
+        let_pass(self._choice.random() / 5)
         self._resolve(self._choice.choice(["commit", "rollback"]))
 
     def _resolve(self, end: str) -> None:

@@ -20,6 +20,7 @@ from tests.history.fleet import Command, Fleet, tail
 from tests.history.oracle import Oracle, Witness
 from tests.history.tables import DOCUMENTS, IN_PARTITIONS, PREFILLED, TABLES
 from tests.invariant import Watch
+from tests.quiet import let_pass
 from tests.site import EmbeddingServer, Site
 
 DIMENSIONS = 8
@@ -184,7 +185,7 @@ class History:
             thread.start()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.fleet.problems:
-            time.sleep(0.1)
+            let_pass(0.1)
             self.fleet.tend()
         for thread in (*misfortunes, *self._clients):
             thread.ended.set()
@@ -230,7 +231,7 @@ class History:
         self._clients = self._make_clients(3)
         for client in self._clients:
             client.start()
-        time.sleep(seconds)
+        let_pass(seconds)
         for client in self._clients:
             client.ended.set()
         for client in self._clients:
@@ -297,7 +298,7 @@ class History:
             self._expect(not self.fleet.problems, "\n".join(self.fleet.problems))
             if time.monotonic() > deadline:
                 self._fail(f"not within {seconds:.0f} s: {what}")
-            time.sleep(0.1)
+            let_pass(0.1)
 
     @staticmethod
     def _holds(true: Callable[[], bool]) -> bool:

@@ -1,6 +1,5 @@
 """Documents that cannot be embedded: found among the good ones, kept, and cleared by their rows."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.preparations import preparations
 from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, columns, wait_until
 
 MOST_IN_A_ROW = 25
@@ -334,15 +334,17 @@ def test_a_row_kept_during_its_refusal_is_not_taken_for_stored(
     site.sql(REFUSE["23514"])
     big = "select string_agg(md5(i::text), '') from generate_series(1, 200) i"
     other: Any = site.connect()
-    with site.service() as service:
+    with preparations() as prepared, site.service() as service:
         service.wait_for("reconciled")
         with other.cursor() as cursor:
             cursor.execute("lock table cdc_embed.documents_embedding in share mode")
             site.sql(f"insert into documents values (1, 't', ({big}), 100)")
             writes = "select count(*) from pg_locks where not granted and mode = 'RowExclusiveLock'"
             wait_until(lambda: site.value(writes), "the row is written")
+            before = len(prepared)
             site.sql("update documents set body = body || ''")  # the log has it whole
-            time.sleep(1)  # enough to be prepared; a later one is looked up, and proves nothing
+            # a later one is looked up, and proves nothing
+            wait_until(lambda: len(prepared) > before, "it is prepared upon the other")
         other.rollback()
         service.settle()
         assert letters(site) == [1]

@@ -10,8 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -21,6 +20,7 @@ import pytest
 from cdc_embed.demo import postgres
 from cdc_embed.demo.postgres import EmbeddedPostgres, StopMode
 from cdc_embed.errors import PreflightError
+from tests.site import wait_until
 
 ROOT = Path(__file__).parents[2]
 AS_ROOT = os.geteuid() == 0
@@ -47,13 +47,6 @@ def query(server: EmbeddedPostgres, sql: str) -> str:
         connection.autocommit = True
         cursor.execute(sql)
         return str(cursor.fetchone()[0]) if cursor.description else ""
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -125,7 +118,7 @@ def test_nothing_is_left_behind_even_after_an_exception() -> None:
     assert is_gone(folder)
     assert segment not in segments()
     # those of another server being made meanwhile go away by themselves
-    wait_until(lambda: before.issuperset(Path("/dev/shm").glob("PostgreSQL.*")))
+    wait_until(lambda: before.issuperset(Path("/dev/shm").glob("PostgreSQL.*")), "others end")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
@@ -134,7 +127,7 @@ def test_nothing_is_left_behind_by_a_killed_server() -> None:
         folder, segment = server.socket_dir, segment_of(server.socket_dir)
         os.kill(server.pid, signal.SIGKILL)
     # its children end by themselves
-    wait_until(lambda: is_gone(folder) and segment not in segments())
+    wait_until(lambda: is_gone(folder) and segment not in segments(), "they end")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGKILL"])
@@ -143,7 +136,7 @@ def test_nothing_is_left_behind_by_a_process_that_is_ended_with(name: str) -> No
         assert folder.exists()
         process.send_signal(signal.Signals[name])
         process.wait(30)
-    wait_until(lambda: is_gone(folder))
+    wait_until(lambda: is_gone(folder), "its folder is removed")
 
 
 def test_restart_and_crash_keep_data_and_address() -> None:

@@ -20,6 +20,7 @@ from tests.embedder_site import (
     wait_for_trouble,
 )
 from tests.invariant import confirmed, recorded
+from tests.quiet import let_pass
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,
@@ -55,7 +56,7 @@ def test_an_outage_under_load_loses_no_change_and_no_connection(
             site.sql("delete from documents where id % 100 = 19")
             assert confirmed(site) <= recorded(site)
             readiness.add(ready_code(service))
-            time.sleep(0.2)
+            let_pass(0.2)
         assert readiness == ({200} if seconds < 30 else {200, 503})
         assert letters(site) == 0
         server.faults()
@@ -79,7 +80,7 @@ def test_a_call_hanging_three_timeouts_loses_no_connection(
         wait_until(lambda: embedding_server.counts()["in_flight"], "it hangs")
         for _ in range(30):
             expect_nothing_beyond(site, end)
-            time.sleep(1)
+            let_pass(1)
         service.settle(60)
         assert service.metric("cdc_embed_reconnects_total") == 0
         assert site.drift() == []

@@ -473,7 +473,7 @@ def test_tables_whose_long_names_begin_alike_are_told_apart(make_site: Callable[
     site.configure(tables=sections, source='publish = "rows"')
     site.cli("setup")
     with site.service() as service:
-        wait_until(lambda: len([e for e in service.log if e["event"] == "reconciled"]) == 2, "done")
+        wait_until(lambda: service.times("reconciled") == 2, "done")
     for place in range(2):
         assert site.sql(f"select id from cdc_embed.found{place}") == [(place,)]
     assert "nothing to do" in site.cli("setup").stderr

@@ -12,6 +12,8 @@ import pytest
 from tests.embedder_site import ALWAYS, insert, letters, ready, stored, wait_for_trouble
 from tests.invariant import recorded
 from tests.own_process import COMMAND
+from tests.preparations import preparations
+from tests.quiet import let_pass, watch_for
 from tests.site import EmbeddingServer, RunningService, Site, columns, wait_until
 
 WITH_VIEWS = '[[tables]]\nname = "documents"\ntext = ["title", "body"]\nmetadata = ["views"]\n'
@@ -96,10 +98,7 @@ def test_a_bulk_load_waits_in_the_log_for_a_slow_embedder(
         load(site, 1000, 1200)
         full = "cdc_embed_backpressure_active"
         wait_until(lambda: service.metric(full) == 1, "memory is full")
-        until = time.monotonic() + 12
-        while time.monotonic() < until:
-            assert site.deferred() == []
-            time.sleep(0.5)
+        watch_for(12, lambda: site.deferred() == [], "no row is deferred", every=0.5)
         assert service.metric("cdc_embed_backpressure_seconds_total") > 5
         assert 1 < stored(site) < 1201
 
@@ -160,7 +159,7 @@ def test_one_tables_text_holds_up_no_other_table(
             site.sql("insert into other values (%s, 'text ' || %s)", number, number)
             fresh = f"select 1 from cdc_embed.other_embedding where id = {number}"
             wait_until(partial(site.sql, fresh), f"row {number} is fresh", 12)
-            time.sleep(1)
+            let_pass(1)
         embedding_server.faults()
         service.settle(60)
 
@@ -257,7 +256,7 @@ def test_deletes_behind_a_batch_prepared_again_do_not_wait(
     site: Site, embedding_server: EmbeddingServer
 ) -> None:
     """Its text was stored, until somebody else took it away; the embedder is away."""
-    with site.service() as service:
+    with preparations() as prepared, site.service() as service:
         service.wait_for("reconciled")
         insert(site, 1, 4)
         service.settle()
@@ -266,15 +265,16 @@ def test_deletes_behind_a_batch_prepared_again_do_not_wait(
         embedding_server.faults(**AWAY)
         with closing(site.connect()) as other, other.cursor() as cursor:
             cursor.execute("lock table cdc_embed.checkpoint in access exclusive mode")
+            before = len(prepared)
             site.sql("insert into documents select 50, title, body from documents where id = 1")
             wait_until(partial(has_read, service, "insert", 6), "the row is read")
             site.sql("delete from documents where id = 2")
             wait_until(partial(has_read, service, "delete", 1), "the delete is read")
-            time.sleep(0.5)  # both batches are planned
+            wait_until(lambda: len(prepared) >= before + 2, "both batches are planned")
             cursor.execute("delete from cdc_embed.documents_embedding where id = 1")
             other.commit()
         again = "batch is prepared again"
-        wait_until(lambda: any(e["event"] == again for e in service.log), again)
+        wait_until(lambda: service.times(again), again)
         wait_until(gone(site, 2), "the row is gone", SECONDS)
         ids = "select id from cdc_embed.documents_embedding order by 1"
         assert columns(site.sql(ids)) == [3, 4, 5]

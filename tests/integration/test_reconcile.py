@@ -563,9 +563,7 @@ def test_composite_and_uuid_keys_and_partitions_are_backfilled(
     )
     site.cli("setup")
     with site.service() as service:
-        wait_until(
-            lambda: len([e for e in service.log if e["event"] == "reconciled"]) == 2, "both tables"
-        )
+        wait_until(lambda: service.times("reconciled") == 2, "both tables")
         assert count_stored(site, "events") == 10_000
         assert count_stored(site, "items") == 3000
         assert service.metric("cdc_embed_embed_texts_total", source="model") == 13_000
@@ -628,7 +626,7 @@ def test_keys_are_the_same_in_every_notation_of_the_source(
 
     with site.service() as service:
         wait_until(
-            lambda: len([e for e in service.log if e["event"] == "reconciled"]) == len(KEYS),
+            lambda: service.times("reconciled") == len(KEYS),
             "every table",
         )
         assert stored() == dict.fromkeys(KEYS, 2)

@@ -1,12 +1,12 @@
 """Rewrites that are not in the log: noticed by the table's files, then compared."""
 
 import subprocess
-import time
 from collections.abc import Callable
 
 import pytest
 
 from tests.own_process import COMMAND
+from tests.quiet import watch_for
 from tests.site import EmbeddingServer, Site, wait_until
 
 PARTITIONED = """
@@ -98,7 +98,7 @@ def test_what_the_log_lacks_is_compared_after_the_log_before_it(
     embedding_server.faults(hang=25)
     with parted.service() as service:
         service.wait_for("partitions were changed")
-        time.sleep(1)  # a comparison that did not wait has begun
+        watch_for(1, lambda: not service.times("reconciled"), "it waits for the log before it")
         embedding_server.faults(hang=2)
         service.wait_for("reconciled")
         service.settle()

@@ -22,6 +22,7 @@ from cdc_embed.service.tolerance import USUAL, Tolerance
 from cdc_embed.source.rows import RowReader
 from tests.builders import table
 from tests.in_process import QUICK
+from tests.quiet import watch_for
 from tests.site import DOCUMENTS, Site, wait_until
 
 RENAMED = (
@@ -115,6 +116,7 @@ def test_a_swap_while_rows_are_read_stores_nothing_foreign(
     site.configure(tables="".join(tables), more="[backfill]\nrows_per_second = 30\n")
     site.cli("setup")
     stored = "select count(*) from cdc_embed.app_documents_embedding"
+    foreign = f"{stored} where chunk_text <> 'ours'"
 
     def more_than(rows: int) -> bool:
         return bool(site.value(stored) > rows)
@@ -123,9 +125,9 @@ def test_a_swap_while_rows_are_read_stores_nothing_foreign(
         for part in (20, 60):
             wait_until(partial(more_than, part), "some rows are compared")
             site.transaction(how[0])
-            Event().wait(1.0)
+            watch_for(1, lambda: site.value(foreign) == 0, "no foreign row is stored")
             site.transaction(how[1])
         wait_until(lambda: site.value(stored) == 150, "every row is compared", 60)
         service.settle()
-        assert site.value(f"{stored} where chunk_text <> 'ours'") == 0
+        assert site.value(foreign) == 0
         assert service.stop() == 0

@@ -15,6 +15,7 @@ import psycopg2
 from tests.history.clients import Diary
 from tests.migrations.steps import Step
 from tests.migrations.surroundings import Ground
+from tests.quiet import let_pass
 from tests.site import Site
 
 HARMS: Final = {"55000", "42P10"}
@@ -72,7 +73,7 @@ class Application:
         deadline = time.monotonic() + HARM_SECONDS
         while found[0] in HARMS and time.monotonic() < deadline:
             self._tend()
-            time.sleep(0.2)
+            let_pass(0.2)
             found = self._run_in(self._ground.site, step)
         return found
 

@@ -17,6 +17,7 @@ from tests.migrations.steps import Step
 from tests.migrations.surroundings import Ground
 from tests.migrations.tables import choose_tables, names
 from tests.migrations.user import SQL, User, wanted
+from tests.quiet import let_pass
 
 NOTICED_SECONDS: Final = 20.0
 """The time in which a service notices DDL: ten seconds, and a busy machine."""
@@ -98,7 +99,7 @@ class DdlHistory:
                 self._user.tend()
             elif chance < 0.19:
                 self._user.command("setup")
-            time.sleep(choice.choice([0, 0, 0, 0.05, 0.3]))
+            let_pass(choice.choice([0, 0, 0, 0.05, 0.3]))
         if choice.random() < 0.15:
             self._user.command("setup", "--rebuild")
 
@@ -148,7 +149,7 @@ class DdlHistory:
                 self._diary.note(f"not ready: {problem}")
             elif now > said[1] + (25 if problem in PASSING else 3):
                 return problem
-            time.sleep(0.3)
+            let_pass(0.3)
 
     def _drift(self) -> list[str]:
         end = LSN.parse(self._ground.site.value("select pg_current_wal_lsn()::text"))
@@ -226,7 +227,7 @@ class DdlHistory:
         """Wait until the service says what ``verify`` has said, or long enough to notice it."""
         end = time.monotonic() + NOTICED_SECONDS
         while self._user.problem() is None and time.monotonic() < end:
-            time.sleep(0.2)
+            let_pass(0.2)
 
     def _compare_twins(self) -> None:
         """An application must have the same rows with cdc_embed and without."""

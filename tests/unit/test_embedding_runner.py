@@ -26,6 +26,7 @@ from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.flow.texts import Wanted
 from cdc_embed.metrics import Metrics
+from tests.quiet import let_pass
 
 DIMENSIONS = 3
 Answer = Callable[[Sequence[str]], Vectors]
@@ -737,7 +738,7 @@ def test_calls_at_once_are_learned() -> None:
         try:
             if too_many:
                 raise EmbedderUnavailableError(problem="429", overloaded=True)
-            time.sleep(0.01)
+            let_pass(0.01)
             return good(texts)
         finally:
             with lock:

@@ -74,6 +74,10 @@ CLOCKS: Final = re.compile(r"[A-Z_]*(SECONDS|DELAY|TIMEOUT|SILENCE|MINUTE|NEVER)
 """The names of constants that are a time."""
 
 
+SLEEP: Final = re.compile(r"(time\.)?sleep|(threading\.)?Event\(\)\.wait")
+"""The calls that wait for nothing but the clock."""
+
+
 def read_texts(top: Path) -> Texts:
     return {
         str(path.relative_to(top.parent)): path.read_text(encoding="utf-8")
@@ -315,6 +319,22 @@ def patched_clocks(texts: Texts) -> list[str]:
     return found
 
 
+SLEEPERS: Final = ("tests/quiet.py", "tests/site.py")
+"""The modules that may sleep: a test waits for a signal, or says that nothing happens meanwhile."""
+
+
+def sleeps(texts: Texts) -> list[str]:
+    """Find waits for nothing but the clock."""
+    found = []
+    for path, text in texts.items():
+        for node in nodes(text):
+            match node:
+                case ast.Call(func=function) if path not in SLEEPERS:
+                    if SLEEP.fullmatch(ast.unparse(function)):
+                        found.append(f"{path}:{node.lineno}")
+    return found
+
+
 # -- the tree as it is -------------------------------------------------------------------------
 
 
@@ -347,6 +367,12 @@ def test_a_name_of_a_class_stands_for_one_thing() -> None:
 def test_no_test_patches_a_time_that_could_be_an_argument() -> None:
     assert len(TESTS) > 100
     assert patched_clocks(TESTS) == []
+
+
+def test_no_test_sleeps() -> None:
+    assert len(TESTS) > 100
+    assert {path for path in SLEEPERS if sleeps({"x.py": TESTS[path]})} == set(SLEEPERS)
+    assert sleeps(TESTS) == []
 
 
 def test_no_docstring_of_a_test_begins_with_a_question() -> None:
@@ -406,6 +432,10 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (patched_clocks, 'monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)'),
         (patched_clocks, 'patch("x.y.FIRST_DELAY", 6.0).start()'),
         (patched_clocks, "blame.STRIKES_SECONDS = 1"),
+        (sleeps, "time.sleep(1)"),
+        (sleeps, "from time import sleep\nsleep(1)"),
+        (sleeps, "Event().wait(1)"),
+        (sleeps, "threading.Event().wait(timeout=1)"),
     ],
 )
 def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
@@ -440,6 +470,7 @@ def test_a_rule_notices_what_breaks_it(rule: Rule, code: str) -> None:
         (equal_names_of_classes, "class X: ...\nclass Y: ..."),
         (patched_clocks, 'monkeypatch.setattr(stored, "PAGES", 10)'),
         (patched_clocks, "STRIKES_SECONDS: Final = 1"),
+        (sleeps, "assert committed.wait(30)"),
     ],
 )
 def test_a_rule_leaves_alone_what_is_allowed(rule: Rule, code: str) -> None:
