@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 
 import httpx2
 
+from tests.clock import Clock
 from tests.embedding_server import vector_of
 
 DIMENSIONS: Final = 8
@@ -359,20 +360,6 @@ DIALECTS: Final[dict[str, Callable[[], Dialect]]] = {
 
 def tokens_of(text: str) -> int:
     return len(text) // 4
-
-
-class Clock:
-    """Seconds that pass when somebody waits, and only then."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def sleep(self, seconds: float | None, _: Callable[[], bool] = lambda: False) -> bool:
-        self.now += seconds or 0.0
-        return False
 
 
 @dataclass

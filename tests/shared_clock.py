@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from threading import Condition, Lock, Thread
 from typing import Any
 
-from tests.dialects import Clock
+from tests.clock import Clock
 
 
 @dataclass(eq=False)
@@ -22,7 +22,7 @@ class SharedClock(Clock):
     """Threads ``enter`` and ``leave``; between the two each is at work or sleeps here."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(1000.0)
         self._changed = Condition()
         self._at_work = 0
         self._sleepers: list[Sleeper] = []

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, Protocol
+from urllib.error import HTTPError
 
 import psycopg2
 
@@ -51,6 +52,13 @@ def wait_until(true: Callable[[], Any], what: str, seconds: float = PATIENCE) ->
         if now > deadline:
             raise AssertionError(f"not within {seconds:.0f} s: {what}")
         time.sleep(min(max(0.01, 4 * (now - began)), 0.25))
+
+
+def table_entry(
+    name: str = "documents", text: str = 'text = ["title", "body"]', more: str = ""
+) -> str:
+    """A ``[[tables]]`` of the configuration."""
+    return f"[[tables]]\nname = {name!r}\n{text}\n{more}\n"
 
 
 class Site:
@@ -272,6 +280,19 @@ class RunningService:
         with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
             body: bytes = answer.read()
         return body.decode()
+
+    def readiness(self) -> tuple[int, str]:
+        """The status code and the words of ``/readyz``."""
+        try:
+            return 200, self.get("/readyz")
+        except HTTPError as refused:
+            with refused:
+                return refused.code, refused.read().decode()
+
+    def unready(self) -> str:
+        """The words of ``/readyz``; empty while it is ready."""
+        code, words = self.readiness()
+        return "" if code == 200 else words
 
     def status(self) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.get("/status"))

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from cdc_embed.embed.sentence_transformers import packaged_minilm
 from tests.services import Service, serving
-from tests.site import DOCUMENTS, RunningService, Site, columns, wait_until
+from tests.site import DOCUMENTS, Site, columns, wait_until
 
 ROWS = 80
 
@@ -286,16 +285,6 @@ def test_a_space_without_a_canary_takes_it_at_the_next_start(
 # --- a service that is away at the start ---------------------------------------------------------
 
 
-def ready(running: RunningService) -> str:
-    """The answer of ``/readyz``; empty: the service is ready."""
-    running.logged("serving")
-    try:
-        running.get("/readyz")
-    except urllib.error.HTTPError as answer:
-        return answer.read().decode()
-    return ""
-
-
 def test_an_embedder_that_is_away_at_the_start_is_waited_for(
     filled: Site, service: Service
 ) -> None:
@@ -306,13 +295,13 @@ def test_an_embedder_that_is_away_at_the_start_is_waited_for(
     assert not checks(site, expect=75)["model"]["ok"]
     assert site.verify()["tables"][0]["fresh"] == ROWS, "a comparison needs no model"
     with site.service() as running:
-        wait_until(lambda: "embedder" in ready(running), "it is named")
+        wait_until(lambda: "embedder" in running.unready(), "it is named")
         assert running.get("/livez")
         site.sql("delete from documents where id <= 10")
         assert site.verify()["drift"] == 0
         wait_until(lambda: len(stored(site)) == ROWS - 10, "deletes do not wait")
         service.habits.away = None
-        wait_until(lambda: not ready(running), "it is ready")
+        wait_until(lambda: not running.unready(), "it is ready")
         site.sql("insert into documents values (1000, 't', 'new')")
         running.settle()
         assert running.stop() == 0
@@ -336,7 +325,7 @@ def test_without_a_canary_the_start_waits_for_the_embedder(filled: Site, service
     site.sql("update cdc_embed.space set canary = null, found_window = null")
     service.habits.away = 503
     with site.service(wait=False) as running:
-        wait_until(lambda: "waits for: embedder" in ready(running), "it is named")
+        wait_until(lambda: "waits for: embedder" in running.unready(), "it is named")
         assert running.get("/livez")
         service.habits.away = None
         running.wait_for("streaming")
@@ -351,7 +340,7 @@ def test_a_stop_ends_a_start_that_waits(filled: Site, service: Service, *, store
         site.sql("update cdc_embed.space set canary = null")
     service.habits.away = 503
     with site.service(wait=stored) as running:
-        wait_until(lambda: "embedder" in ready(running), "it waits")
+        wait_until(lambda: "embedder" in running.unready(), "it waits")
         assert running.stop() == 0
 
 

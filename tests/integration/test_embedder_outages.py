@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.error import HTTPError
 
 import httpx2
 import pytest
@@ -24,7 +23,6 @@ from tests.quiet import let_pass
 from tests.site import (
     DOCUMENTS,
     EmbeddingServer,
-    RunningService,
     Site,
     wait_until,
 )
@@ -55,7 +53,7 @@ def test_an_outage_under_load_loses_no_change_and_no_connection(
             site.sql("update documents set body = body || '!' where id % 7 = 1")
             site.sql("delete from documents where id % 100 = 19")
             assert confirmed(site) <= recorded(site)
-            readiness.add(ready_code(service))
+            readiness.add(service.readiness()[0])
             let_pass(0.2)
         assert readiness == ({200} if seconds < 30 else {200, 503})
         assert letters(site) == 0
@@ -63,7 +61,7 @@ def test_an_outage_under_load_loses_no_change_and_no_connection(
         service.settle(60)
         assert site.drift() == []
         assert letters(site) == 0
-        assert ready_code(service) == 200
+        assert service.readiness()[0] == 200
         assert service.metric("cdc_embed_reconnects_total") == 0
         assert service.metric("cdc_embed_dead_letters_total") == 0
 
@@ -112,14 +110,6 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
         embedding_server.faults()
         wait_until(lambda: ready() == 200, "it is ready again")
     assert faulty.drift() == []
-
-
-def ready_code(service: RunningService) -> int:
-    try:
-        service.get("/readyz")
-    except HTTPError as exc:
-        return exc.code
-    return 200
 
 
 def test_an_embedder_that_dies_and_returns_loses_no_request(

@@ -6,7 +6,6 @@ ten seconds, and the table is followed, or paused by name.
 """
 
 import json
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -67,13 +66,6 @@ def succeed(site: Site, table: str = "documents") -> None:
 def problem(service: RunningService, table: str = "documents") -> str:
     found = {entry["name"]: entry["problem"] for entry in service.status()["tables"]}
     return found.get(f"public.{table}") or ""
-
-
-def ready(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as answer:
-        return answer.read().decode()
 
 
 @contextmanager
@@ -138,7 +130,7 @@ def test_publication_without_generated_columns_is_mended(
             site.sql("update posts set title = 'other'")
             service.settle()
             assert site.drift("posts") == []
-            assert ready(service) == "ok\n"
+            assert service.readiness()[1] == "ok\n"
     else:
         site.sql("alter table low replica identity full")
         assert refused(site, *changes("posts")) == ["42P10"] * 4
@@ -222,11 +214,11 @@ def test_table_that_cannot_be_published_leaves_and_comes_back(
             site.sql(statement)
         succeed(site)
         wait_until(lambda: named in problem(service), "status names it", SECONDS)
-        assert named in ready(service)
+        assert named in service.readiness()[1]
         assert named in check(site, 4)
         site.sql("update documents set body = 'not in the log'")
         site.sql(cure)
-        wait_until(lambda: ready(service) == "ok\n", "it is back")
+        wait_until(lambda: service.readiness()[1] == "ok\n", "it is back")
         wait_until(lambda: site.drift() == [], "compared")
         site.sql("update documents set title = 'followed'")
         service.settle()
@@ -278,7 +270,7 @@ def test_lock_that_the_application_holds_is_not_waited_for(
         cursor.execute("lock table documents in share update exclusive mode")
         with site.service() as service:
             assert "not possible now" in service.logged("publication was altered")["done"]
-            wait_until(lambda: "public.documents" in ready(service), "said", SECONDS)
+            wait_until(lambda: "public.documents" in service.readiness()[1], "said", SECONDS)
             assert "UPDATE and DELETE of public.documents fail" in check(site, 4)
             holder.rollback()
             succeed(site)
@@ -324,9 +316,9 @@ def test_identity_beyond_the_column_list_is_published_whole(
                 site.sql("update documents set title = 'x', body = 'followed'")
                 service.settle()
                 assert site.value("select body from documents") == "followed"
-                wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
+                wait_until(lambda: service.readiness()[1] == "ok\n", "ready", SECONDS)
             else:
-                wait_until(lambda: "low replica identity default" in ready(service), "said")
+                wait_until(lambda: "low replica identity default" in service.readiness()[1], "said")
         return
     for statement in IDENTITIES[identity]:
         site.sql(statement)
@@ -360,13 +352,13 @@ def test_who_may_not_alter_the_publication_is_told_the_sql(
     with followed(site) as service:
         site.sql("alter table documents replica identity full")
         sql = 'alter publication "cdc_embed" drop table only "public"."documents";'
-        wait_until(lambda: sql in ready(service), "it says the SQL", SECONDS)
+        wait_until(lambda: sql in service.readiness()[1], "it says the SQL", SECONDS)
         wait_until(lambda: sql in problem(service), "status says it", SECONDS)
         assert sql in check(site, 4)
         drop, add = problem(service).split("(alter")[1].split(";")[:2]
         site.transaction(f"alter{drop}", add)
         assert refused(site, *changes()) == []
-        wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready", SECONDS)
         # the owner of the publication alone can take a table out, not add it
         site.sql("alter table documents replica identity nothing")
         site.sql(f'grant create on database "{site.name}" to {role}')
@@ -402,7 +394,7 @@ def test_ddl_that_publishing_refuses_has_a_recipe(
         service.logged("table is paused")
         site.cli("setup")
         wait_until(lambda: site.drift() == [], "compared")
-        wait_until(lambda: ready(service) == "ok\n", "ready")
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready")
         site.sql("update documents set body = 'followed'")
         service.settle()
         assert site.drift() == []
@@ -465,7 +457,7 @@ def test_publication_of_partitions_is_mended(make_site: Callable[..., Site]) -> 
         site.sql("insert into documents values (1, 'not', 'in the log')")
         service.logged("publication was altered", 2)
         wait_until(lambda: site.drift() == [], "compared")
-        wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready", SECONDS)
         site.sql("update documents set body = 'followed'")
         service.settle()
         assert site.drift() == []
@@ -514,12 +506,12 @@ def test_child_that_comes_while_it_runs_pauses_its_table(
     with followed(site) as service:
         site.sql("create table child () inherits (documents)")
         site.sql("insert into child values (2, 'of', 'a child')")
-        wait_until(lambda: "public.child" in ready(service), "noticed", SECONDS)
+        wait_until(lambda: "public.child" in service.readiness()[1], "noticed", SECONDS)
         wait_until(lambda: "children by INHERITS" in problem(service), "status", SECONDS)
         assert "children by INHERITS" in check(site, 4)
         assert refused(site, *changes(), "update child set body = 'x'", "delete from child") == []
         site.sql("alter table child no inherit documents")
-        wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready", SECONDS)
         site.sql("update documents set body = 'followed'")
         wait_until(lambda: site.drift() == [], "compared")
 
@@ -543,13 +535,15 @@ def test_partition_without_a_change_log_is_named(make_site: Callable[..., Site])
     with followed(site) as service:
         site.sql("alter table high set unlogged")
         site.sql("insert into documents values (1500, 'not', 'in the log')")
-        wait_until(lambda: "alter table public.high set logged;" in ready(service), "said", SECONDS)
+        wait_until(
+            lambda: "alter table public.high set logged;" in service.readiness()[1], "said", SECONDS
+        )
         wait_until(lambda: "public.high" in problem(service), "status", SECONDS)
         assert "public.high" in check(site, 4)
         assert refused(site, *changes()) == []
         site.sql("alter table high set logged")
         wait_until(lambda: site.drift() == [], "compared")
-        wait_until(lambda: ready(service) == "ok\n", "ready", SECONDS)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready", SECONDS)
 
 
 def test_partition_beside_its_table_is_refused(make_site: Callable[..., Site]) -> None:

@@ -3,7 +3,6 @@
 import json
 import re
 import threading
-import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,13 +37,6 @@ OTHER = (
     "select c.oid, r.run, r.started_at from pg_class c, cdc_embed.reconcile r "
     "where c.relname = 'notes_embedding' and r.table_name = 'public.notes'"
 )
-
-
-def ready(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as refused:
-        return refused.read().decode()
 
 
 def done(service: RunningService) -> bool:
@@ -239,8 +231,8 @@ def test_a_changed_key_pauses_its_table_and_keeps_its_vectors(
             site.sql(statement)
         before = len(errors)
         if name not in NEEDS_NO_SETUP:
-            wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
-            assert "public.letters" in ready(service)
+            wait_until(lambda: "run: cdc-embed setup" in service.readiness()[1], "noticed", 10)
+            assert "public.letters" in service.readiness()[1]
             doctor = json.loads(site.cli("doctor", "--json", expect=4).stdout)["checks"]
             assert [c["id"] for c in doctor if not c["ok"] and c["severity"] == "error"] == [
                 "stored_key"
@@ -269,9 +261,9 @@ def test_service_without_changes_is_told_of_the_new_key(make_site: Callable[...,
     with site.service() as service:
         wait_until(lambda: done(service), "backfill")
         site.sql("alter table letters drop constraint letters_pkey, add primary key (id)")
-        wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+        wait_until(lambda: "run: cdc-embed setup" in service.readiness()[1], "noticed", 10)
         site.cli("setup")
-        wait_until(lambda: ready(service) == "ok\n", "told", 15)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "told", 15)
         assert service.stop() == 0
 
 
@@ -302,7 +294,7 @@ def test_a_key_changes_whatever_else_is_so(make_site: Callable[..., Site], terms
             site.sql(RECIPES["a column more"])
             site.sql("insert into letters select tenant, id, 2, body from letters where id < 4")
             if terms not in ("stopped", "setup at once"):
-                wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+                wait_until(lambda: "run: cdc-embed setup" in service.readiness()[1], "noticed", 10)
             epoch = site.checkpoint()["epoch"]
             other = (site.target or site).sql(OTHER)
             site.cli("setup", *(["--rebuild"] if terms == "full identity" else []))

@@ -1,11 +1,10 @@
 """DDL of the application that takes the only followed table away, or the vectors of all."""
 
-import urllib.error
 from collections.abc import Callable
 
 import pytest
 
-from tests.site import RunningService, Site, wait_until
+from tests.site import Site, wait_until
 
 TABLE = "create table app.notes (id int primary key, body text)"
 CONFIG = """
@@ -26,13 +25,6 @@ def site(make_site: Callable[..., Site]) -> Site:
     return site
 
 
-def readiness(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as exc:
-        return exc.read().decode()
-
-
 def embedded(site: Site) -> list[tuple[int]]:
     return site.sql("select id from cdc_embed.app_notes_embedding order by id")
 
@@ -41,13 +33,13 @@ def test_row_security_of_the_only_table_ends_no_service(site: Site) -> None:
     with site.service() as service:
         service.settle()
         site.sql("alter table app.notes enable row level security")
-        wait_until(lambda: "waits for: setup" in readiness(service), "it is unready, and up")
+        wait_until(lambda: "waits for: setup" in service.readiness()[1], "it is unready, and up")
         assert "app.notes: row level security" in service.status()["waiting"]["start"]
         assert "row level security" in site.verify(expect=1)["paused"]["app.notes"]
         site.sql("insert into app.notes values (6, 'note 6')")
         site.cli("setup")
         wait_until(lambda: len(embedded(site)) == 6, "it is followed again")
-        wait_until(lambda: readiness(service).startswith("ok"), "it is ready")
+        wait_until(lambda: service.readiness()[1].startswith("ok"), "it is ready")
         assert service.stop() == 0
 
 
@@ -78,7 +70,7 @@ def test_a_service_with_an_older_configuration_says_so(site: Site) -> None:
         site.configure(tables=CONFIG)
         site.cli("setup")
         site.sql("insert into app.notes values (6, 'note 6')")
-        wait_until(lambda: "waits for: setup" in readiness(service), "it is unready, and up")
+        wait_until(lambda: "waits for: setup" in service.readiness()[1], "it is unready, and up")
         assert "configuration read at the start (kind)" in service.status()["waiting"]["start"]
         assert service.stop() == 0
     with site.service() as service:

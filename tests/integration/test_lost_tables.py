@@ -1,12 +1,10 @@
 """One of our own tables that the application drops: named, made again, and every row compared."""
 
-import urllib.error
-
 import pytest
 
 from cdc_embed.target.schema import SERVICE_TABLES
 from tests.cases import cases
-from tests.site import RunningService, Site, wait_until
+from tests.site import Site, wait_until
 
 STORED = "select id, chunk_text from cdc_embed.documents_embedding order by id"
 TABLES = [name for name in SERVICE_TABLES if name not in {"checkpoint", "space"}]
@@ -44,14 +42,6 @@ def run(site: Site) -> None:
         service.wait_for("reconciled")
         service.settle()
         assert service.stop() == 0
-
-
-def unready(service: RunningService) -> str:
-    try:
-        service.get("/readyz")
-    except urllib.error.HTTPError as exc:
-        return exc.read().decode()
-    return ""
 
 
 def follow(site: Site) -> None:
@@ -177,9 +167,9 @@ def test_a_running_service_waits_for_the_lost_table(filled: Site, name: str) -> 
             filled.sql("insert into documents values (4, 't', 'text 4')")
         rebuild = ["--rebuild"] if name == "space" else []
         if name != "migration":
-            wait_until(lambda: "setup" in unready(service), "it waits", 30)
+            wait_until(lambda: "setup" in service.unready(), "it waits", 30)
         filled.cli("setup", *rebuild)
         wait_until(lambda: (4, "t\n\ntext 4") in filled.sql(STORED), "it is followed again", 30)
-        wait_until(lambda: not unready(service), "it is ready", 30)
+        wait_until(lambda: not service.unready(), "it is ready", 30)
         assert service.alive
         assert service.stop() == 0

@@ -8,7 +8,7 @@ import pytest
 
 from tests.cases import cases
 from tests.integration.test_inputs import in_encoding
-from tests.integration.test_key_changes import done, ready, texts
+from tests.integration.test_key_changes import done, texts
 from tests.oracle import Documents
 from tests.site import Site, wait_until
 
@@ -90,7 +90,7 @@ def test_metadata_of_another_type_pauses_until_setup(
     with site.service() as service:
         wait_until(lambda: done(service), "backfill")
         change(site, statements, other)
-        wait_until(lambda: "run: cdc-embed setup" in ready(service), "noticed", 10)
+        wait_until(lambda: "run: cdc-embed setup" in service.readiness()[1], "noticed", 10)
         assert letters(site) == 0
         site.cli("setup")
         wait_until(lambda: done(service) and not LETTERS.drift(site), "taken up again", 30)

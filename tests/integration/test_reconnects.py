@@ -1,7 +1,6 @@
 """Connections that end as soon as they are made, and the way out where they end at one place."""
 
 import re
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from threading import Event, Thread
@@ -21,15 +20,6 @@ from tests.tcp_proxy import TcpProxy
 CUT_SECONDS = 0.1
 LOST = "cdc_embed_reconnects_total"
 UNDECODABLE = "invalid memory alloc request size 1258291249"
-
-
-def problem_of(service: RunningService) -> str:
-    """The words of ``/readyz``; empty while it is ready."""
-    try:
-        service.get("/readyz")
-    except urllib.error.HTTPError as answer:
-        return answer.read().decode()
-    return ""
 
 
 @contextmanager
@@ -59,14 +49,14 @@ def test_a_proxy_that_cuts_at_once_is_not_hammered(make_site: Callable[..., Site
         site.environment["CDC_EMBED_TARGET__DSN"] = site.dsn
         with site.service() as service:
             with cutting(proxy, service):
-                wait_until(lambda: "the stream ended" in problem_of(service), "it is unready", 60)
-                problem = problem_of(service)
+                wait_until(lambda: "the stream ended" in service.unready(), "it is unready", 60)
+                problem = service.unready()
                 assert re.search(r"at [0-9A-F]+/[0-9A-F]+; see what lies between", problem)
                 assert "pg_drop_replication_slot" in service.status()["waiting"]["stream"]
                 most = service.metric(LOST) + 5
                 watch_for(5, lambda: service.metric(LOST) <= most, "one a second", every=0.5)
             site.sql("insert into documents values (1, 'one', 'text')")
-            wait_until(lambda: not problem_of(service), "it is ready again", 60)
+            wait_until(lambda: not service.unready(), "it is ready again", 60)
             assert "stream" not in service.status()["waiting"]
             service.settle()
             assert site.drift() == []
@@ -97,14 +87,14 @@ def test_a_row_that_cannot_be_decoded_is_named_with_the_way_out(
         monkeypatch.setattr(Stream, "read", read_until_the_row)
         site.sql("insert into documents values (1, 'one', 'undecodable')")
         assert broken.wait(30)
-        wait_until(lambda: "the stream ended" in problem_of(service), "it is unready")
-        problem = problem_of(service)
+        wait_until(lambda: "the stream ended" in service.unready(), "it is unready")
+        problem = service.unready()
         assert "at 0/ABC; the text of a row is larger than 1 GB" in problem
         assert "one of public.documents (scan)" in problem
         assert 'source.publish = "columns"' in problem
         assert UNDECODABLE in service.status()["waiting"]["stream"]
         monkeypatch.undo()
-        wait_until(lambda: not problem_of(service), "it is ready again", 60)
+        wait_until(lambda: not service.unready(), "it is ready again", 60)
         service.settle()
         assert site.drift() == []
 
@@ -127,8 +117,8 @@ def test_a_row_of_600_megabytes_is_skipped_by_the_way_out(make_site: Callable[..
         part = "select decode(repeat('00', 100000000), 'hex') as x from generate_series(1, 6)"
         huge = "insert into documents select 2, 'two', 'beside it', 0, string_agg(x, ''::bytea)"
         site.sql(f"{huge} from ({part}) parts")
-        wait_until(lambda: "the stream ended" in problem_of(service), "it is unready", 300)
-        problem = problem_of(service)
+        wait_until(lambda: "the stream ended" in service.unready(), "it is unready", 300)
+        problem = service.unready()
         assert "one of public.documents (scan)" in problem, problem
         assert service.stop() == 0
     site.wait_for_free_slot()

@@ -9,11 +9,7 @@ import psycopg2.extras
 import pytest
 
 from tests.servers import Servers
-from tests.site import DOCUMENTS, Site
-
-
-def table(name: str = "documents", text: str = 'text = ["title", "body"]') -> str:
-    return f'[[tables]]\nname = "{name}"\n{text}\n'
+from tests.site import DOCUMENTS, Site, table_entry
 
 
 @pytest.fixture
@@ -34,7 +30,7 @@ def test_wrong_dsn_is_told_with_the_next_step(bare: Site) -> None:
     assert "next:" in done.stderr
     bare.config_path.write_text(
         '[source]\ndsn = "postgresql://u:s3cret@127.0.0.1:1/db"\n[embedder]\nkind = "hash"\n'
-        + table()
+        + table_entry()
     )
     done = bare.cli("run", "--no-wait", expect=75)
     assert "source.dsn" in done.stderr
@@ -56,34 +52,34 @@ def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path
 @pytest.mark.parametrize(
     ("ddl", "entry", "problem", "fix"),
     [
-        ("select 1", table("missing"), "there is no such table", "tables.name"),
+        ("select 1", table_entry("missing"), "there is no such table", "tables.name"),
         (
             'create table "Talk" (id int primary key, body text)',
-            table("Talk", 'text = ["body"]'),
+            table_entry("Talk", 'text = ["body"]'),
             "table public.talk: there is no such table",
             'there is public."Talk"; write name = \'public."Talk"\' (without double quotes',
         ),
         (
             "create schema app; create table app.talk (id int primary key, body text)",
-            table("talk", 'text = ["body"]'),
+            table_entry("talk", 'text = ["body"]'),
             "table public.talk: there is no such table",
             "there is app.talk; write name = 'app.talk'",
         ),
         (
             "select 1",
-            table(text='text = ["nope"]'),
+            table_entry(text='text = ["nope"]'),
             "it has no column nope",
             "body, id, title, views",
         ),
         (
             "create table nokey (title text, body text)",
-            table("nokey"),
+            table_entry("nokey"),
             "it has no primary key",
             "add primary key",
         ),
         (
             "alter table documents replica identity nothing",
-            table(),
+            table_entry(),
             "its replica identity is nothing",
             "replica identity default",
         ),
@@ -92,44 +88,44 @@ def test_wal_level_replica_is_told_with_the_sql(servers: Servers, tmp_path: Path
             "partition by list (views); create table part partition of parts for values in (1); "
             "create unique index other on part (views); "
             "alter table part replica identity using index other",
-            table("parts", 'text = ["body"]'),
+            table_entry("parts", 'text = ["body"]'),
             "the replica identity of its partition public.part is (views), not the key (id, views)",
             "replica identity default",
         ),
         (
             "create table lasting (id int4range, valid daterange, body text, "
             "primary key (id, valid without overlaps))",
-            table("lasting", 'text = ["body"]'),
+            table_entry("lasting", 'text = ["body"]'),
             "its primary key is WITHOUT OVERLAPS",
             "add primary key",
         ),
         (
             "create unlogged table fleeting (id int primary key, title text, body text)",
-            table("fleeting"),
+            table_entry("fleeting"),
             "has no change log",
             "set logged",
         ),
         (
             "create table later (id int primary key deferrable, title text, body text)",
-            table("later"),
+            table_entry("later"),
             "its primary key is deferrable",
             "add primary key",
         ),
         (
             "create view glance as select * from documents",
-            table("glance"),
+            table_entry("glance"),
             "it is not a table",
             "name the table itself: there is public.documents; write name = 'public.documents'",
         ),
         (
             "alter table documents add made text generated always as (title || body) stored",
-            table(text='text = ["made"]'),
+            table_entry(text='text = ["made"]'),
             "column made is generated",
             "tables.template",
         ),
         (
             "create table clash (chunk int primary key, body text)",
-            table("clash", 'text = ["body"]'),
+            table_entry("clash", 'text = ["body"]'),
             "key column chunk has a reserved name",
             "rename",
         ),
@@ -229,7 +225,7 @@ def test_slot_of_another_database_is_named(site: Site, make_site: Callable[..., 
 def test_unknown_key_and_two_text_rules_are_configuration_errors(bare: Site) -> None:
     bare.configure(source='sloot = "x"')
     assert "sloot" in bare.cli("run", expect=3).stderr
-    bare.configure(tables=table(text='text = ["title"]\ntemplate = "{title}"'))
+    bare.configure(tables=table_entry(text='text = ["title"]\ntemplate = "{title}"'))
     assert "exactly one of text and template" in bare.cli("run", expect=3).stderr
 
 

@@ -1,7 +1,6 @@
 """One table that fails although every check of it is good: it is left out by name, alone."""
 
 import re
-import urllib.error
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -63,15 +62,6 @@ def reason(service: RunningService) -> str:
     return found.get("public.refused") or ""
 
 
-def unready(service: RunningService) -> str:
-    """The words of readiness; empty while it is ready."""
-    try:
-        service.get("/readyz")
-    except urllib.error.HTTPError as answer:
-        return answer.read().decode()
-    return ""
-
-
 def stored(site: Site, table: str, key: int) -> bool:
     """The row has its vectors."""
     return bool(site.sql(f"select 1 from cdc_embed.{table}_embedding where id = %s", key))
@@ -105,7 +95,7 @@ def test_a_table_that_fails_is_not_tried_all_the_time(two: Site) -> None:
         watch_for(
             QUICK.catalogue + 2, lambda: service.times("streaming") == starts, "it is left alone"
         )
-        ready = unready(service)
+        ready = service.unready()
         assert "public.refused cannot be followed" in ready
         assert "a trigger" in ready
         assert "42P01" not in ready

@@ -1,11 +1,10 @@
 """Rights that are taken from the service's role: named with the GRANT, and waited for."""
 
-import urllib.error
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.site import RunningService, Site, wait_until
+from tests.site import Site, wait_until
 
 TABLES = """
 [[tables]]
@@ -79,14 +78,6 @@ def two(make_site: Callable[..., Site]) -> Iterator[Site]:
     site.sql(f"drop role {role}")
 
 
-def unready(service: RunningService) -> str:
-    try:
-        service.get("/readyz")
-    except urllib.error.HTTPError as answer:
-        return answer.read().decode()
-    return ""
-
-
 def is_stored(site: Site, table: str, key: int) -> bool:
     return bool(site.sql(f"select 1 from cdc_embed.{table}_embedding where id = %s", key))
 
@@ -101,16 +92,16 @@ def test_a_right_that_all_tables_need_is_named_and_waited_for(two: Site, name: s
     revoke, lacks = OF_ALL[name]
     grant = f"grant {lacks} to {two.name};"
     with two.service() as service:
-        wait_until(lambda: not unready(service), "it is ready")
+        wait_until(lambda: not service.unready(), "it is ready")
         two.sql(revoke.format(role=two.name))
         two.sql("insert into notes values (2, 'a note')")
         two.sql("insert into office.letters values (2, 'a letter')")
-        wait_until(lambda: "waits for: rights" in unready(service), "it is named", 20)
+        wait_until(lambda: "waits for: rights" in service.unready(), "it is named", 20)
         assert grant in service.status()["waiting"]["start"]
         assert grant in two.cli("doctor", expect=4).stdout
         assert grant in two.cli("setup", expect=4).stderr
         two.sql(grant)
-        wait_until(lambda: not unready(service), "it is ready again", 60)
+        wait_until(lambda: not service.unready(), "it is ready again", 60)
         is_right(two)
         assert service.stop() == 0
     two.sql(f"revoke {lacks} from {two.name}")
@@ -146,16 +137,16 @@ def test_a_right_on_one_table_pauses_it_alone(two: Site, name: str) -> None:
     revoke, lacks = OF_ONE[name]
     grant = f"grant {lacks} to {two.name};"
     with two.service() as service:
-        wait_until(lambda: not unready(service), "it is ready")
+        wait_until(lambda: not service.unready(), "it is ready")
         two.sql(revoke.format(role=two.name))
         two.sql("insert into office.letters values (2, 'a letter')")
-        wait_until(lambda: grant in unready(service), "it is named", 20)
+        wait_until(lambda: grant in service.unready(), "it is named", 20)
         two.sql("insert into notes values (2, 'a note')")
         wait_until(lambda: is_stored(two, "notes", 2), "the other one is followed")
         assert grant in str(service.status()["tables"])
         assert grant in two.cli("doctor", expect=4).stdout
         assert grant in two.cli("setup", expect=4).stderr
         two.sql(grant)
-        wait_until(lambda: not unready(service), "it is ready again", 60)
+        wait_until(lambda: not service.unready(), "it is ready again", 60)
         is_right(two)
         assert service.stop() == 0

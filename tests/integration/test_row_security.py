@@ -1,7 +1,6 @@
 """Row level security of the source holds for its vectors, and is never taken for missing rows."""
 
 import json
-import urllib.error
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 
 from tests.cases import cases
 from tests.oracle import Documents
-from tests.site import RunningService, Site, columns, wait_until
+from tests.site import Site, columns, wait_until
 
 TABLE = "create table letters (tenant int not null, id int primary key, body text)"
 NOTES = "create table notes (id bigint primary key, title text, body text)"
@@ -222,13 +221,6 @@ def test_with_a_target_of_its_own_no_reader_sees_a_vector(make_site: Callable[..
     assert "on another server" in said
 
 
-def problem_of(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as refused:
-        return refused.read().decode()
-
-
 @pytest.fixture
 def owned(make_site: Callable[..., Site]) -> Iterator[Site]:
     """A service whose role owns what it needs, and can do no more."""
@@ -258,24 +250,24 @@ def test_row_security_of_no_use_pauses_its_table_alone(owned: Site) -> None:
     with site.service() as service:
         wait_until(lambda: LETTERS.drift(site) == [], "embedded")
         site.sql("alter table letters enable row level security, force row level security")
-        wait_until(lambda: "row-level security applies" in problem_of(service), "noticed", 10)
-        assert "public.letters" in problem_of(service)
-        assert "no force row level security" in problem_of(service)
+        wait_until(lambda: "row-level security applies" in service.readiness()[1], "noticed", 10)
+        assert "public.letters" in service.readiness()[1]
+        assert "no force row level security" in service.readiness()[1]
         site.sql("insert into notes values (1, 'a', 'note')")
         site.sql("insert into letters values (1, 100, 'more')")
         service.settle()
         assert site.drift("notes") == []
         assert "row-level security applies" in site.cli("setup", expect=4).stderr
         site.sql("alter table letters no force row level security")
-        wait_until(lambda: "none of their vectors" in problem_of(service), "still paused", 20)
+        wait_until(lambda: "none of their vectors" in service.readiness()[1], "still paused", 20)
         site.cli("setup")
-        wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "followed again", 20)
         wait_until(lambda: LETTERS.drift(site) == [], "compared")
         site.sql("delete from letters where id = 100")
         site.sql(MOVES)
-        wait_until(lambda: "for another table or key" in problem_of(service), "noticed", 10)
+        wait_until(lambda: "for another table or key" in service.readiness()[1], "noticed", 10)
         site.cli("setup")
-        wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "followed again", 20)
         wait_until(lambda: LETTERS.drift(site) == [], "compared")
         assert service.stop() == 0
 
@@ -295,13 +287,13 @@ def test_vectors_that_other_hands_open_are_named(owned: Site, statement: str) ->
     owned.sql("alter table letters enable row level security")
     owned.cli("setup")
     with owned.service() as service:
-        wait_until(lambda: problem_of(service) == "ok\n", "ready")
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready")
         owned.sql(statement)
-        wait_until(lambda: OPENS[statement] in problem_of(service), "noticed", 12)
+        wait_until(lambda: OPENS[statement] in service.readiness()[1], "noticed", 12)
         owned.cli("doctor", expect=4)
         owned.cli("setup")
         owned.cli("doctor")
-        wait_until(lambda: problem_of(service) == "ok\n", "followed again", 20)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "followed again", 20)
         assert service.stop() == 0
 
 

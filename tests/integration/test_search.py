@@ -14,7 +14,7 @@ import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.oracle import hash_vector
-from tests.site import Site, columns
+from tests.site import Site, columns, table_entry
 
 SIZE = 32
 HASH = f'kind = "hash"\ndimensions = {SIZE}'
@@ -23,10 +23,6 @@ NEAR = "near piece"
 ROWS = 3000
 UUID = "6f1e3d1c-0000-4000-8000-000000000001"
 PLAIN = "create table documents (id bigint primary key, title text, body text)"
-
-
-def table(name: str = "documents", text: str = BOTH, more: str = "") -> str:
-    return f"[[tables]]\nname = {name!r}\n{text}\n{more}\n"
 
 
 def fill(site: Site, tables: str, *, more: str = "", indexed: bool = False) -> None:
@@ -67,8 +63,8 @@ def library(
     site.sql("insert into documents values (0, null, %s, 5, 'en')", pieces)
     site.sql("create table notes (part int, name text, body text, primary key (part, name))")
     site.sql("insert into notes values (1, 'a', 'first note'), (1, 'b', 'second note')")
-    tables = table(more='metadata = ["tenant", "lang"]\nchunk = { max_tokens = 2 }')
-    fill(site, tables + table("notes", 'text = ["body"]'), indexed=True)
+    tables = table_entry(more='metadata = ["tenant", "lang"]\nchunk = { max_tokens = 2 }')
+    fill(site, tables + table_entry("notes", 'text = ["body"]'), indexed=True)
     site.sql("analyze")
     yield site
     site.sql("select pg_drop_replication_slot(%s)", site.name)
@@ -188,7 +184,7 @@ def test_every_distance_and_type_is_computed_as_configured(
     site.sql(PLAIN)
     site.sql("insert into documents select i, 'title', 'text' || i from generate_series(1, 40) i")
     index = f'[index]\ntype = "{kind}"\ndistance = "{distance}"\n'
-    fill(site, table(), more=index, indexed=True)
+    fill(site, table_entry(), more=index, indexed=True)
     query = hash_vector("q", SIZE)
     stored = {i: hash_vector(f"title\n\ntext{i}", SIZE) for i in range(1, 41)}
     wanted = {
@@ -209,18 +205,18 @@ def test_search_before_setup_or_in_another_space_says_the_fix(
 ) -> None:
     site = make_site(18)
     site.sql(PLAIN)
-    site.configure(tables=table(), embedder=HASH)
+    site.configure(tables=table_entry(), embedder=HASH)
     assert "cdc-embed setup" in site.cli("search", "q", expect=4).stderr
     site.cli("setup")
     assert search(site, "q") == []
-    site.configure(tables=table(), embedder='kind = "hash"\ndimensions = 64')
+    site.configure(tables=table_entry(), embedder='kind = "hash"\ndimensions = 64')
     assert "run: cdc-embed setup\n" in site.cli("search", "q", expect=4).stderr, "nothing is lost"
-    site.configure(tables=table(), embedder=HASH)
+    site.configure(tables=table_entry(), embedder=HASH)
     site.sql("insert into documents (id, title, body) values (1, 'one', 'text')")
     site.cli("backfill")
-    site.configure(tables=table(), embedder='kind = "hash"\ndimensions = 64')
+    site.configure(tables=table_entry(), embedder='kind = "hash"\ndimensions = 64')
     assert "cdc-embed setup --rebuild" in site.cli("search", "q", expect=4).stderr
-    site.configure(tables=table(text='text = ["title"]'), embedder=HASH)
+    site.configure(tables=table_entry(text='text = ["title"]'), embedder=HASH)
     assert "cdc-embed setup --rebuild" in site.cli("search", "q", expect=4).stderr
 
 
@@ -229,7 +225,7 @@ def test_a_configured_table_that_is_missing_is_no_empty_answer(
 ) -> None:
     site = make_site(18)
     site.sql(PLAIN)
-    site.configure(tables=table(), embedder=HASH)
+    site.configure(tables=table_entry(), embedder=HASH)
     site.cli("setup")
     site.sql("alter table documents rename to elsewhere")
     assert "there is no such table" in site.cli("search", "q", expect=4).stderr
@@ -240,7 +236,7 @@ def test_a_key_of_an_own_type_is_its_text(make_site: Callable[..., Site]) -> Non
     site.sql("create type mood as enum ('glad', 'sad')")
     site.sql("create table moods (mood mood primary key, body text)")
     site.sql("insert into moods values ('glad', 'a smile'), ('sad', 'a tear')")
-    fill(site, table("moods", 'text = ["body"]'))
+    fill(site, table_entry("moods", 'text = ["body"]'))
     assert [hit["key"] for hit in search(site, "a tear")] == [{"mood": "sad"}, {"mood": "glad"}]
     glad = search(site, "a tear", "--where", "mood=glad")
     assert [hit["key"] for hit in glad] == [{"mood": "glad"}]
@@ -324,7 +320,7 @@ def test_the_view_gives_the_text_of_columns_as_it_was_prepared(
         site.sql("insert into documents values (%s, %s, %s)", number, *row)
 
     def tables(more: str) -> str:
-        return table(more=f"chunk = {{ max_tokens = 12 }}\n{more}")
+        return table_entry(more=f"chunk = {{ max_tokens = 12 }}\n{more}")
 
     assert_the_view_makes_the_stored_texts(site, tables)
 
@@ -356,7 +352,7 @@ def test_the_view_gives_the_text_of_a_template_as_prepared(
     template = f"{{{{{{title}}}}}} 100% 'it''s' \\n %s|{{body}}|{types}|{{title}}"
 
     def tables(more: str) -> str:
-        return table(text=f"template = {json.dumps(template)}", more=more)
+        return table_entry(text=f"template = {json.dumps(template)}", more=more)
 
     assert_the_view_makes_the_stored_texts(site, tables)
 
@@ -367,7 +363,7 @@ def test_text_that_is_not_stored_comes_from_the_source(
     site = make_site(18)
     site.sql(PLAIN)
     site.sql("insert into documents values (1, 'one', 'first'), (2, 'two', null)")
-    fill(site, table(more="store_text = false"))
+    fill(site, table_entry(more="store_text = false"))
     assert columns(site.sql("select chunk_text from cdc_embed.documents_embedding")) == [None] * 2
     assert [hit["text"] for hit in search(site, "two")][:1] == ["two"]
     assert site.sql("select id, text from cdc_embed.documents_search order by id") == [
@@ -383,7 +379,7 @@ def test_text_that_is_not_stored_is_null_in_a_separate_target(
     site = make_site(18, target)
     site.sql(PLAIN)
     site.sql("insert into documents values (1, 'one', 'first'), (2, 'two', null)")
-    fill(site, table(more="store_text = false"))
+    fill(site, table_entry(more="store_text = false"))
     hits = search(site, "two")
     assert [(hit["key"], hit["text"]) for hit in hits][:1] == [({"id": 2}, None)]
     assert len(hits) == 2
@@ -427,7 +423,7 @@ def test_the_view_shows_a_role_only_rows_it_may_see_in_source(
     site.sql("insert into documents select i, 't', 'text' || i, i % 2 from generate_series(1, 6) i")
     site.sql("alter table documents enable row level security")
     site.sql("create policy own on documents using (tenant = 1)")
-    fill(site, table(more='metadata = ["tenant"]'))
+    fill(site, table_entry(more='metadata = ["tenant"]'))
     seen = "select id from cdc_embed.documents_search order by embedding <=> %s::vector"
     vector = str(hash_vector("t\n\ntext2", SIZE).tolist())
     assert columns(site.sql(seen, vector))[0] == 2
@@ -452,7 +448,7 @@ def test_a_deleted_row_is_not_found_even_before_it_is_followed(
     site = make_site(18)
     site.sql(PLAIN)
     site.sql("insert into documents values (1, 'one', null), (2, 'two', null)")
-    fill(site, table())
+    fill(site, table_entry())
     site.sql("delete from documents where id = 1")
     assert columns(site.sql("select id from cdc_embed.documents_search")) == [2]
     assert [hit["key"]["id"] for hit in search(site, "one")] == [2]
@@ -468,7 +464,7 @@ def test_a_query_on_the_view_is_served_by_the_index(
         "insert into documents select i, 'title', 'text' || i, i % 3 "
         f"from generate_series(1, {ROWS}) i"
     )
-    fill(site, table(more='metadata = ["tenant"]'), indexed=True)
+    fill(site, table_entry(more='metadata = ["tenant"]'), indexed=True)
     site.sql("analyze")
     vector = str(hash_vector("a question", SIZE).tolist())
     with closing(site.connect()) as connection, connection.cursor() as cursor:

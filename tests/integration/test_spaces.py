@@ -29,15 +29,12 @@ from tests.site import (
     RunningService,
     Site,
     columns,
+    table_entry,
     wait_until,
 )
 
 REBUILD = "cdc-embed setup --rebuild"
 LONG = " ".join(f"word{n}" for n in range(400))
-
-
-def table(name: str = "documents", text: str = 'text = ["title", "body"]', more: str = "") -> str:
-    return f'[[tables]]\nname = "{name}"\n{text}\n{more}\n'
 
 
 class Library:
@@ -49,7 +46,7 @@ class Library:
 
     def configure(self, tables: str = "", *, embedder: str = "", more: str = "") -> None:
         self.site.configure(
-            tables=tables or table(),
+            tables=tables or table_entry(),
             embedder=f"{self.server.configuration}\n{embedder}",
             more=more,
         )
@@ -208,7 +205,7 @@ def test_a_new_table_is_refused_until_setup_and_then_filled(library: Library) ->
     site = library.site
     site.sql("create table notes (id int primary key, title text, body text)")
     site.sql("insert into notes values (7, 'seven', null), (8, null, null)")
-    library.configure(table() + table("notes"))
+    library.configure(table_entry() + table_entry("notes"))
     refused(site, "run", "public.notes", "cdc-embed setup")
     command(site, "search", "seven", "--table", "notes", code=4)
     command(site, "setup")
@@ -228,10 +225,10 @@ def test_a_removed_table_stays_and_is_compared_when_it_is_back(
     site = library.site
     site.sql("create table notes (id int primary key, title text, body text)")
     site.sql("insert into notes values (1, 'stays', 'a'), (2, 'changes', 'b'), (3, 'goes', 'c')")
-    library.configure(table() + table("notes"))
+    library.configure(table_entry() + table_entry("notes"))
     command(site, "setup")
     assert library.embedded() == 3
-    library.configure(table())
+    library.configure(table_entry())
     if "setup" in commands:
         command(site, "setup")
     stored = "select id, chunk_text from cdc_embed.notes_embedding order by id"
@@ -249,7 +246,7 @@ def test_a_removed_table_stays_and_is_compared_when_it_is_back(
     site.sql("insert into notes values (4, 'came', 'd')")
     assert site.sql(stored) == before
     assert (3, "goes\n\nc") not in view(site, "notes_search")
-    library.configure(table() + table("notes"))
+    library.configure(table_entry() + table_entry("notes"))
     if "setup" in commands:
         with site.service() as service:
             paused(service, "is not in the publication")
@@ -269,7 +266,7 @@ def test_a_table_renamed_while_stopped_keeps_its_vectors(library: Library) -> No
     site.sql("alter table documents rename to papers")
     site.sql("insert into papers values (4, 'four', 'after it')")
     refused(site, "run", "there is no such table")
-    library.configure(table("papers"))
+    library.configure(table_entry("papers"))
     refused(site, "run", "public.papers", "cdc-embed setup")
     command(site, "search", "two", code=4)
     before = site.sql("select * from cdc_embed.documents_embedding order by id")
@@ -302,7 +299,7 @@ def test_a_table_renamed_while_running_pauses_with_the_new_name(
             site.sql("update papers set body = 'renamed' where id = 1")
         paused(service, "public.papers")
     texts = library.server.texts()
-    library.configure(table("papers"))
+    library.configure(table_entry("papers"))
     command(site, "setup")
     library.server.reset()
     with site.service() as service:
@@ -326,7 +323,7 @@ def test_a_new_text_column_costs_only_the_rows_that_have_it(
         "(4, null, 'only a body')"
     )
     library = Library(site, embedding_server)
-    library.configure(table(text='text = ["title"]'))
+    library.configure(table_entry(text='text = ["title"]'))
     command(site, "setup")
     assert library.embedded() == 3
     library.configure()
@@ -346,14 +343,14 @@ def test_a_new_template_keeps_old_rows_searchable_until_replaced(
     library: Library,
 ) -> None:
     site = library.site
-    library.configure(table(text='template = "{title}: {body}"'))
+    library.configure(table_entry(text='template = "{title}: {body}"'))
     refused(site, "run", "3 rows", f"about {len('one first two second three third') // 4}", REBUILD)
     command(site, "search", "one", code=4)
     command(site, "setup", "--rebuild")
     assert search(site, "one\n\nfirst", "-k", "1") == [(1, 0.0)]
     assert ids(site) == [1, 2, 3]
     library.configure(
-        table(text='template = "{title}: {body}"'), more="[backfill]\nrows_per_second = 1\n"
+        table_entry(text='template = "{title}: {body}"'), more="[backfill]\nrows_per_second = 1\n"
     )
     library.server.reset()
     held = held_back(site, 3)
@@ -375,11 +372,11 @@ def test_another_chunk_size_costs_only_documents_cut_otherwise(
 ) -> None:
     site = library.site
     site.sql("insert into documents values (4, null, %s)", LONG)
-    library.configure(table(more="chunk = { max_tokens = 5000 }"))
+    library.configure(table_entry(more="chunk = { max_tokens = 5000 }"))
     refused(site, "run", "3 rows", REBUILD)
     command(site, "setup", "--rebuild")
     assert library.embedded() == 1, "the new row, in one piece"
-    library.configure(table(more="chunk = { max_tokens = 100 }"))
+    library.configure(table_entry(more="chunk = { max_tokens = 100 }"))
     refused(site, "run", "4 rows", REBUILD)
     command(site, "setup", "--rebuild")
     assert search(site, LONG, "-k", "1") == [(4, 0.0)]
@@ -396,7 +393,7 @@ def test_a_renamed_text_column_pauses_its_table_at_no_cost(library: Library) -> 
         site.sql("alter table documents rename body to content")
         site.sql("update documents set views = 1")
         paused(service, "body")
-    library.configure(table(text='text = ["title", "content"]'))
+    library.configure(table_entry(text='text = ["title", "content"]'))
     refused(site, "run", "3 rows", REBUILD)
     command(site, "setup", "--rebuild")
     assert search(site, "one\n\nfirst", "-k", "1") == [(1, 0.0)]
@@ -441,7 +438,7 @@ def test_another_model_of_the_same_size_drops_the_old_vectors(
     ("tables", "embedder"),
     [
         ("", 'kind = "hash"\ndimensions = 100'),
-        (table(text='text = ["title"]'), 'kind = "hash"'),
+        (table_entry(text='text = ["title"]'), 'kind = "hash"'),
     ],
     ids=["size", "text"],
 )
@@ -529,7 +526,7 @@ def test_rebuild_is_refused_while_a_service_writes_the_old_space(library: Librar
             assert "is active for PID" in message
             assert "stop the service" in message
             assert written(site, position=False) == before
-        library.configure(table(text='template = "{title}: {body}"'))
+        library.configure(table_entry(text='template = "{title}: {body}"'))
         command(site, "setup", "--rebuild", code=75)
         assert service.stop() == 0
     site.wait_for_last_session()
@@ -545,7 +542,7 @@ def test_metadata_columns_come_and_go_without_embedding(library: Library) -> Non
     site.sql("alter table documents add tenant int, add lang text")
     site.sql("update documents set tenant = id % 2, lang = 'l' || id")
     before = view(site)
-    library.configure(table(more='metadata = ["tenant", "lang"]'))
+    library.configure(table_entry(more='metadata = ["tenant", "lang"]'))
     refused(site, "run", "cdc-embed setup")
     command(site, "setup")
     assert ids(site) == [1, 2, 3]
@@ -557,7 +554,7 @@ def test_metadata_columns_come_and_go_without_embedding(library: Library) -> Non
         (2, 0, "l2"),
         (3, 1, "l3"),
     ]
-    library.configure(table(more='metadata = ["lang"]'))
+    library.configure(table_entry(more='metadata = ["lang"]'))
     refused(site, "run", "cdc-embed setup")
     command(site, "setup")
     site.cli("search", "any", "--where", "tenant=1", expect=2)
@@ -744,7 +741,7 @@ def test_a_lost_slot_and_another_name_at_once_compare_every_row(library: Library
     site = library.site
     lose_slot(site)
     site.sql("alter table documents rename to papers")
-    library.configure(table("papers"))
+    library.configure(table_entry("papers"))
     command(site, "setup", "--rebuild")
     assert library.embedded() == 2, "the changed row and the new one"
     assert site.drift("papers") == []

@@ -1,6 +1,5 @@
 """A start that waits for what is away, and says so; and ends where only a person can help."""
 
-import urllib.error
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,7 @@ import pytest
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from tests.cases import cases
 from tests.servers import Servers
-from tests.site import DOCUMENTS, RunningService, Site, wait_until
+from tests.site import DOCUMENTS, Site, wait_until
 
 
 @pytest.fixture
@@ -30,13 +29,6 @@ def away(server: EmbeddedPostgres, tmp_path: Path) -> Site:
     return site
 
 
-def readiness(service: RunningService) -> tuple[int, str]:
-    try:
-        return 200, service.get("/readyz")
-    except urllib.error.HTTPError as refused:
-        return refused.code, refused.read().decode()
-
-
 def test_a_database_that_is_away_at_the_start_is_waited_for(
     server: EmbeddedPostgres, away: Site
 ) -> None:
@@ -44,7 +36,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
         with away.service(wait=False) as service:
             service.wait_for("waiting")
             assert service.get("/livez") == "ok\n"
-            assert readiness(service) == (503, "starting, waits for: source database\n")
+            assert service.readiness() == (503, "starting, waits for: source database\n")
             assert "cdc_embed_phase" in service.get("/metrics")
             status = service.status()
             assert status["state"] == "starting"
@@ -52,7 +44,7 @@ def test_a_database_that_is_away_at_the_start_is_waited_for(
             assert "source database" in status["waiting"]["start"]
             server.start()
             service.wait_for("streaming", 60)
-            wait_until(lambda: readiness(service)[0] == 200, "it is ready")
+            wait_until(lambda: service.readiness()[0] == 200, "it is ready")
             assert "start" not in service.status()["waiting"]
             service.settle()
             assert away.drift() == []

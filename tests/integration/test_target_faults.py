@@ -2,7 +2,6 @@
 
 import subprocess
 from collections.abc import Callable, Iterator
-from urllib.error import HTTPError
 
 import pytest
 
@@ -11,7 +10,7 @@ from cdc_embed.service.tolerance import Tolerance
 from tests.invariant import confirmed, recorded, watched
 from tests.outages import fail, faults_met, mend
 from tests.own_process import COMMAND
-from tests.site import DOCUMENTS, EmbeddingServer, RunningService, Site, wait_until
+from tests.site import DOCUMENTS, EmbeddingServer, Site, wait_until
 from tests.tcp_proxy import TcpProxy
 
 COMMIT = b"Q\0\0\0\x0bCOMMIT\0"
@@ -211,9 +210,7 @@ def test_read_only_target_is_waited_for_by_name_at_the_start(pair: Site, target:
         assert reset in done.stdout + done.stderr
     with pair.service(wait=False) as service:
         service.wait_for("waiting")
-        with pytest.raises(HTTPError) as refused:
-            service.get("/readyz")
-        assert refused.value.read() == b"starting, waits for: target database\n"
+        assert service.readiness() == (503, "starting, waits for: target database\n")
         said = service.status()["waiting"]["start"]
         assert "default_transaction_read_only is on for database" in said
         target.sql(reset)
@@ -324,7 +321,7 @@ def test_an_error_that_comes_back_is_told_by_readiness(
             [*COMMAND, "-c", str(site.config_path), "verify"], stdout=subprocess.DEVNULL
         )
         try:
-            wait_until(lambda: ready(service) == 503, "it is not ready")
+            wait_until(lambda: service.readiness()[0] == 503, "it is not ready")
             assert "restricted" in service.status()["waiting"]["reconcile"]
             site.sql(f'alter database "{site.name}" reset restrict_nonsystem_relation_kind')
             site.sql(
@@ -334,13 +331,4 @@ def test_an_error_that_comes_back_is_told_by_readiness(
             assert verify.wait(30) == 0
         finally:
             verify.kill()
-        wait_until(lambda: ready(service) == 200, "it is ready again")
-
-
-def ready(service: RunningService) -> int:
-    """Return the status code of ``/readyz``."""
-    try:
-        service.get("/readyz")
-    except HTTPError as exc:
-        return exc.code
-    return 200
+        wait_until(lambda: service.readiness()[0] == 200, "it is ready again")

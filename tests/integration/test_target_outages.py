@@ -2,7 +2,6 @@
 
 import os
 import time
-import urllib.error
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -198,22 +197,13 @@ def test_long_outage_makes_the_service_unready_until_it_ends(
         target.close()
         server.stop()
         pair.sql("insert into documents values (1, 't', 'text')")
-        told = wait_until(lambda: unready(service), "it is not ready", 90)
+        told = wait_until(lambda: service.unready(), "it is not ready", 90)
         assert "target" in told
         assert service.get("/livez") == "ok\n"
         server.start()
         service.settle(60)
         assert service.get("/readyz") == "ok\n"
         assert service.stop() == 0
-
-
-def unready(service: RunningService) -> str | None:
-    try:
-        service.get("/readyz")
-    except urllib.error.HTTPError as exc:
-        with exc:
-            return exc.read().decode()
-    return None
 
 
 @pytest.fixture

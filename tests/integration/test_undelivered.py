@@ -1,7 +1,6 @@
 """A table whose changes do not arrive: noticed, the others go on, compared when it is back."""
 
 import subprocess
-import urllib.error
 from collections.abc import Callable
 from contextlib import closing
 
@@ -51,13 +50,6 @@ def backfilled(service: RunningService) -> bool:
     return len(tables) == 2 and all(entry["backfill_state"] == "done" for entry in tables)
 
 
-def readiness(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as refused:
-        return refused.read().decode()
-
-
 def test_renamed_table_pauses_alone_and_is_compared_after_setup(two: Site) -> None:
     """Rename-swap, as tools for online changes of a table do it."""
     with two.service() as service:
@@ -70,7 +62,7 @@ def test_renamed_table_pauses_alone_and_is_compared_after_setup(two: Site) -> No
         )
         two.sql("insert into documents values (2, 'never', 'in the log')")
         wait_until(lambda: problem_of(service, "documents"), "noticed", 30)
-        assert "public.documents" in readiness(service)
+        assert "public.documents" in service.readiness()[1]
         assert service.metric("cdc_embed_table_followed", table="public.documents") == 0
         assert service.metric("cdc_embed_table_followed", table="public.notes") == 1
         two.sql("insert into notes values (2, 'goes', 'on')")
@@ -107,7 +99,7 @@ def test_setup_gives_a_running_service_the_table_of_the_name(two: Site, noticed:
         wait_until(lambda: not two.drift(), "compared", 30)
         two.sql("insert into documents values (2, 'followed', 'again')")
         wait_until(lambda: not two.drift(), "followed", 30)
-        wait_until(lambda: readiness(service) == "ok\n", "ready", 30)
+        wait_until(lambda: service.readiness()[1] == "ok\n", "ready", 30)
         assert service.stop() == 0
 
 
@@ -205,7 +197,9 @@ def test_a_pause_is_told_with_its_way_out(two: Site) -> None:
         two.sql(
             "alter table documents drop body, add body text generated always as (title) virtual"
         )
-        wait_until(lambda: "is made of, with tables.template" in readiness(service), "its way out")
+        wait_until(
+            lambda: "is made of, with tables.template" in service.readiness()[1], "its way out"
+        )
         wait_until(lambda: "tables.template" in str(problem_of(service, "documents")), "status")
         two.sql("alter table notes rename to notes_v1")
         two.sql("create view notes as select * from notes_v1")

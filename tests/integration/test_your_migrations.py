@@ -5,7 +5,6 @@ of its own, in a schema of its own, and all of them are followed by one service.
 """
 
 import re
-import urllib.error
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -275,13 +274,6 @@ def embedded(service: RunningService) -> float:
     return service.metric("cdc_embed_embed_texts_total", source="model")
 
 
-def readiness(service: RunningService) -> str:
-    try:
-        return service.get("/readyz")
-    except urllib.error.HTTPError as refused:
-        return refused.read().decode()
-
-
 def compared(service: RunningService, name: str) -> bool:
     return any(entry["event"] in COMPARED and entry["table"] == name for entry in service.log)
 
@@ -396,13 +388,13 @@ def test_what_concerns_every_table_ends_no_service(
             site.sql(line.statement)
             table.change()
             said = "waits for: setup" if line.outcome.startswith("not ready") else table.full_name
-            wait_until(lambda: said in readiness(service), "it is named", NOTICED)
+            wait_until(lambda: said in service.readiness()[1], "it is named", NOTICED)
             done = site.cli("status", expect=None)
             assert re.search("paused: |cdc-embed setup", done.stdout + done.stderr)
             assert "cdc-embed setup" in site.cli("doctor", expect=None).stdout
             table.run(*line.sql, role="postgres")
             site.cli("setup")
-            wait_until(lambda: readiness(service) == "ok\n", "it is followed again", 30)
+            wait_until(lambda: service.readiness()[1] == "ok\n", "it is followed again", 30)
             wait_until(lambda: not table.documents().drift(site), "it is compared", 30)
             assert service.stop() == 0
         site.cli("verify")

@@ -4,7 +4,6 @@ import json
 import random
 import re
 import signal
-import urllib.error
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -148,12 +147,10 @@ class User:
         if service is None or not service.alive:
             return "not running"
         try:
-            service.get("/readyz")
-        except urllib.error.HTTPError as exc:
-            return exc.read().decode().strip() or "nothing"
+            code, words = service.readiness()
         except (OSError, StopIteration):
             return "starting"
-        return None
+        return None if code == 200 else words.strip() or "nothing"
 
     def status(self) -> dict[str, Any]:
         service = self.service

@@ -19,19 +19,11 @@ from cdc_embed.errors import (
     UnusableAnswerError,
 )
 from cdc_embed.flow.embedding import EmbeddingRunner
+from tests.clock import Clock
 from tests.unit.test_embedding_runner import Answer, Fake, away, good, hashed, running, too_much
-from tests.unit.test_embedding_runner import Clock as SteppingClock
 
 LATER_SECONDS = 5.0
 """After so long texts are tried again that were left."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 def raising(error: Callable[[], CdcEmbedError]) -> Answer:
@@ -169,7 +161,7 @@ def test_a_text_that_failed_goes_alone_and_is_tried_once() -> None:
             raise too_much()
         return good(texts)
 
-    clock, fake = SteppingClock(), Fake(answer)
+    clock, fake = Clock(step=1.0), Fake(answer)
     with running(fake, clock=clock) as runner:
         runner.embed(hashed("bad", "first"))
         ill.append("all")
@@ -266,7 +258,7 @@ def test_a_service_that_names_a_time_is_not_asked_before(
 ) -> None:
     """Not even for the known-good text."""
     fake = Fake(raising(lambda: failure))
-    with running(fake, clock=SteppingClock()) as runner:
+    with running(fake, clock=Clock(step=1.0)) as runner:
         result = runner.embed(hashed("a text"), others_wait=lambda: True)
         assert result.untaken.keys() == hashed("a text").keys()
     assert fake.calls == [["a text"]]

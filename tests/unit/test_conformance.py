@@ -33,7 +33,8 @@ from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 from tests.bad_days import BAD, DAYS, Day, away
 from tests.cases import cases
-from tests.dialects import DIALECTS, DIMENSIONS, Clock, Dialect, FakeService
+from tests.clock import Clock
+from tests.dialects import DIALECTS, DIMENSIONS, Dialect, FakeService
 from tests.embedding_server import vector_of
 from tests.shared_clock import SharedClock, Workers
 
@@ -91,7 +92,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
     client = httpx2.Client
 
     def make(dialect: Dialect, day: Day, **fields: Any) -> Bench:
-        clock = SharedClock() if fields.get("concurrency") else Clock()
+        clock = SharedClock() if fields.get("concurrency") else Clock(1000.0)
         if isinstance(clock, SharedClock):
             clock.enter()  # the test's thread
         service = FakeService(dialect, clock, day.fault())

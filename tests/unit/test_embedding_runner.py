@@ -26,6 +26,7 @@ from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.flow.texts import Wanted
 from cdc_embed.metrics import Metrics
+from tests.clock import Clock
 from tests.quiet import let_pass
 
 DIMENSIONS = 3
@@ -471,20 +472,9 @@ def test_an_outage_begins_the_count_of_a_text_anew() -> None:
 # -- what nothing waits for -------------------------------------------------------------------
 
 
-class Clock:
-    """A second passes with each look."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        self.now += 1.0
-        return self.now
-
-
 @pytest.mark.parametrize("reason", ["", "server_error", "timeout"])
 def test_in_an_outage_texts_are_left_if_others_wait(reason: str) -> None:
-    clock = Clock()
+    clock = Clock(step=1.0)
     with running(Fake(failing(10**6, too_much(reason))), clock=clock) as runner:
         result = runner.embed(hashed("one", "two"), others_wait=lambda: True)
     assert result.untaken.keys() == hashed("one", "two").keys()
@@ -492,7 +482,7 @@ def test_in_an_outage_texts_are_left_if_others_wait(reason: str) -> None:
 
 
 def test_a_pause_that_the_service_asks_for_blames_no_text() -> None:
-    asked, clock = too_much("server_error"), Clock()
+    asked, clock = too_much("server_error"), Clock(step=1.0)
     asked.retry_after = 600.0
     with running(Fake(failing(1, asked)), clock=clock) as runner:
         for _ in range(4):
@@ -516,14 +506,14 @@ def test_in_an_outage_nothing_but_new_texts_waits_for_its_end() -> None:
             raise away(0.01)
         return good(texts)
 
-    with running(Fake(answer), clock=Clock()) as runner:
+    with running(Fake(answer), clock=Clock(step=1.0)) as runner:
         result = runner.embed(hashed("one", "two"), others_wait=others_wait)
     assert set(result.vectors) == set(hashed("one", "two"))
 
 
 @pytest.mark.parametrize("others_wait", [True, False])
 def test_a_text_that_takes_long_is_left_and_embedded_once(others_wait: bool) -> None:
-    clock, answered = Clock(), Event()
+    clock, answered = Clock(step=1.0), Event()
 
     def answer(texts: Sequence[str]) -> Vectors:
         if texts == ["slow"]:
@@ -543,7 +533,7 @@ def test_a_text_that_takes_long_is_left_and_embedded_once(others_wait: bool) -> 
 
 
 def test_a_slow_call_of_many_texts_makes_the_next_ones_smaller() -> None:
-    clock, answered = Clock(), Event()
+    clock, answered = Clock(step=1.0), Event()
 
     def answer(texts: Sequence[str]) -> Vectors:
         if len(texts) > 8:
@@ -608,7 +598,7 @@ def held_until(sent: Event) -> Answer:
 
 @pytest.mark.parametrize("others_wait", [lambda: False, None], ids=["stream", "deferred"])
 def test_a_wait_for_our_own_turn_is_no_sign_of_anything(others_wait: OthersWait | None) -> None:
-    sent, clock = Event(), Clock()
+    sent, clock = Event(), Clock(step=1.0)
     fake = Fake(held_until(sent))
     texts = hashed(*(f"text {n}" for n in range(16)))
 
@@ -625,7 +615,7 @@ def test_a_wait_for_our_own_turn_is_no_sign_of_anything(others_wait: OthersWait 
 
 def test_deletes_wait_for_no_turn_of_ours() -> None:
     """The texts are left, their call is not sent, and it makes no later call smaller."""
-    sent, clock = Event(), Clock()
+    sent, clock = Event(), Clock(step=1.0)
     fake = Fake(held_until(sent))
     texts = hashed(*(f"text {n}" for n in range(16)))
     with running(fake, clock=clock) as runner:
@@ -661,7 +651,7 @@ def test_a_deferred_text_that_hangs_holds_up_no_new_one() -> None:
 
 
 def test_texts_that_hang_hold_up_neither_deferred_nor_known_good() -> None:
-    answered, clock = Event(), Clock()
+    answered, clock = Event(), Clock(step=1.0)
 
     def answer(texts: Sequence[str]) -> Vectors:
         if any("hangs" in text for text in texts):
@@ -688,7 +678,7 @@ def test_a_fatal_answer_to_the_known_good_text_is_raised() -> None:
         answered.wait()
         return good(texts)
 
-    clock = Clock()
+    clock = Clock(step=1.0)
     with running(Fake(answer), clock=clock) as runner:
         try:
             with pytest.raises(EmbedderError, match="another model"):
@@ -710,7 +700,7 @@ def test_a_known_good_text_that_is_needless_uses_up_no_call() -> None:
 
 
 def test_an_outage_that_hangs_keeps_the_texts_of_its_calls_only() -> None:
-    answered, clock = Event(), Clock()
+    answered, clock = Event(), Clock(step=1.0)
 
     def answer(texts: Sequence[str]) -> Vectors:
         answered.wait()

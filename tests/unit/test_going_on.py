@@ -5,14 +5,7 @@ from threading import Event
 from cdc_embed.embed.base import Call
 from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.answers import Answers
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 def called(answers: Answers) -> Call:
@@ -27,7 +20,7 @@ def take(answers: Answers, call: Call) -> None:
 
 
 def test_an_embedder_that_takes_nothing_for_5_s_is_an_outage() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     answers = Answers(clock, lambda _tries, _asked: 0.0)
     clock.now += 100.0
     assert not answers.outage, "nobody called it"
@@ -44,7 +37,7 @@ def test_an_embedder_that_takes_nothing_for_5_s_is_an_outage() -> None:
 
 
 def test_an_embedder_that_was_as_slow_before_is_no_outage() -> None:
-    clock = Clock()
+    clock = Clock(100.0)
     answers = Answers(clock, lambda _tries, _asked: 0.0)
     call = called(answers)
     clock.now += 8.0
@@ -58,7 +51,7 @@ def test_an_embedder_that_was_as_slow_before_is_no_outage() -> None:
 
 def test_calls_that_our_own_limit_holds_are_no_outage() -> None:
     """Behind a failure neither: it is as old, whatever we wait for."""
-    clock = Clock()
+    clock = Clock(100.0)
     answers = Answers(clock, lambda _tries, _asked: 0.0)
     answers.failed(EmbedderUnavailableError(problem="500"), clock.now)
     call = called(answers)
