@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from cdc_embed.flow.prepare import Prepared, Preparer
+from cdc_embed.flow.prepare import Preparer
+from cdc_embed.flow.supply import Prepared
 
 
 @contextmanager
