@@ -27,7 +27,7 @@ from cdc_embed.flow.receipts import Receipts
 from cdc_embed.flow.telemetry import Oldest, Telemetry
 from cdc_embed.flow.waking import Waker
 from cdc_embed.lsn import LSN, Progress
-from cdc_embed.wire.messages import Begin, Decoder
+from cdc_embed.wire.messages import Decoder
 
 READ_FRAMES: Final = 500
 """The frames read before the loop looks after the rest."""
@@ -72,8 +72,6 @@ class Pipeline:
         self._limits = limits
         self._buffered = True
         self._receipts = Receipts()
-        self._opened: tuple[Begin, float] | None = None
-        """The transaction that is being delivered, and when its Begin was received."""
         self.moved = False
         """A batch, or a step of the log without one, was committed on this connection."""
         self._waker = Waker()
@@ -180,17 +178,10 @@ class Pipeline:
 
     def _oldest(self) -> Oldest | None:
         """Return the oldest commit that is not reflected; None when there is none."""
-        idle = self._batches.idle
-        received_at = self._receipts.oldest(self.progress.durable, idle=idle)
-        if idle:
-            if self._opened is None:
-                return None
-            begin, received_at = self._opened  # reading on can have to wait for the target
-            return Oldest(begin.committed_at.timestamp(), received_at)
-        committed_at, now = self._batches.oldest(), self._limits.clock()
-        if committed_at is None:
-            return None
-        return Oldest(committed_at, now if received_at is None else received_at)
+        if self._batches.idle:
+            self._receipts.clear()
+        now = self._limits.clock()
+        return self._receipts.oldest(self.progress.durable, self._batches.oldest(), now)
 
     # -- read ----------------------------------------------------------------------------------
 
@@ -216,17 +207,11 @@ class Pipeline:
                 for message in self._decode(frame.payload):
                     for event in self._assembler.feed(message, len(frame.payload)):
                         self._take_in(event)
-                self._note_begin()
+                begin = self._assembler.open_transaction
+                self._receipts.mark_open(begin, self._limits.clock())
             self._confirmation.mark_read(self._stream.heard)
             if frame is None:
                 return
-
-    def _note_begin(self) -> None:
-        begin = self._assembler.open_transaction
-        if begin is None:
-            self._opened = None
-        elif self._opened is None or self._opened[0] is not begin:
-            self._opened = begin, self._limits.clock()
 
     def _take_in(self, event: Event) -> None:
         if isinstance(event, TransactionEnd) and self._batches.idle and self._assembler.verified:

@@ -16,6 +16,7 @@ from cdc_embed.flow.telemetry import Oldest, Telemetry
 from cdc_embed.flow.writing import Written
 from cdc_embed.lsn import LSN, ZERO, Progress
 from cdc_embed.metrics import Metrics
+from cdc_embed.wire.messages import Begin
 from tests.builders import NOW, TABLE, change
 
 TWO_DAYS = 2 * 86_400.0
@@ -75,23 +76,44 @@ def test_a_commit_is_told_once() -> None:
     assert told == [["truncate", "delete"]]
 
 
+LATER = 100.0
+
+
+def received(receipts: Receipts, durable: int) -> float:
+    """When the oldest event that waits was received; ``LATER``, which is now, if none is marked."""
+    oldest = receipts.oldest(LSN(durable), NOW.timestamp(), LATER)
+    assert oldest is not None
+    return oldest.received_at
+
+
 def test_the_oldest_receipt_is_that_of_what_is_not_durable() -> None:
     receipts = Receipts()
     for second in range(3):
         receipts.mark(row(10 * second + 10), float(second))
         receipts.mark(end(10 * second + 15), second + STEP_SECONDS / 2)
-    assert receipts.oldest(LSN(0), idle=False) == 0.0
-    assert receipts.oldest(LSN(10), idle=False) == 0.0
-    assert receipts.oldest(LSN(15), idle=False) == 1.0
-    assert receipts.oldest(LSN(30), idle=False) == 2.0
-    assert receipts.oldest(LSN(35), idle=False) is None
+    assert received(receipts, 0) == 0.0
+    assert received(receipts, 10) == 0.0
+    assert received(receipts, 15) == 1.0
+    assert received(receipts, 30) == 2.0
+    assert received(receipts, 35) == LATER
 
 
 def test_an_idle_loop_has_no_receipt() -> None:
     receipts = Receipts()
     receipts.mark(row(10), 1.0)
-    assert receipts.oldest(LSN(0), idle=True) is None
-    assert receipts.oldest(LSN(0), idle=False) is None
+    receipts.clear()
+    assert received(receipts, 0) == LATER
+    assert receipts.oldest(LSN(0), None, LATER) is None
+
+
+def test_an_open_transaction_is_the_oldest_of_an_idle_loop() -> None:
+    receipts = Receipts()
+    begin = Begin(final_lsn=LSN(10), committed_at=NOW, xid=7)
+    for now in (1.0, 2.0):
+        receipts.mark_open(begin, now)
+    assert receipts.oldest(LSN(0), None, LATER) == Oldest(NOW.timestamp(), 1.0)
+    receipts.mark_open(None, 3.0)
+    assert receipts.oldest(LSN(0), None, LATER) is None
 
 
 def test_a_truncate_forgets_the_rows_that_were_left_out() -> None:
