@@ -4,18 +4,15 @@ A count can take long, so it has sessions of its own that are open only meanwhil
 A statement that waits for it cancels it (``postgres/giving_way.py``), and it is tried again later.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from cdc_embed.change.document import Table
 from cdc_embed.errors import SourceUnavailableError, TargetUnavailableError, UnprovenError
 from cdc_embed.postgres.side import CANCELLED, LOCKED
 from cdc_embed.source.rows import RowReader
 from cdc_embed.target.stored import StoredDocuments
-
-PAUSES: Final = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-"""The seconds between the tries of a count for which statements of others wait."""
 
 T = TypeVar("T")
 
@@ -30,6 +27,8 @@ class TableCounter:
     """A function that closes the session in which rows are read, so that one is open at a time."""
     pause: Callable[[float], None]
     """A function that waits, and raises when the term ends first."""
+    pauses: Sequence[float]
+    """The seconds between the tries of a count for which statements of others wait."""
 
     def rows(self, table: Table) -> int:
         """Return the number of rows in the source, whatever their key.
@@ -45,7 +44,7 @@ class TableCounter:
 
     def _count(self, table: Table, count: Callable[[Table], T], close: Callable[[], None]) -> T:
         self.make_room()
-        for pause in (*PAUSES, None):
+        for pause in (*self.pauses, None):
             try:
                 return count(table)
             except (SourceUnavailableError, TargetUnavailableError) as exc:

@@ -62,6 +62,7 @@ class Reconciling:
             rounds=intervals.rounds,
             trouble=intervals.trouble,
         )
+        self._pauses = intervals.counts
         self._metrics = metrics
         self._scopes = [Scope(table=t, space=stages.store.space(t)) for t in checked.tables]
         self._builder = IndexBuilder(
@@ -142,6 +143,7 @@ class Reconciling:
                 target=self._stored(self._count_target),
                 make_room=lambda: self._databases.rows.close_unused(0),
                 pause=slices.pause,
+                pauses=self._pauses,
             ),
         )
 

@@ -31,8 +31,6 @@ from cdc_embed.service.instance import Instance
 from cdc_embed.service.phase import Phase
 from cdc_embed.service.watch import Watch
 
-REBUILD_SECONDS: Final = 60.0
-"""The seconds that a new slot must last; one that lasted less was of no use, nor is another one."""
 LISTENERS_POLL_SECONDS: Final = 0.1
 """The seconds between two looks at whether a stop is to be at once."""
 
@@ -76,6 +74,7 @@ class Service:
         self._listeners = kept.listeners
         self._refusing = kept.refusing
         self._rebuilds = rebuilds
+        self._short_lived_slot = kept.tolerance.short_lived_slot
         self._current: Started | None = None
         self._starting = True
         self._away = ""
@@ -187,7 +186,8 @@ class Service:
     def _allow_repair(self, gap: HistoryGapError) -> None:
         """Raise the gap where a new slot is not allowed or would be of no use."""
         now = time.monotonic()
-        in_vain = self._rebuilt_at is not None and now - self._rebuilt_at < REBUILD_SECONDS
+        least = self._short_lived_slot
+        in_vain = self._rebuilt_at is not None and now - self._rebuilt_at < least
         if not self._rebuilds or in_vain:
             raise gap
         self._rebuilt_at = now

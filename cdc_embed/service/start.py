@@ -156,7 +156,8 @@ class _Starter:
             embedder = make_embedder(self._config.embedder, known_facts(databases))
             stack.callback(embedder.close)
             stored = partial(with_stored_canary, databases, embedder)
-            watched = try_embedder(embedder, self._config.embedder, stored, stopping)
+            slow = self._kept.tolerance.slow_trial
+            watched = try_embedder(embedder, self._config.embedder, stored, stopping, slow)
             self._stack.push(stack.pop_all())
         return Model(embedder=watched, card=watched.describe())
 

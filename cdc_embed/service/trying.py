@@ -21,8 +21,6 @@ from cdc_embed.errors import EmbedderUnavailableError
 
 POLL_SECONDS: Final = 0.1
 """The time between two looks at whether a start is to end."""
-SLOW_SECONDS: Final = 5.0
-"""The time that a trial can take before the service begins without it."""
 
 log = structlog.get_logger()
 
@@ -34,17 +32,18 @@ def try_embedder(
     config: EmbedderConfig,
     find_stored: Callable[[], ModelCard | None],
     stopping: Event,
+    slow_seconds: float,
 ) -> WatchedEmbedder:
     """Try an embedder out; return it watched.
 
-    One that is away or slow is tried later, if ``find_stored`` finds the card of stored vectors;
-    else its error is raised. A stop closes the embedder.
+    One that is away, or gives no answer for ``slow_seconds``, is tried later, if ``find_stored``
+    finds the card of stored vectors; else its error is raised. A stop closes the embedder.
     """
     trial = partial(try_out, embedder, config)
     worker = ThreadPoolExecutor(1, thread_name_prefix="embed")
     trying = worker.submit(trial)
     worker.shutdown(wait=False)
-    stored, problem = _wait(trying, find_stored, stopping)
+    stored, problem = _wait(trying, find_stored, stopping, slow_seconds)
     if stored is not None:
         log.warning("waiting", stage="embedder", problem=problem)
         first = iter([trying.result] if not trying.done() else [])
@@ -58,10 +57,13 @@ def try_embedder(
 
 
 def _wait(
-    trying: "Future[Tried]", find_stored: Callable[[], ModelCard | None], stopping: Event
+    trying: "Future[Tried]",
+    find_stored: Callable[[], ModelCard | None],
+    stopping: Event,
+    slow_seconds: float,
 ) -> tuple[ModelCard | None, str]:
     """Wait for a trial, as long as it has to be waited for; return the stored card, and why."""
-    slow_at = monotonic() + SLOW_SECONDS
+    slow_at = monotonic() + slow_seconds
     while not stopping.is_set():
         if wait([trying], POLL_SECONDS).done:
             error = trying.exception()
@@ -70,5 +72,5 @@ def _wait(
         if monotonic() > slow_at:
             slow_at = float("inf")
             if (stored := find_stored()) is not None:
-                return stored, f"no answer for {SLOW_SECONDS:.0f} s"
+                return stored, f"no answer for {slow_seconds:.0f} s"
     return None, ""

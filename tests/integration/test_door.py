@@ -282,6 +282,37 @@ def test_a_gap_is_repaired_while_the_service_runs(site: Site) -> None:
     assert [row.key for row in heard] == [{"id": 1}, {"id": 2}]
 
 
+def repaired(site: Site) -> bool:
+    """The slot is there again, and every row is compared."""
+    slots = "select count(*) from pg_replication_slots where slot_name = %s and active"
+    return bool(site.value(slots, site.name)) and compared(site)
+
+
+def test_a_second_gap_soon_after_is_of_no_use_to_repair(site: Site) -> None:
+    """A new slot that is lost at once says that something takes it away each time."""
+    site.configure(source='on_history_gap = "rebuild"')
+
+    def lose_twice() -> None:
+        with run_in_background(site) as service:
+            lose_slot(site)
+            wait_until(lambda: repaired(site), "the first gap is repaired", 60)
+            lose_slot(site)
+            assert service.wait(PATIENCE)
+
+    with pytest.raises(HistoryGapError, match="slot"):
+        lose_twice()
+
+
+def test_a_second_gap_long_after_is_repaired_as_the_first(site: Site) -> None:
+    site.configure(source='on_history_gap = "rebuild"')
+    with run_in_background(site, tolerance=Tolerance(short_lived_slot=0.0)) as service:
+        for key in (1, 2):
+            lose_slot(site)
+            site.sql("insert into documents values (%s, 'title', 'missed')", key)
+            wait_until(lambda: site.drift() == [], "the gap is repaired", 60)
+            settle(site, service)
+
+
 def test_a_stop_while_a_gap_is_repaired_ends_the_repair(site: Site) -> None:
     """A new slot waits for every transaction that writes."""
     site.configure(source='on_history_gap = "rebuild"')

@@ -112,6 +112,26 @@ def test_a_long_outage_is_told_by_readiness_until_it_is_over(
     assert faulty.drift() == []
 
 
+def test_a_start_goes_on_without_a_slow_embedder(
+    faulty: Site, embedding_server: EmbeddingServer
+) -> None:
+    """Vectors are stored, so a delete need not wait for the trial."""
+    with faulty.service() as service:
+        insert(faulty, 1, 2)
+        service.settle()
+        assert service.stop() == 0
+    embedding_server.faults(hang=30.0)
+    with faulty.service(tolerance=Tolerance(slow_trial=0.3)) as service:
+        assert "no answer for" in service.logged("waiting")["problem"]
+        faulty.sql("delete from documents where id = 1")
+        wait_until(lambda: stored(faulty) == 1, "the delete does not wait")
+        embedding_server.faults()
+        insert(faulty, 3, 1)
+        service.settle(60)
+        assert faulty.drift() == []
+        assert service.stop() == 0
+
+
 def test_an_embedder_that_dies_and_returns_loses_no_request(
     make_site: Callable[..., Site],
 ) -> None:

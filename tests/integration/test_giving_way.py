@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import Any
 
 import psycopg2
 import pytest
 
-from cdc_embed.reconcile import counts
+from cdc_embed.service.tolerance import Tolerance
 from cdc_embed.sql import queries
+from tests.in_process import QUICK
 from tests.site import EmbeddingServer, RunningService, Site, wait_until
 
 ALTER = "alter table documents alter views set default 1"
@@ -94,12 +96,10 @@ def test_an_index_made_concurrently_does_not_wait_for_verify(site: Site) -> None
         assert service.stop() == 0
 
 
-def test_verify_says_that_ddl_kept_it_from_counting(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(counts, "PAUSES", (0.01,))
+def test_verify_says_that_ddl_kept_it_from_counting(site: Site) -> None:
     fill(site)
-    with site.service() as service:
+    once_more = Tolerance(intervals=replace(QUICK, counts=(0.01,)))
+    with site.service(tolerance=once_more) as service:
         service.logged("reconciled")
         with slow("source/tables", "count_rows"), verifying(site) as answers:
             while not answers:

@@ -205,6 +205,7 @@ def verified(world: World, metrics: Metrics = METRICS, **arguments: Any) -> dict
                 target=cast(StoredDocuments, world),
                 make_room=lambda: None,
                 pause=lambda _: None,
+                pauses=(),
             ),
         )
     )
@@ -503,6 +504,7 @@ def test_a_count_has_the_connection_in_which_rows_are_read() -> None:
         target=cast(StoredDocuments, Rows()),
         make_room=lambda: steps.append("room"),
         pause=lambda _: None,
+        pauses=(),
     )
     counts.rows(TABLE)
     counts.documents(TABLE)

@@ -70,7 +70,7 @@ MOST_PARAMETERS: Final = 5
 """Parameters of a function of the product: more of them are some one thing."""
 LARGEST_ROOM: Final = 0.15
 """The part of the product's lines that a room holds at the most."""
-CLOCKS: Final = re.compile(r"[A-Z_]*(SECONDS|DELAY|TIMEOUT|SILENCE|MINUTE|NEVER)[A-Z_]*")
+CLOCKS: Final = re.compile(r"[A-Z_]*(SECONDS|DELAY|TIMEOUT|SILENCE|MINUTE|NEVER|PAUSE)[A-Z_]*")
 """The names of constants that are a time."""
 
 
@@ -432,6 +432,7 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (patched_clocks, 'monkeypatch.setattr(blame, "STRIKES_SECONDS", 6.0)'),
         (patched_clocks, 'patch("x.y.FIRST_DELAY", 6.0).start()'),
         (patched_clocks, "blame.STRIKES_SECONDS = 1"),
+        (patched_clocks, 'monkeypatch.setattr(counts, "PAUSES", (0.01,))'),
         (sleeps, "time.sleep(1)"),
         (sleeps, "from time import sleep\nsleep(1)"),
         (sleeps, "Event().wait(1)"),

@@ -475,6 +475,7 @@ class World:
                 target=cast(StoredDocuments, notes),
                 make_room=lambda: None,
                 pause=reader.pause,
+                pauses=(),
             ),
         )
         letters = cast(Letters, DeadLetters(self.target, self.actor))
