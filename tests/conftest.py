@@ -80,7 +80,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A test that lacks something of the machine is skipped; in CI that is a failure."""
     report = yield
-    if report.skipped and os.environ.get("CI") == "true":
+    if report.skipped and os.environ.get("CI"):
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {item.nodeid}, {call.excinfo and call.excinfo.value}"
     return report
