@@ -53,7 +53,7 @@ class Reply:
 
 
 class HttpConnections:
-    """As many connections as there are requests at once; for several threads."""
+    """The connections of several threads, as many as there are requests at once."""
 
     def __init__(self, make: Callable[[], httpx2.Client]) -> None:
         """``make``: makes a client; the first one is made here, with the errors that it raises."""

@@ -75,7 +75,7 @@ class Pace:
         return turn
 
     def correct(self, turn: Turn, units: int) -> None:
-        """Note that a call had so many units in truth."""
+        """Correct the units of a call, once they are known."""
         more = units - turn.units
         turn.units += more
         self._free_at += more * self._seconds_per_unit
@@ -127,7 +127,7 @@ class Turns:
                     call.held = False
 
     def correct(self, turn: Turn, tokens: int) -> None:
-        """Note that a call had so many tokens in truth."""
+        """Correct the tokens of a call, once they are known."""
         with self._changed:
             self._tokens.correct(turn, tokens)
 

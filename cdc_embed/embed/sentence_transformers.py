@@ -152,7 +152,7 @@ class SentenceTransformersEmbedder:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    """torch's own class is a RuntimeError, and the CPU's allocator raises just that."""
+    """Return whether it is torch's error, or the allocator's, which is a RuntimeError."""
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or "allocate memory" in str(error) or "out of memory" in str(error)
 

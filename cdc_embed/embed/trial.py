@@ -145,8 +145,8 @@ class _Trial:
             return Tried(card=card)
         return Tried(
             card=card,
-            unproven="the service cuts long texts without a word, and their tokens are estimated "
-            "(3 bytes each): a text of many numbers or symbols can have more",
+            unproven="the service cuts long texts without an error, and their tokens are estimated "
+            "(3 bytes each), but a text of many numbers or symbols can have more",
             way_out="set embedder.tokenizer, or have the service refuse them (TEI: "
             "--auto-truncate false)",
         )
@@ -163,13 +163,13 @@ class _Trial:
         start = " ".join(longs[0].split()[:words])
         tokens, cut = self._card.count_tokens([longs[0], start])
         raise EmbedderError(
-            problem=f"it cuts long texts: the end of a text of {tokens} tokens changes nothing, "
-            f"what counts are about {cut} tokens ({words} words)",
+            problem=f"it cuts long texts: the end of a text of {tokens} tokens does not change the "
+            f"vector, only the first {cut} tokens ({words} words), about, do",
             hint=f"set embedder.window to {cut} or less; or have the service take longer texts",
         )
 
     def _cut_length(self, text: str, whole: Vectors, noise: float) -> int:
-        """Return the number of words, about, beyond which they change nothing."""
+        """Return the number of words, about, after which further ones do not change the vector."""
         words = text.split()
         low, high = 0, len(words)  # the vector is not yet that of the whole; it is
         while high - low > max(1, high // 256):
@@ -192,7 +192,7 @@ class _Trial:
         return EmbedderError(
             problem=f"it refuses a text of {tokens} tokens, which it is to take: "
             f"{error.fields['problem']}",
-            hint=f"set embedder.window to what it takes: it takes {taken} tokens",
+            hint=f"set embedder.window to the {taken} tokens that it takes",
         )
 
     def _takes(self, text: str) -> bool:

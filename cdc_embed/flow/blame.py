@@ -323,7 +323,7 @@ class Strikes:
 
 
 class RefusedCallError(Exception):
-    """So many texts were refused together, or one alone."""
+    """A call was refused, of several texts or of one alone."""
 
     def __init__(self, texts: int, error: CdcEmbedError, reason: str = REFUSED) -> None:
         super().__init__(str(error))

@@ -81,7 +81,7 @@ class EmbeddingRunner:
 
     @property
     def outage(self) -> bool:
-        """The embedder takes nothing, for so long that it is not only slow."""
+        """Whether the embedder takes nothing, for so long that it is not only slow."""
         return self._answers.outage
 
     def close(self) -> None:
@@ -253,8 +253,8 @@ class EmbeddingRunner:
         return len(vectors)
 
     def _embed_halves(self, wanted: Sequence[Wanted], run: Run) -> None:
-        """Find out whether one of these texts was refused, or their number; not while the service
-        refuses what it takes."""
+        """Find out whether one of these texts was refused, or their number, unless the service
+        contradicts itself meanwhile."""
         contradictions = self._blame.contradictions
         middle = len(wanted) // 2
         self._embed_part(wanted[:middle], run)

@@ -181,7 +181,7 @@ class Lane:
 
     @property
     def waits(self) -> bool:
-        """The thread that reconciles waits for the loop."""
+        """Whether the thread that reconciles waits for the loop."""
         return self.waiting or self.distrusts or self.durable < self.awaited
 
     @property

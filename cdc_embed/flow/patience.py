@@ -116,7 +116,7 @@ class Patience:
 
     @property
     def abandoned(self) -> bool:
-        """The service stops, and nothing is waited for any more."""
+        """Whether the service stops, so that nothing is waited for any more."""
         return self._abandon.is_set()
 
     def delay(self, tries: int, asked: float | None = None) -> float:

@@ -153,7 +153,8 @@ class Verifier:
         self._ledger.reply(request.id, DONE, progress=result, result=result)
 
     def _refuse_repair(self, request: Request) -> bool:
-        """Refuse a repair that would do the work of a backfill that waits for a request."""
+        """Refuse a repair that would do the work of a backfill that waits for a request; return
+        whether it did."""
         known = self._ledger.comparisons()
         ours = [known[t.full_name] for t in self._work.tables if t.full_name in known]
         waiting = [comparison for comparison in ours if comparison.state == WAITING]

@@ -162,7 +162,7 @@ def _mismatch(databases: Connections, space: StoredSpace, card: ModelCard) -> Sp
         table=space.table_name,
         rows=rows,
         difference=f"another model answers to the name {card.identity}: a known-good text's vector "
-        f"is not what it was, cosine {found:.3f}",
+        f"is not the stored one, cosine {found:.3f}",
         tokens=characters // CHARACTERS_PER_TOKEN,
     )
 

@@ -17,7 +17,7 @@ class Guard:
 
     @property
     def forwards(self) -> bool:
-        """A keepalive would be forwarded now, because the last frame had no position."""
+        """Whether a keepalive would be forwarded now, because the last frame had no position."""
         return self._data_start == ZERO
 
     def mark_read(self, heard: LSN, data_start: LSN | None) -> None:

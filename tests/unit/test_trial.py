@@ -179,7 +179,7 @@ def test_a_window_that_cannot_be_asked_for_now_is_waited_for(service: Service) -
 def test_a_service_that_cuts_is_told_with_the_length(service: Service) -> None:
     service.habits.cuts = 200
     error = refused(service)
-    assert "it cuts long texts: the end of a text of 512 tokens changes nothing" in str(error)
+    assert "it cuts long texts: the end of a text of 512 tokens does not change" in str(error)
     assert "what counts are about 333 tokens (200 words)" in str(error)
     assert "embedder.window to 333 or less" in error.hint
     assert len(service.asked) <= 5
@@ -227,7 +227,7 @@ def test_a_service_that_takes_less_is_told_with_what_it_takes(service: Service) 
     error = refused(service)
     assert "it refuses a text of 512 tokens" in str(error)
     assert "maximum context length is 100 tokens" in str(error)
-    assert "it takes 127 tokens" in error.hint
+    assert "to the 127 tokens that it takes" in error.hint
     assert tried(service, window=127).card.window == 127
 
 

@@ -190,6 +190,18 @@ def values_without_a_noun(texts: Texts) -> list[str]:
     ]
 
 
+def is_flag(node: ast.AST) -> bool:
+    """Return whether it is an attribute or a property that is true or false."""
+    match node:
+        case ast.AnnAssign(annotation=annotation):
+            kind = annotation
+        case ast.FunctionDef(returns=ast.expr() as returns) if not is_method(node):
+            kind = returns
+        case _:
+            return False
+    return ast.unparse(kind) in {"bool", "bool | None"}
+
+
 def flags_without_whether(texts: Texts) -> list[str]:
     """Find flags described by a statement, which reads as if it were always true. Those of the
     configuration are described for its schema."""
@@ -197,10 +209,7 @@ def flags_without_whether(texts: Texts) -> list[str]:
         f"{path}:{line}: {doc[:60]}"
         for path, text in texts.items()
         for owner, doc, line in docstrings(text)
-        if isinstance(owner, ast.AnnAssign)
-        and ast.unparse(owner.annotation) in {"bool", "bool | None"}
-        and not doc.startswith("Whether ")
-        and Path(path).parent.name != "config"
+        if is_flag(owner) and not doc.startswith("Whether ") and Path(path).parent.name != "config"
     ]
 
 
@@ -408,6 +417,10 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (values_without_a_noun, 'X = 5.0\n"""After so long it is given up."""'),
         (values_without_a_noun, 'class X:\n    x: Read\n    """Returns the rows."""'),
         (flags_without_whether, 'class X:\n    x: bool\n    """It is on."""'),
+        (
+            flags_without_whether,
+            'class X:\n    @property\n    def x(self) -> bool:\n        """It is on."""',
+        ),
         (vague_names, "def handle(): ..."),
         (vague_names, "class TableManager: ..."),
         (vague_names, "for item in rows: ..."),
