@@ -1,6 +1,6 @@
 """The events of the log: a change of a configured table, and the end of a transaction.
 
-The rooms below speak of these types, and of no plugin's messages. The module holds values only.
+The rooms below use these types, and no plugin's messages. The module holds values only.
 ``transaction`` makes them from messages, ``batch`` and ``plan`` decide what follows.
 """
 

@@ -1,7 +1,7 @@
 """The facts that an embedding service tells of itself: its window, its largest call.
 
 TEI tells them at ``/info``, vLLM its window in the list of models; both are beside the address of
-the embeddings. Other services are not known to tell, and their other answers say nothing.
+the embeddings. No other service is known to tell them, so other answers are not used.
 
 TEI: https://huggingface.github.io/text-embeddings-inference/#/Text%20Embeddings%20Inference/get_model_info
 vLLM: https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html

@@ -164,7 +164,7 @@ class _Trial:
         tokens, cut = self._card.count_tokens([longs[0], start])
         raise EmbedderError(
             problem=f"it cuts long texts: the end of a text of {tokens} tokens does not change the "
-            f"vector, only the first {cut} tokens ({words} words), about, do",
+            f"vector; about {cut} tokens ({words} words) count",
             hint=f"set embedder.window to {cut} or less; or have the service take longer texts",
         )
 

@@ -126,7 +126,7 @@ class Answers:
             self._call_at = max(self._pauses.until, now + self._next_delay())
 
     def refused(self) -> None:
-        """Note that it refused a text. It is there, but nothing is taken yet."""
+        """Note that it refused a text, so it is not away, but nothing is taken yet."""
         with self._lock:
             self._call_at, self._trying = self._pauses.until, False
 

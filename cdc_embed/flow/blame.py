@@ -185,7 +185,7 @@ class Blame:
     ) -> None:
         """Find out whether a failure is that of the service, of the call's size, or of a text.
 
-        A service that wants all to call later is not called before, and tells nothing more.
+        If the service wants all calls later, no call is made before, and nothing more is found out.
         """
         run.failed(failure)
         if failure.retry_after or failure.of_known_good:
@@ -231,7 +231,7 @@ class Blame:
     def count(self, result: Embedded) -> None:
         """Tell once of many letters without one success, because the configuration can be wrong.
 
-        The order of the tries in a batch says nothing, because bad texts can be alike, in length
+        The order of the texts in a batch does not matter, because bad texts can be alike, in length
         as well.
         """
         before = self._letters_in_a_row
@@ -311,7 +311,8 @@ class Strikes:
         return {digest: problem for digest, (at, problem) in found.items() if now < at}
 
     def begin_anew(self) -> None:
-        """Forget all strikes, because an outage says nothing of texts; they go alone as before."""
+        """Forget all strikes, because an outage is no text's fault. The texts go alone as
+        before."""
         for digest, found in list(self._by_text.items()):
             self._by_text[digest] = TextFailures(found.failures)
 

@@ -1,4 +1,4 @@
-"""The number of texts that one call of the embedder carries: configured, then learned.
+"""The number of texts that one call of the embedder carries, configured, then learned.
 
 Services take different numbers of texts, of tokens, of seconds, and rarely say so before. A call
 that is too large is tried again with half its texts; what was learned holds for every later call.
@@ -14,8 +14,8 @@ from typing import Final
 MOST_FAILURES: Final = 32
 FORGET_SECONDS: Final = 600.0
 FORGET_CALLS: Final = 16
-"""The seconds, or the good calls, after which a size that was too large is tried again, because
-load and misfortune pass; if it still is, after twice as many."""
+"""The good calls after which a size that was too large is tried again, or ``FORGET_SECONDS`` if
+they come first. A size that still is too large is tried after twice as many."""
 MOST_CALLS: Final = 4096
 
 
@@ -23,8 +23,8 @@ class CallSize:
     """Learns from every call; for several threads.
 
     A failure (a timeout, an answer 5xx) halves the next calls, and each success makes them larger,
-    half the way to what failed. A failure behind another one says nothing of its size, because the
-    service can still be at work on the call before, which nobody waits for any more.
+    half the way to what failed. A failure right after another one teaches no size, because the
+    service can still be at work on the call before.
     """
 
     def __init__(self, most: int, *, clock: Callable[[], float] = time.monotonic) -> None:
@@ -83,7 +83,7 @@ class CallSize:
                 self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
 
     def failed(self, texts: Sequence[str]) -> None:
-        """Note a call that got no answer, or 5xx; one of a single text says nothing of sizes."""
+        """Note a call that got no answer, or 5xx. A call of a single text teaches no size."""
         with self._lock:
             count = len(texts)
             self._now = max(1, min(self._now, count // 2))
@@ -96,7 +96,7 @@ class CallSize:
     def refused(self, texts: Sequence[str], *, in_doubt: bool = False) -> None:
         """Note a call that was refused although each of its texts was taken in a smaller one.
 
-        ``in_doubt``: that tells nothing if so many texts were taken before.
+        ``in_doubt``: the refusal teaches no size if so many texts were taken before.
         """
         with self._lock:
             count = len(texts)
@@ -112,16 +112,16 @@ class CallSize:
         return count <= self._largest
 
     def forget(self) -> None:
-        """Forget that calls were too large which have so many texts as were taken, because one of
-        several servers was bad."""
+        """Forget the too large calls that have no more texts than one that was taken, because one
+        of several servers was bad."""
         with self._lock:
             self._too_many = [call for call in self._too_many if call[0] > self._largest]
             self._characters = inf
             self._now = max(self._now, self._largest)
 
     def blamed(self, text: str) -> None:
-        """Note that a text fails alone, so that the calls that failed with it say nothing of
-        sizes."""
+        """Note that a text fails alone, and forget the calls that failed with it, because they
+        teach no size."""
         with self._lock:
             self._too_many = [call for call in self._too_many if hash(text) not in call[1]]
             self._now = max(self._now, min(self._top(), self._largest))

@@ -84,7 +84,7 @@ class _Wait:
 class Patience:
     """Repeats an attempt until it succeeds, for as long as it takes, or until abandoned.
 
-    Several workers can wait for the same stage, and one that succeeds says nothing of the others.
+    Several workers can wait for the same stage. If one succeeds, the others can still fail.
     """
 
     def __init__(

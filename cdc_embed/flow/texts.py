@@ -144,7 +144,7 @@ class Run:
         return (head[0].digest, len(head)) in self._failed
 
     def give_up(self, *, away: bool) -> None:
-        """Leave all that is not settled."""
+        """Leave the texts that are not settled."""
         with self._lock:
             self.over.set()
             problem = self.problem or "no answer yet"

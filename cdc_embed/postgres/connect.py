@@ -126,7 +126,7 @@ def _log_in(side: Side, login: Login, open_one: Callable[[str], Any]) -> Any:
 
 
 def _open(factory: type, parameters: Mapping[str, Any]) -> Any:
-    """Return a connection of the driver, which says nothing where it can open no socket."""
+    """Return a connection of the driver, which gives no message if it can open no socket."""
     try:
         return psycopg2.connect(connection_factory=factory, **parameters)
     except psycopg2.OperationalError as exc:
