@@ -80,6 +80,10 @@ def at_once(_attempt: int, _chance: float, asked: float | None) -> float:
     return asked or 0.0
 
 
+HANG_SECONDS = 20.0
+"""The seconds after which a call that hangs ends if its test has failed."""
+
+
 @contextmanager
 def running(
     fake: Fake,
@@ -517,7 +521,7 @@ def test_a_text_that_takes_long_is_left_and_embedded_once(others_wait: bool) -> 
 
     def answer(texts: Sequence[str]) -> Vectors:
         if texts == ["slow"]:
-            answered.wait()
+            answered.wait(HANG_SECONDS)
         return good(texts)
 
     fake = Fake(answer)
@@ -537,7 +541,7 @@ def test_a_slow_call_of_many_texts_makes_the_next_ones_smaller() -> None:
 
     def answer(texts: Sequence[str]) -> Vectors:
         if len(texts) > 8:
-            answered.wait()
+            answered.wait(HANG_SECONDS)
         return good(texts)
 
     fake = Fake(answer)
@@ -638,7 +642,7 @@ def test_a_deferred_text_that_hangs_holds_up_no_new_one() -> None:
 
     def answer(texts: Sequence[str]) -> Vectors:
         if texts == ["hangs"]:
-            answered.wait()
+            answered.wait(HANG_SECONDS)
         return good(texts)
 
     with running(Fake(answer)) as runner:
@@ -655,7 +659,7 @@ def test_texts_that_hang_hold_up_neither_deferred_nor_known_good() -> None:
 
     def answer(texts: Sequence[str]) -> Vectors:
         if any("hangs" in text for text in texts):
-            answered.wait()
+            answered.wait(HANG_SECONDS)
         return good(texts)
 
     fake = Fake(answer, concurrency=2)
@@ -675,7 +679,7 @@ def test_a_fatal_answer_to_the_known_good_text_is_raised() -> None:
     def answer(texts: Sequence[str]) -> Vectors:
         if texts == [PROBE]:
             raise EmbedderError(problem="another model", hint="")
-        answered.wait()
+        answered.wait(HANG_SECONDS)
         return good(texts)
 
     clock = Clock(step=1.0)
@@ -703,7 +707,7 @@ def test_an_outage_that_hangs_keeps_the_texts_of_its_calls_only() -> None:
     answered, clock = Event(), Clock(step=1.0)
 
     def answer(texts: Sequence[str]) -> Vectors:
-        answered.wait()
+        answered.wait(HANG_SECONDS)
         return good(texts)
 
     with running(Fake(answer, concurrency=2), clock=clock) as runner:
