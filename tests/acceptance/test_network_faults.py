@@ -95,14 +95,16 @@ def test_network_that_comes_back_loses_nothing(net: Net, side: str) -> None:
     suffer(net.site, proxy, [proxy.cut, proxy.refuse, proxy.stall, proxy.vanish], long)
 
 
+@pytest.mark.parametrize(
+    "long", [False, pytest.param(True, marks=pytest.mark.long)], ids=["short", "long"]
+)
 @pytest.mark.parametrize("way", [{"up": False}, {"down": False}], ids=["answers", "questions"])
 @pytest.mark.parametrize("side", ["source", "target"])
-@pytest.mark.long
 def test_network_that_is_stalled_in_one_direction_loses_nothing(
-    net: Net, side: str, way: dict[str, bool]
+    net: Net, side: str, way: dict[str, bool], *, long: bool
 ) -> None:
     proxy = net.side(side)
-    for seconds in (0.5, SERVER_PATIENCE + 1, 4 * SERVER_PATIENCE):
+    for seconds in (0.5, SERVER_PATIENCE + 1, 4 * SERVER_PATIENCE) if long else (1,):
         suffer(net.site, proxy, [lambda: proxy.stall(**way)], seconds)
 
 

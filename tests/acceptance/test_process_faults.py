@@ -211,9 +211,11 @@ def test_source_that_crashes_again_and_again(
     crash_source(servers.own(version, SELDOM_SAVED), make_site(16), tmp_path, 15)
 
 
-@pytest.mark.long
+@pytest.mark.parametrize(
+    ("timeout", "rows"), [(2, 1000), pytest.param(5, 4000, marks=pytest.mark.long)]
+)
 def test_embedder_hanging_three_timeouts_costs_no_connection(
-    make_site: Callable[..., Site], embedding_server: EmbeddingServer
+    make_site: Callable[..., Site], embedding_server: EmbeddingServer, timeout: int, rows: int
 ) -> None:
     """Positions are reported on a clock of their own, also when nothing more can be read.
 
@@ -221,7 +223,7 @@ def test_embedder_hanging_three_timeouts_costs_no_connection(
     """
     site = make_site(18)
     site.sql(DOCUMENTS)
-    site.sql(f"alter database {site.name} set wal_sender_timeout = '5s'")
+    site.sql(f"alter database {site.name} set wal_sender_timeout = '{timeout}s'")
     site.configure(
         embedder=embedding_server.configuration,
         tables=WHOLE_TEXTS,
@@ -231,7 +233,7 @@ def test_embedder_hanging_three_timeouts_costs_no_connection(
     with watched(site), site.service() as service:
         streaming = sessions(site, "stream")
         embedding_server.faults(hang=60)
-        for first in range(0, 4000, 1000):
+        for first in range(0, rows, 1000):
             site.sql(
                 "insert into documents select i, 't', repeat('text ' || i, 500) "
                 "from generate_series(%s, %s) i",
@@ -241,7 +243,7 @@ def test_embedder_hanging_three_timeouts_costs_no_connection(
         wait_until(
             lambda: service.metric("cdc_embed_backpressure_active") == 1, "no more changes are read"
         )
-        watch_for(15, lambda: sessions(site, "stream") == streaming, "it stays", every=0.5)
+        watch_for(3 * timeout, lambda: sessions(site, "stream") == streaming, "it stays", every=0.5)
         embedding_server.faults()
         expect_equal(site, service, 120)
         assert sessions(site, "stream") == streaming

@@ -70,6 +70,8 @@ def test_an_outage_under_load_loses_no_change_and_no_connection(
 def test_a_call_hanging_three_timeouts_loses_no_connection(
     make_site: Callable[..., Site], embedding_server: EmbeddingServer
 ) -> None:
+    """With the server's usual timeout; a short case of it always runs:
+    ``test_embedder_hanging_three_timeouts_costs_no_connection``."""
     site = ready(make_site(18), embedding_server)
     site.config_path.write_text(site.config_path.read_text().replace('"1s"', '"2m"'))
     with site.service() as service:

@@ -78,7 +78,6 @@ def test_service_goes_on_with_the_standby_once_it_is_promoted(
         assert service.stop() == 0
 
 
-@pytest.mark.long
 def test_standby_that_lacks_the_last_batch_stops_the_service(
     pair: Site, primary: EmbeddedPostgres, standby: EmbeddedPostgres
 ) -> None:
