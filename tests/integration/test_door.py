@@ -1,10 +1,11 @@
 """The library's door: the service inside another program, with listeners and typed errors."""
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from threading import Event, Thread
 
@@ -26,7 +27,8 @@ from cdc_embed.service import (
 )
 from cdc_embed.service.tolerance import USUAL
 from tests.invariant import confirmed
-from tests.site import PATIENCE, Site, wait_until
+from tests.mutations import ROOT
+from tests.site import PATIENCE, EmbeddingServer, Site, wait_until
 
 
 def config_of(site: Site) -> Config:
@@ -100,6 +102,71 @@ def test_listeners_hear_of_every_kind_of_commit_in_order(site: Site) -> None:
         assert row.committed_at is not None
         assert 0 <= row.seconds < PATIENCE
         assert row.committed_at.tzinfo is not None
+
+
+BIG = "select string_agg(md5(i::text), '') from generate_series(1, 200) i"
+
+
+def test_a_listener_is_told_each_kind_that_readme_lists(
+    site: Site, embedding_server: EmbeddingServer
+) -> None:
+    site.cli("teardown", "--yes")
+    site.configure(
+        embedder=embedding_server.configuration,
+        tables='[[tables]]\nname = "documents"\ntext = ["body"]\nmetadata = ["views"]\n'
+        "chunk = { max_tokens = 100000 }\n",
+    )
+    site.cli("setup")
+    embedding_server.faults(refuse=["wrong"])
+    heard: list[Committed] = []
+    with run_in_background(site, heard.extend) as service:
+        for statement in (
+            f"insert into documents values (1, 'one', ({BIG}))",
+            "update documents set views = 1",
+            "update documents set id = 2",  # the log does not carry the text
+            "update documents set body = body || 'wrong'",
+            "delete from documents",
+            "truncate documents",
+        ):
+            site.sql(statement)
+            settle(site, service)
+    told = [(row.op, row.key.get("id")) for row in heard]
+    assert told == [
+        ("write", 1),
+        ("metadata", 1),
+        ("delete", 1),
+        ("move", 2),
+        ("dead_letter", 2),
+        ("delete", 2),
+        ("truncate", None),
+    ]
+    listed = re.search(r"`op` \(([^)]*)\)", (ROOT / "README.md").read_text())
+    assert listed
+    assert {op for op, _ in told} == set(re.findall("`([a-z_]+)`", listed[1]))
+
+
+def test_a_listener_reads_the_committed_row_in_another_session(site: Site) -> None:
+    """It is called after the commit, each time in the same thread."""
+    found: list[list[tuple[int]]] = []
+    threads: list[int] = []
+
+    def read(rows: Sequence[Committed]) -> None:
+        threads.append(threading.get_ident())
+        with closing(site.connect()) as other, other.cursor() as cursor:
+            keys = [row.key["id"] for row in rows]
+            cursor.execute(
+                "select id from cdc_embed.documents_embedding where id = any(%s)", [keys]
+            )
+            found.append(cursor.fetchall())
+
+    with run_in_background(site, read) as service:
+        for key in (1, 2, 3):
+            site.sql("insert into documents values (%s, 'title', 'text')", key)
+            settle(site, service)
+    assert found == [[(1,)], [(2,)], [(3,)]]
+    assert len(threads) == 3
+    assert len(set(threads)) == 1
+    assert threads[0] != threading.get_ident()
 
 
 def test_rows_that_were_read_are_told_without_a_place_in_the_log(site: Site) -> None:
