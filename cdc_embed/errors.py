@@ -114,7 +114,7 @@ class TableChangedError(CdcEmbedError):
 
 
 class TablesChangedError(CdcEmbedError):
-    """table {table}: its key, or its vectors, are not what they were when the service began"""
+    """table {table}: its key or its vectors were changed since the service began"""
 
     exit_code = 75
     default_hint = "start the service again"
@@ -275,8 +275,8 @@ class EmbedderError(CdcEmbedError):
 
 
 class OtherModelError(EmbedderError):
-    """embedder: another model answers to the name {model}: a known-good text's vector is not what
-    it was (cosine {cosine})"""
+    """embedder: another model answers to the name {model}: a known-good text's vector is not the
+    former one (cosine {cosine})"""
 
     default_hint = (
         "have the former model answer again, and start the service; or give every text a vector of "

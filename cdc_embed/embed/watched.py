@@ -34,7 +34,7 @@ class WatchedEmbedder:
         self._lock = Lock()
         self._failures = 0
         self._failing = False
-        """The last call failed."""
+        """Whether the last call failed."""
         self._compared = 0
         """The failures after which the canary was the same."""
         self._largest = tried.largest

@@ -52,7 +52,7 @@ class Answers:
         self._call_at = -inf
         self._pauses = Pauses()
         self._trying = False
-        """A call asks for all whether it is back."""
+        """Whether a call asks for all whether it is back."""
 
     def is_to_be_left_alone(self, now: float) -> bool:
         """Return whether it wants to be called later."""

@@ -126,7 +126,8 @@ class Batches:
         return _unix(self.pending.oldest)
 
     def record_progress(self, lsn: LSN) -> Future[LSN]:
-        """Have progress that no batch recorded committed, behind what is being written."""
+        """Have the writer record progress that no batch records, after the batches that are being
+        written."""
         recording: Future[LSN] = self._submit(
             self._write, self._workers.writer.record_progress, lsn
         )
@@ -223,8 +224,8 @@ class Batches:
     def dispatch(self, now: float, *, urgent: bool, hurry: bool) -> None:
         """Give the preparing worker its next batch, if it is free; ``now`` in monotonic seconds.
 
-        ``urgent``: reading on waits for what is pending, and rows that were read wait with it.
-        ``hurry``: nothing lingers.
+        ``urgent``: the log is not read on before the pending changes are durable, and rows that
+        were read wait with them. ``hurry``: nothing lingers.
         """
         if any(flight.preparing for flight in self._in_flight):
             return

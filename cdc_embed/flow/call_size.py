@@ -37,7 +37,7 @@ class CallSize:
         self._characters = inf
         """The characters of one call, once so many were refused in fewer texts than were taken."""
         self.is_failing = False
-        """The last call failed."""
+        """Whether the last call failed."""
         self._failed_at = -inf
         self._largest = 0
         """The largest number that was taken."""

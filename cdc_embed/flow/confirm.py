@@ -28,7 +28,7 @@ REPORT_SECONDS: Final = 0.25
 
 
 class Wire(Protocol):
-    """The part of the stream that says what is safe, and tells the server."""
+    """The part of the stream that knows the safe position, and reports to the server."""
 
     def may_read(self, progress: Progress, /) -> bool: ...
     def needs_record(self, progress: Progress, /) -> bool: ...
@@ -108,7 +108,8 @@ class Confirmation:
         return self._recording is None
 
     def record(self, *, at_least: int = RECORD_STEP) -> None:
-        """Record what is durable, if it is so many bytes or reading on depends on it."""
+        """Record the durable position, if it is so many bytes ahead, or reading on depends on
+        it."""
         if self._recording is not None or not self._assembler.verified:
             return
         unrecorded = self._progress.unrecorded_bytes()
@@ -128,9 +129,10 @@ class Confirmation:
     # -- confirmed -----------------------------------------------------------------------------
 
     def tell(self, now: float, *, at_once: bool = False) -> None:
-        """Tell the server what was received and what it may forget.
+        """Report to the server the received position, and the recorded one up to which it may
+        forget the log.
 
-        When there is news, when it is time, or ``at_once``; ``now`` in monotonic seconds.
+        It does so if there is news, if it is time, or ``at_once``; ``now`` in monotonic seconds.
         """
         confirmable = self._progress.confirmable() if self._assembler.verified else ZERO
         positions = (self._progress.received, confirmable)

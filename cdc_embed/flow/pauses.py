@@ -47,8 +47,8 @@ class Pauses:
         taken_at: float,
         away_since: float,
     ) -> None:
-        """Take in a failure. What it asks for is left in ``retry_after`` if all are to wait, and
-        in ``own_pause`` if the texts of the call are.
+        """Take in a failure. The asked seconds are left in ``retry_after`` if all calls must wait,
+        and in ``own_pause`` if only the texts of the call must.
 
         ``taken_at``: when the service last took a text; ``away_since``: when it failed first since.
         """
@@ -70,7 +70,7 @@ class Pauses:
             self._asking.popitem(last=False)
 
     def _is_denied(self, texts: Sequence[str], now: float) -> bool:
-        """Return whether what was taken since the last pause denies that all are to wait."""
+        """Return whether the texts taken since the last pause deny that all calls must wait."""
         if self.unproven or self.until == -inf:
             return False
         at_once = now - self.until < AT_ONCE_SECONDS

@@ -73,7 +73,7 @@ class Pipeline:
         self._buffered = True
         self._receipts = Receipts()
         self.moved = False
-        """A batch, or a step of the log without one, was committed on this connection."""
+        """Whether a batch, or a step of the log without one, was committed on this connection."""
         self._waker = Waker()
         lane.wake = self.wake
         self._batches = Batches(workers=workers, lane=lane, limits=limits, wake=self.wake)

@@ -1,4 +1,4 @@
-"""The texts of one batch on their way to vectors, and what is remembered of texts beyond a batch.
+"""The texts of one batch on their way to vectors, and the vectors that are remembered beyond it.
 
 Values and queues only, for several threads at once. ``embedding`` calls the model and decides.
 """
@@ -73,7 +73,7 @@ class Run:
         self.problem = ""
         """The last failure."""
         self.failing = False
-        """The last call failed, and no other has begun since."""
+        """Whether the last call failed, and no other has begun since."""
         self.settled = 0
         """The number of texts that are settled."""
 

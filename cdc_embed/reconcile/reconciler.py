@@ -75,7 +75,8 @@ class Reconciler:
 
     @property
     def trouble(self) -> Trouble | None:
-        """The error that one attempt after the other ends with; None while they are good."""
+        """The error with which the last attempts ended, one after another; None while they are
+        good."""
         recent = time.monotonic() - self._failed_at < RECENT_SECONDS
         return self._trouble if recent else None
 

@@ -42,7 +42,8 @@ log = structlog.get_logger()
 
 
 class Parts:
-    """Makes the parts of one instance; what they leave open is closed with ``stack``."""
+    """Makes the parts of one instance; their open connections and threads are closed with
+    ``stack``."""
 
     def __init__(self, checked: Checked, kept: LastingParts, stack: ExitStack) -> None:
         self._checked = checked

@@ -48,7 +48,7 @@ def running(
     HTTP as ``[serve]`` says, before it asks a database. ``embedder`` replaces the configured one;
     it is left open, unless it does not answer when a stop is overdue. ``tolerance`` has the limits
     that the configuration does not name; with ``away_at_start`` the preconditions are checked in
-    ``Service.run``, where what is away is waited for.
+    ``Service.run``, which waits for a database or embedder that is away.
     """
     with ExitStack() as stack:
         metrics = Metrics(

@@ -57,7 +57,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WatchedParts:
-    """The parts of an instance that its watch tells what it saw."""
+    """The parts of an instance that its watch looks at or informs."""
 
     instance: Instance
     undelivered: Undelivered

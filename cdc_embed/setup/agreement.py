@@ -47,7 +47,8 @@ def expect_unchanged(
 
 
 def lost_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, str]:
-    """Return what is gone of the vectors of each table that had some, by the table's name."""
+    """Return the loss of each table that had vectors and lacks some part of them, by the table's
+    name."""
     schema = databases.config.target.schema
     known = registered_tables(databases.target, schema)
     stored = vector_tables(databases.target, schema)
@@ -60,8 +61,7 @@ def lost_tables(databases: Connections, tables: Iterable[Table]) -> dict[str, st
 
 
 def expect_key(schema: str, table: Table, name: str, stored: VectorTable) -> None:
-    """Raise when a table of vectors has no primary key, so that nothing says by what it is stored,
-    or one of a form that ``setup`` never made.
+    """Raise when a table of vectors has no primary key, or one of a form that ``setup`` never made.
 
     ``setup`` cannot put it back unasked, because meanwhile there can be two rows of one key.
     """

@@ -247,7 +247,8 @@ def _expect_types(table: Table, registered: Registered, stored: VectorTables, ve
 
 
 def lost_vectors(registered: Registered, stored: VectorTable) -> str:
-    """Return what is gone of a table of vectors, or can be, by other hands; empty if nothing is."""
+    """Return the loss of a table of vectors that others altered, in words; empty if nothing is
+    lost."""
     name = registered.embedding_table
     if not stored.columns:
         return f"its table of vectors {name} does not exist any more"

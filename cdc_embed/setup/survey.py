@@ -1,4 +1,5 @@
-"""The survey of both databases: the facts, the findings of the checks, and what follows of them.
+"""The survey of both databases: the facts, the findings of the checks, the tables that can be
+followed.
 
 ``preflight`` makes it. ``doctor`` shows it, ``setup`` and ``run`` decide by it, so that they agree.
 """

@@ -39,7 +39,7 @@ class Guard:
         return progress.is_recorded(progress.open_commit)
 
     def needs_record(self, progress: Progress) -> bool:
-        """Return whether reading on safely depends on recording what is durable."""
+        """Return whether the log may be read on only after the durable position is recorded."""
         if self.forwards and progress.open_commit is not None:
             return True
         return self.forwarded_beyond(progress)

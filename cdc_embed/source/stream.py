@@ -189,7 +189,7 @@ class Stream:
         return self._guard.may_read(progress)
 
     def needs_record(self, progress: Progress) -> bool:
-        """Return whether reading on safely depends on recording what is durable."""
+        """Return whether the log may be read on only after the durable position is recorded."""
         return self._guard.needs_record(progress)
 
     @property

@@ -34,7 +34,7 @@ class Altered:
     retyped: Collection[str] = ()
 
     def values(self, schema: str) -> sql.Composed:
-        """Return the row of the question what is lost with it."""
+        """Return the row by which the database is asked what is lost with it."""
         lists = (_array(names) for names in (self.columns, self.known, self.retyped))
         parts = [_literal(schema, self.name), sql.Literal(self.anew), *lists]
         return sql.SQL("({})").format(_COMMA.join(parts))

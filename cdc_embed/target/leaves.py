@@ -60,7 +60,7 @@ class Leaves:
         return noted
 
     def pending(self, table_name: str) -> PendingWork:
-        """Return what is left to do of a comparison."""
+        """Return the rest of a comparison."""
         values = {"table_name": table_name}
         rows = self._session.fetch("reconcile", self._sql("pending_leaves"), values)
         leaves = {row[0]: row[1] for row in rows if row[0] is not None}

@@ -197,6 +197,8 @@ def is_flag(node: ast.AST) -> bool:
             kind = annotation
         case ast.FunctionDef(returns=ast.expr() as returns) if not is_method(node):
             kind = returns
+        case ast.Assign(value=ast.Constant(value=bool())):
+            return True
         case _:
             return False
     return ast.unparse(kind) in {"bool", "bool | None"}
@@ -417,6 +419,7 @@ def test_a_statement_is_described_by_what_it_returns_or_changes() -> None:
         (values_without_a_noun, 'X = 5.0\n"""After so long it is given up."""'),
         (values_without_a_noun, 'class X:\n    x: Read\n    """Returns the rows."""'),
         (flags_without_whether, 'class X:\n    x: bool\n    """It is on."""'),
+        (flags_without_whether, 'self.x = False\n"""It is on."""'),
         (
             flags_without_whether,
             'class X:\n    @property\n    def x(self) -> bool:\n        """It is on."""',
