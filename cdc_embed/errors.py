@@ -23,7 +23,7 @@ class CdcEmbedError(Exception):
     def __init__(self, *, hint: str | None = None, **fields: object) -> None:
         self.fields = fields
         self.hint = hint if hint is not None else self.default_hint.format(**fields)
-        said = (type(self).__doc__ or type(self).__name__).format(**fields)
+        said = " ".join((type(self).__doc__ or type(self).__name__).split()).format(**fields)
         # another system's words can have half a surrogate pair, which no log and no JSON takes
         super().__init__(said.encode("utf-8", "backslashreplace").decode())
 
