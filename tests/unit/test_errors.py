@@ -14,7 +14,7 @@ class LongError(CdcEmbedError):
     a line of the code"""
 
 
-def test_a_message_is_one_line_whatever_the_length_of_its_template() -> None:
+def test_a_message_is_one_line_whatever_its_length() -> None:
     assert (
         str(LongError(table="a  b"))
         == "table a  b: a message that is longer than a line of the code"
