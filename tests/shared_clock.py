@@ -1,8 +1,8 @@
 """A clock for several threads: seconds pass when every one of them waits, and only then."""
 
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import FIRST_EXCEPTION, Future, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from threading import Condition, Lock, Thread
@@ -59,7 +59,7 @@ class SharedClock(Clock):
             self._at_work += len(over)
             self._changed.notify_all()
 
-    def wait_for(self, futures: list[Future[Any]], seconds: float, _: str) -> Any:
+    def wait_for(self, futures: Sequence[Future[Any]], seconds: float) -> Any:
         """Do what ``concurrent.futures.wait`` does until the first exception."""
 
         def is_over() -> bool:
@@ -69,25 +69,25 @@ class SharedClock(Clock):
             )
 
         self.sleep(seconds, is_over)
-        return wait(futures, 0, FIRST_EXCEPTION)
+        return wait(futures, 0, FIRST_EXCEPTION).not_done
 
 
-class Workers:
+class Workers(Executor):
     """Threads of such a clock, in place of an executor's."""
 
-    def __init__(self, clock: SharedClock, most: int) -> None:
+    def __init__(self, clock: SharedClock, most: int, _name: str = "") -> None:
         self._clock = clock
         self._free = most
         self._lock = Lock()
         self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
-    def submit(self, work: Callable[..., Any], *args: Any) -> Future[Any]:
+    def submit(self, work: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
         self._queue.append((future, lambda: work(*args)))
         self._begin()
         return future
 
-    def shutdown(self, **_: Any) -> None:
+    def shutdown(self, *_: bool, **__: bool) -> None:
         self._queue.clear()
 
     def _begin(self) -> None:

@@ -35,7 +35,7 @@ from cdc_embed.embed.base import (
 from cdc_embed.embed.connections import HttpConnections, HttpRequest, Reply
 from cdc_embed.embed.dialect import Dialect
 from cdc_embed.embed.failures import ADDRESS_HINT, AWAY, UNAUTHORIZED, failure_of, reason_of
-from cdc_embed.embed.pace import Turns
+from cdc_embed.embed.pace import Turns, WaitForTurn
 from cdc_embed.embed.tokenizer import load_tokenizer
 from cdc_embed.errors import (
     CdcEmbedError,
@@ -74,6 +74,7 @@ class HttpEmbedder:
         known: KnownFacts = NOTHING_KNOWN,
         *,
         clock: Callable[[], float] = time.monotonic,
+        wait: WaitForTurn = threading.Condition.wait,
     ) -> None:
         self._config = config
         self._url = _checked(config.url)
@@ -85,7 +86,7 @@ class HttpEmbedder:
         self._usage_is_of_tokens = True
         """Whether the service counts tokens, and not something else that is fewer than words."""
         self._meter = Meter()
-        self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock)
+        self._turns = Turns(config.requests_per_minute, config.tokens_per_minute, clock, wait)
         self._lock = threading.Lock()
         self._connections = _connections()
         self._dimensions = config.dimensions

@@ -83,6 +83,10 @@ class Pace:
             self._units += more
 
 
+WaitForTurn = Callable[[Condition, float], object]
+"""A function that waits until a condition is notified, at most for so many seconds."""
+
+
 class Turns:
     """Makes the calls of several threads wait in one line, so that no minute has too many requests
     or tokens.
@@ -92,13 +96,17 @@ class Turns:
     """
 
     def __init__(
-        self, requests_per_minute: int, tokens_per_minute: int, clock: Callable[[], float]
+        self,
+        requests_per_minute: int,
+        tokens_per_minute: int,
+        clock: Callable[[], float],
+        wait: WaitForTurn = Condition.wait,
     ) -> None:
         self._requests = Pace(requests_per_minute)
         self._tokens = Pace(tokens_per_minute)
         self._clock = clock
         self._changed = Condition()
-        self.wait: Callable[[Condition, float], object] = Condition.wait
+        self._wait = wait
         self._waiting: deque[object] = deque()
         self._closed = False
 
@@ -151,4 +159,4 @@ class Turns:
             if call.over.is_set():
                 raise CalledOffError
             call.held = True
-        self.wait(self._changed, min(seconds, LOOK_SECONDS))
+        self._wait(self._changed, min(seconds, LOOK_SECONDS))

@@ -13,9 +13,10 @@ texts that are left are deferred (``reconcile/deferred.py``).
 """
 
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from math import inf
 from threading import Event, get_ident
@@ -42,6 +43,30 @@ while the service takes nothing at all, another delay holds for all (``answers``
 TOO_LONG: Final = "too_long"
 
 
+def _make_workers(most: int, name: str) -> Executor:
+    return ThreadPoolExecutor(most, thread_name_prefix=name)
+
+
+def _wait(futures: Sequence[Future[None]], seconds: float) -> Collection[Future[None]]:
+    return wait(futures, seconds, FIRST_EXCEPTION).not_done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Threads:
+    """The clock and the threads of a runner."""
+
+    clock: Callable[[], float] = time.monotonic
+    workers: Callable[[int, str], Executor] = _make_workers
+    """A function that makes an executor of so many threads, by their name."""
+    wait: Callable[[Sequence[Future[None]], float], Collection[Future[None]]] = _wait
+    """A function that waits until all are done or one has failed, at most for so many seconds, and
+    returns those that are not done."""
+
+
+THREADS: Final = Threads()
+"""The threads of the operating system."""
+
+
 class EmbeddingRunner:
     """Runs one embedder for one service."""
 
@@ -51,7 +76,7 @@ class EmbeddingRunner:
         patience: Patience,
         metrics: Metrics,
         *,
-        clock: Callable[[], float] = time.monotonic,
+        threads: Threads = THREADS,
         strikes_seconds: float = STRIKES_SECONDS,
     ) -> None:
         """``strikes_seconds``: over so long a text must fail until it is to blame."""
@@ -60,10 +85,11 @@ class EmbeddingRunner:
         self._patience = patience
         self._metrics = metrics
         # what hangs in one of them lets the others go on
-        self._stream = ThreadPoolExecutor(card.concurrency + 1, thread_name_prefix="embed")
-        self._deferred = ThreadPoolExecutor(1, thread_name_prefix="embed-deferred")
-        self._known_good = ThreadPoolExecutor(1, thread_name_prefix="embed-known-good")
-        self._clock = clock
+        self._stream = threads.workers(card.concurrency + 1, "embed")
+        self._deferred = threads.workers(1, "embed-deferred")
+        self._known_good = threads.workers(1, "embed-known-good")
+        self._wait = threads.wait
+        self._clock = clock = threads.clock
         self._size = CallSize(card.max_texts, clock=clock)
         self._answers = Answers(clock, patience.delay)
         self._calls = Calls(embedder, card, self._answers, metrics, clock)
@@ -134,7 +160,7 @@ class EmbeddingRunner:
         """Wait until every text is settled, or until it is time to go on without some."""
         waiting = Waiting(run, others_wait, self._clock())
         asked = Event()
-        while wait(futures, POLL_SECONDS, FIRST_EXCEPTION).not_done:
+        while self._wait(futures, POLL_SECONDS):
             if self._patience.abandoned or self._failed(futures):
                 run.give_up(away=True)
                 break

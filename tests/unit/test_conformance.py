@@ -5,7 +5,7 @@ A clock that passes only while somebody waits takes the place of minutes and hou
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from math import ceil, log2
 from pathlib import Path
@@ -25,9 +25,8 @@ from cdc_embed.embed.http import HttpEmbedder
 from cdc_embed.embed.trial import try_out
 from cdc_embed.embed.watched import WatchedEmbedder
 from cdc_embed.errors import EmbedderError, OtherModelError
-from cdc_embed.flow import embedding
 from cdc_embed.flow.answers import GO_ON_SECONDS
-from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.embedding import EmbeddingRunner, Threads
 from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
@@ -103,23 +102,20 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
             (tmp_path / "key").write_text(key)
             settings["api_key_file"] = str(tmp_path / "key")
         config = EmbedderConfig(**settings)
-        embedder = HttpEmbedder(config, clock=clock)
-        embedder._turns.wait = partial(wait_unlocked, clock)
+        embedder = HttpEmbedder(config, clock=clock, wait=partial(wait_unlocked, clock))
         tried = try_out(embedder, config)
         service.begin()
 
         def wait(event: Event, seconds: float) -> None:
             clock.sleep(seconds, event.is_set)
 
+        threads = Threads(clock=clock)
         if isinstance(clock, SharedClock):
-            workers = partial(Workers, clock)
-            monkeypatch.setattr(embedding, "ThreadPoolExecutor", lambda n, **_: workers(n))
-            monkeypatch.setattr(embedding, "wait", clock.wait_for)
-
+            threads = replace(threads, workers=partial(Workers, clock), wait=clock.wait_for)
         patience = Patience(Event(), lambda _stage, _error: None, clock=clock, wait=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
         watched = WatchedEmbedder(embedder, tried)
-        runner = EmbeddingRunner(watched, patience, metrics, clock=clock)
+        runner = EmbeddingRunner(watched, patience, metrics, threads=threads)
         made.append(Bench(service, runner, clock, tried.card))
         return made[-1]
 

@@ -21,7 +21,7 @@ from cdc_embed.errors import (
     TextRefusedError,
 )
 from cdc_embed.flow.blame import MOST_LETTERS_IN_A_ROW
-from cdc_embed.flow.embedding import EmbeddingRunner
+from cdc_embed.flow.embedding import EmbeddingRunner, Threads
 from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.flow.texts import Wanted
@@ -95,7 +95,7 @@ def running(
     heard = errors if errors is not None else []
     patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=delay)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
-    runner = EmbeddingRunner(fake, patient, metrics, clock=clock)
+    runner = EmbeddingRunner(fake, patient, metrics, threads=Threads(clock=clock))
     try:
         yield runner
     finally:

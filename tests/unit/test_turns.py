@@ -14,8 +14,7 @@ class Waits:
 
     def __init__(self, requests: int = 0, tokens: int = 0) -> None:
         self.now = 0.0
-        self.turns = Turns(requests, tokens, lambda: self.now)
-        self.turns.wait = self.wait
+        self.turns = Turns(requests, tokens, lambda: self.now, self.wait)
         self.held: list[bool] = []
         self.over_at = float("inf")
         self.call = Call(Event())
