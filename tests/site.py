@@ -282,7 +282,8 @@ class RunningService:
         return body.decode()
 
     def readiness(self) -> tuple[int, str]:
-        """The status code and the words of ``/readyz``."""
+        """The status code and the words of ``/readyz``, once the service answers."""
+        self.logged("serving")
         try:
             return 200, self.get("/readyz")
         except HTTPError as refused:

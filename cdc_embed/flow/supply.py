@@ -41,20 +41,22 @@ class StoreReader(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """A batch that can be written: every action decided, every vector in hand or in the target."""
+    """A batch that can be written, with every action decided, and every vector in hand or in the
+    target."""
 
     plan: Plan
     vectors: Mapping[bytes, NDArray[np.float32]]
     used: int = 0
-    """Events of the range that are in the plan; the rest did not fit."""
+    """The events of the range that are in the plan; the rest did not fit."""
     reused: int = 0
-    """Chunks whose vector comes from a stored one."""
+    """The chunks whose vector comes from a stored one."""
     examined: Examined | None = None
     """The result of a slice; None for a range of the log."""
 
 
 class VectorSupply:
-    """Gives every chunk of a plan its vector: one in hand, a stored donor, or the model's."""
+    """Gives every chunk of a plan its vector, which is one in hand, a stored donor, or the
+    model's."""
 
     def __init__(self, store: StoreReader, runner: EmbeddingRunner, patience: Patience) -> None:
         self._store = store
@@ -64,7 +66,7 @@ class VectorSupply:
     def wanted(
         self, planned: Plan, basis: Basis, facts: BatchFacts, donors: dict[ChunkId, bool]
     ) -> dict[bytes, ChunkId]:
-        """Return the chunks that must be embedded, by hash: each text once, for all tables.
+        """Return the chunks that must be embedded, by hash, each text once for all tables.
 
         ``donors`` remembers which chunks were looked for, and found, in this preparation.
         """

@@ -186,7 +186,7 @@ def _make_new_slot(
 
     def on_step(step: Step) -> None:
         expect_no_stop()
-        log.info("setup makes", side=step.where.value, step=step.why)
+        log.info("setup runs a step", side=step.where.value, step=step.why)
 
     def on_wait(holders: list[str]) -> None:
         expect_no_stop()

@@ -26,7 +26,7 @@ class Intervals:
     trouble: float = 2.0
     """The seconds before rows are read again, after a database did not answer."""
     counts: tuple[float, ...] = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-    """Seconds between the tries of a count for which statements of others wait."""
+    """The seconds between the tries of a count for which statements of others wait."""
     standby: float = 1.0
     """The seconds between two looks at whether the slot is free."""
 
@@ -51,10 +51,11 @@ class Tolerance:
     refused_secret: float = ROTATION_SECONDS
     """The seconds for which a secret that is refused can still be replaced in its file."""
     slow_trial: float = 5.0
-    """Seconds that the embedder's trial can take at the start, until the service begins without
+    """The seconds that the embedder's trial can take at the start, until the service begins without
     it."""
     short_lived_slot: float = 60.0
-    """Seconds that a new slot must last; one that lasted less was of no use, nor is another one."""
+    """The seconds that a new slot must last. If one lasted less, another one would be of no use
+    either."""
     refusing_table: float = SHORTEST_SECONDS
     """The seconds until a table that fails is tried again, at first; they double each time."""
     idle_connection: float = 10.0

@@ -27,7 +27,7 @@ class Server:
     """The settings of the server on which logical decoding depends."""
 
     version: int
-    """``server_version_num``, e.g. 180004."""
+    """The ``server_version_num``, e.g. 180004."""
     version_text: str
     wal_level: str
     max_replication_slots: int
@@ -38,7 +38,7 @@ class Server:
     user: str
     """The role, quoted where SQL needs it."""
     allowed_plugins: str | None
-    """``output_plugin_libraries``; None where it is hidden from the role, or is no setting."""
+    """The ``output_plugin_libraries``; None where it is hidden from the role, or is no setting."""
     hosting: Hosting = OWN
 
     @property
