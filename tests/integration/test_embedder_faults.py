@@ -114,7 +114,7 @@ def test_faults_that_come_and_go_blame_exactly_the_bad_texts(
 ) -> None:
     """Between two faults a bad text is refused for good. Were the known-good text tried only at the
     beginning of such an episode, the next fault would make letters of good texts. A service that
-    refused everything for a moment is of two minds, so each letter takes a while.
+    refused everything for a moment contradicts itself, so each letter takes a while.
     """
     site, server, random = faulty, embedding_server, Random(4)
     well: dict[str, Any] = {"refuse": ["poison"]}

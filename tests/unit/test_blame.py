@@ -105,7 +105,7 @@ def test_a_bad_server_met_at_random_makes_no_letter(bad: Answer, size: int) -> N
             assert tried_again(runner, clock, texts) == {}
 
 
-def test_a_service_of_two_minds_gets_a_minute_for_ten_minutes() -> None:
+def test_a_service_that_contradicts_itself_gets_a_minute() -> None:
     """It refused a text, and took it on a later try."""
     clock, refused_once = Clock(), ["good"]
 
@@ -127,7 +127,7 @@ def test_a_service_of_two_minds_gets_a_minute_for_ten_minutes() -> None:
         assert len(fake.calls) - before == 10
 
 
-def test_a_refused_call_is_repeated_by_a_service_of_two_minds() -> None:
+def test_a_refused_call_is_made_again_after_a_contradiction() -> None:
     """It is halved only if it is refused three times."""
     fake = Fake(in_turns(2, BAD_SERVERS["400"]))
     with running(fake) as runner:
