@@ -36,6 +36,10 @@ class Rotation:
         """Note that the secret was taken."""
         self._worked, self._refused_since = True, None
 
+    def interrupted(self) -> None:
+        """Note an answer that says nothing of the secret, so that its refusals begin anew."""
+        self._refused_since = None
+
     def renewed(self) -> bool:
         """Read the secret again; return whether it is another one."""
         changed = self.in_file and self._read()

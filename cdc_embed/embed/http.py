@@ -50,6 +50,8 @@ _BYTES_PER_TOKEN = 3  # fewer than any tokenizer needs for prose, so the estimat
 
 ASK_SECONDS: Final = 5.0
 """The time limit of a request that needs no model."""
+PLAIN_WORD: Final = "sentence"
+"""A word that every tokenizer has, or cuts into more than one token."""
 LEAST_WINDOW: Final = 16
 """The least window. No model takes fewer tokens, so a smaller number of them is no count."""
 _PROXY_HINT = (
@@ -168,6 +170,8 @@ class HttpEmbedder:
     def _call(self, inputs: list[str], *, query: bool = False) -> Vectors:
         headers = self._dialect.headers
         response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
+        if response.status not in UNAUTHORIZED:
+            self._config.rotation.interrupted()
         if response.status in UNAUTHORIZED and self._has_other_key(headers):
             response, body = self._ask(inputs, self._dialect.body(inputs, query=query))
         refused = None
@@ -187,17 +191,18 @@ class HttpEmbedder:
         return vectors
 
     def _expect_whole(self, inputs: list[str], used: int | None) -> None:
-        """Raise if the service counts fewer tokens than a text has words, and no more of them for a
-        longer text, because it cuts."""
+        """Raise if the service counts fewer tokens than a text has words, and no more of them for
+        longer texts of one plain word, because it cuts. In another text a word can be no token."""
         words = sum(len(text.split()) for text in inputs)
         if not self._usage_is_of_tokens or used is None or used >= words:
             return
         if used < LEAST_WINDOW * len(inputs):
             return
-        longest = max(inputs, key=len).split()
+        longest = [PLAIN_WORD] * len(max(inputs, key=len).split())
         whole = self._count_used(longest)
         shorter = longest[: (whole + len(longest)) // 2]
-        if LEAST_WINDOW <= whole <= self._count_used(shorter) and len(shorter) < len(longest):
+        flat = LEAST_WINDOW <= whole < len(longest) and whole <= self._count_used(shorter)
+        if flat and len(shorter) < len(longest):
             raise EmbedderError(
                 problem=f"{_shown(self._url)} cuts long texts: it counts {whole} tokens in a text "
                 f"of {len(longest)} words, and as many in one of {len(shorter)} words",

@@ -37,6 +37,8 @@ class WatchedEmbedder:
         """Whether the last call failed."""
         self._compared = 0
         """The failures after which the canary was the same."""
+        self._busy_only = True
+        """Whether all failures since then were those of a rate limit."""
         self._largest = tried.largest
         """The largest number of texts that one call has carried."""
 
@@ -54,8 +56,10 @@ class WatchedEmbedder:
         asked = [*texts, PROBE] if suspect and room and PROBE not in texts else list(texts)
         try:
             vectors = self._embedder.embed(asked)
-            if suspect:
-                probed = PROBE in asked
+            probed = PROBE in asked
+            # a rate limit would refuse one call more, each time, and the vectors would be lost
+            postponed = suspect and not probed and self._busy_only
+            if suspect and not postponed:
                 self._expect_same(vectors[asked.index(PROBE)] if probed else self._probe_twice())
         except TextRefusedError:
             self._failing = False  # it is there
@@ -65,11 +69,14 @@ class WatchedEmbedder:
                 # one of several servers can be broken, and the call after it reaches another
                 self._failures += self._failing or not isinstance(exc, UnusableAnswerError)
                 self._failing = True
+                self._busy_only = self._busy_only and exc.overloaded and not exc.reason
             raise
         with self._lock:
             self._failing = False
             self._largest = max(self._largest, len(texts))
-            self._compared = max(self._compared, failures)
+            if not postponed:
+                self._compared = max(self._compared, failures)
+                self._busy_only = self._busy_only or self._compared == self._failures
         return vectors[: len(texts)]
 
     @property

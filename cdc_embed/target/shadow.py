@@ -40,6 +40,10 @@ class Shadow:
         name = shadow_name(self.table)
         create, index = create_ddl(self.schema, self.table, self.vector_type, name)
         made = [create.statement, index.statement, self._prepare(STORAGE)]
+        # default privileges open it to readers before it has its policies
+        if self.table.row_security:
+            shadow = sql.Identifier(self.schema, name)
+            made.append(compose("target/view", "enable_row_security", table=shadow))
         return joined(create.why, [self.drop_ddl().statement, *made])
 
     def drop_ddl(self) -> Ddl:

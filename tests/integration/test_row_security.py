@@ -8,6 +8,8 @@ from typing import Any
 import psycopg2
 import pytest
 
+from cdc_embed.postgres.session import Session
+from cdc_embed.target.shadow import Shadow
 from tests.cases import cases
 from tests.oracle import Documents
 from tests.site import Site, columns, wait_until
@@ -151,6 +153,26 @@ def test_no_change_of_the_table_opens_its_vectors(site: Site, reader: str, chang
     assert seen(site, reader, 2, everything) == []
     site.cli("doctor")
     assert "nothing to do" in site.cli("setup").stderr
+
+
+def test_a_shadow_shows_no_vector_before_its_policies_do(
+    site: Site, reader: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Default privileges open each new table of the schema, this one before it has policies."""
+    backfill(site)
+    site.sql(f"alter default privileges in schema cdc_embed grant select on tables to {reader}")
+    site.sql("alter table letters alter id type bigint")
+    filled = "select count(*) from cdc_embed.letters_embedding_shadow"
+    fill, shown = Shadow.fill, list[Any]()
+
+    def fill_and_look(shadow: Shadow, session: Session, slices: Any) -> None:
+        fill(shadow, session, slices)
+        shown.extend([site.value(filled), *seen(site, reader, 1, filled)])
+
+    monkeypatch.setattr(Shadow, "fill", fill_and_look)
+    site.cli("setup")
+    assert shown == [20, 0]
+    assert len(seen(site, reader, 1, "select id from cdc_embed.letters_embedding")) == 10
 
 
 @pytest.mark.parametrize("secured", [True, False])

@@ -26,6 +26,16 @@ def test_the_minute_begins_anew_with_each_secret() -> None:
     assert rotation.may_come(500.0)
 
 
+def test_the_minute_begins_anew_after_another_failure() -> None:
+    """While a service is away, nobody can know whether it takes the secret."""
+    rotation = Rotation(lambda: False, in_file=True)
+    rotation.accepted()
+    assert rotation.may_come(5.0)
+    rotation.interrupted()
+    assert rotation.may_come(110.0)
+    assert not rotation.may_come(171.0)
+
+
 @pytest.mark.parametrize("waits", [True, False])
 def test_a_secret_that_never_worked_is_for_a_service_to_wait_for(waits: bool) -> None:
     rotation = Rotation(lambda: False, in_file=True)

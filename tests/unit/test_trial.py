@@ -202,6 +202,24 @@ def test_a_count_of_tokens_that_stays_flat_is_an_error(service: Service) -> None
     assert "embedder.window to 150 or less" in error.hint
 
 
+def test_words_that_are_no_tokens_are_not_cut_off(service: Service) -> None:
+    """Mails have dozens of invisible letters between blanks, which tokenizers drop."""
+    answer = service.answer
+
+    def counted(body: dict[str, Any]) -> Any:
+        status, content = answer(body)
+        words = (word for text in body["input"] for word in text.split())
+        content["usage"] = {"prompt_tokens": sum(word.isalnum() for word in words)}
+        return status, content
+
+    service.answer = counted  # type: ignore[method-assign]
+    config = EmbedderConfig(kind="http", url=service.url, model="m")
+    with closing(HttpEmbedder(config)) as embedder:
+        try_out(embedder, config)
+        mail = "a mail with some words " * 8 + "\u200c " * 60
+        assert embedder.embed([mail]).shape == (1, 8)
+
+
 def test_a_count_of_something_else_is_no_error(service: Service) -> None:
     """Some services count half words, or texts."""
     answer = service.answer
@@ -397,6 +415,20 @@ def test_a_call_is_never_larger_than_one_that_was_taken(service: Service) -> Non
     watching.embedder.embed(["a", "b", "c"])
     assert [body["input"] for body in service.asked] == [["a", "b", "c"], [PROBE]]
     watching.embedder.close()
+
+
+def test_a_rate_limit_costs_no_vectors(service: Service) -> None:
+    """A full call leaves no room for the known-good text, and one call more would be refused each
+    time; another model is found with the next call that has room."""
+    watching = Watching(service, max_batch=3)
+    embedder = watching.embedder
+    watching.fail(429)
+    service.habits.weights = "second"
+    assert embedder.embed(["a", "b", "c"]).shape == (3, 8)
+    with pytest.raises(OtherModelError):
+        embedder.embed(["d"])
+    assert [body["input"] for body in service.asked] == [["a", "b", "c"], ["d", PROBE]]
+    embedder.close()
 
 
 def test_a_failure_during_the_comparison_is_waited_for(service: Service) -> None:
