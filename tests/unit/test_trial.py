@@ -209,7 +209,7 @@ def test_words_that_are_no_tokens_are_not_cut_off(service: Service) -> None:
     def counted(body: dict[str, Any]) -> Any:
         status, content = answer(body)
         words = (word for text in body["input"] for word in text.split())
-        content["usage"] = {"prompt_tokens": sum(word.isalnum() for word in words)}
+        content["usage"] = {"prompt_tokens": sum(any(map(str.isalnum, w)) for w in words)}
         return status, content
 
     service.answer = counted  # type: ignore[method-assign]
