@@ -36,8 +36,8 @@ ZERO = LSN(0)
 class Position(NamedTuple):
     """The place of one change in the order of commits: commit LSN, then ordinal in it.
 
-    Change LSNs are not usable for this: they are ordered only inside a transaction, and the rows
-    of one COPY share one.
+    Change LSNs are not usable for this, because they are ordered only inside a transaction, and the
+    rows of one COPY share one.
     """
 
     commit_lsn: LSN
@@ -78,7 +78,7 @@ class Progress:
         self.mark_received(lsn)
 
     def mark_idle(self) -> None:
-        """Note that nothing received waits: it is durable, up to the open transaction's commit."""
+        """Note that all that was received is durable, up to the open transaction's commit."""
         self.mark_durable(self.received if self.open_commit is None else self.open_commit)
 
     def mark_recorded(self, lsn: LSN) -> None:

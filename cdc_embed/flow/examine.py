@@ -126,7 +126,7 @@ class Examiner:
     ) -> tuple[dict[Key, Row | None], bool]:
         """Embed the fresh ones of the rows once more; a stored vector that differs is stale.
 
-        Return the rows whose texts the embedder did not take, and whether it took nothing: they are
+        Return the rows whose texts the embedder did not take, and whether it took nothing. They are
         sampled later.
         """
         writes = comparison.fresh_documents()

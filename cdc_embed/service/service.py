@@ -233,7 +233,7 @@ class Service:
             self._current.instance.stop()
 
     def stop_now(self) -> None:
-        """Have ``run`` return at once: nothing is lost, some changes are replayed."""
+        """Have ``run`` return at once; nothing is lost, but some changes are replayed."""
         self._stopping_now = True
         self._mark_stopping()
         if self._current is not None:

@@ -45,11 +45,6 @@ REASON = re.compile(
 NOT_USED = {"item", "manager", "helper", "handle", "sync", "ack", "offset", "payload"}
 """Words for vague or foreign things. ``payload`` is for raw bytes only."""
 
-COLONS_LEFT: Final = {
-    "cdc_embed/flow/examine.py", "cdc_embed/lsn.py", "cdc_embed/service/service.py",
-}  # fmt: skip
-"""The modules in which a colon still gives a reason; a module that is mended is taken out."""
-
 FORMER = {
     "Absence", "Comparer", "Desk", "Later", "Named", "Published", "Stock",
     "COMES_BACK", "SOON", "both", "let_go", "now_or_never", "source_table",
@@ -378,7 +373,7 @@ def test_modules_and_functions_are_read_in_one_sitting(rule: Rule) -> None:
 
 def test_a_colon_gives_no_reason() -> None:
     found = {place.partition(":")[0] for place in reasons_after_colons(TEXTS)}
-    assert found <= COLONS_LEFT
+    assert found == set()
 
 
 def test_a_name_of_a_class_stands_for_one_thing() -> None:
