@@ -10,14 +10,14 @@ from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from typing import Any, Final
 
-from cdc_embed.change.document import Table
+from cdc_embed.change.document import Table, TableColumn
 from cdc_embed.errors import PreflightError
 from cdc_embed.finding import Finding, judge
 from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.setup.mending import is_bare, lost_tables
 from cdc_embed.sql import migrations, queries
 from cdc_embed.target.registry import MARK, Registered, applied_migrations, registered_tables
-from cdc_embed.target.schema import SERVICE_TABLES, TELLING_COLUMNS
+from cdc_embed.target.schema import ALL, MOST, SERVICE_TABLES, TELLING, TELLING_COLUMNS
 from cdc_embed.target.source_functions import function_names
 from cdc_embed.target.vectors import index_names
 
@@ -38,7 +38,7 @@ def expect_own_tables(databases: Connections) -> None:
     schema = databases.config.target.schema
     if not applied_migrations(databases.target, schema):
         return
-    for what in strangers(databases, SERVICE_TABLES, vectors=[]).values():
+    for what in strangers(databases, SERVICE_TABLES, vectors={}).values():
         raise PreflightError(
             where="target database",
             problem=f"{what} exists, and is not ours",
@@ -47,10 +47,18 @@ def expect_own_tables(databases: Connections) -> None:
 
 
 def strangers(
-    databases: Connections, names: Collection[str], *, vectors: Collection[str]
+    databases: Connections,
+    names: Collection[str],
+    *,
+    vectors: Mapping[str, int],
+    key: Iterable[TableColumn] = (),
 ) -> dict[str, str]:
-    """Describe the objects that have these names of ours and are somebody else's, by the name."""
-    held = _holders(databases, names, vectors=vectors)
+    """Describe the objects that have these names of ours and are somebody else's, by the name.
+
+    ``vectors``: how many telling columns a table of vectors of that name has. ``key``: the
+    arguments of our functions.
+    """
+    held = _holders(databases, names, vectors=vectors, key=key)
     return {name: what for what, name, ours in held if not ours}
 
 
@@ -66,7 +74,7 @@ def _service_tables_taken(databases: Connections) -> list[Finding]:
     if lost_tables(databases) or is_bare(databases):  # they are ours
         return []
     fix = "rename it, or set another target.schema"
-    holders = _holders(databases, names, vectors=[])
+    holders = _holders(databases, names, vectors={})
     return [judge("names", False, f"{what} exists, and is not ours", fix) for what, *_ in holders]
 
 
@@ -76,12 +84,14 @@ def _taken_from(
     """Return a finding for each object of a table that would be made in the place of another, or
     is another's by now."""
     registered = {name for each in known.values() for name in _names(each)}
-    taken = strangers(databases, _names(table) - registered, vectors=[table.embedding_table])
+    vectors = {table.embedding_table: ALL}
+    taken = strangers(databases, _names(table) - registered, vectors=vectors, key=table.key)
     mine = known.get(table.full_name)
     if mine is not None:
         # an index can be that of a table of ours that was renamed, which another check says
-        lasting = [name for name in (mine.embedding_table, mine.search_view) if name]
-        taken |= strangers(databases, lasting, vectors=[mine.embedding_table])
+        lasting = {mine.embedding_table, mine.search_view or "", *function_names(table)}
+        vectors = {mine.embedding_table: MOST}
+        taken |= strangers(databases, lasting, vectors=vectors, key=table.key)
     fix = "rename it, or set another embedding_table or search_view for this table"
     return [
         Finding(
@@ -102,14 +112,20 @@ def _names(table: Table | Registered) -> set[str]:
 
 
 def _holders(
-    databases: Connections, names: Collection[str], *, vectors: Collection[str]
+    databases: Connections,
+    names: Collection[str],
+    *,
+    vectors: Mapping[str, int],
+    key: Iterable[TableColumn] = (),
 ) -> list[tuple[Any, ...]]:
-    """Return (description, whether it is ours) of each object that has one of these names."""
+    """Return (description, name, whether it is ours) of each object that has one of these names."""
     values = {
         "schema": databases.config.target.schema,
         "names": sorted(names),
-        "vectors": sorted(vectors),
+        "vectors": json.dumps(dict(vectors)),
+        "telling": json.dumps(TELLING),
         "own": json.dumps(TELLING_COLUMNS),
         "mark": MARK,
+        "arguments": [column.type for column in key],
     }
     return databases.target.fetch("schema", queries("target/schema")["holders"], values)

@@ -26,7 +26,7 @@ from cdc_embed.target.registry import (
     own_functions,
     registered_tables,
 )
-from cdc_embed.target.schema import SERVICE_TABLES, drop_ddl, drop_schema_ddl
+from cdc_embed.target.schema import MOST, SERVICE_TABLES, drop_ddl, drop_schema_ddl
 from cdc_embed.target.source_functions import function_names
 from cdc_embed.target.view import drop_function_ddl, drop_view_ddl
 
@@ -106,7 +106,8 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
     known = registered_tables(session, schema).values()
     vectors = [registered.embedding_table for registered in known]
     views = [registered.search_view for registered in known if registered.search_view]
-    strange = strangers(databases, [*vectors, *views, *SERVICE_TABLES], vectors=vectors)
+    forms = dict.fromkeys(vectors, MOST)
+    strange = strangers(databases, [*vectors, *views, *SERVICE_TABLES], vectors=forms)
     tables = [name for name in (*vectors, *SERVICE_TABLES) if name not in strange]
     views = [name for name in views if name not in strange]
     functions = [name for registered in known for name in function_names(registered)]

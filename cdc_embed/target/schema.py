@@ -36,6 +36,22 @@ name."""
 SERVICE_TABLES: Final = tuple(TELLING_COLUMNS)
 """The tables of our own, in the order in which they can be dropped."""
 
+TELLING: Final = {
+    "chunk_text": "text",
+    "start_offset": "integer",
+    "end_offset": "integer",
+    "document_hash": "bytea",
+    "chunk_hash": "bytea",
+    "space": "integer",
+    "commit_lsn": "pg_lsn",
+    "committed_at": "timestamptz",
+    "embedded_at": "timestamptz",
+}
+"""The columns, of every version, by which a table of vectors is known from another of its name."""
+MOST, ALL, NEW = len(TELLING) // 2 + 1, len(TELLING), len(TELLING) + 1
+"""The number of them, with the reference to the spaces, that a table of ours has: one that is
+registered and can have lost some, one that is not, and one that ``setup`` has just made."""
+
 
 def checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]

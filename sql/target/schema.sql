@@ -253,13 +253,24 @@ order by 1
 
 -- name: holders
 -- The objects in our schema that have some names: description, name, and whether they are ours: a table
--- with the columns of vectors, an index on one, a view that reads one, a table with the columns of our
--- own of that name, a function with our mark.
+-- with so many of the telling columns of vectors, its reference to our spaces among them; an index on
+-- one; a view that reads one; a table with the columns of our own of that name; a function with our
+-- mark, or that our view calls. Functions with other arguments are nobody's business.
 with vectors as (
   select c.oid from pg_class c join pg_namespace n on n.oid = c.relnamespace
-  where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(vectors)s)
-    and exists (select from pg_attribute a where a.attrelid = c.oid and not a.attisdropped
-                and a.attname in ('chunk_hash', 'document_hash'))
+  join jsonb_each_text(%(vectors)s::jsonb) as v (name, least) on v.name = c.relname
+  where n.nspname = %(schema)s and c.relkind = 'r' and v.least::int <= (
+    select count(*) from jsonb_each_text(%(telling)s::jsonb) as t (name, type)
+    join pg_attribute a on a.attrelid = c.oid and a.attname = t.name and not a.attisdropped
+      and a.atttypid = to_regtype(t.type)
+  ) + exists (
+    select from pg_constraint k join pg_class s on s.oid = k.confrelid
+    where k.conrelid = c.oid and s.relnamespace = n.oid and s.relname = 'space'
+  )::int
+), reads as (
+  select r.oid as rule, r.ev_class as view from pg_rewrite r
+  where exists (select from pg_depend d where d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                and d.refclassid = 'pg_class'::regclass and d.refobjid in (select oid from vectors))
 )
 select pg_describe_object('pg_class'::regclass, c.oid, 0), c.relname::text,
        c.oid in (select oid from vectors)
@@ -268,15 +279,19 @@ select pg_describe_object('pg_class'::regclass, c.oid, 0), c.relname::text,
          where own.name = c.relname
            and columns <@ (select jsonb_agg(a.attname) from pg_attribute a where a.attrelid = c.oid and not a.attisdropped))
        or exists (select from pg_index i where i.indexrelid = c.oid and i.indrelid in (select oid from vectors))
-       or exists (select from pg_rewrite r join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
-                  where r.ev_class = c.oid and d.refclassid = 'pg_class'::regclass
-                    and d.refobjid in (select oid from vectors))
+       or c.oid in (select view from reads)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relname = any (%(names)s)
 union all
-select pg_describe_object('pg_proc'::regclass, p.oid, 0), p.proname::text, starts_with(p.prosrc, %(mark)s)
+select pg_describe_object('pg_proc'::regclass, p.oid, 0), p.proname::text,
+       starts_with(p.prosrc, %(mark)s)
+       or exists (select from reads join pg_class v on v.oid = reads.view
+                  join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = reads.rule
+                  where v.relname = any (%(names)s) and d.refclassid = 'pg_proc'::regclass and d.refobjid = p.oid)
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
 where n.nspname = %(schema)s and p.proname = any (%(names)s)
+  and p.proargtypes::text = (select string_agg(to_regtype(a.type)::oid::text, ' ' order by a.place)
+                             from unnest(%(arguments)s::text[]) with ordinality as a (type, place))
 order by 1
 
 -- name: other_checkpoints

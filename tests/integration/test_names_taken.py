@@ -113,3 +113,35 @@ def test_what_took_the_place_of_ours_is_named_and_stays(site: Site, name: str) -
     left = "select table_name from information_schema.tables where table_schema = 'app'"
     assert site.sql(left) == [(what.partition(".")[2],)]
     assert site.sql("select app.visible_documents('')") == [(True,)]
+
+
+MADE_BY_HAND = (
+    "id bigint, chunk int, document_hash bytea, chunk_text text, model text, embedding real[], "
+    "primary key (id, chunk)",
+    "id bigint primary key, chunk int, document_hash text, model text, embedding real[]",
+    "id bigint, chunk int, chunk_hash text, model text, embedding real[]",
+    "id bigint, chunk int, chunk_hash bytea, document_hash bytea, space int, model text, "
+    "chunk_text text, primary key (id, chunk)",
+)
+
+
+@pytest.mark.parametrize("columns", MADE_BY_HAND)
+@pytest.mark.parametrize("before", [True, False])
+def test_vectors_of_the_application_are_never_ours(site: Site, columns: str, before: bool) -> None:
+    """A table of vectors made by hand keeps its rows, and nobody advises to drop it."""
+    if not before:
+        site.cli("setup")
+        site.sql("drop table app.documents_embedding cascade")
+    site.sql(f"create table app.documents_embedding ({columns})")
+    site.sql("insert into app.documents_embedding (id, chunk, model) values (1, 0, 'ada')")
+    shape = """select attname, atttypid from pg_attribute
+        where attrelid = 'app.documents_embedding'::regclass"""
+    had = site.sql(shape)
+    for command in (["doctor"], ["setup", "--dry-run"], ["setup"], ["setup", "--rebuild"]):
+        done = site.cli(*command, expect=4)
+        said = done.stdout + done.stderr
+        assert "table app.documents_embedding exists, and is not ours" in said
+        assert 'drop table "app"' not in said
+    site.cli("teardown", "--yes")
+    assert site.sql(shape) == had
+    assert site.sql("select model from app.documents_embedding") == [("ada",)]
