@@ -182,6 +182,7 @@ def test_row_to_be_read_again_of_a_table_that_left(two: Site) -> None:
         service.settle()
         assert two.drift("notes") == []
         wait_until(lambda: "correct tables.text" in str(problem_of(service, "documents")), "shown")
+        assert service.times("one table is paused, the others go on") == 0, "they never stopped"
         assert service.stop() == 0
     two.sql("alter table documents add column body text default 'again'")
     two.cli("setup")
