@@ -212,14 +212,15 @@ class EmbeddingRunner:
         for future in futures:
             future.cancel()
         for call in list(run.calling.values()):
-            if call.held or not call.texts:
+            texts = call.texts  # it can be answered meanwhile, and has none then
+            if call.held or not texts:
                 continue
             if away:  # it can hang without a failure
                 problem = f"no answer for {now - call.sent_at:.0f} s"
                 failure = EmbedderUnavailableError(problem=problem)
                 self._answers.failed(failure, call.sent_at)
-            if len(call.texts) > 1 and now - call.sent_at > ASK_SECONDS:
-                self._size.failed(call.texts)
+            if len(texts) > 1 and now - call.sent_at > ASK_SECONDS:
+                self._size.failed(texts)
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:
         """Refuse texts that are longer than the window, because the model would cut them, or than
