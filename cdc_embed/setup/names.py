@@ -17,9 +17,9 @@ from cdc_embed.setup.connections import RUN_SETUP, Connections
 from cdc_embed.setup.mending import is_bare, lost_tables
 from cdc_embed.sql import migrations, queries
 from cdc_embed.target.registry import MARK, Registered, applied_migrations, registered_tables
-from cdc_embed.target.schema import ALL, MOST, SERVICE_TABLES, TELLING, TELLING_COLUMNS
+from cdc_embed.target.schema import ALL, MOST, NEW, SERVICE_TABLES, TELLING, TELLING_COLUMNS
 from cdc_embed.target.source_functions import function_names
-from cdc_embed.target.vectors import index_names
+from cdc_embed.target.vectors import index_names, shadow_name
 
 _CREATES: Final = re.compile(r"create table \{schema\}\.(\w+)")
 
@@ -43,6 +43,19 @@ def expect_own_tables(databases: Connections) -> None:
             where="target database",
             problem=f"{what} exists, and is not ours",
             hint=f"rename it, then {RUN_SETUP}",
+        )
+
+
+def expect_free_shadow(databases: Connections, table: Table) -> None:
+    """Raise when somebody else has the name of a table's shadow, which ``setup`` drops if it is
+    there, or those of its indexes."""
+    name = shadow_name(table)
+    for what in strangers(databases, {name, *index_names(name)}, vectors={name: NEW}).values():
+        raise PreflightError(
+            where=f"table {table.full_name}",
+            problem=f"{what} exists, and is not ours",
+            hint=f"rename it, then {RUN_SETUP}",
+            table=table.full_name,
         )
 
 

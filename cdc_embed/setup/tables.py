@@ -16,6 +16,7 @@ from cdc_embed.finding import Finding
 from cdc_embed.postgres.ddl import Ddl, OnWait
 from cdc_embed.setup.agreement import expect_key
 from cdc_embed.setup.connections import Connections, expect_comparable, space_of
+from cdc_embed.setup.names import expect_free_shadow
 from cdc_embed.setup.ownership import expect_free, is_ours, other_source
 from cdc_embed.setup.relations import Relations
 from cdc_embed.setup.shadow import all_rows, rehearse
@@ -246,6 +247,7 @@ class TablePlanner:
         self, table: Table, known: Registered | None, stored: VectorTable, change: TableChange
     ) -> None:
         databases, index = self._databases, self._databases.config.index
+        expect_free_shadow(databases, table)
         shadow = Shadow(
             schema=self._schema,
             table=table,

@@ -17,7 +17,7 @@ from cdc_embed.change.document import Table
 from cdc_embed.postgres.ddl import Ddl, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
-from cdc_embed.target.registry import Registered
+from cdc_embed.target.registry import Registered, own_functions
 from cdc_embed.target.schema import checksum
 from cdc_embed.target.source_functions import (
     SourceFunctions,
@@ -95,7 +95,8 @@ class SearchView:
         """Return the statements that make all of it. ``again``: it made way before."""
         names, made = self.functions, self._functions.statements()
         gone = names if again else names - made.keys()
-        dropped = [drop_function(self._schema, name) for name in sorted(gone)]
+        own = own_functions(self._session, self._schema, sorted(gone))
+        dropped = [drop_function_ddl(identity).statement for identity in own]
         return [
             *([] if again else self._drop_policies()),
             *(dropped if again else []),
@@ -225,10 +226,6 @@ def drop_view(schema: str, name: str) -> sql.Composed:
 
 def drop_function_ddl(identity: str) -> Ddl:
     return Ddl(f"drop function {identity}", _compose("drop_function", function=sql.SQL(identity)))
-
-
-def drop_function(schema: str, name: str) -> sql.Composed:
-    return _compose("drop_function", function=sql.Identifier(schema, name))
 
 
 def _compose(query: str, **parts: sql.Composable) -> sql.Composed:

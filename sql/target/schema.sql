@@ -248,7 +248,8 @@ from pg_namespace where nspname = %(schema)s
 -- Those functions of some names that have our mark, as DROP FUNCTION names them.
 select format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
 from pg_proc p join pg_namespace n on n.oid = p.pronamespace
-where n.nspname = %(schema)s and p.proname = any (%(functions)s) and starts_with(p.prosrc, %(mark)s)
+where n.nspname = %(schema)s and p.proname = any (%(functions)s)
+  and starts_with(p.prosrc, %(mark)s)
 order by 1
 
 -- name: holders

@@ -145,3 +145,47 @@ def test_vectors_of_the_application_are_never_ours(site: Site, columns: str, bef
     site.cli("teardown", "--yes")
     assert site.sql(shape) == had
     assert site.sql("select model from app.documents_embedding") == [("ada",)]
+
+
+SHADOWS = ("(id bigint)", "(like app.documents_embedding)", "as table app.documents_embedding")
+
+
+@pytest.mark.parametrize("theirs", SHADOWS)
+def test_a_shadow_of_the_application_is_not_dropped(site: Site, theirs: str) -> None:
+    site.cli("setup")
+    site.sql("alter table documents alter id type numeric")
+    site.sql(f"create table app.documents_embedding_shadow {theirs}")
+    for command in (["setup", "--dry-run"], ["setup"]):
+        done = site.cli(*command, expect=4)
+        assert "table app.documents_embedding_shadow exists, and is not ours" in (
+            done.stdout + done.stderr
+        )
+    assert site.value("select to_regclass('app.documents_embedding_shadow') is not null")
+    site.sql("alter table app.documents_embedding_shadow rename to theirs")
+    site.cli("setup")
+    site.cli("doctor")
+
+
+def test_our_functions_are_dropped_by_their_arguments(site: Site) -> None:
+    """Functions of the application that have the names of ours stay, and ours goes."""
+    file = site.config_path.read_text().replace(f'dsn = "{site.dsn}"\nschema', "schema")
+    site.config_path.write_text(file.replace("[[tables]]", "[[tables]]\nstore_text = false"))
+    site.cli("setup")
+    for kind in ("int", "text"):
+        site.sql(f"create function app.text_documents({kind}) returns int return 1")
+    functions = (
+        "select oid::regprocedure::text from pg_proc where proname ~ '_documents' order by 1"
+    )
+    theirs = [("app.text_documents(integer)",), ("app.text_documents(text)",)]
+    visible = ("app.visible_documents(bigint)",)
+    assert site.sql(functions) == sorted([*theirs, visible, ("app.text_documents(bigint)",)])
+    site.config_path.write_text(file)
+    site.cli("setup")
+    assert site.sql(functions) == [*theirs, visible]
+    site.sql("create function app.text_documents(bigint) returns int return 1")
+    for command in ("doctor", "setup"):
+        done = site.cli(command, expect=4)
+        said = "function app.text_documents(bigint) exists, and is not ours"
+        assert said in done.stdout + done.stderr
+    site.cli("teardown", "--yes")
+    assert site.sql(functions) == sorted([*theirs, ("app.text_documents(bigint)",)])
