@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.own_process import COMMAND
+from tests.quiet import watch_for
 from tests.servers import Servers
 from tests.site import PATIENCE, RunningService, Site, wait_until
 
@@ -188,10 +189,11 @@ def test_broken_build_is_dropped_and_made_again(site: Site) -> None:
 
 
 def test_stop_leaves_a_long_build_to_the_server(site: Site) -> None:
-    with held_build(site) as service:
+    with held_build(site, process=True) as service:
         assert index_status(site)["state"] == "building"
         assert service.stop() == 0
         (pid,) = site.sql(BUILDS)
+        watch_for(2.5, lambda: site.sql(BUILDS) == [pid], "the server goes on")  # others end in 1 s
         with site.service() as next_service:
             assert f"PID {pid[0]}" in next_service.wait_for("waiting")["problem"]
             assert next_service.stop() == 0
