@@ -109,7 +109,7 @@ class Answers:
                 self.back_at = self.taken_at
             self.away_since = None
 
-    def failed(
+    def mark_failed(
         self, failure: EmbedderUnavailableError, began: float, texts: Sequence[str] = ()
     ) -> None:
         """Note a failure that is waited out, of a call that began then; if it asks for time, decide

@@ -123,7 +123,7 @@ class Blame:
             if self.contradicts_itself and self._size.has_taken(len(head)):
                 return self._repeat(call)
         except EmbedderUnavailableError as exc:
-            run.failed(exc)
+            run.mark_failed(exc)
             raise
         except TextRefusedError as exc:
             refusal = exc
@@ -187,13 +187,13 @@ class Blame:
 
         If the service wants all calls later, no call is made before, and nothing more is found out.
         """
-        run.failed(failure)
+        run.mark_failed(failure)
         if failure.retry_after or failure.of_known_good:
             return
         if len(head) == 1:
             self._judge_text(head, run, failure)
         elif not self._is_chance(head, run, failure) and (failure.reason or self.is_well()):
-            self._size.failed([each.text for each in head])
+            self._size.mark_failed([each.text for each in head])
 
     def _is_chance(
         self, head: Sequence[Wanted], run: Run, failure: EmbedderUnavailableError
@@ -212,7 +212,7 @@ class Blame:
         if not self.is_well(PROOFS[self._strikes.failures(digest) % len(PROOFS)]):
             self._strikes.begin_anew()
             if failure.reason in (TIMEOUT, SERVER_ERROR):
-                self._size.failed([text])
+                self._size.mark_failed([text])
             return
         self._size.blamed(text)
         if self._strikes.out(digest, failure):
@@ -228,7 +228,7 @@ class Blame:
         if run.has_failed(head):
             self._size.forget()
 
-    def count(self, result: Embedded) -> None:
+    def warn_of_many(self, result: Embedded) -> None:
         """Tell once of many letters without one success, because the configuration can be wrong.
 
         The order of the texts in a batch does not matter, because bad texts can be alike, in length

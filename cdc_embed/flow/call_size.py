@@ -82,7 +82,7 @@ class CallSize:
                 top = self._top()
                 self._now = max(1, min(top, 2 * count, (count + top + 1) // 2))
 
-    def failed(self, texts: Sequence[str]) -> None:
+    def mark_failed(self, texts: Sequence[str]) -> None:
         """Note a call that got no answer, or 5xx. A call of a single text teaches no size."""
         with self._lock:
             count = len(texts)

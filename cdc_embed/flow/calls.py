@@ -71,7 +71,7 @@ class Calls:
             self._answers.not_sent()
             raise
         except EmbedderUnavailableError as exc:
-            self._answers.failed(exc, call.sent_at, () if exc.of_known_good else texts)
+            self._answers.mark_failed(exc, call.sent_at, () if exc.of_known_good else texts)
             raise
         except TextRefusedError as exc:
             self._note_refusal(texts, exc, call.sent_at)
@@ -91,13 +91,13 @@ class Calls:
         if not failure.overloaded:
             return False
         self._overload, number = failure, self._answers.sent + 1
-        self._number.failed([""] * number)
+        self._number.mark_failed([""] * number)
         return number > 1
 
     def _note_refusal(self, texts: list[str], refused: TextRefusedError, began: float) -> None:
         if texts == [PROBE]:
             problem = f"it refuses even a text that is known to be good: {refused}"
-            self._answers.failed(EmbedderUnavailableError(problem=problem), began)
+            self._answers.mark_failed(EmbedderUnavailableError(problem=problem), began)
         else:
             self._answers.refused()
 

@@ -151,7 +151,7 @@ class EmbeddingRunner:
         self._wait_for(run, futures, others_wait)
         characters = sum(len(each.text) for each in wanted if each.digest in result.vectors)
         self.rate.measured(characters, self._clock() - began)
-        self._blame.count(result)
+        self._blame.warn_of_many(result)
         return result
 
     def _wait_for(
@@ -218,9 +218,9 @@ class EmbeddingRunner:
             if away:  # it can hang without a failure
                 problem = f"no answer for {now - call.sent_at:.0f} s"
                 failure = EmbedderUnavailableError(problem=problem)
-                self._answers.failed(failure, call.sent_at)
+                self._answers.mark_failed(failure, call.sent_at)
             if len(texts) > 1 and now - call.sent_at > ASK_SECONDS:
-                self._size.failed(texts)
+                self._size.mark_failed(texts)
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:
         """Refuse texts that are longer than the window, because the model would cut them, or than
@@ -300,7 +300,7 @@ class EmbeddingRunner:
             if self._answers.is_unproven:
                 self._blame.expect_well()
         except EmbedderUnavailableError as exc:
-            run.failed(exc)
+            run.mark_failed(exc)
             raise
         run.failing = False
         call = partial(self._calls.make, texts)
@@ -310,7 +310,7 @@ class EmbeddingRunner:
             vectors = self._blame.judge_refusal(head, run, exc, call)
         except EmbedderUnavailableError as exc:
             if not (exc.retry_after or exc.own_pause) and self._calls.can_be_fewer(exc):
-                run.failed(exc)
+                run.mark_failed(exc)
             else:
                 self._blame.judge_failure(head, run, exc)
             raise

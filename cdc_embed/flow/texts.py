@@ -128,7 +128,7 @@ class Run:
                 self.result.untaken[digest] = problem
                 self._settle([digest])
 
-    def failed(self, failure: EmbedderUnavailableError) -> None:
+    def mark_failed(self, failure: EmbedderUnavailableError) -> None:
         """Note a failure that is waited out."""
         self.problem, self.failing = str(failure), True
 

@@ -22,7 +22,7 @@ class Service:
         self.answers = Answers(lambda: self.now, lambda tries, asked: delay(tries, 1.0, asked))
 
     def fail(self, failure: EmbedderUnavailableError | None = None, *texts: str) -> None:
-        self.answers.failed(failure or away(), self.now, texts)
+        self.answers.mark_failed(failure or away(), self.now, texts)
 
     def pause(self, seconds: float, *texts: str) -> None:
         """Have the service ask for time, and after it take the known-good text."""
@@ -82,7 +82,7 @@ def test_a_call_that_hangs_is_followed_by_another(service: Service) -> None:
 def test_calls_that_fail_together_are_one_failure(service: Service) -> None:
     began = service.now - 2.0
     for _ in range(4):
-        service.answers.failed(away(), began)
+        service.answers.mark_failed(away(), began)
     assert service.wait() == pytest.approx(0.1)
     assert service.answers.away_since == began
 

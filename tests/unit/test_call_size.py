@@ -25,7 +25,7 @@ def play(size: CallSize, texts: list[str], takes: Callable[[list[str]], str]) ->
             continue
         bad.append(len(head))
         if outcome == "fails":
-            size.failed(head)
+            size.mark_failed(head)
         else:
             middle = len(head) // 2
             bad += play(size, head[:middle], takes) + play(size, head[middle:], takes)
@@ -92,7 +92,7 @@ def test_what_failed_is_tried_again_after_a_while(passed: float, calls: int) -> 
     """After some good calls, or some time; then the load has passed."""
     clock = [0.0]
     size = CallSize(MOST, clock=lambda: clock[0])
-    size.failed(["text"] * 128)
+    size.mark_failed(["text"] * 128)
     clock[0] = passed
     for _ in range(calls - 1):
         size.succeeded(["text"] * size.now)
@@ -108,7 +108,7 @@ def test_what_fails_again_is_tried_more_rarely() -> None:
         texts = ["text"] * size.now
         if size.now > 10:
             tried.append(call)
-            size.failed(texts)
+            size.mark_failed(texts)
         else:
             size.succeeded(texts)
     later = [call for call in tried if call > 30]
@@ -121,9 +121,9 @@ def test_what_fails_again_is_tried_more_rarely() -> None:
 def test_an_old_call_that_was_larger_says_nothing_new() -> None:
     """Calls at once: one of them began before the size was learned."""
     size = CallSize(MOST, clock=lambda: 0.0)
-    size.failed(["text"] * 256)
-    size.failed(["text"] * 128)
-    size.failed(["text"] * 256)
+    size.mark_failed(["text"] * 256)
+    size.mark_failed(["text"] * 128)
+    size.mark_failed(["text"] * 256)
     assert size.now == 64
     size.succeeded(["text"] * 3)
     assert size.now == 64
@@ -133,7 +133,7 @@ def test_a_failure_behind_another_one_says_nothing_of_its_size() -> None:
     """The service is still at work on a call that nobody waits for any more."""
     size = CallSize(MOST, clock=lambda: 0.0)
     for texts in (256, 128, 64, 32, 16, 8, 4, 2):
-        size.failed(["text"] * texts)
+        size.mark_failed(["text"] * texts)
     for _ in range(6):
         size.succeeded(["text"] * size.now)
     assert size.now == 64
@@ -142,10 +142,10 @@ def test_a_failure_behind_another_one_says_nothing_of_its_size() -> None:
 def test_a_text_that_is_to_blame_takes_its_failures_with_it() -> None:
     """The calls that it was in; those of other texts say what they said."""
     size = CallSize(MOST, clock=lambda: 0.0)
-    size.failed(["good"] * 200)
+    size.mark_failed(["good"] * 200)
     size.succeeded(["good"] * 100)
     for beside in (149, 74, 36, 17, 8, 3, 1):
-        size.failed(["good"] * beside + ["bad"])
+        size.mark_failed(["good"] * beside + ["bad"])
     assert size.now == 1
     size.blamed("bad")
     assert size.now == 100
@@ -157,5 +157,5 @@ def test_sizes_that_failed_keep_no_text() -> None:
     """Their memory is nobody's."""
     size, texts = CallSize(256), [f"a text {n}" for n in range(8)]
     before = [sys.getrefcount(text) for text in texts]
-    size.failed(texts)
+    size.mark_failed(texts)
     assert [sys.getrefcount(text) for text in texts] == before

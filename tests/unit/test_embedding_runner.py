@@ -697,7 +697,7 @@ def test_a_known_good_text_that_is_needless_uses_up_no_call() -> None:
     with running(Fake(), clock=lambda: now[0]) as runner:
         now[0] = 1.0
         assert runner.embed(hashed("a text")).vectors
-        runner._answers.failed(too_much(), 2.0)
+        runner._answers.mark_failed(too_much(), 2.0)
         now[0] = 3.0
         runner._expect_well(0.5)
         runner._calls.expect_time()

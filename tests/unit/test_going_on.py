@@ -53,11 +53,11 @@ def test_calls_that_our_own_limit_holds_are_no_outage() -> None:
     """Behind a failure neither: it is as old, whatever we wait for."""
     clock = Clock(100.0)
     answers = Answers(clock, lambda _tries, _asked: 0.0)
-    answers.failed(EmbedderUnavailableError(problem="500"), clock.now)
+    answers.mark_failed(EmbedderUnavailableError(problem="500"), clock.now)
     call = called(answers)
     call.held = True
     clock.now += 60.0
     assert not answers.outage
     call.held, call.sent_at = False, clock.now
-    answers.failed(EmbedderUnavailableError(problem="500"), clock.now)
+    answers.mark_failed(EmbedderUnavailableError(problem="500"), clock.now)
     assert answers.outage, "it failed for a minute"
