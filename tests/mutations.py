@@ -106,6 +106,20 @@ MUTATIONS = (
         "tests/integration/test_names_taken.py::test_our_functions_are_dropped_by_their_arguments",
     ),
     Mutation(
+        "a table of vectors that was renamed is not looked for",
+        "cdc_embed/setup/names.py",
+        "        if moved := renamed_vectors(databases, mine, known.values()):",
+        "        if False and (moved := renamed_vectors(databases, mine, known.values())):",
+        "tests/integration/test_names_taken.py::test_our_renamed_table_is_named_with_the_way_back",
+    ),
+    Mutation(
+        "teardown stops halfway at a table of vectors that was renamed",
+        "cdc_embed/setup/teardown.py",
+        "        if moved := renamed_vectors(databases, registered, known):",
+        "        if False and (moved := renamed_vectors(databases, registered, known)):",
+        "tests/integration/test_names_taken.py::test_our_renamed_table_is_named_with_the_way_back",
+    ),
+    Mutation(
         "a table in the place of one of our own is ours",
         "cdc_embed/setup/names.py",
         "    for what in strangers(databases, SERVICE_TABLES, vectors={}).values():",

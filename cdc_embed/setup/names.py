@@ -7,6 +7,7 @@ takes a table that is there for its own, so it must find out before whether they
 import json
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
@@ -44,6 +45,25 @@ def expect_own_tables(databases: Connections) -> None:
             problem=f"{what} exists, and is not ours",
             hint=f"rename it, then {RUN_SETUP}",
         )
+
+
+def renamed_vectors(
+    databases: Connections, mine: Registered, known: Iterable[Registered]
+) -> tuple[str, str] | None:
+    """Return what a table of vectors that somebody renamed is called now, and the way back."""
+    schema = databases.config.target.schema
+    values = {
+        "schema": schema,
+        "name": mine.embedding_table,
+        "view": mine.search_view,
+        "indexes": index_names(mine.embedding_table),
+        "registered": [each.embedding_table for each in known],
+    }
+    found = databases.target.fetch("schema", queries("target/schema")["renamed_vectors"], values)
+    for now, name in found:
+        problem = f"the table of vectors {schema}.{mine.embedding_table} was renamed to {now}"
+        return problem, f"alter table {now} rename to {name}"
+    return None
 
 
 def expect_free_shadow(databases: Connections, table: Table) -> None:
@@ -101,7 +121,9 @@ def _taken_from(
     taken = strangers(databases, _names(table) - registered, vectors=vectors, key=table.key)
     mine = known.get(table.full_name)
     if mine is not None:
-        # an index can be that of a table of ours that was renamed, which another check says
+        if moved := renamed_vectors(databases, mine, known.values()):
+            problem, fix = moved
+            return [replace(judge("names", False, problem, fix), table=table.full_name)]
         lasting = {mine.embedding_table, mine.search_view or "", *function_names(table)}
         vectors = {mine.embedding_table: MOST}
         taken |= strangers(databases, lasting, vectors=vectors, key=table.key)

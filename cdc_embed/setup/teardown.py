@@ -6,12 +6,13 @@ publication only the tables that setup added are taken out. What somebody else p
 an object of ours stays, and is named.
 """
 
+from cdc_embed.errors import PreflightError
 from cdc_embed.postgres.ddl import Ddl
 from cdc_embed.setup.adoption import adopted_tables, withdraw_ddl
 from cdc_embed.setup.connections import Connections
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import is_bare
-from cdc_embed.setup.names import strangers
+from cdc_embed.setup.names import renamed_vectors, strangers
 from cdc_embed.setup.ownership import name_owner
 from cdc_embed.setup.plan import SetupPlan, Step, Where, steps_of
 from cdc_embed.source.publication import look
@@ -104,6 +105,11 @@ def _plan_target(databases: Connections, steps: list[Step], notes: list[str]) ->
         steps += steps_of(databases, Where.TARGET, [forget_position_ddl(schema, slot)])
         return
     known = registered_tables(session, schema).values()
+    for registered in known:
+        if moved := renamed_vectors(databases, registered, known):
+            problem, fix = moved
+            hint = f"{fix};  -- then run: cdc-embed teardown"
+            raise PreflightError(where="target database", problem=problem, hint=hint)
     vectors = [registered.embedding_table for registered in known]
     views = [registered.search_view for registered in known if registered.search_view]
     forms = dict.fromkeys(vectors, MOST)

@@ -295,6 +295,25 @@ where n.nspname = %(schema)s and p.proname = any (%(names)s)
                              from unnest(%(arguments)s::text[]) with ordinality as a (type, place))
 order by 1
 
+-- name: renamed_vectors
+-- The table of vectors of ours that has another name now, if none has the registered one: our view reads
+-- it, or it has an index of ours, and it refers to our spaces. Both names, as SQL writes them.
+select format('%%I.%%I', n.nspname, c.relname), quote_ident(%(name)s)
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where n.nspname = %(schema)s and c.relkind = 'r' and c.relname <> all (%(registered)s)
+  and not exists (select from pg_class o where o.relnamespace = n.oid and o.relname = %(name)s)
+  and exists (select from pg_constraint k join pg_class s on s.oid = k.confrelid
+              where k.conrelid = c.oid and s.relnamespace = n.oid and s.relname = 'space')
+  and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'chunk_hash' and not a.attisdropped)
+  and (exists (select from pg_index i join pg_class x on x.oid = i.indexrelid
+               where i.indrelid = c.oid and x.relname = any (%(indexes)s))
+       or exists (select from pg_rewrite r
+                  join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+                  join pg_class v on v.oid = r.ev_class
+                  where d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid
+                    and v.relnamespace = n.oid and v.relname = %(view)s))
+limit 1
+
 -- name: other_checkpoints
 -- Other slots that write into the same schema.
 select slot from {schema}.checkpoint where slot <> %(slot)s order by slot

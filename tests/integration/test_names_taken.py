@@ -189,3 +189,26 @@ def test_our_functions_are_dropped_by_their_arguments(site: Site) -> None:
         assert said in done.stdout + done.stderr
     site.cli("teardown", "--yes")
     assert site.sql(functions) == sorted([*theirs, ("app.text_documents(bigint)",)])
+
+
+@pytest.mark.parametrize("view", ["", "drop view app.documents_search"])
+def test_our_renamed_table_is_named_with_the_way_back(site: Site, view: str) -> None:
+    site.cli("setup")
+    site.sql("alter table app.documents_embedding rename to x")
+    if view:
+        site.sql(view)
+    said = "the table of vectors app.documents_embedding was renamed to app.x"
+    back = "alter table app.x rename to documents_embedding"
+    for command in (["doctor"], ["setup", "--dry-run"], ["setup"], ["teardown", "--yes"]):
+        done = site.cli(*command, expect=4)
+        for each in (said, back):
+            assert each in done.stdout + done.stderr
+        assert "is not ours" not in done.stdout + done.stderr
+    with site.service() as service:
+        wait_until(lambda: site.value("select count(*) from app.notes_embedding"), "followed")
+        shown = {each["name"]: each["problem"] for each in service.status()["tables"]}
+        assert service.stop() == 0
+    assert said in shown["public.documents"]
+    site.sql(back)
+    site.cli("setup")
+    site.cli("doctor")
