@@ -336,9 +336,6 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: one_of_two(lambda _: to_response((503, "<html>"), {"Retry-After": "60"})),
         within=180.0, served=90.0,
     ),
-    "one server of two asks for a minute at random": Day(
-        fault=lambda: one_of_two_at_random(asking, seed=2), within=400.0, served=90.0,
-    ),
     "one text ends its connection": Day(
         fault=lambda: one_text(reset), reason="server_error", within=120.0
     ),
