@@ -48,6 +48,11 @@ class Stopping:
             if not self._received:
                 self._service = None
 
+    @property
+    def heard(self) -> bool:
+        """Whether a signal was received."""
+        return self._received > 0
+
     def on_signal(self, number: int) -> None:
         """Stop the service: gently at the first signal, at once at the second."""
         if not self._received and number == signal.SIGINT:
@@ -89,7 +94,8 @@ def signals(drain_timeout: float) -> Iterator[Stopping]:
     finally:
         signal.set_wakeup_fd(waker)
         for number, handler in before.items():
-            signal.signal(number, handler)
+            # a second one must not change the exit code while the interpreter ends
+            signal.signal(number, signal.SIG_IGN if stopping.heard else handler)
         tell.close()
         thread.join()
         hear.close()

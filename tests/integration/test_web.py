@@ -57,7 +57,7 @@ def test_no_descriptor_to_be_had_is_waited_for(site: Site) -> None:
         wait_until(lambda: short_of_files(service), "it is short of descriptors")
         seen = len(short_of_files(service))
         limit((count(f"/proc/{service.process.pid}/fd") + 3, before[1]))
-        wait_until(lambda: len(short_of_files(service)) > seen, "it is short again")
+        wait_until(lambda: len(short_of_files(service)) > seen, "it is short again", 60)
         limit(before)
         site.sql("insert into documents values (1, 'one', 'text')")
         service.settle()
