@@ -26,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Four more than there are processors: most tests wait for a server."""
+    """Two more than there are processors, because most tests wait for a server."""
     return len(os.sched_getaffinity(0)) + 2
 
 
