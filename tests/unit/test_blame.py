@@ -275,15 +275,21 @@ def asking(*seconds: float) -> Callable[[], EmbedderUnavailableError]:
     return failure
 
 
-def test_after_a_pause_the_known_good_text_goes_first() -> None:
-    failures = [away(0.01), away(0.01)]
+def failing_first(failures: list[EmbedderUnavailableError]) -> Answer:
+    """An answer that raises each of these once, and then is a good one."""
 
     def answer(texts: Sequence[str]) -> Vectors:
         if failures:
             raise failures.pop()
         return good(texts)
 
-    fake = Fake(answer)
+    return answer
+
+
+def test_after_a_pause_the_known_good_text_goes_first() -> None:
+    failures = [away(0.01), away(0.01)]
+
+    fake = Fake(failing_first(failures))
     with running(fake) as runner:
         assert len(runner.embed(hashed("one", "two")).vectors) == 2
     assert fake.calls == [["one", "two"], [PROBE], [PROBE], ["one", "two"]]
@@ -313,12 +319,7 @@ def test_a_known_good_text_that_fails_halves_no_call() -> None:
 
     failures = [failing() for _ in range(3)]
 
-    def answer(texts: Sequence[str]) -> Vectors:
-        if failures:
-            raise failures.pop()
-        return good(texts)
-
-    fake = Fake(answer)
+    fake = Fake(failing_first(failures))
     with running(fake) as runner:
         runner.embed(hashed("one", "two"))
     assert {len(call) for call in fake.calls} == {2}
