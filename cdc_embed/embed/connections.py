@@ -1,14 +1,15 @@
 """The connections to a service. Each request has one for itself, and ends in time, whatever comes.
 
 A client's own time limits are of each read. An answer that comes in drops, or with a blank now and
-then (proxies send such heartbeats), would last for ever. So a timer shuts the connection.
+then (proxies send such heartbeats), would last for ever. So a thread shuts what is late.
 """
 
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from threading import Lock, Timer
+from threading import Condition, Lock, Thread
+from time import monotonic
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -59,7 +60,8 @@ class HttpConnections:
         """``make``: makes a client; the first one is made here, with the errors that it raises."""
         self._make = make
         self._lock = Lock()
-        self._free = [_HttpConnection(make())]
+        self._deadlines = _Deadlines()
+        self._free = [_HttpConnection(make(), self._deadlines)]
         self._made = list(self._free)
         self._closed = False
 
@@ -86,7 +88,7 @@ class HttpConnections:
                 raise RuntimeError("its connections are closed")
             if self._free:
                 return self._free.pop()
-            made = _HttpConnection(self._make())
+            made = _HttpConnection(self._make(), self._deadlines)
             self._made.append(made)
             return made
 
@@ -94,24 +96,19 @@ class HttpConnections:
 class _HttpConnection:
     """One request after the other."""
 
-    def __init__(self, client: httpx2.Client) -> None:
+    def __init__(self, client: httpx2.Client, deadlines: "_Deadlines") -> None:
         self._client = client
+        self._deadlines = deadlines
         self._lock = Lock()
         self._sockets: WeakSet[socket.socket] = WeakSet()
-        self._number = 0
-        """The number of the request under way, so that a timer ends no other."""
         self._sent = False
         """Whether the request was sent, so that its texts can be why no answer comes."""
         self._late = False
         self._closed = False
 
     def send(self, request: HttpRequest) -> Reply:
-        with self._lock:
-            self._number += 1
-            self._sent = self._late = False
-            timer = Timer(request.seconds, self._end, [self._number])
-        timer.daemon = True
-        timer.start()
+        self._sent = self._late = False
+        self._deadlines.begin(self, request.seconds)
         try:
             return self._exchange(request)
         except httpx2.RequestError as exc:
@@ -120,9 +117,13 @@ class _HttpConnection:
             late = httpx2.ReadTimeout if self._sent else httpx2.ConnectTimeout
             raise late(f"timed out: no whole answer within {request.seconds:g} s") from exc
         finally:
-            timer.cancel()
-            with self._lock:
-                self._number += 1
+            self._deadlines.end(self)
+
+    def give_up(self) -> None:
+        """End the request under way, because it is late."""
+        with self._lock:
+            self._late = True
+            self._shut()
 
     def close(self) -> None:
         """Shut the sockets, because closing a client does not wake the thread that reads from
@@ -159,13 +160,47 @@ class _HttpConnection:
                 if self._closed or self._late:
                     self._shut()
 
-    def _end(self, number: int) -> None:
-        with self._lock:
-            if number == self._number:
-                self._late = True
-                self._shut()
-
     def _shut(self) -> None:
         for each in self._sockets:
             with suppress(OSError):
                 socket.socket.shutdown(each, socket.SHUT_RDWR)
+
+
+class _Deadlines:
+    """The times by which requests must be answered, and one thread that ends those that are not.
+
+    A thread for each request would take longer than a short call. This one looks when the first
+    that it knew of is due, and ends if there is none.
+    """
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._due: dict[_HttpConnection, float] = {}
+        self._looks_at: float | None = None
+        """The time of the next look; None without a thread."""
+
+    def begin(self, connection: _HttpConnection, seconds: float) -> None:
+        """Have the connection's request end in so many seconds, unless it is over by then."""
+        with self._changed:
+            self._due[connection] = due = monotonic() + seconds
+            if self._looks_at is None:
+                self._looks_at = due
+                Thread(target=self._watch, name="embed-deadlines", daemon=True).start()
+            elif due < self._looks_at:
+                self._changed.notify()
+
+    def end(self, connection: _HttpConnection) -> None:
+        """Forget a request that is over."""
+        with self._changed:
+            self._due.pop(connection, None)
+
+    def _watch(self) -> None:
+        with self._changed:
+            while self._due:
+                now = monotonic()
+                for connection in [each for each, due in self._due.items() if due <= now]:
+                    del self._due[connection]
+                    connection.give_up()
+                self._looks_at = min(self._due.values(), default=now)
+                self._changed.wait(self._looks_at - now)
+            self._looks_at = None

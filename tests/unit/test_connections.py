@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import chain, repeat
 from threading import Event, Thread
+from threading import enumerate as enumerate_threads
 
 import httpx2
 import pytest
 
 from cdc_embed.embed.connections import HttpConnections, HttpRequest, Reply
 from cdc_embed.errors import UnusableAnswerError
+from tests.site import wait_until
 
 HEAD = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]"
@@ -83,11 +85,37 @@ def test_an_answer_without_end_is_not_kept(connections: HttpConnections) -> None
 
 
 def test_the_time_of_a_former_request_ends_no_other(connections: HttpConnections) -> None:
-    with service([WHOLE], [WHOLE[:10], WHOLE[10:]], pause=0.2) as url:
+    parts = [WHOLE[start : start + 6] for start in range(0, len(WHOLE), 6)]
+    with service([WHOLE], parts, pause=SECONDS / 5) as url:
         assert ask(connections, url).content == b"[]"
-        (connection,) = connections._free
-        connection._end(1)
+        assert len(parts) > 5
         assert ask(connections, url, seconds=10).content == b"[]"
+
+
+def test_a_shorter_time_is_kept_beside_a_longer_one(connections: HttpConnections) -> None:
+    with service([]) as hanging, service([]) as other:
+        thread = Thread(target=lambda: suppress_errors(connections, hanging), daemon=True)
+        thread.start()
+        wait_until(lambda: connections._deadlines._due, "a request under way")
+        began = time.monotonic()
+        with pytest.raises(httpx2.ReadTimeout):
+            ask(connections, other)
+        assert time.monotonic() - began < 5
+        connections.close()
+        thread.join(5)
+
+
+def test_one_thread_ends_all_requests_and_then_itself(connections: HttpConnections) -> None:
+    before = {*enumerate_threads()}
+    for _ in range(3):
+        with service(*[[WHOLE]] * 3) as url:
+            for _ in range(3):
+                ask(connections, url)
+    added = {*enumerate_threads()} - before
+    assert [each.name for each in added] == ["embed-deadlines"]
+    for each in added:
+        each.join(5)
+        assert not each.is_alive()
 
 
 def test_a_hanging_request_holds_up_no_other(connections: HttpConnections) -> None:
