@@ -26,6 +26,7 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from hashlib import blake2b
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -232,9 +233,9 @@ class Handler(BaseHTTPRequestHandler):
         for index, text in enumerate(texts):
             vector = vector_of(text, dimensions + faults.wrong_dimensions)
             if _contains([text], faults.nan):
-                vector[:] = np.nan
+                vector = np.full_like(vector, np.nan)
             if _contains([text], faults.zeros):
-                vector[:] = 0.0
+                vector = np.zeros_like(vector)
             embedding: Any = vector.tolist()
             if body.get("encoding_format") == "base64":
                 embedding = base64.b64encode(vector.astype("<f4").tobytes()).decode()
@@ -266,11 +267,14 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+@lru_cache(1 << 14)
 def vector_of(text: str, dimensions: int) -> Any:
     """The public rule of the ``hash`` embedder: float32 array (d,), unit length."""
     seed = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
     vector = np.random.default_rng(seed).standard_normal(dimensions).astype(np.float32)
-    return vector / np.linalg.norm(vector)
+    vector /= np.linalg.norm(vector)
+    vector.flags.writeable = False  # it is another test's, too
+    return vector
 
 
 def _texts(body: dict[str, Any]) -> list[str]:

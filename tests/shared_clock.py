@@ -1,111 +1,105 @@
-"""A clock for several threads: seconds pass when every one of them waits, and only then."""
+"""A clock for workers that take turns: seconds pass when every one of them waits, and only then.
+
+Each worker has a stack of its own and no thread: so a test is the same each time, and an hour with
+a thousand looks takes a moment.
+"""
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Executor, Future, wait
-from contextlib import suppress
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from threading import Condition, Lock, Thread
-from typing import Any
+from typing import Any, Final
+
+from greenlet import getcurrent, greenlet
 
 from tests.clock import Clock
+
+LOOK_SECONDS: Final = 0.2
 
 
 @dataclass(eq=False)
 class Sleeper:
+    worker: greenlet
     at: float
     until: Callable[[], bool]
-    awake: bool = False
 
 
 class SharedClock(Clock):
-    """Threads ``enter`` and ``leave``; between the two each is at work or sleeps here."""
+    """Whoever sleeps here lets the others get on."""
 
     def __init__(self) -> None:
         super().__init__(1000.0)
-        self._changed = Condition()
-        self._at_work = 0
         self._sleepers: list[Sleeper] = []
+        self._ready: deque[greenlet] = deque()
 
-    def enter(self) -> None:
-        with self._changed:
-            self._at_work += 1
+    def begin(self, worker: greenlet) -> None:
+        """Let it get on, once the one that is at work sleeps."""
+        self._ready.append(worker)
 
-    def leave(self) -> None:
-        with self._changed:
-            self._at_work -= 1
-            self._pass()
-
-    def sleep(self, seconds: float | None, _: Callable[[], bool] = lambda: False) -> bool:
-        sleeper = Sleeper(self.now + (seconds or 0.0), _)
-        with self._changed:
-            self._sleepers.append(sleeper)
-            self._at_work -= 1
-            self._pass()
-            while not sleeper.awake:
-                self._changed.wait()
+    def sleep(self, seconds: float | None, until: Callable[[], bool] = lambda: False) -> bool:
+        here = getcurrent()
+        self._sleepers.append(Sleeper(here, self.now + (seconds or 0.0), until))
+        worker = self.next_worker()
+        if worker is not here:
+            worker.switch()
         return False
 
-    def _pass(self) -> None:
-        """Wake those whose wait is over; if nobody is at work, go on to the next that is."""
-        while self._at_work == 0 and self._sleepers:
-            over = [each for each in self._sleepers if each.until() or each.at <= self.now]
+    def next_worker(self) -> greenlet:
+        """Return the one whose turn it is; if everyone sleeps, go on to when one wakes."""
+        while not self._ready:
+            over = [each for each in self._sleepers if each.at <= self.now or each.until()]
             if not over:
                 self.now = min(each.at for each in self._sleepers)
-                continue
             for each in over:
-                each.awake = True
                 self._sleepers.remove(each)
-            self._at_work += len(over)
-            self._changed.notify_all()
+                self._ready.append(each.worker)
+        return self._ready.popleft()
 
-    def wait_for(self, futures: Sequence[Future[Any]], seconds: float) -> Any:
-        """Do what ``concurrent.futures.wait`` does until the first exception."""
+    def wait_for(self, futures: Sequence[Future[Any]], seconds: float) -> list[Future[Any]]:
+        """Do what ``concurrent.futures.wait`` does until the first exception; return those that are
+        not done. A look each ``seconds`` would take most of a test's time, so it is rarer."""
 
         def is_over() -> bool:
-            done = [each for each in futures if each.done()]
-            return len(done) == len(futures) or any(
-                not each.cancelled() and each.exception() for each in done
+            return not left() or any(
+                each.done() and not each.cancelled() and each.exception() for each in futures
             )
 
-        self.sleep(seconds, is_over)
-        return wait(futures, 0, FIRST_EXCEPTION).not_done
+        def left() -> list[Future[Any]]:
+            return [each for each in futures if not each.done()]
+
+        if not is_over():
+            self.sleep(max(seconds, LOOK_SECONDS), is_over)
+        return left()
 
 
 class Workers(Executor):
-    """Threads of such a clock, in place of an executor's."""
+    """Workers with such a clock, in place of an executor's threads."""
 
     def __init__(self, clock: SharedClock, most: int, _name: str = "") -> None:
         self._clock = clock
         self._free = most
-        self._lock = Lock()
         self._queue: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
 
     def submit(self, work: Callable[..., Any], /, *args: Any, **_: Any) -> Future[Any]:
         future: Future[Any] = Future()
         self._queue.append((future, lambda: work(*args)))
-        self._begin()
+        if self._free:
+            self._free -= 1
+            self._clock.begin(greenlet(self._work))
         return future
 
     def shutdown(self, *_: bool, **__: bool) -> None:
         self._queue.clear()
 
-    def _begin(self) -> None:
-        with self._lock:
-            while self._free and self._queue:
-                future, work = self._queue.popleft()
-                if future.set_running_or_notify_cancel():
-                    self._free -= 1
-                    self._clock.enter()
-                    Thread(target=self._work, args=(future, work), daemon=True).start()
-
-    def _work(self, future: Future[Any], work: Callable[[], Any]) -> None:
-        try:
-            future.set_result(work())
-        except BaseException as exc:  # noqa: BLE001  as an executor does
-            future.set_exception(exc)
-        with self._lock:
-            self._free += 1
-        self._begin()
-        with suppress(RuntimeError):
-            self._clock.leave()
+    def _work(self, *_: Any) -> None:
+        # the one before, when it has returned, hands over what it returned
+        while self._queue:
+            future, work = self._queue.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(work())
+            except Exception as exc:  # noqa: BLE001  as an executor does
+                future.set_exception(exc)
+        self._free += 1
+        getcurrent().parent = self._clock.next_worker()  # it goes on when this one has returned

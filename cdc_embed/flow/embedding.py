@@ -19,7 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from math import inf
-from threading import Event, get_ident
+from threading import Event
 from typing import Final
 
 from cdc_embed.embed.base import CALL, Call, CalledOffError, Embedder, Vectors
@@ -211,7 +211,7 @@ class EmbeddingRunner:
         run.give_up(away=away)
         for future in futures:
             future.cancel()
-        for call in list(run.calling.values()):
+        for call in list(run.calling):
             texts = call.texts  # it can be answered meanwhile, and has none then
             if call.held or not texts:
                 continue
@@ -240,13 +240,14 @@ class EmbeddingRunner:
 
     def _work(self, run: Run) -> None:
         """Embed one part after the other, as long as so many calls at once are taken."""
-        run.calling[get_ident()] = call = Call(run.over)
+        call = Call(run.over)
+        run.calling.append(call)
         CALL.set(call)
         try:
             while run.place() < self._calls.at_once and (part := run.next_texts()):
                 self._embed_part(part, run)
         finally:
-            del run.calling[get_ident()]
+            run.calling.remove(call)
 
     def _embed_part(self, wanted: Sequence[Wanted], run: Run) -> None:
         """Embed texts in one call, or in more if it turns out that they are too many."""

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import inf
-from threading import Event, Lock, get_ident
+from threading import Event, Lock
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cdc_embed.embed.base import Call
+from cdc_embed.embed.base import CALL, Call
 from cdc_embed.errors import EmbedderUnavailableError
 from cdc_embed.flow.call_size import CallSize
 
@@ -68,8 +68,8 @@ class Run:
         self.result = result
         self.over = Event()
         """Whether nobody waits for its texts any more."""
-        self.calling: dict[int, Call] = {}
-        """The calls of each worker that has texts, by its thread."""
+        self.calling: list[Call] = []
+        """The calls of each worker that has texts, the one that began first first."""
         self.problem = ""
         """The last failure."""
         self.failing = False
@@ -85,12 +85,12 @@ class Run:
     @property
     def held(self) -> bool:
         """Whether our own rate limit alone holds its texts back."""
-        calls = list(self.calling.values())
+        calls = list(self.calling)
         return bool(calls) and all(call.held for call in calls)
 
     def place(self) -> int:
         """Return how many workers, which are still at work, began before this one."""
-        return list(self.calling).index(get_ident())
+        return [call is CALL.get() for call in self.calling].index(True)
 
     def next_texts(self) -> Sequence[Wanted]:
         """Return the texts of the next call, of similar lengths; none when all are taken."""

@@ -1,11 +1,11 @@
 """Every dialect of an embedding service, on every bad day: nothing is lost, blamed or sent twice.
 
-A clock that passes only while somebody waits takes the place of minutes and hours.
+A clock that passes only while everybody waits takes the place of minutes and hours.
 """
 
 import re
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, log2
 from pathlib import Path
@@ -32,7 +32,6 @@ from cdc_embed.flow.patience import Patience
 from cdc_embed.metrics import Metrics
 from tests.bad_days import BAD, DAYS, Day, away
 from tests.cases import cases
-from tests.clock import Clock
 from tests.dialects import DIALECTS, DIMENSIONS, Dialect, FakeService
 from tests.embedding_server import vector_of
 from tests.shared_clock import SharedClock, Workers
@@ -57,7 +56,7 @@ class Bench:
 
     service: FakeService
     runner: EmbeddingRunner
-    clock: Clock
+    clock: SharedClock
     card: ModelCard
     vectors: dict[str, Any] = field(default_factory=dict)
     letters: dict[str, str] = field(default_factory=dict)
@@ -91,9 +90,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
     client = httpx2.Client
 
     def make(dialect: Dialect, day: Day, **fields: Any) -> Bench:
-        clock = SharedClock() if fields.get("concurrency") else Clock(1000.0)
-        if isinstance(clock, SharedClock):
-            clock.enter()  # the test's thread
+        clock = SharedClock()
         service = FakeService(dialect, clock, day.fault())
         transport = httpx2.MockTransport(service)
         monkeypatch.setattr(httpx2, "Client", lambda **given: client(**given, transport=transport))
@@ -109,9 +106,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
         def wait(event: Event, seconds: float) -> None:
             clock.sleep(seconds, event.is_set)
 
-        threads = Threads(clock=clock)
-        if isinstance(clock, SharedClock):
-            threads = replace(threads, workers=partial(Workers, clock), wait=clock.wait_for)
+        threads = Threads(clock=clock, workers=partial(Workers, clock), wait=clock.wait_for)
         patience = Patience(Event(), lambda _stage, _error: None, clock=clock, wait=wait)
         metrics = Metrics(slot="s", tables=["public.t"])
         watched = WatchedEmbedder(embedder, tried)
@@ -124,7 +119,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Set]:
         each.runner.give_up()
 
 
-def wait_unlocked(clock: Clock, changed: Condition, seconds: float) -> None:
+def wait_unlocked(clock: SharedClock, changed: Condition, seconds: float) -> None:
     changed.release()
     clock.sleep(seconds)
     changed.acquire()
@@ -138,6 +133,12 @@ def some_texts(day: Day) -> list[str]:
             (day.texts // 3 + bad * 7) % len(good), f"{BAD} that is about as long as others{number}"
         )
     return good
+
+
+def expect_right(vectors: Mapping[str, Any]) -> None:
+    """Each text has its own vector."""
+    right = [vector_of(text, DIMENSIONS) for text in vectors]
+    assert np.allclose([*vectors.values()], right, atol=1e-6)
 
 
 def table() -> Iterator[Any]:
@@ -162,8 +163,7 @@ def test_every_service_is_used_well_on_every_day(bench: Set, kind: str, name: st
     bad = {text for text in texts if text.startswith(BAD)}
     assert here.letters == dict.fromkeys(bad, day.reason)
     assert here.vectors.keys() == {*texts} - bad
-    for text, vector in here.vectors.items():
-        assert np.allclose(vector, vector_of(text, DIMENSIONS), atol=1e-6)
+    expect_right(here.vectors)
     assert seconds <= day.within
     if day.calls is not None:
         assert here.service.injected <= day.calls
@@ -202,7 +202,6 @@ class Stream:
     def run(self, texts: list[str], rate: int) -> None:
         """Have so many texts embedded in each second, and one of the other table."""
         clock = self._clock
-        assert isinstance(clock, SharedClock)
         began = clock.now
         reader = Workers(clock, 1).submit(self._read_deferred)
         left = {*texts}
@@ -356,8 +355,7 @@ def test_a_long_row_is_whole_in_every_service(bench: Set, kind: str) -> None:
     assert len(chunks) > 3
     assert " ".join(chunk.text for chunk in chunks).split() == row.split()
     assert here.letters == {}
-    for text, vector in here.vectors.items():
-        assert np.allclose(vector, vector_of(text, DIMENSIONS), atol=1e-6)
+    expect_right(here.vectors)
     assert {call.status for call in here.service.calls} == {200}
 
 

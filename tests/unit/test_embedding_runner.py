@@ -3,8 +3,10 @@
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Collection, Iterator, MutableMapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, wait
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event, Lock, Thread, current_thread, main_thread
 from typing import Any
 
@@ -21,7 +23,7 @@ from cdc_embed.errors import (
     TextRefusedError,
 )
 from cdc_embed.flow.blame import MOST_LETTERS_IN_A_ROW
-from cdc_embed.flow.embedding import EmbeddingRunner, Threads
+from cdc_embed.flow.embedding import THREADS, EmbeddingRunner, Threads
 from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
 from cdc_embed.flow.texts import Wanted
@@ -91,15 +93,25 @@ def running(
     errors: list[CdcEmbedError] | None = None,
     clock: Callable[[], float] = time.monotonic,
     delay: Delay = at_once,
+    threads: Threads = THREADS,
 ) -> Iterator[EmbeddingRunner]:
     heard = errors if errors is not None else []
     patient = Patience(abandon or Event(), lambda _stage, error: heard.append(error), delay=delay)
     metrics = Metrics(slot="s", tables=["public.t"], model="fake")
-    runner = EmbeddingRunner(fake, patient, metrics, threads=Threads(clock=clock))
+    threads = replace(threads, clock=clock)
+    runner = EmbeddingRunner(fake, patient, metrics, threads=threads)
     try:
         yield runner
     finally:
         runner.close()
+
+
+def look_often(futures: Sequence[Future[None]], _seconds: float) -> Collection[Future[None]]:
+    return wait(futures, 0.01, FIRST_EXCEPTION).not_done
+
+
+OFTEN = Threads(wait=look_often)
+"""A fake clock that passes with each look passes quickly with these."""
 
 
 def hashed(*texts: str) -> dict[bytes, str]:
@@ -565,7 +577,7 @@ def test_an_outage_is_asked_by_one_call_for_all_batches(failure: CdcEmbedError) 
         return now[0]
 
     fake = Fake(failing(10**6, failure), concurrency=4)
-    with running(fake, clock=clock, delay=delay) as runner:
+    with running(fake, clock=clock, delay=delay, threads=OFTEN) as runner:
         for batch in range(60):
             texts = hashed(*(f"{batch} {n}" for n in range(8)))
             assert len(runner.embed(texts, others_wait=lambda: True).untaken) == 8
@@ -602,7 +614,7 @@ def held_until(sent: Event) -> Answer:
 
 @pytest.mark.parametrize("others_wait", [lambda: False, None], ids=["stream", "deferred"])
 def test_a_wait_for_our_own_turn_is_no_sign_of_anything(others_wait: OthersWait | None) -> None:
-    sent, clock = Event(), Clock(step=1.0)
+    sent, clock = Event(), Clock(step=2.0)
     fake = Fake(held_until(sent))
     texts = hashed(*(f"text {n}" for n in range(16)))
 
@@ -611,7 +623,7 @@ def test_a_wait_for_our_own_turn_is_no_sign_of_anything(others_wait: OthersWait 
             sent.set()
         return clock()
 
-    with running(fake, clock=look) as runner:
+    with running(fake, clock=look, threads=OFTEN) as runner:
         assert runner.embed(texts, others_wait=others_wait).vectors.keys() == texts.keys()
         runner.embed(hashed(*(f"more {n}" for n in range(16))))
     assert [len(call) for call in fake.calls] == [16, 16]
@@ -710,7 +722,7 @@ def test_an_outage_that_hangs_keeps_the_texts_of_its_calls_only() -> None:
         answered.wait(HANG_SECONDS)
         return good(texts)
 
-    with running(Fake(answer, concurrency=2), clock=clock) as runner:
+    with running(Fake(answer, concurrency=2), clock=clock, threads=OFTEN) as runner:
         for batch in range(40):
             texts = hashed(*(f"{batch} {n}" for n in range(64)))
             assert len(runner.embed(texts, others_wait=lambda: True).untaken) == 64

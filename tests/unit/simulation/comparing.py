@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from threading import Semaphore, Thread
 from typing import TYPE_CHECKING, Any, Final
+
+from greenlet import getcurrent, greenlet
 
 from cdc_embed.change.action import Row as Read
 from cdc_embed.change.compare import KeyColumn
@@ -28,50 +29,34 @@ KEY: Final = [KeyColumn("id", "bigint", 20, -1)]
 
 
 class Actor:
-    """A thread that gets on only when the schedule says so, from one rest to the next."""
+    """Work that gets on only when the schedule says so, from one rest to the next.
+
+    It has a stack of its own and no thread, because threads take far longer to switch.
+    """
 
     def __init__(self) -> None:
         self.ended = False
         """Its connection is over."""
         self.idle = False
         """It found nothing to do."""
-        self._go, self._back = Semaphore(0), Semaphore(0)
-        self._finished = False
-        self._problem: BaseException | None = None
-        self._thread: Thread | None = None
+        self._work = greenlet(lambda: None)
 
     def start(self, work: Callable[[], None]) -> None:
-        def body() -> None:
-            self._go.acquire()
-            try:
-                work()
-            except BaseException as exc:  # noqa: BLE001  it is raised where the actor is steered
-                self._problem = exc
-            self._finished = True
-            self._back.release()
-
-        self._thread = Thread(target=body, daemon=True)
-        self._thread.start()
+        self._work = greenlet(work)
 
     def step(self) -> None:
-        if not self._finished:
-            self._go.release()
-            self._back.acquire()
-        if self._problem is not None:
-            problem, self._problem = self._problem, None
-            raise problem
+        self._work.parent = getcurrent()
+        self._work.switch()
 
     def end(self) -> None:
         self.ended = True
-        while not self._finished:
+        while not self._work.dead:
             self.step()
-        if self._thread is not None:
-            self._thread.join()
 
     def rest(self) -> None:
-        """For the thread itself: let others get on."""
-        self._back.release()
-        self._go.acquire()
+        """For the work itself: let others get on."""
+        assert self._work.parent is not None
+        self._work.parent.switch()
         if self.ended:
             raise StoppedError
 
