@@ -109,11 +109,14 @@ def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Findin
         said = f"{table.full_name}: {problem}"  # only searches and verify need it
         found.append(judge("search_view", not fix, said, fix, Severity.WARNING))
         what = altered.get(table.embedding_table)
+        view = _view_of(databases, table, known)
+        if not what and not _unfit(table, stored) and not view.as_made:
+            what = f"view {table.search_view}"
         if what and not table.row_security:
             said = f"{table.full_name}: {what} is not as setup made it, so readers see other rows"
             found.append(judge("readers", False, said, SETUP, Severity.WARNING))
         if table.row_security:
-            found += _check_row_security(databases, table, known, stored, what)
+            found += _check_row_security(databases, table, view, stored, what)
         findings += [replace(finding, table=table.full_name) for finding in found]
     return findings
 
@@ -155,18 +158,11 @@ def _check_owner(databases: Connections, table: Table, stored: VectorTable) -> F
 def _check_row_security(
     databases: Connections,
     table: Table,
-    known: Registered,
+    view: SearchView,
     stored: VectorTable,
     altered: str | None,
 ) -> list[Finding]:
     problem, one_database = "", databases.config.target_is_source
-    view = SearchView(
-        databases.target,
-        databases.config.target.schema,
-        table,
-        known=known,
-        one_database=one_database,
-    )
     if not stored.row_security:
         problem = "row level security hides rows of it, and none of their vectors"
     elif altered:
@@ -182,6 +178,16 @@ def _check_row_security(
     )
     said = f"{table.full_name} has row level security: {who}"
     return [judge("row_security", True, said, ""), *_check_policies(databases, table, view)]
+
+
+def _view_of(databases: Connections, table: Table, known: Registered) -> SearchView:
+    return SearchView(
+        databases.target,
+        databases.config.target.schema,
+        table,
+        known=known,
+        one_database=databases.config.target_is_source,
+    )
 
 
 def _check_policies(databases: Connections, table: Table, view: SearchView) -> list[Finding]:

@@ -44,7 +44,7 @@ class Relations:
             return change.before
         whys = [ddl.why for ddl in change.together]
         statements = [ddl.statement for ddl in change.together]
-        if again or change.makes_anew:
+        if again or change.makes_anew or view.state.irreplaceable:
             self._expect_nothing_lost(change, view)
         if again:
             statements[:0] = view.make_way()

@@ -28,6 +28,11 @@ def function_names(table: Table | Registered) -> set[str]:
     return {visible_name(table), text_name(table)}
 
 
+def function_results(table: Table) -> dict[str, str]:
+    """Return the types of their results, by name."""
+    return {visible_name(table): "boolean", text_name(table): "text"}
+
+
 def visible_name(table: Table | Registered) -> str:
     """Return the name of the function that says which rows a reader sees."""
     return within_63(f"visible_{_own(table)}")

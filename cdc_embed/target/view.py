@@ -6,6 +6,7 @@ source has row level security, the table of vectors has it, too. A reader sees t
 rows that this reader can read in the source.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +24,7 @@ from cdc_embed.target.source_functions import (
     SourceFunctions,
     altered_objects,
     function_names,
+    function_results,
     text_name,
     visible_name,
 )
@@ -43,6 +45,14 @@ class ViewState:
     others: Sequence[str]
     """The policies of the user's own that show vectors to more readers, as SQL writes their
     names."""
+    as_reader: bool
+    """Whether the view is read with its reader's rights."""
+    calls: Sequence[str]
+    """The functions that the view calls."""
+    retyped: Sequence[str]
+    """The columns of the view that have another type than the vectors' table has."""
+    irreplaceable: Sequence[str]
+    """The functions of ours that CREATE OR REPLACE refuses to make, as other hands altered them."""
 
 
 class SearchView:
@@ -75,14 +85,25 @@ class SearchView:
             view = sql.Identifier(self._schema, known.search_view or self._table.search_view)
             table = sql.Identifier(self._schema, known.embedding_table)
         with self._session.transaction(self._table.search_view) as cursor:
-            values = {"view": view.as_string(cursor), "table": table.as_string(cursor)}
+            values = {
+                "view": view.as_string(cursor),
+                "table": table.as_string(cursor),
+                "schema": self._schema,
+                "functions": json.dumps(function_results(self._table)),
+                "arguments": [column.type for column in self._table.key],
+            }
             cursor.execute(queries("target/view")["view_state"], values)
-            columns, row_security, policies, others = cursor.fetchone()
+            columns, row_security, policies, others, *seen = cursor.fetchone()
+        as_reader, calls, retyped, irreplaceable = seen
         return ViewState(
             columns=columns,
             row_security=row_security,
             policies=frozenset(policies),
             others=others,
+            as_reader=as_reader,
+            calls=calls,
+            retyped=retyped,
+            irreplaceable=irreplaceable,
         )
 
     def rename(self, columns: Mapping[str, str]) -> None:
@@ -96,14 +117,15 @@ class SearchView:
         names, made = self.functions, self._functions.statements()
         gone = names if again else names - made.keys()
         own = own_functions(self._session, self._schema, sorted(gone))
-        dropped = [drop_function_ddl(identity).statement for identity in own]
+        refused = self.state.irreplaceable
+        first = dict.fromkeys([*refused, *(own if again else [])])
         return [
             *([] if again else self._drop_policies()),
-            *(dropped if again else []),
+            *(drop_function_ddl(identity).statement for identity in first),
             *made.values(),
             *self._security(),
             self._view(again),
-            *([] if again else dropped),
+            *([] if again else (drop_function_ddl(identity).statement for identity in own)),
         ]
 
     def _view(self, again: bool) -> sql.Composed:
@@ -140,13 +162,27 @@ class SearchView:
 
     @property
     def replaceable(self) -> bool:
-        """Whether the view, if it exists, has no column that it must not have any more."""
-        return set(self.state.columns or ()) <= self._columns().keys()
+        """Whether CREATE OR REPLACE makes it what it must be: the view, if it exists, has no column
+        that it must not have any more, and other hands gave nothing of it another form."""
+        state = self.state
+        fits = set(state.columns or ()) <= self._columns().keys()
+        return fits and not state.retyped and not state.irreplaceable
 
     @property
     def exists(self) -> bool:
         """Whether there is such a view now."""
         return self.state.columns is not None
+
+    @property
+    def as_made(self) -> bool:
+        """Whether the view, if it exists, was not replaced by other hands, as far as its columns
+        and the rows that it shows tell."""
+        state, visible = self.state, visible_name(self._table)
+        if state.columns is None:
+            return True
+        same = set(state.columns) == self._columns().keys() and not state.retyped
+        filters = visible in state.calls or not self._one_database
+        return same and filters and state.as_reader
 
     def is_right(self) -> bool:
         """Return whether everything is there as it must be."""
@@ -155,6 +191,7 @@ class SearchView:
         return (
             self._known is not None
             and self.exists
+            and self.as_made
             and not altered_objects(self._session, self._schema, [self._functions])
             and self.state.row_security >= secured
             and self.state.policies == policies

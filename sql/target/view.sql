@@ -1,5 +1,8 @@
 -- name: view_state
--- The search view's columns, and the row security of the table of vectors: as they are now.
+-- The search view's columns, and the row security of the table of vectors: as they are now; whether the
+-- view is read with its reader's rights, the functions of our schema that it calls, its columns of
+-- another type than the table's, and the functions of ours that CREATE OR REPLACE refuses to make, because
+-- other hands gave them names of parameters, defaults or another result.
 select (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
         where a.attrelid = to_regclass(%(view)s) and a.attnum > 0 and not a.attisdropped),
        coalesce((select c.relrowsecurity from pg_class c where c.oid = to_regclass(%(table)s)), false),
@@ -7,15 +10,36 @@ select (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
              where p.polrelid = to_regclass(%(table)s) and p.polname like 'cdc\_embed\_%%' order by 1),
        array(select quote_ident(p.polname) from pg_policy p
              where p.polrelid = to_regclass(%(table)s) and p.polname not like 'cdc\_embed\_%%'
-               and p.polpermissive and p.polcmd in ('r', '*') order by 1)
+               and p.polpermissive and p.polcmd in ('r', '*') order by 1),
+       coalesce((select 'security_invoker=true' = any (v.reloptions) from pg_class v where v.oid = to_regclass(%(view)s)), false),
+       array(select p.proname::text from pg_rewrite r
+             join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid and d.refclassid = 'pg_proc'::regclass
+             join pg_proc p on p.oid = d.refobjid and p.pronamespace = to_regnamespace(quote_ident(%(schema)s))
+             where r.ev_class = to_regclass(%(view)s)),
+       array(select a.attname::text from pg_attribute a
+             join pg_attribute t on t.attrelid = to_regclass(%(table)s) and not t.attisdropped
+                                and t.attname = case a.attname when 'text' then 'chunk_text' else a.attname end
+             where a.attrelid = to_regclass(%(view)s) and a.attnum > 0 and not a.attisdropped
+               and (a.atttypid, a.atttypmod) <> (t.atttypid, t.atttypmod)),
+       array(select format('%%I.%%I(%%s)', n.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+             from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+             join jsonb_each_text(%(functions)s::jsonb) as f (name, result) on f.name = p.proname
+             where n.nspname = %(schema)s
+               and p.proargtypes::text = (select string_agg(to_regtype(a.type)::oid::text, ' ' order by a.place)
+                                          from unnest(%(arguments)s::text[]) with ordinality as a (type, place))
+               and (p.prokind <> 'f' or p.prorettype <> to_regtype(f.result) or p.proretset
+                    or p.proargnames is not null or p.pronargdefaults > 0))
 
 -- name: altered
 -- The tables of vectors, of those given, whose function or policy of ours is not as it was made, and
--- which of these it is: the body of the function, the condition of a policy, for whom it is.
+-- which of these it is: the body of the function and how it is run, the condition of a policy, for whom
+-- it is.
 select g.name, case when f.body is distinct from g.body then 'function ' || g.function else 'policy ' || min(p.name) end
 from jsonb_to_recordset(%(made)s::jsonb) as g (name text, function text, body text, key text[], visible bool)
 left join lateral (
-  select md5(p.prosrc) as body from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+  select case when l.lanname = 'sql' and p.provolatile = 's' and p.proconfig is null and not p.prosecdef and not p.proisstrict
+              then md5(p.prosrc) end as body
+  from pg_proc p join pg_namespace n on n.oid = p.pronamespace join pg_language l on l.oid = p.prolang
   where n.nspname = %(schema)s and p.proname = g.function
   order by md5(p.prosrc) <> g.body limit 1) f on true
 left join lateral (
@@ -50,7 +74,7 @@ alter view if exists {view} rename column {column} to {name}
 
 -- name: drop_function
 -- Drop a function of ours.
-drop function if exists {function}
+drop routine if exists {function}
 
 -- name: create_visible
 -- Whether the present user can read a row of the source. A string is no dependency: the source's
