@@ -253,11 +253,16 @@ def long_texts(card: ModelCard) -> tuple[str, ...]:
     window = min(filter(None, (card.window, room)), default=0)
     if not card.paid:
         window = min(window, _LOCAL_TOKENS)
-    low, high = 0, window  # a word has a token at least
+
+    def fits(words: int) -> bool:
+        return max(card.count_tokens([*_pair(words)])) <= window
+
+    low, high = 0, window  # a word has a token at least, and with the hash embedder no other
+    if window and fits(window):
+        low = window
     while low < high:
         middle = (low + high + 1) // 2
-        fits = max(card.count_tokens([*_pair(middle)])) <= window
-        low, high = (middle, high) if fits else (low, middle - 1)
+        low, high = (middle, high) if fits(middle) else (low, middle - 1)
     return _pair(low) if low else ()
 
 

@@ -23,6 +23,7 @@ from cdc_embed.postgres.connect import (
     shut_down,
 )
 from cdc_embed.postgres.giving_way import GivingWay
+from cdc_embed.postgres.plans import Plans
 from cdc_embed.postgres.side import READ_ONLY, Side, translated
 from cdc_embed.rotation import Login
 from cdc_embed.sql import queries
@@ -47,6 +48,7 @@ class Session:
         self._login = login
         self._application_name = application_name
         self._connection: Any = None
+        self._plans = Plans()
         self._opening: Future[Any] | None = None
         self._shut_down: Any = None
         self._giving_way = GivingWay(self, lookout) if lookout is not None else None
@@ -110,10 +112,11 @@ class Session:
     ) -> list[tuple[Any, ...]]:
         """Return the rows of one statement that needs no transaction around it.
 
-        A poll costs the server this statement alone, without a BEGIN and a COMMIT.
+        A poll costs the server this statement alone, without a BEGIN and a COMMIT, and is planned
+        once.
         """
         with self.autocommit(table) as cursor:
-            cursor.execute(statement, values)
+            self._plans.execute(cursor, statement, values)
             rows: list[tuple[Any, ...]] = cursor.fetchall()
         return rows
 
@@ -239,6 +242,7 @@ class Session:
         if self._connection is None or self._connection.closed:
             self.answer_limit = answer_limit(parameters_of(self._login.dsn))
             self._connection = self._connect()
+            self._plans = Plans()
             self.generation += 1
         return self._connection
 
