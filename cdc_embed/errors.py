@@ -187,7 +187,7 @@ class TargetRefusedError(CdcEmbedError):
     exit_code = 4
     default_hint = (
         "run: cdc-embed setup; if that has nothing to do, a trigger, rule or privilege of yours on "
-        "the target's tables is in the way: correct it"
+        "the target's tables is in the way: cdc-embed doctor names it"
     )
 
 

@@ -134,6 +134,48 @@ MUTATIONS = (
         "tests/integration/test_altered_objects.py::test_setup_makes_what_was_altered_as_it_was",
     ),
     Mutation(
+        "a trigger on our own tables is no obstacle",
+        "sql/target/rights.sql",
+        "o.own and t.tgtype & 3 = 3",
+        "false",
+        "tests/integration/test_hindrances.py::test_what_can_drop_rows_of_our_own_tables_is_refused",
+    ),
+    Mutation(
+        "a rule on our own tables is no obstacle",
+        "sql/target/rights.sql",
+        "o.own and r.is_instead",
+        "false",
+        "tests/integration/test_hindrances.py::test_what_can_drop_rows_of_our_own_tables_is_refused",
+    ),
+    Mutation(
+        "what refuses a statement is not named",
+        "cdc_embed/service/refusing.py",
+        "            error = with_way_out(error, self.hindrances)",
+        "            error = with_way_out(error, [])",
+        "tests/integration/test_hindrances.py::test_what_only_refuses_is_named_with_the_refusal",
+    ),
+    Mutation(
+        "a position that a trigger keeps is not there",
+        "cdc_embed/target/store.py",
+        "        if recorded is not None:\n            return dropped(",
+        "        if recorded is None:\n            return dropped(",
+        "tests/integration/test_hindrances.py::test_a_trigger_on_the_position_is_named_while_running",
+    ),
+    Mutation(
+        "a trigger on the only table of vectors ends the service",
+        "cdc_embed/service/service.py",
+        "        waits = isinstance(error, TargetRefusedError)",
+        "        waits = False",
+        "tests/integration/test_hindrances.py::test_the_only_table_is_tried_again_once_its_trigger_is_gone",
+    ),
+    Mutation(
+        "nobody is told of another owner of ours",
+        "cdc_embed/setup/hindrances.py",
+        "        if (each.kind == OWNER) == owned",
+        "        if each.kind != OWNER",
+        "tests/integration/test_hindrances.py::test_another_owner_of_ours_is_named_with_the_way_back",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",
@@ -526,7 +568,7 @@ MUTATIONS = (
     Mutation(
         "vectors that are lost end the service",
         "cdc_embed/service/service.py",
-        "            self._begin_again(None, waits_for_setup=lost)",
+        "            self._begin_again(None, waits_for_setup=waits)",
         "            self._begin_again(None)",
         "tests/integration/test_your_migrations.py::"
         "test_what_concerns_every_table_ends_no_service[drop extension vector cascade]",

@@ -42,11 +42,12 @@ def setup(
 ) -> None:
     """Make the publication, the slot and the tables of vectors. Can be run again at any time."""
     from cdc_embed.setup.connections import connections
+    from cdc_embed.setup.hindrances import naming_hindrances
     from cdc_embed.setup.plan import plan_setup
 
     context: Context = ctx.obj
     shows = dry_run or as_sql
-    with connections(context.load()) as databases:
+    with connections(context.load()) as databases, naming_hindrances(databases):
         if not shows:  # first of all, whatever keeps setup from the rest
             for done in databases.coverage.protect():
                 say(f"source: {done}")

@@ -5,12 +5,13 @@ the work itself meets that, and the next start would meet it again.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from cdc_embed.config.table import TableConfig
-from cdc_embed.errors import CdcEmbedError, PreflightError
+from cdc_embed.errors import CdcEmbedError, PreflightError, TargetRefusedError
 from cdc_embed.finding import Finding
+from cdc_embed.setup.hindrances import Hindrance, with_way_out
 from cdc_embed.setup.survey import Survey
 
 AGAIN_SECONDS: Final = 60.0
@@ -46,6 +47,8 @@ class Refusing:
         self._clock = clock
         self._failed_at: dict[str, float] = {}
         self._left_out: Mapping[str, _LeftOut] = {}
+        self.hindrances: Sequence[Hindrance] = ()
+        """The things of others on objects of ours, as the last start found them."""
 
     def note(self, error: CdcEmbedError) -> bool:
         """Note an error; return whether its table is left out of the next starts, for a while.
@@ -54,6 +57,8 @@ class Refusing:
         Raises the error if another start is of no use, because it names no table, or not one of
         these.
         """
+        if isinstance(error, TargetRefusedError):
+            error = with_way_out(error, self.hindrances)
         if error.exit_code != PreflightError.exit_code or not error.fields.get("table"):
             raise error
         name = str(error.fields["table"])

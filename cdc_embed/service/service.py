@@ -129,11 +129,11 @@ class Service:
 
     def _pause_table(self, error: CdcEmbedError) -> None:
         """Begin again without the table that an error names; raise it if that is of no use."""
-        left_out = self._refusing.note(error)
-        # tables of ours, which setup makes again
-        lost = isinstance(error, TargetRefusedError) and not left_out
+        self._refusing.note(error)
+        # even without its only table, because a person mends the target, or setup does
+        waits = isinstance(error, TargetRefusedError)
         try:
-            self._begin_again(None, waits_for_setup=lost)
+            self._begin_again(None, waits_for_setup=waits)
         except CdcEmbedError as exc:
             if exc.exit_code == error.exit_code:
                 raise error from exc
@@ -307,8 +307,8 @@ class Service:
 
 
 def _said(error: CdcEmbedError | OSError) -> str:
-    """Return an error with the statement that a person has to run, if it is a missing right."""
-    hint = error.hint if isinstance(error, MissingRightError) else None
+    """Return an error with the statement that a person has to run."""
+    hint = error.hint if isinstance(error, CdcEmbedError) else None
     return f"{error} ({hint})" if hint else str(error)
 
 

@@ -116,6 +116,7 @@ class _Starter:
             for done in databases.coverage.protect():  # whatever else is found
                 log.warning("publication was altered", done=done)
             survey = survey_all(databases)
+            self._kept.refusing.hindrances = survey.hindrances
             if gap is None:
                 survey.expect_usable()
             else:

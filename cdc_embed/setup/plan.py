@@ -20,6 +20,7 @@ from cdc_embed.postgres.ddl import Ddl, OnWait
 from cdc_embed.postgres.writable import expect_writable
 from cdc_embed.setup.adoption import adopt_ddl, adopted_tables, forget_ddl, withdraw_ddl
 from cdc_embed.setup.connections import Connections, connections
+from cdc_embed.setup.hindrances import check_hindrances, find_hindrances
 from cdc_embed.setup.locks import run_without_queueing
 from cdc_embed.setup.mending import mend_ddl
 from cdc_embed.setup.names import expect_own_tables, names_taken
@@ -100,7 +101,8 @@ def plan_setup(
     prepared = databases.coverage.prepare(survey.tables, adopt)
     followed = [source.table for source in survey.tables]
     taken = names_taken(databases, followed)
-    for obstacle in [*prepared.obstacles, *taken, *check_rights(databases)]:
+    strange = check_hindrances(databases, find_hindrances(databases))
+    for obstacle in [*prepared.obstacles, *taken, *check_rights(databases), *strange]:
         survey.add(obstacle)
     survey.findings += check_model(databases, card)
     extension = check_vector_extension(databases.target)

@@ -28,6 +28,7 @@ from cdc_embed.setup.connections import (
     read_stored,
     window_of,
 )
+from cdc_embed.setup.hindrances import check_hindrances, find_hindrances
 from cdc_embed.setup.mending import expect_tables
 from cdc_embed.setup.names import expect_own_tables, names_taken
 from cdc_embed.setup.ownership import expect_kept, name_owner
@@ -116,6 +117,8 @@ def survey_all(databases: Connections) -> Survey:
     survey = survey_source(databases)
     _check_writable(databases, survey)
     _check_rights(databases, survey)
+    survey.hindrances = find_hindrances(databases)
+    survey.findings += check_hindrances(databases, survey.hindrances)
     expect_own_tables(databases)
     expect_tables(databases)
     survey.slot_name = config.source.slot

@@ -15,6 +15,7 @@ from cdc_embed.errors import (
     UnfollowedError,
 )
 from cdc_embed.finding import Finding, expect
+from cdc_embed.setup.hindrances import Hindrance
 from cdc_embed.source.slot import Server, Slot
 from cdc_embed.source.tables import SourceTable, why_paused
 
@@ -38,6 +39,8 @@ class Survey:
     """A database or a model cannot be asked now, or not be written."""
     away: Finding | None = None
     """The finding of the outage."""
+    hindrances: list[Hindrance] = field(default_factory=list)
+    """The things of others on objects of ours."""
     paused: dict[str, str] = field(default_factory=dict)
     """The reasons of the tables that cannot be followed, by name; one never stops the others."""
 

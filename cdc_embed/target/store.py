@@ -29,7 +29,7 @@ from cdc_embed.rotation import Login
 from cdc_embed.target.lookups import LookUps
 from cdc_embed.target.position import checkpoint_of, read_checkpoint, server_identity
 from cdc_embed.target.statements import Statements, service_statements
-from cdc_embed.target.write import TableWriter, Vectors, actions_by_table
+from cdc_embed.target.write import TableWriter, Vectors, actions_by_table, dropped
 
 TAKEOVER_LOCK_TIMEOUT: Final = "5s"
 CHECKPOINT: Final = "checkpoint"
@@ -121,6 +121,8 @@ class Store:
         foreign = recorded and why_foreign(recorded.source, source)
         if foreign:
             return HistoryGapError(slot=self._slot, problem=foreign)
+        if recorded is not None:
+            return dropped(CHECKPOINT, "the epoch of a new writer was not stored")
         return PreflightError(
             where=f"slot {self._slot}",
             problem="the target has no position for it",

@@ -52,14 +52,14 @@ class MissingDonorError(Exception):
         super().__init__("a stored vector to be reused is gone; its text is embedded instead")
 
 
-def dropped(embedding_table: str, problem: str) -> TargetRefusedError:
+def dropped(table: str, problem: str) -> TargetRefusedError:
     """Return the error of statements that changed fewer rows than they must."""
     said = f"{problem}, and no error was raised: a trigger or rule of yours on it drops changes"
     return TargetRefusedError(
-        table=embedding_table,
+        table=table,
         problem=said,
-        hint=f"drop that trigger or rule (psql shows it: \\d *.{embedding_table}); the table is "
-        "tried again by itself",
+        hint="drop that trigger or rule (cdc-embed doctor names it); the table is tried again by "
+        "itself",
     )
 
 

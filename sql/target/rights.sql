@@ -54,3 +54,38 @@ from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relname = any (%(tables)s)
   and not (c.relrowsecurity
            and %(policies)s::text[] <@ array(select polname::text from pg_policy where polrelid = c.oid))
+
+-- name: hindrances
+-- Triggers, rules and row level security that others have put on relations of ours, of the given ones, and
+-- objects of ours that a role owns which this one is none of: the relation, the kind, what it is, the statement
+-- that takes it away, and whether it can drop or hide rows of one of our own tables without an error.
+with ours as (
+  select c.oid, c.relname::text as name, format('%%I.%%I', n.nspname, c.relname) as named, c.relkind, c.relowner,
+         c.relrowsecurity and (c.relforcerowsecurity or not pg_has_role(c.relowner, 'usage')) as filtered,
+         c.relname = any (%(own)s) as own
+  from pg_class c join pg_namespace n on n.oid = c.relnamespace
+  where n.nspname = %(schema)s and c.relname = any (%(relations)s) and c.relkind in ('r', 'v')
+)
+select o.name, 'trigger', format('trigger %%I of yours is on %%s', t.tgname, o.named),
+       format('drop trigger %%I on %%s;', t.tgname, o.named), o.own and t.tgtype & 3 = 3
+from ours o join pg_trigger t on t.tgrelid = o.oid
+where o.relkind = 'r' and not t.tgisinternal and t.tgenabled in ('O', 'A')
+union all
+select o.name, 'rule', format('rule %%I of yours is on %%s', r.rulename, o.named),
+       format('drop rule %%I on %%s;', r.rulename, o.named), o.own and r.is_instead
+from ours o join pg_rewrite r on r.ev_class = o.oid
+where o.relkind = 'r' and r.ev_enabled in ('O', 'A')
+union all
+select name, 'row security', format('%%s has row level security', named),
+       format('alter table %%s no force row level security, disable row level security;', named), true
+from ours where own and filtered
+union all
+select name, 'owner', format('%%s is owned by %%s', named, quote_ident(pg_get_userbyid(relowner))),
+       format('alter %%s %%s owner to %%I;', case relkind when 'v' then 'view' else 'table' end, named, current_user), false
+from ours where not pg_has_role(relowner, 'usage')
+union all
+select p.proname, 'owner', format('function %%s is owned by %%s', p.oid::regprocedure, quote_ident(pg_get_userbyid(p.proowner))),
+       format('alter function %%s owner to %%I;', p.oid::regprocedure, current_user), false
+from pg_proc p join pg_namespace n on n.oid = p.pronamespace
+where n.nspname = %(schema)s and starts_with(p.prosrc, %(mark)s) and not pg_has_role(p.proowner, 'usage')
+order by 1, 2, 3
