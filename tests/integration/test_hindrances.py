@@ -1,4 +1,4 @@
-"""Triggers, rules and owners of others on tables of ours: named with the statement that takes it away."""
+"""Triggers, rules and owners of others on objects of ours: named with the way out."""
 
 from collections.abc import Callable, Iterator
 
