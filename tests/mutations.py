@@ -176,6 +176,20 @@ MUTATIONS = (
         "tests/integration/test_hindrances.py::test_another_owner_of_ours_is_named_with_the_way_back",
     ),
     Mutation(
+        "rows of a partition that nobody looked at are drift",
+        "cdc_embed/reconcile/verify.py",
+        "        if found.drift and self._work.has_news(table):",
+        "        if False and self._work.has_news(table):",
+        "tests/integration/test_leaves.py::test_rows_of_a_partition_that_nobody_looked_at_are_pending",
+    ),
+    Mutation(
+        "rows of a partition stay pending for ever",
+        "cdc_embed/service/shapes.py",
+        "        return bool(passed or known != shape.leaves or pending.leaves or pending.orphans)",
+        "        return True",
+        "tests/integration/test_leaves.py::test_rows_of_a_partition_that_nobody_looked_at_are_pending",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",

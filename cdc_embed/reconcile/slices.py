@@ -288,6 +288,9 @@ class Work:
     metrics: Metrics
     pace: ReadingPace
     counts: TableCounter
+    has_news: Callable[[Table], bool] = lambda _: False
+    """A function that says whether partitions came, went or were changed, and not all that follows
+    from it is compared yet."""
     unproven: dict[str, str] = field(default_factory=dict)
     """The tables whose rows could not all be read in this term, and the reasons."""
 

@@ -3,7 +3,8 @@
 A first comparison of every row finds suspects only, because the source can be ahead of the log,
 and the log ahead of the target. Suspects are compared again when the target reflects everything
 that was committed at the first comparison. A row that differs still is drift. If the log touched it
-meanwhile, it is pending. With ``repair`` drift is mended and compared once more.
+meanwhile, it is pending, and so is all drift of a table whose partitions came or went, until the
+reconciler has looked its rows through. With ``repair`` drift is mended and compared once more.
 
 Each row is counted once, so ``checked`` is the sum of fresh, missing, stale, metadata_stale,
 pending, dead_letters, and of the orphans whose row has lost its text. Documents without a row are
@@ -51,6 +52,8 @@ class Tally:
     """The drift that is left after the repair; without a repair, all drift."""
     rowless: int = 0
     """The orphans that have no row. They are not checked rows."""
+    left_behind: int = 0
+    """The pending documents that have no row."""
     problem: str = ""
     """The reason why the table has no result."""
     suspects: dict[Key, bool] = field(default_factory=dict, repr=False)
@@ -83,6 +86,11 @@ class Tally:
         A checked row that is gone now is pending, because only the log takes a row away. A document
         without a row that is no orphan any more is not counted, because no row was checked.
         """
+        if key in found.awaited:
+            self.pending += 1
+            self.rowless += not checked
+            self.left_behind += not checked
+            return
         verdict = found.drift.get(key) or (found.right.get(key) if checked else None)
         if verdict is not None:
             self.add([verdict])
@@ -104,6 +112,8 @@ class _SecondLook:
     drift: dict[Key, Verdict] = field(default_factory=dict)
     right: dict[Key, Verdict] = field(default_factory=dict)
     """The existing rows that do not differ."""
+    awaited: frozenset[Key] = frozenset()
+    """The rows that differ because partitions came or went, until all that follows is compared."""
 
 
 class _WithdrawnError(Exception):
@@ -188,7 +198,7 @@ class Verifier:
         self._compare_suspects(table, tally, repair=repair)
         if arguments.get("sample"):
             self._sample(scope, tally, int(arguments["sample"]), repair=repair)
-        proof.finish(rows_read, tally.orphan)
+        proof.finish(rows_read, tally.orphan + tally.left_behind)
         if not tally.adds_up:
             raise UnprovenError(table=table.full_name, problem="its counts do not add up")
         log.info("verified", **tally.contract())
@@ -214,6 +224,8 @@ class Verifier:
         """Compare the suspects again. Those that differ still are drift."""
         suspects, tally.suspects = tally.suspects, {}
         found = self._compare_again(table, suspects, sample=False)
+        if found.drift and self._work.has_news(table):
+            found.awaited, found.drift = frozenset(found.drift), {}
         for key, checked in suspects.items():
             tally.settle(found, key, checked=checked)
         self._repair_drift(table, found.drift.keys(), tally, repair=repair, sample=False)

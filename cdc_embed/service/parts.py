@@ -52,6 +52,7 @@ class Parts:
         self._metrics = kept.metrics
         self._listeners = kept.listeners
         self._tolerance = kept.tolerance
+        self._kept = kept
         self._refusing = kept.refusing
         self._stack = stack
         self._stop = Stop(self._config.limits.drain_timeout)
@@ -71,9 +72,7 @@ class Parts:
         checked = self._checked
         expect_keeper(checked.databases, [table.full_name for table in checked.tables])
         stages = self._make_stages()
-        reconciling = Reconciling(
-            checked, stages, self._undelivered, self._metrics, self._tolerance.intervals
-        )
+        reconciling = Reconciling(checked, self._kept, stages, self._undelivered, self._leaves)
         self._stack.callback(reconciling.close)
         instance = Instance(
             source=self._make_source(),

@@ -8,7 +8,6 @@ from threading import Event
 from cdc_embed.change.document import Table
 from cdc_embed.errors import CdcEmbedError
 from cdc_embed.flow.supply import VectorSupply
-from cdc_embed.metrics import Metrics
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import SOURCE, TARGET
 from cdc_embed.reconcile.counts import TableCounter
@@ -22,9 +21,9 @@ from cdc_embed.reconcile.rounds import Rounds
 from cdc_embed.reconcile.size import Size, TokenCounter
 from cdc_embed.reconcile.slices import ReadingPace, Scope, SliceReader, Term, Work
 from cdc_embed.reconcile.verify import Verifier
-from cdc_embed.service.checked import Checked
+from cdc_embed.service.checked import Checked, LastingParts
+from cdc_embed.service.shapes import LeafNews, MetLeaves
 from cdc_embed.service.stages import Stages
-from cdc_embed.service.tolerance import Intervals
 from cdc_embed.source.coverage import Undelivered, undelivered_is_outage
 from cdc_embed.source.observed import Observed
 from cdc_embed.source.rows import RowReader, part_bytes
@@ -46,11 +45,12 @@ class Reconciling:
     def __init__(
         self,
         checked: Checked,
+        kept: LastingParts,
         stages: Stages,
         undelivered: Undelivered,
-        metrics: Metrics,
-        intervals: Intervals,
+        met: MetLeaves,
     ) -> None:
+        intervals = kept.tolerance.intervals
         self._config = config = checked.config
         self._databases = checked.databases
         self._sources = checked.sources
@@ -63,7 +63,8 @@ class Reconciling:
             trouble=intervals.trouble,
         )
         self._pauses = intervals.counts
-        self._metrics = metrics
+        self._metrics = kept.metrics
+        self._news = LeafNews(checked.databases, checked.sources, met)
         self._scopes = [Scope(table=t, space=stages.store.space(t)) for t in checked.tables]
         self._builder = IndexBuilder(
             self._config.target.schema, self._config.index, checked.find_extension_schema()
@@ -145,6 +146,7 @@ class Reconciling:
                 pause=slices.pause,
                 pauses=self._pauses,
             ),
+            has_news=self._news.has_news,
         )
 
     def _make_slices(self, term: Term) -> SliceReader:

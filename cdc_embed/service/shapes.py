@@ -49,6 +49,31 @@ class MetLeaves:
                 self._met[name].difference_update(leaves)
 
 
+class LeafNews:
+    """Finds out whether partitions came, went or were changed, and what follows is not done yet."""
+
+    def __init__(
+        self, databases: Connections, tables: Sequence[SourceTable], met: MetLeaves
+    ) -> None:
+        self._databases = databases
+        self._tables = [source for source in tables if source.table.partitioned]
+        self._met = met
+        self._leaves = Leaves(databases.target, databases.config.target.schema)
+
+    def has_news(self, table: Table) -> bool:
+        """Return whether the leaves of a table are others than its comparison knows."""
+        if not table.partitioned:
+            return False
+        name, met = table.full_name, self._met.now()  # before the look, as above
+        observed = self._databases.coverage.observe(self._tables, [table.oid])
+        shape = observed.shapes.get(name)
+        if shape is None:
+            return False
+        known, pending = self._leaves.known(name), self._leaves.pending(name)
+        passed = met.get(name, frozenset()) - shape.leaves.keys()
+        return bool(passed or known != shape.leaves or pending.leaves or pending.orphans)
+
+
 class Shapes:
     """Notes what events mean for comparisons that the log need not contain."""
 

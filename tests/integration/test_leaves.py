@@ -7,6 +7,7 @@ from threading import Event, Thread
 
 import pytest
 
+from cdc_embed.service.tolerance import Intervals, Tolerance
 from tests.cases import cases
 from tests.oracle import Documents
 from tests.site import RunningService, Site, wait_until
@@ -92,6 +93,38 @@ def test_leaf_that_comes_with_rows_is_compared_alone(site: Site) -> None:
         settle(site, service, "partition is compared")
         assert compared(service) - before == 40
         assert EVENTS.drift(site) == []
+
+
+NEWS = {
+    "dropped": ("drop table low", 90),
+    "detached": ("alter table events detach partition low", 90),
+    "emptied": ("truncate low", 90),
+    "attached": ("alter table events attach partition other for values from (30) to (40)", 40),
+}
+
+
+@pytest.mark.parametrize("name", cases(NEWS, "dropped", "attached"))
+def test_rows_of_a_partition_that_nobody_looked_at_are_pending(site: Site, name: str) -> None:
+    """They are drift only if they stay."""
+    statement, rows = NEWS[name]
+    site.sql(ROWS.format("other", "30", 40))
+    with followed(site) as service:
+        assert service.stop() == 0
+    seldom = Intervals(catalogue=600, requests=0.1, rounds=0.1)
+    with site.service(tolerance=Tolerance(intervals=seldom)) as service:
+        service.settle()
+        site.sql(statement)
+        (found,) = site.verify()["tables"]
+        assert (found["pending"], found["problem"]) == (rows, "")
+        assert service.stop() == 0
+    with site.service() as service:
+        settle(site, service, "reconciled")
+        (found,) = site.verify()["tables"]
+        assert (found["pending"], found["problem"]) == (0, "")
+        site.sql("update cdc_embed.events_embedding set id = id + 1000 where id = 11 and day = 11")
+        (found,) = site.verify("--repair", expect=None)["tables"]
+        assert (found["missing"], found["orphan"], found["repaired"]) == (1, 1, 2)
+        assert service.stop() == 0
 
 
 @pytest.mark.parametrize("running", [True, False])
