@@ -3,8 +3,9 @@
 A first comparison of every row finds suspects only, because the source can be ahead of the log,
 and the log ahead of the target. Suspects are compared again when the target reflects everything
 that was committed at the first comparison. A row that differs still is drift. If the log touched it
-meanwhile, it is pending, and so is all drift of a table whose partitions came or went, until the
-reconciler has looked its rows through. With ``repair`` drift is mended and compared once more.
+meanwhile, it is pending. So is all drift of a table whose partitions came or went, until the
+reconciler has looked its rows through. With ``repair`` all drift is mended at once, and compared
+once more.
 
 Each row is counted once, so ``checked`` is the sum of fresh, missing, stale, metadata_stale,
 pending, dead_letters, and of the orphans whose row has lost its text. Documents without a row are
@@ -224,7 +225,7 @@ class Verifier:
         """Compare the suspects again. Those that differ still are drift."""
         suspects, tally.suspects = tally.suspects, {}
         found = self._compare_again(table, suspects, sample=False)
-        if found.drift and self._work.has_news(table):
+        if found.drift and not repair and self._work.has_news(table):
             found.awaited, found.drift = frozenset(found.drift), {}
         for key, checked in suspects.items():
             tally.settle(found, key, checked=checked)
