@@ -190,6 +190,27 @@ MUTATIONS = (
         "tests/integration/test_leaves.py::test_rows_of_a_partition_that_nobody_looked_at_are_pending",
     ),
     Mutation(
+        "a table of vectors that was moved to another schema is gone",
+        "sql/target/schema.sql",
+        "(c.relnamespace <> h.oid or c.relname <> all (%(registered)s))",
+        "(c.relnamespace = h.oid and c.relname <> all (%(registered)s))",
+        "tests/integration/test_names_taken.py::test_our_renamed_table_is_named_with_the_way_back",
+    ),
+    Mutation(
+        "a second search index is built beside one that was renamed",
+        "cdc_embed/target/index.py",
+        "            rename_back(session, self._schema, table, SWAP_LOCK_TIMEOUT)\n",
+        "",
+        "tests/integration/test_index.py::test_renamed_indexes_get_their_names_back",
+    ),
+    Mutation(
+        "setup leaves renamed indexes as they are",
+        "cdc_embed/setup/tables.py",
+        "        change.before[:0] = rename_back_ddl(self._databases.target, self._schema, name)\n",
+        "",
+        "tests/integration/test_index.py::test_renamed_indexes_get_their_names_back",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",

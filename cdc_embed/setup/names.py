@@ -50,7 +50,8 @@ def expect_own_tables(databases: Connections) -> None:
 def renamed_vectors(
     databases: Connections, mine: Registered, known: Iterable[Registered]
 ) -> tuple[str, str] | None:
-    """Return what a table of vectors that somebody renamed is called now, and the way back."""
+    """Return what a table of vectors that somebody renamed, or moved to another schema, is called
+    now, and the way back."""
     schema = databases.config.target.schema
     values = {
         "schema": schema,
@@ -60,9 +61,8 @@ def renamed_vectors(
         "registered": [each.embedding_table for each in known],
     }
     found = databases.target.fetch("schema", queries("target/schema")["renamed_vectors"], values)
-    for now, name in found:
-        problem = f"the table of vectors {schema}.{mine.embedding_table} was renamed to {now}"
-        return problem, f"alter table {now} rename to {name}"
+    for now, back in found:
+        return f"the table of vectors {schema}.{mine.embedding_table} was renamed to {now}", back
     return None
 
 

@@ -30,6 +30,7 @@ from cdc_embed.target.registry import (
     VectorTable,
     vector_tables,
 )
+from cdc_embed.target.renamed import rename_back_ddl
 from cdc_embed.target.schema import (
     drop_ddl,
     forget_comparison_ddl,
@@ -113,6 +114,8 @@ class TablePlanner:
         space = space_of(self._card, table)
         change = TableChange()
         self._change_vectors(table, known, space, change)
+        name = (known or table).embedding_table
+        change.before[:0] = rename_back_ddl(self._databases.target, self._schema, name)
         if known is not None and (change.before or change.together):
             builds = builds_of(self._databases.target, self._schema, [known.embedding_table])
             change.before[:0] = builds.values()

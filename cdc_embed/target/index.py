@@ -20,6 +20,7 @@ from cdc_embed.errors import TargetUnavailableError
 from cdc_embed.postgres.ddl import Ddl, OnWait, compose
 from cdc_embed.postgres.session import Session
 from cdc_embed.sql import queries
+from cdc_embed.target.renamed import rename_back
 from cdc_embed.target.schema import OPERATORS, index_name
 from cdc_embed.target.vectors import create_hnsw
 
@@ -42,6 +43,11 @@ class Index:
     options: frozenset[str]
     mark: str | None
 
+    @property
+    def is_marked(self) -> bool:
+        """Whether the service made it, whatever its name is."""
+        return bool(self.mark and self.mark.startswith(MARK.partition("{")[0]))
+
     def fits(self, config: IndexConfig) -> bool:
         """Return whether it is complete and has the configured operators and options."""
         options = frozenset({f"m={config.m}", f"ef_construction={config.ef_construction}"})
@@ -57,6 +63,8 @@ class Indexes:
     phase: str | None = None
     """The phase of the build that is running."""
     pid: int | None = None
+    renamed: str | None = None
+    """The name that other hands gave the index that searches use."""
     rewritten: int = 0
     """The rows that were deleted, or updated with new index entries, since statistics were
     reset."""
@@ -114,6 +122,9 @@ def describe(found: Indexes, config: IndexConfig, *, compared: bool) -> IndexFac
         return IndexFacts(state="unswapped", rewritten_ratio=ratio, problem=problem)
     if current is not None and current.fits(config):
         return IndexFacts(state="ready", rewritten_ratio=ratio, problem=found.leftover)
+    if found.renamed is not None and current is None:
+        problem = f"it was renamed to {found.renamed}; the next start gives it its name back"
+        return IndexFacts(state="ready", rewritten_ratio=ratio, problem=problem)
     if found.phase is not None:
         return IndexFacts(state="building", rewritten_ratio=ratio, problem=found.phase)
     if current is not None and current.valid:
@@ -147,6 +158,8 @@ def read_indexes(session: Session, schema: str, tables: Sequence[str]) -> dict[s
             indexes.by_name[name] = _index(*index)
             if pid is not None:
                 indexes.phase, indexes.pid = phase, pid
+        elif name is not None and _index(*index).is_marked:
+            indexes.renamed = name
     return found
 
 
@@ -233,6 +246,7 @@ class IndexBuilder:
     def _attempt(self, session: Session, table: str, *, again: bool, parallel: bool = True) -> bool:
         one, new, old = names_of(table)
         with self._alone(session, table):
+            rename_back(session, self._schema, table, SWAP_LOCK_TIMEOUT)
             found = self._read(session, table)
             built = found.takes(self._config)
             if self._config.kind == "none":

@@ -296,14 +296,20 @@ where n.nspname = %(schema)s and p.proname = any (%(names)s)
 order by 1
 
 -- name: renamed_vectors
--- The table of vectors of ours that has another name now, if none has the registered one: our view reads
--- it, or it has an index of ours, and it refers to our spaces. Both names, as SQL writes them.
-select format('%%I.%%I', n.nspname, c.relname), quote_ident(%(name)s)
-from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = %(schema)s and c.relkind = 'r' and c.relname <> all (%(registered)s)
-  and not exists (select from pg_class o where o.relnamespace = n.oid and o.relname = %(name)s)
+-- The table of vectors of ours that has another name or schema now, if none has the registered ones: our view
+-- reads it, or it has an index of ours, and it refers to our spaces. Its names, as SQL writes them, and the way
+-- back.
+select format('%%I.%%I', n.nspname, c.relname),
+       concat_ws('; ',
+         case when n.oid <> h.oid then format('alter table %%I.%%I set schema %%I', n.nspname, c.relname, h.nspname) end,
+         case when c.relname <> %(name)s then format('alter table %%I.%%I rename to %%I', h.nspname, c.relname, %(name)s) end)
+from pg_namespace h
+join pg_class c on c.relkind = 'r' and (c.relnamespace <> h.oid or c.relname <> all (%(registered)s))
+join pg_namespace n on n.oid = c.relnamespace
+where h.nspname = %(schema)s
+  and not exists (select from pg_class o where o.relnamespace = h.oid and o.relname = %(name)s)
   and exists (select from pg_constraint k join pg_class s on s.oid = k.confrelid
-              where k.conrelid = c.oid and s.relnamespace = n.oid and s.relname = 'space')
+              where k.conrelid = c.oid and s.relnamespace = h.oid and s.relname = 'space')
   and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'chunk_hash' and not a.attisdropped)
   and (exists (select from pg_index i join pg_class x on x.oid = i.indexrelid
                where i.indrelid = c.oid and x.relname = any (%(indexes)s))
@@ -311,8 +317,26 @@ where n.nspname = %(schema)s and c.relkind = 'r' and c.relname <> all (%(registe
                   join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
                   join pg_class v on v.oid = r.ev_class
                   where d.refclassid = 'pg_class'::regclass and d.refobjid = c.oid
-                    and v.relnamespace = n.oid and v.relname = %(view)s))
+                    and v.relnamespace = h.oid and v.relname = %(view)s))
 limit 1
+
+-- name: renamed_indexes
+-- Our indexes on a table of vectors that have other names now, and the names that they had, both as SQL
+-- writes them: the search index by its mark, the one for equal texts by its columns.
+select distinct on (was.name) format('%%I.%%I', n.nspname, i.relname), quote_ident(was.name)
+from pg_index x
+join pg_class i on i.oid = x.indexrelid join pg_namespace n on n.oid = i.relnamespace join pg_am a on a.oid = i.relam
+cross join lateral (
+  select case
+    when a.amname = 'hnsw' and obj_description(i.oid, 'pg_class') like 'made by cdc\_embed %%' then %(hnsw)s
+    when a.amname = 'btree' and not x.indisunique and x.indpred is null
+      and array(select pg_get_indexdef(i.oid, place, false) from generate_series(1, x.indnatts) as place)
+          = array['chunk_hash', 'space'] then %(hash)s
+  end as name) as was
+where x.indrelid = to_regclass(format('%%I.%%I', %(schema)s, %(table)s)) and x.indisvalid
+  and i.relname <> all (%(names)s)
+  and not exists (select from pg_class o where o.relnamespace = n.oid and o.relname = was.name)
+order by was.name, i.oid
 
 -- name: other_checkpoints
 -- Other slots that write into the same schema.

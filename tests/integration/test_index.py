@@ -434,3 +434,30 @@ def test_searches_keep_their_index_until_the_new_one_is_ready(site: Site) -> Non
             service.wait_for("indexed")
             assert service.stop() == 0
     assert index_status(site)["state"] == "ready"
+
+
+@pytest.mark.parametrize("by", ["run", "setup"])
+def test_renamed_indexes_get_their_names_back(site: Site, by: str) -> None:
+    """None is built beside them."""
+    fill(site, 20)
+    with site.service() as service:
+        service.wait_for("indexed")
+        assert service.stop() == 0
+    every = (
+        "select c.oid::bigint, c.relname::text "
+        "from pg_class c join pg_index i on i.indexrelid = c.oid "
+        "where i.indrelid = 'cdc_embed.documents_embedding'::regclass order by 1"
+    )
+    before = site.sql(every)
+    for kind in ("hnsw", "hash"):
+        site.sql(f"alter index cdc_embed.documents_embedding_{kind} rename to my_{kind}")
+    assert "it was renamed to my_hnsw" in site.cli("doctor").stdout
+    if by == "setup":
+        site.cli("setup")
+        assert site.sql(every) == before
+    with site.service() as service:
+        service.settle()
+        wait_until(lambda: site.sql(every) == before, "they have their names again")
+        assert service.status()["tables"][0]["index"]["state"] == "ready"
+        assert service.stop() == 0
+    assert site.sql(every) == before

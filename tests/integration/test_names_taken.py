@@ -191,14 +191,35 @@ def test_our_functions_are_dropped_by_their_arguments(site: Site) -> None:
     assert site.sql(functions) == sorted([*theirs, ("app.text_documents(bigint)",)])
 
 
+MOVES = {
+    "renamed": (
+        "alter table app.documents_embedding rename to x",
+        "app.x",
+        "alter table app.x rename to documents_embedding",
+    ),
+    "moved": (
+        "alter table app.documents_embedding set schema public",
+        "public.documents_embedding",
+        "alter table public.documents_embedding set schema app",
+    ),
+    "moved and renamed": (
+        "alter table app.documents_embedding set schema public; "
+        "alter table public.documents_embedding rename to x",
+        "public.x",
+        "alter table public.x set schema app; alter table app.x rename to documents_embedding",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVES)
 @pytest.mark.parametrize("view", ["", "drop view app.documents_search"])
-def test_our_renamed_table_is_named_with_the_way_back(site: Site, view: str) -> None:
+def test_our_renamed_table_is_named_with_the_way_back(site: Site, view: str, name: str) -> None:
+    moved, now, back = MOVES[name]
     site.cli("setup")
-    site.sql("alter table app.documents_embedding rename to x")
+    site.sql(moved)
     if view:
         site.sql(view)
-    said = "the table of vectors app.documents_embedding was renamed to app.x"
-    back = "alter table app.x rename to documents_embedding"
+    said = f"the table of vectors app.documents_embedding was renamed to {now}"
     for command in (["doctor"], ["setup", "--dry-run"], ["setup"], ["teardown", "--yes"]):
         done = site.cli(*command, expect=4)
         for each in (said, back):
