@@ -211,6 +211,14 @@ MUTATIONS = (
         "tests/integration/test_index.py::test_renamed_indexes_get_their_names_back",
     ),
     Mutation(
+        "a table of the application with two names of ours has vectors",
+        "sql/target/mending.sql",
+        "        and {least} <= (select",
+        "        and 0 * {least} <= (select",
+        "tests/integration/test_lost_tables.py::"
+        "test_without_the_spaces_every_text_is_embedded_on_demand",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",

@@ -5,6 +5,7 @@ reads nothing; ``registry`` reads, ``vectors`` has the tables of vectors.
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from typing import Final
 
@@ -136,6 +137,8 @@ def make_again_ddl(schema: str, names: Sequence[str]) -> Ddl:
         names=sql.Literal(list(names)),
         schema=sql.Literal(schema),
         beside=sql.Literal(beside),
+        telling=sql.Literal(json.dumps(TELLING)),
+        least=sql.Literal(MOST),
     )
     statements = [*(ddl.statement for ddl in migration_ddl(beside, {})), take]
     listed = ", ".join(f"{schema}.{name}" for name in names)

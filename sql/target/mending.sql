@@ -8,7 +8,7 @@ where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
 -- name: take_place
 -- Put tables that were just made in a schema beside ours in the place of our own of that name.
 -- Stored vectors are of no space that will ever be recorded, if the record of the spaces is one of
--- them.
+-- them. A table of vectors is known by most of its telling columns.
 do $cdc_embed$
 declare
   cdc_embed_names constant text[] := {names};
@@ -39,8 +39,11 @@ begin
       select c.oid::regclass as vectors
       from pg_class c
       where c.relnamespace = to_regnamespace(quote_ident({schema})) and c.relkind = 'r'
-        and 2 = (select count(*) from pg_attribute a
-                 where a.attrelid = c.oid and not a.attisdropped and a.attname in ('chunk_hash', 'space'))
+        and {least} <= (select count(*) from jsonb_each_text({telling}::jsonb) as t (name, type)
+                        join pg_attribute a on a.attrelid = c.oid and a.attname = t.name and not a.attisdropped
+                          and a.atttypid = to_regtype(t.type))
+        and exists (select from pg_attribute a where a.attrelid = c.oid and a.attname = 'space' and not a.attisdropped
+                      and a.atttypid = 'integer'::regtype)
     loop
       for cdc_embed_space in execute format('select max(space) as last from %s', cdc_embed_each.vectors) loop
         cdc_embed_last := greatest(cdc_embed_last, cdc_embed_space.last);

@@ -107,6 +107,8 @@ def test_a_lost_position_is_a_gap_and_none_is_made_up(filled: Site, statement: s
 def test_without_the_spaces_every_text_is_embedded_on_demand(filled: Site) -> None:
     """Nobody knows which model made the vectors; their numbers must not come to mean another."""
     filled.sql("drop table cdc_embed.space cascade")
+    filled.sql("create table cdc_embed.mine (chunk_hash text, space integer)")
+    filled.sql("insert into cdc_embed.mine values ('mine', 2147483647)")
     filled.sql(
         "update cdc_embed.documents_embedding set embedding = embedding - embedding - embedding"
     )
