@@ -62,7 +62,7 @@ class _Printer:
         return lambda line: print(line, file=self._file)
 
 
-QUICK: Final = Intervals(catalogue=0.25, requests=0.1, rounds=0.1, trouble=0.5, standby=0.2)
+QUICK: Final = Intervals(catalogue=0.4, requests=0.2, rounds=0.1, trouble=0.5, standby=0.2)
 """Few seconds between two looks, because a test waits for the next one."""
 COMMAND: Final = Context(poll_seconds=0.05, answer_seconds=20.0)
 """A service has many seconds to answer a command, because it shares this process."""
