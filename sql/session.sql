@@ -1,10 +1,12 @@
 -- name: backend
--- The server process of this session, its start, and the name that it has for us; nothing is set
--- yet, so every name has its schema.
-select pg_catalog.pg_backend_pid(),
-       (select a.backend_start::pg_catalog.text from pg_catalog.pg_stat_activity a
-        where a.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()),
-       pg_catalog.current_setting('application_name')
+-- The server process of this session, and the name that it has for us; nothing is set yet, so every
+-- name has its schema.
+select pg_catalog.pg_backend_pid(), pg_catalog.current_setting('application_name')
+
+-- name: process
+-- The server process of this session, and its start.
+select a.pid, a.backend_start::pg_catalog.text from pg_catalog.pg_stat_activity a
+where a.pid operator(pg_catalog.=) pg_catalog.pg_backend_pid()
 
 -- name: is_there
 -- Whether a server process is still there.

@@ -2787,8 +2787,8 @@ order by t."cdc place\"""",
     Mutation(
         "a pooler is not looked for",
         "cdc_embed/postgres/pooler.py",
-        "        if backend[0] == connection.info.backend_pid and known_as == name[:63]:",
-        "        if backend[0]:",
+        "        if connection.backend == connection.info.backend_pid and known_as == name[:63]:",
+        "        if connection.backend:",
         "tests/integration/test_poolers.py::"
         "test_any_pooler_is_refused_before_anything_is_set[target-transaction]",
     ),

@@ -148,13 +148,14 @@ def _limit(seconds: float, connection: Any) -> Timer:
 
 def _set_up(connection: Any, side: Side) -> None:
     settings = {**side.settings, **(SINCE_17 if connection.server_version >= 170000 else {})}
+    statements = [
+        sql.SQL("set {} = {}").format(
+            sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
+        )
+        for name, value in settings.items()
+    ]
     with connection.cursor() as cursor:
-        for name, value in settings.items():
-            cursor.execute(
-                sql.SQL("set {} = {}").format(
-                    sql.Identifier(name), sql.SQL(value) if "," in value else sql.Literal(value)
-                )
-            )
+        cursor.execute(sql.SQL("; ").join(statements))
         with suppress(psycopg2.errors.InvalidParameterValue):  # a server on Windows cannot
             cursor.execute(NOTICE_A_LOST_CLIENT)
     connection.autocommit = False

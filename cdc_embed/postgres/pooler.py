@@ -37,38 +37,37 @@ def without_pooler(connect: Callable[[], Any], side: str, name: str) -> Any:
     """
     connection = connect()
     try:
-        backend, known_as = _backend(connection)
-        if backend[0] == connection.info.backend_pid and known_as == name[:63]:
-            connection.backend = backend[0]
+        connection.backend, known_as = _ask(connection, "backend")
+        if connection.backend == connection.info.backend_pid and known_as == name[:63]:
             return connection
+        process = _ask(connection, "process")
     except BaseException:
         connection.close()
         raise
     connection.close()
     other = connect()
     try:
-        if _backend(other)[0] == backend or _outlives(other, backend):
+        if _ask(other, "process") == process or _outlives(other, process):
             raise refusal(side)
-        other.backend = _backend(other)[0][0]
+        other.backend, _ = _ask(other, "backend")
     except BaseException:
         other.close()
         raise
     return other
 
 
-def _backend(connection: Any) -> tuple[tuple[int, str], str]:
-    """Return the server process, by its PID and its start, and the name that it has."""
+def _ask(connection: Any, query: str) -> Any:
+    """Return the one row of a query about the session."""
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute(queries("session")["backend"])
-        pid, started, known_as = cursor.fetchone()
-    return (pid, started), known_as
+        cursor.execute(queries("session")[query])
+        return cursor.fetchone()
 
 
-def _outlives(connection: Any, backend: tuple[int, str]) -> bool:
+def _outlives(connection: Any, process: tuple[int, str]) -> bool:
     """Return whether a process is still there, although its connection was closed."""
     deadline = time.monotonic() + END_SECONDS
-    values = {"pid": backend[0], "started": backend[1]}
+    values = {"pid": process[0], "started": process[1]}
     with connection.cursor() as cursor:
         while True:
             cursor.execute(queries("session")["is_there"], values)
