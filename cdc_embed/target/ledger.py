@@ -88,9 +88,8 @@ class Ledger:
 
     def comparisons(self) -> dict[str, Comparison]:
         """Return every comparison, by source table."""
-        with self._session.transaction("reconcile") as cursor:
-            cursor.execute(self._sql("read_reconciles"))
-            return {row[0]: _comparison(row) for row in cursor.fetchall()}
+        rows = self._session.fetch("reconcile", self._sql("read_reconciles"))
+        return {row[0]: _comparison(row) for row in rows}
 
     def drop_outdated(self, table: Table, space: int) -> None:
         """Drop the comparison of another table of this name, or of another space."""
@@ -186,12 +185,8 @@ class Ledger:
 
     def requests(self) -> list[Request]:
         """Return the requests that are not done yet, oldest first."""
-        with self._session.transaction("request") as cursor:
-            cursor.execute(self._sql("open_requests"), {"slot": self._slot})
-            return [
-                Request(id=row[0], kind=row[1], arguments=row[2], state=row[3])
-                for row in cursor.fetchall()
-            ]
+        rows = self._session.fetch("request", self._sql("open_requests"), {"slot": self._slot})
+        return [Request(id=row[0], kind=row[1], arguments=row[2], state=row[3]) for row in rows]
 
     def reply(
         self,

@@ -192,9 +192,8 @@ NOT_STORED: Final = VectorTable()
 
 def vector_tables(session: Session, schema: str) -> dict[str, VectorTable]:
     """Read the columns and the key of every table of vectors, by its name, in one statement."""
-    with session.transaction("embedding_table") as cursor:
-        cursor.execute(queries("target/schema")["stored_columns"], {"schema": schema})
-        rows = cursor.fetchall()
+    statement = queries("target/schema")["stored_columns"]
+    rows = session.fetch("embedding_table", statement, {"schema": schema})
     tables: dict[str, list[tuple[Any, ...]]] = {}
     for table, *column in rows:
         tables.setdefault(table, []).append(tuple(column))
