@@ -219,6 +219,13 @@ MUTATIONS = (
         "test_without_the_spaces_every_text_is_embedded_on_demand",
     ),
     Mutation(
+        "a row that no part has is not missed",
+        "cdc_embed/reconcile/proof.py",
+        "        if in_parts != rows:",
+        "        if in_parts > rows:",
+        "tests/integration/test_proof.py::test_a_row_that_no_part_has_is_found_while_others_write",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",
@@ -3066,7 +3073,7 @@ order by t."cdc place\"""",
     Mutation(
         "a verification counts whatever rows there are",
         "cdc_embed/reconcile/proof.py",
-        "        if abs(rows - rows_read) >",
+        "        if abs(rows - self._rows_read) >",
         "        if abs(rows - rows) >",
         "tests/integration/test_proof.py::test_rows_that_the_scan_loses_are_found_by_the_count",
     ),

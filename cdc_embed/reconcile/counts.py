@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cdc_embed.change.document import Table
+from cdc_embed.change.document import Key, Table
 from cdc_embed.errors import SourceUnavailableError, TargetUnavailableError, UnprovenError
 from cdc_embed.postgres.side import CANCELLED, LOCKED
 from cdc_embed.source.rows import RowReader
@@ -30,12 +30,17 @@ class TableCounter:
     pauses: Sequence[float]
     """The seconds between the tries of a count for which statements of others wait."""
 
-    def rows(self, table: Table) -> int:
-        """Return the number of rows in the source, whatever their key.
+    def rows(self, table: Table, bounds: Sequence[Key]) -> tuple[int, int]:
+        """Return the number of rows in the source, whatever their key, and of those in the parts
+        between these bounds, in one snapshot.
 
         Raises ``UnprovenError`` if statements of others waited for it each time.
         """
-        return self._count(table, self.source.count, self.source.close)
+
+        def count(counted: Table) -> tuple[int, int]:
+            return self.source.count(counted, bounds)
+
+        return self._count(table, count, self.source.close)
 
     def documents(self, table: Table) -> tuple[int, int]:
         """Return (documents that the search view shows, documents that are stored); raises as

@@ -189,17 +189,17 @@ class Verifier:
         table, repair = scope.table, bool(arguments.get("repair"))
         proof = Proof(self._work, table)
         for scan, _ in self._slices.scan(table, None):
+            proof.part_read(scan)
             tally.checked += len(scan.rows)
             self._look(table, scan, tally, repair=repair)
             say()
-        rows_read = tally.checked
         for scan, _ in self._slices.orphans(table, None):
             self._look(table, scan, tally, repair=repair)
             say()
         self._compare_suspects(table, tally, repair=repair)
         if arguments.get("sample"):
             self._sample(scope, tally, int(arguments["sample"]), repair=repair)
-        proof.finish(rows_read, tally.orphan + tally.left_behind)
+        proof.finish(tally.orphan + tally.left_behind)
         if not tally.adds_up:
             raise UnprovenError(table=table.full_name, problem="its counts do not add up")
         log.info("verified", **tally.contract())

@@ -105,8 +105,32 @@ def between(table: Table, *, after: bool, last: bool) -> sql.Composed | None:
     return _AND.join([*lower, *upper]) if after or last else EVERY_ROW
 
 
+def in_parts(table: Table) -> dict[str, sql.Composed] | None:
+    """Return the conditions for the rows before some bounds, between two of them, and after them.
+
+    The bounds are ``l0``..., a row ``b`` of their lower (``k0``...) and upper ones, and ``k0``....
+    None if no comparison of whole rows says it, as for ``between``.
+    """
+    if between(table, after=True, last=True) is None:
+        return None
+    order, places = table.key[0].order, range(len(table.key))
+    lower, upper = ([sql.Identifier("b", f"{side}{p}") for p in places] for side in "kl")
+    inner = [_rows(table.key, order.greater, lower), _rows(table.key, order.up_to, upper)]
+    return {
+        "first": _rows(table.key, order.up_to, [sql.Placeholder(f"l{p}") for p in places]),
+        "inner": _AND.join(inner),
+        "last": _rows(table.key, order.greater, [sql.Placeholder(f"k{p}") for p in places]),
+    }
+
+
 def _whole(columns: Sequence[TableColumn], operator: str, prefix: str) -> sql.Composed:
     values = [sql.Placeholder(f"{prefix}{place}") for place in range(len(columns))]
+    return _rows(columns, operator, values)
+
+
+def _rows(
+    columns: Sequence[TableColumn], operator: str, values: Sequence[sql.Composable]
+) -> sql.Composed:
     return sql.SQL("({}) {} ({})").format(
         _COMMA.join(_compared(column) for column in columns),
         sql.SQL(operator),

@@ -4,14 +4,14 @@ The server adds up the bytes of the rows before it sends them, so that a stateme
 number of bytes. Our own columns in it have names with a space, which no application's column has.
 """
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 from psycopg2 import sql
 
 from cdc_embed.change.document import Key, Table
 from cdc_embed.postgres.ddl import compose
-from cdc_embed.source.comparison import EVERY_ROW, comparison_parts, output_of
+from cdc_embed.source.comparison import EVERY_ROW, comparison_parts, in_parts, output_of
 
 _COMMA = sql.SQL(", ")
 _PLUS = sql.SQL(" + ")
@@ -40,6 +40,32 @@ def compose_read(query: str, table: Table, condition: sql.Composed = EVERY_ROW) 
         condition=condition,
         **comparison_parts(table),
     )
+
+
+def compose_count(table: Table, bounds: Sequence[Key]) -> tuple[sql.Composed, dict[str, Any]]:
+    """Return the statement that counts the rows of a table, and those in the parts between some
+    bounds, with its values."""
+    parts = in_parts(table) if bounds else None
+    if parts is None:
+        return compose_read("count_rows", table), {}
+    sides = {"k": bounds[:-1], "l": bounds[1:]}
+    values: dict[str, Any] = {**key_values("l", bounds[0]), **key_values("k", bounds[-1])}
+    places = range(len(table.key))
+    for side, keys in sides.items():
+        values |= {f"{side}s{p}": [key[p] for key in keys] for p in places}
+    statement = compose(
+        "source/tables",
+        "count_parts",
+        table=sql.Identifier(table.schema, table.name),
+        arrays=_COMMA.join(
+            sql.SQL("{}::text[]").format(sql.Placeholder(f"{side}s{p}"))
+            for side in sides
+            for p in places
+        ),
+        names=_COMMA.join(sql.Identifier(f"{side}{p}") for side in sides for p in places),
+        **parts,
+    )
+    return statement, values
 
 
 def key_values(prefix: str, key: Key | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ A read returns no more text than ``part_bytes`` and one row, whatever the length
 because the server adds them up before it sends a row.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from threading import Event
 from typing import Any, Final, NamedTuple
@@ -26,7 +26,7 @@ from cdc_embed.errors import SourceUnavailableError, UnprovenError
 from cdc_embed.postgres.session import Session
 from cdc_embed.postgres.side import CANCELLED, RowRefusedError
 from cdc_embed.source.comparison import EVERY_ROW, between, following, narrowed
-from cdc_embed.source.row_statements import compose_read, key_arrays, key_values
+from cdc_embed.source.row_statements import compose_count, compose_read, key_arrays, key_values
 from cdc_embed.sql import queries
 
 POLL_SECONDS: Final = 0.05
@@ -136,14 +136,15 @@ class RowReader:
         # the position of the scan is not a value of the key's type any more
         return self.scan(table, None, rows, leaf)
 
-    def count(self, table: Table) -> int:
-        """Return the number of rows, whatever their key."""
+    def count(self, table: Table, bounds: Sequence[Key] = ()) -> tuple[int, int]:
+        """Return the number of rows, whatever their key, and of those in the parts between these
+        bounds, in one snapshot; all, if they cannot be told by the table's index."""
         with self._session.transaction(table.full_name) as cursor:
             cursor.execute(queries("source/tables")["begin_count"])
-            cursor.execute(compose_read("count_rows", table))
-            rows: int = cursor.fetchone()[0]
+            cursor.execute(*compose_count(table, bounds))
+            counts = cursor.fetchone()
             _expect_followed(cursor, table)
-        return rows
+        return counts[0], counts[-1]
 
     def key_columns(self, table: Table) -> list[KeyColumn]:
         """Return the columns by which the table's rows are told apart, as the catalogue has them

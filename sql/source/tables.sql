@@ -271,6 +271,17 @@ order by {order}
 -- The number of rows, of all or between two keys.
 select count(*) from {table} t where {condition}
 
+-- name: count_parts
+-- The rows of a table, and those of the parts in which they were read, one after another, all in one
+-- snapshot.
+select count(*),
+       (select count(*) from {table} t where {first})
+       + (select coalesce(sum(part.rows), 0)::bigint
+          from unnest({arrays}) as b ({names})
+          cross join lateral (select count(*) as rows from {table} t where {inner}) as part)
+       + (select count(*) from {table} t where {last})
+from {table} t
+
 -- name: text_size
 -- Bytes of text in a table; large values are not read.
 select count(*), coalesce(sum({text_bytes}), 0)::bigint from {table} t

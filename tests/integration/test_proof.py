@@ -108,6 +108,37 @@ def test_rows_that_the_scan_loses_are_found_by_the_count(
         assert service.stop() == 0
 
 
+def test_a_row_that_no_part_has_is_found_while_others_write(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many rows come after the scan has passed as it lost; the number of rows read fits."""
+    site = make_site()
+    site.sql(DOCUMENTS)
+    site.sql("insert into documents select n, 'title', n from generate_series(1, 1500) n")
+    site.configure()
+    site.cli("setup")
+    compare = comparison._rows
+
+    def lose_a_row(columns: Any, operator: str, values: Any) -> sql.Composed:
+        return sql.SQL("{} and t.id <> 1200").format(compare(columns, operator, values))
+
+    monkeypatch.setattr(comparison, "_rows", lose_a_row)
+    fetch = rows._fetch_in_order
+
+    def write_meanwhile(*arguments: Any) -> Any:
+        part = fetch(*arguments)
+        if not part.more:
+            site.sql("insert into documents select max(id) + 1, 'more' from documents")
+        return part
+
+    with site.service() as service:
+        service.logged("reconciled")
+        monkeypatch.setattr(rows, "_fetch_in_order", write_meanwhile)
+        table, _ = verified(site)
+        assert "1500 rows are in the parts that were read, it has 1501" in table["problem"]
+        assert service.stop() == 0
+
+
 @pytest.fixture
 def filled(make_site: Callable[..., Site]) -> Site:
     """Twenty documents; two of them have the same text."""

@@ -1,6 +1,6 @@
 """The comparison on simulated databases: it gets on only when the schedule says so."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -116,9 +116,10 @@ class Reader:
         found = self._read(source, fetch)
         return found and replace(found, rest=rest)
 
-    def count(self, source: Table) -> int:
+    def count(self, source: Table, _: Sequence[Key]) -> tuple[int, int]:
         self._actor.rest()
-        return len(self._source.seen[source])
+        rows = len(self._source.seen[source])
+        return rows, rows
 
     def close(self) -> None: ...
 
