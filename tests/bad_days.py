@@ -5,6 +5,7 @@ A ``Day`` begins anew for each test, so its counters are in closures.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from math import inf
 from random import Random
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 import httpx2
 
+from cdc_embed.embed.base import PROBE
 from tests.dialects import (
     Answer,
     FakeService,
@@ -141,12 +143,35 @@ def one_of_two(answer: Callable[[list[str]], Answer | httpx2.Response]) -> Fault
     return fault
 
 
-def one_of_two_at_random(
-    answer: Callable[[FakeService], Answer | httpx2.Response], seed: int = 1
+def one_of_at_random(
+    servers: int, answer: Callable[[FakeService], Answer | httpx2.Response], seed: int = 1
 ) -> Fault:
-    """Half of the calls, in no order, go to a broken server."""
+    """A part of the calls, in no order, goes to a broken server."""
     random = Random(seed)
-    return lambda service, _, __: answer(service) if random.random() < 0.5 else None
+    return lambda service, _, __: answer(service) if random.random() < 1 / servers else None
+
+
+one_of_two_at_random = partial(one_of_at_random, 2)
+
+
+def bad_text_and_server() -> Fault:
+    """One text always fails, and every other call goes to a broken server."""
+    text, server = one_text(lambda s: s.dialect.ill), one_of_two(lambda _: (500, "no memory"))
+
+    def fault(service: FakeService, request: httpx2.Request, texts: list[str]) -> Any:
+        return server(service, request, texts) or text(service, request, texts)
+
+    return fault
+
+
+def cached() -> Fault:
+    """A gateway keeps the answers of the good days; what is behind it is away for ten minutes."""
+    out = away(600.0, lambda s: s.dialect.ill)
+
+    def fault(service: FakeService, request: httpx2.Request, texts: list[str]) -> Any:
+        return None if {*texts} == {PROBE} else out(service, request, texts)
+
+    return fault
 
 
 def many_texts(service: FakeService, _: httpx2.Request, texts: list[str]) -> Any:
@@ -332,6 +357,13 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,
         served=40.0,
     ),
+    "one server of three fails at random": Day(
+        fault=lambda: one_of_at_random(3, lambda s: s.dialect.ill), within=60.0, served=40.0,
+    ),
+    "one text fails, and one server of two": Day(
+        fault=bad_text_and_server, reason="server_error", within=1000.0, served=90.0,
+    ),
+    "away behind a gateway with a cache": Day(fault=cached, within=700.0),
     "one server of two asks for a minute": Day(
         fault=lambda: one_of_two(lambda _: to_response((503, "<html>"), {"Retry-After": "60"})),
         within=180.0, served=90.0,

@@ -26,7 +26,7 @@ CHARACTERS_PER_TOKEN: Final = 4
 """The characters of one token of English text, for estimates that are called estimates."""
 
 PROBE: Final = "The quick brown fox jumps over the lazy dog."
-"""The known-good text, which a service that is well embeds."""
+"""The known-good text, which a service that is well embeds; also the beginning of others."""
 
 UNKNOWN_WINDOW: Final = 512
 """The tokens of one text for a service of which nothing tells; nearly every model takes them."""
@@ -159,6 +159,11 @@ def check_vectors(vectors: Vectors, texts: int, dimensions: int) -> None:
         raise TextRefusedError(problem="the vector has zeros alone, so that no search finds it")
     if not np.isfinite(squares).all():
         raise TextRefusedError(problem="the vector's length is beyond what pgvector can compute")
+
+
+def is_known_good(texts: Sequence[str]) -> bool:
+    """Return whether a call has known-good texts alone."""
+    return all(text.startswith(PROBE) for text in texts)
 
 
 class Embedder(Protocol):

@@ -10,13 +10,13 @@ from typing import Final
 
 from cdc_embed.embed.base import (
     CALL,
-    PROBE,
     Call,
     CalledOffError,
     Embedder,
     ModelCard,
     Vectors,
     check_vectors,
+    is_known_good,
 )
 from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
 from cdc_embed.flow.answers import Answers
@@ -95,7 +95,7 @@ class Calls:
         return number > 1
 
     def _note_refusal(self, texts: list[str], refused: TextRefusedError, began: float) -> None:
-        if texts == [PROBE]:
+        if is_known_good(texts):
             problem = f"it refuses even a text that is known to be good: {refused}"
             self._answers.mark_failed(EmbedderUnavailableError(problem=problem), began)
         else:

@@ -25,12 +25,14 @@ from typing import Final
 from cdc_embed.embed.base import CALL, Call, CalledOffError, Embedder, Vectors
 from cdc_embed.errors import EmbedderUnavailableError, TextRefusedError
 from cdc_embed.flow.answers import Answers
-from cdc_embed.flow.blame import STRIKES_SECONDS, Blame, FailsAloneError, RefusedCallError
+from cdc_embed.flow.blame import Blame, FailsAloneError
 from cdc_embed.flow.call_size import CallSize
 from cdc_embed.flow.calls import Calls
 from cdc_embed.flow.going_on import ASK_SECONDS, Decision, OthersWait, Waiting
 from cdc_embed.flow.patience import AbandonedError, Patience
+from cdc_embed.flow.proof import RefusedCallError
 from cdc_embed.flow.rate import Rate
+from cdc_embed.flow.strikes import STRIKES_SECONDS
 from cdc_embed.flow.texts import Embedded, Kept, Run, Wanted
 from cdc_embed.metrics import Metrics
 
@@ -312,9 +314,8 @@ class EmbeddingRunner:
         except EmbedderUnavailableError as exc:
             if not (exc.retry_after or exc.own_pause) and self._calls.can_be_fewer(exc):
                 run.mark_failed(exc)
-            else:
-                self._blame.judge_failure(head, run, exc)
-            raise
+                raise
+            vectors = self._blame.judge_failure(head, run, exc, call)
         self._size.succeeded(texts)
         self._blame.forget_failures(head, run)
         return vectors

@@ -7,7 +7,7 @@ They need no configuration, because each default is right for every service that
 from dataclasses import dataclass, field
 from typing import Final
 
-from cdc_embed.flow.blame import STRIKES_SECONDS
+from cdc_embed.flow.strikes import STRIKES_SECONDS
 from cdc_embed.rotation import ROTATION_SECONDS
 from cdc_embed.service.refusing import SHORTEST_SECONDS
 
