@@ -106,10 +106,14 @@ def check_tables(databases: Connections, tables: Iterable[Table]) -> list[Findin
     for table, known, stored in kept:
         found = [_check_key(table, stored), _check_owner(databases, table, stored)]
         problem, fix = problem_of(table.search_view) or ("its search view can be read", "")
+        view = _view_of(databases, table, known)
+        if moved := view.find_renamed():
+            now, back = moved
+            problem = f"its search view {schema}.{table.search_view} was renamed to {now}"
+            fix = f"{back}  -- or {SETUP}, which makes another one"
         said = f"{table.full_name}: {problem}"  # only searches and verify need it
         found.append(judge("search_view", not fix, said, fix, Severity.WARNING))
         what = altered.get(table.embedding_table)
-        view = _view_of(databases, table, known)
         if not what and not _unfit(table, stored) and not view.as_made:
             what = f"view {table.search_view}"
         if what and not table.row_security:

@@ -173,6 +173,20 @@ class SearchView:
         """Whether there is such a view now."""
         return self.state.columns is not None
 
+    def find_renamed(self) -> tuple[str, str] | None:
+        """Return what the view is called now that other hands renamed or moved, and the way back;
+        None if there is none."""
+        if self.exists:
+            return None
+        values = {
+            "schema": self._schema,
+            "view": self._table.search_view,
+            "table": self._table.embedding_table,
+            "columns": list(self.columns),
+        }
+        rows = self._session.fetch("view", queries("target/view")["renamed_view"], values)
+        return (rows[0][0], rows[0][1]) if rows else None
+
     @property
     def as_made(self) -> bool:
         """Whether the view, if it exists, was not replaced by other hands, as far as its columns

@@ -30,6 +30,24 @@ select (select array_agg(a.attname::text order by a.attnum) from pg_attribute a
                and (p.prokind <> 'f' or p.prorettype <> to_regtype(f.result) or p.proretset
                     or p.proargnames is not null or p.pronargdefaults > 0))
 
+-- name: renamed_view
+-- The search view of a table of vectors that has another name or schema now: it has the columns of ours, and is
+-- read with its reader's rights. Its names, as SQL writes them, and the way back.
+select format('%%I.%%I', n.nspname, v.relname),
+       concat_ws(' ',
+         case when n.nspname <> %(schema)s then format('alter view %%I.%%I set schema %%I;', n.nspname, v.relname, %(schema)s) end,
+         case when v.relname <> %(view)s then format('alter view %%I.%%I rename to %%I;', %(schema)s, v.relname, %(view)s) end)
+from pg_class v join pg_namespace n on n.oid = v.relnamespace
+where v.relkind = 'v' and 'security_invoker=true' = any (v.reloptions)
+  and array(select a.attname::text from pg_attribute a where a.attrelid = v.oid and a.attnum > 0 order by a.attname)
+      = array(select name from unnest(%(columns)s::text[]) as name order by name collate "C")
+  and exists (select from pg_rewrite r
+              join pg_depend d on d.classid = 'pg_rewrite'::regclass and d.objid = r.oid
+              where r.ev_class = v.oid and d.refclassid = 'pg_class'::regclass
+                and d.refobjid = to_regclass(format('%%I.%%I', %(schema)s, %(table)s)))
+order by v.oid
+limit 1
+
 -- name: altered
 -- The tables of vectors, of those given, whose function or policy of ours is not as it was made, and
 -- which of these it is: the body of the function and how it is run, the condition of a policy, for whom

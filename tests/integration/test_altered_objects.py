@@ -72,3 +72,27 @@ def test_setup_makes_what_was_altered_as_it_was(make_site: Callable[..., Site], 
     assert site.sql(described) == before
     site.cli("doctor")
     assert "nothing to do" in site.cli("setup").stderr
+
+
+MOVED = {
+    "renamed": (
+        "alter view cdc_embed.documents_search rename to x",
+        "alter view cdc_embed.x rename to documents_search;",
+    ),
+    "moved": (
+        "alter view cdc_embed.documents_search set schema public",
+        "alter view public.documents_search set schema cdc_embed;",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MOVED)
+def test_a_renamed_search_view_is_named_with_the_way_back(site: Site, name: str) -> None:
+    moved, back = MOVED[name]
+    site.sql(moved)
+    told = site.cli("doctor").stdout
+    assert "its search view cdc_embed.documents_search was renamed to" in told
+    assert back in told
+    site.sql(back)
+    assert "was renamed to" not in site.cli("doctor").stdout
+    assert "nothing to do" in site.cli("setup").stderr
