@@ -234,6 +234,14 @@ MUTATIONS = (
         "test_a_renamed_search_view_is_named_with_the_way_back",
     ),
     Mutation(
+        "a table of our own that was moved is made anew",
+        "cdc_embed/setup/mending.py",
+        "    if moved:\n",
+        "    if False and moved:\n",
+        "tests/integration/test_lost_tables.py::"
+        "test_a_moved_table_of_ours_is_named_with_the_way_back",
+    ),
+    Mutation(
         "a table of vectors that was renamed is not looked for",
         "cdc_embed/setup/names.py",
         "        if moved := renamed_vectors(databases, mine, known.values()):",

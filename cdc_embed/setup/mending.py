@@ -6,6 +6,7 @@ spaces nobody knows which model made the stored vectors. A copy of the schema wi
 and staging have it, holds nothing. What is empty there is made again, of whatever version it is.
 """
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -104,6 +105,7 @@ def expect_tables(databases: Connections) -> None:
     """Raise when one of our own tables is gone, of which all others then lack something."""
     lost = lost_tables(databases)
     if lost:
+        _expect_gone(databases, lost)
         raise _lost(databases, lost)
     schema = databases.config.target.schema
     for name in _unlogged_tables(databases):
@@ -117,6 +119,7 @@ def mend_ddl(databases: Connections, *, rebuild: bool) -> list[Ddl]:
     lost = [*SERVICE_TABLES] if is_bare(databases) else lost_tables(databases)
     if not lost:
         return _set_logged_ddl(databases)
+    _expect_gone(databases, lost)
     if "space" in lost and not rebuild and _filled(databases, _vectors(databases)):
         raise _lost(databases, lost)
     schema = databases.config.target.schema
@@ -135,6 +138,18 @@ def _set_logged_ddl(databases: Connections) -> list[Ddl]:
         *(set_logged_ddl(schema, name) for name in names),
         make_again_ddl(schema, ["reconcile"]),
     ]
+
+
+def _expect_gone(databases: Connections, lost: list[str]) -> None:
+    """Raise when a table is not gone, but was renamed or moved to another schema."""
+    schema = databases.config.target.schema
+    values = {"schema": schema, "names": lost, "comments": json.dumps(dict(_comments()))}
+    statement = queries("target/mending")["moved_tables"]
+    moved = {name: rest for name, *rest in databases.target.fetch("schema", statement, values)}
+    if moved:
+        said = [f"{schema}.{name} was renamed to {now}" for name, (now, _) in moved.items()]
+        back = [back for _, back in moved.values()]
+        raise PreflightError(where="target database", problem="; ".join(said), hint="\n".join(back))
 
 
 def _lost(databases: Connections, lost: Iterable[str]) -> PreflightError:

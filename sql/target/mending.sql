@@ -5,6 +5,25 @@ select c.relname::text, obj_description(c.oid, 'pg_class'), c.relpersistence = '
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where n.nspname = %(schema)s and c.relkind = 'r' and c.relname = any (%(names)s)
 
+-- name: moved_tables
+-- Those of our own tables, of the given ones, that have another name or schema now, known by their comments:
+-- the name, what it is now, as SQL writes it, and the way back. Another schema that has several of them is that of
+-- another service.
+select g.name, format('%%I.%%I', n.nspname, c.relname),
+       concat_ws(' ',
+         case when n.nspname <> %(schema)s then format('alter table %%I.%%I set schema %%I;', n.nspname, c.relname, %(schema)s) end,
+         case when c.relname <> g.name then format('alter table %%I.%%I rename to %%I;', %(schema)s, c.relname, g.name) end)
+from jsonb_each_text(%(comments)s::jsonb) as g (name, comment)
+join pg_description d on d.classoid = 'pg_class'::regclass and d.objsubid = 0 and d.description = g.comment
+join pg_class c on c.oid = d.objoid and c.relkind = 'r'
+join pg_namespace n on n.oid = c.relnamespace
+where g.name = any (%(names)s)
+  and (n.nspname = %(schema)s or not exists (
+    select from pg_class o join pg_description od on od.classoid = 'pg_class'::regclass and od.objsubid = 0 and od.objoid = o.oid
+    join jsonb_each_text(%(comments)s::jsonb) as other (name, comment) on other.comment = od.description
+    where o.relnamespace = n.oid and other.name <> all (%(names)s)))
+order by g.name, c.oid
+
 -- name: take_place
 -- Put tables that were just made in a schema beside ours in the place of our own of that name.
 -- Stored vectors are of no space that will ever be recorded, if the record of the spaces is one of

@@ -175,3 +175,24 @@ def test_a_running_service_waits_for_the_lost_table(filled: Site, name: str) -> 
         wait_until(lambda: not service.unready(), "it is ready", 30)
         assert service.alive
         assert service.stop() == 0
+
+
+MOVED = {
+    "alter table cdc_embed.{} rename to x": "alter table cdc_embed.x rename to {};",
+    "alter table cdc_embed.{} set schema public": "alter table public.{} set schema cdc_embed;",
+}
+
+
+@pytest.mark.parametrize("name", cases(["checkpoint", "space", "deferred", "dead_letter"], "space"))
+@pytest.mark.parametrize("statement", MOVED)
+def test_a_moved_table_of_ours_is_named_with_the_way_back(
+    filled: Site, statement: str, name: str
+) -> None:
+    filled.sql(statement.format(name))
+    back = MOVED[statement].format(name)
+    for command in ("doctor", "setup --rebuild", "run"):
+        told = filled.cli(*command.split(), expect=4)
+        assert f"cdc_embed.{name} was renamed to" in told.stdout + told.stderr
+        assert back in told.stdout + told.stderr
+    filled.sql(back)
+    assert "nothing to do" in filled.cli("setup").stderr
