@@ -282,7 +282,7 @@ def test_kill_before_anything_could_be_recorded_is_no_gap(pair: Site, target: Si
         "$$ begin raise 'full' using errcode = '53100'; end $$"
     )
     target.sql(
-        "create trigger full_disk before update on cdc_embed.checkpoint for each row "
+        "create trigger full_disk after update on cdc_embed.checkpoint for each row "
         "when (old.epoch = new.epoch) execute function full_disk()"
     )
     lock = target.connect()
