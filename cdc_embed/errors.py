@@ -210,6 +210,8 @@ class EmbedderUnavailableError(CdcEmbedError):
     own_pause: float = 0.0
     """The seconds for which the service wants to be called no more with these texts, while it takes
     others."""
+    hangs: bool = False
+    """Whether a call timed out that is answered quickly as a rule, so that it is not too large."""
     untried: bool = False
     """Whether it is the failure of another call, because it was not time for this one."""
     default_hint = "the text is kept and tried again; check the embedding service"

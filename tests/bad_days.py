@@ -154,6 +154,19 @@ def one_of_at_random(
 one_of_two_at_random = partial(one_of_at_random, 2)
 
 
+def hanging(servers: int, seconds: float) -> Fault:
+    """One of several servers never answers, and so long each call waits for it."""
+    calls = count()
+
+    def fault(service: FakeService, _: httpx2.Request, __: list[str]) -> Any:
+        if next(calls) % servers:
+            return None
+        service.clock.sleep(seconds)
+        raise httpx2.ReadTimeout("timed out")
+
+    return fault
+
+
 def bad_text_and_server() -> Fault:
     """One text always fails, and every other call goes to a broken server."""
     text, server = one_text(lambda s: s.dialect.ill), one_of_two(lambda _: (500, "no memory"))
@@ -356,6 +369,12 @@ DAYS: Final[dict[str, Day]] = {
     "one server of two fails at random": Day(
         fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,
         served=40.0,
+    ),
+    "one server of two hangs": Day(
+        fault=lambda: hanging(2, 1.0), settings={"timeout": "1s"}, within=30.0, served=20.0,
+    ),
+    "one server of three hangs for half a minute": Day(
+        fault=lambda: hanging(3, 30.0), within=400.0, served=400.0,
     ),
     "one server of three fails at random": Day(
         fault=lambda: one_of_at_random(3, lambda s: s.dialect.ill), within=60.0, served=40.0,

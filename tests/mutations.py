@@ -2079,6 +2079,43 @@ order by t."cdc place\"""",
         "test_another_table_is_served_on_every_day[Ollama-one server of two answers pages]",
     ),
     Mutation(
+        "one server that hangs makes every call small",
+        "cdc_embed/flow/calls.py",
+        "exc.reason == TIMEOUT and self.is_hanging(call, self._clock())",
+        "False",
+        "tests/unit/test_conformance.py::"
+        "test_every_service_is_used_well_on_every_day[TEI-one server of two hangs]",
+    ),
+    Mutation(
+        "a slow service is taken for one that hangs",
+        "cdc_embed/flow/calls.py",
+        "seconds * max(1.0, texts / count) < most",
+        "True",
+        "tests/unit/test_embedding_runner.py::test_a_call_hangs_if_others_as_large_are_quick",
+    ),
+    Mutation(
+        "texts that met a server that hangs go alone",
+        "cdc_embed/flow/blame.py",
+        " or (failures and not self.hangs):",
+        " or failures:",
+        "tests/unit/test_conformance.py::test_another_table_is_served_on_every_day"
+        "[NIM-one server of three hangs for half a minute]",
+    ),
+    Mutation(
+        "rows deferred for a server that hangs are embedded one by one",
+        "cdc_embed/reconcile/deferred.py",
+        "MOST if self._embedding.supply.runner.hangs else self._most",
+        "self._most",
+        "tests/unit/test_deferred_reader.py::test_a_row_that_is_not_taken_is_followed_by_one_alone",
+    ),
+    Mutation(
+        "deferred rows are embedded in one call at a time",
+        "cdc_embed/flow/embedding.py",
+        'threads.workers(card.concurrency, "embed-deferred")',
+        'threads.workers(1, "embed-deferred")',
+        "tests/unit/test_embedding_runner.py::test_deferred_texts_go_in_several_calls_at_once",
+    ),
+    Mutation(
         "a text and the known-good one meet the same servers in turns",
         "cdc_embed/flow/proof.py",
         "random.sample(LOTS, len(LOTS))",

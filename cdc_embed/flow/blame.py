@@ -29,7 +29,10 @@ CONTRADICTION_SECONDS: Final = 600.0
 """The seconds for which it is remembered that the service contradicted itself."""
 PROOFS: Final = (1, 2, 1, 1)
 """The numbers of known-good texts after each failure of a text, before it is tried again. They vary
-because of servers that answer in turns."""
+because of servers that answer in turns; more often while the service contradicts itself."""
+
+MOST_TOGETHER: Final = 2
+"""The failures of a text after which it still goes with others if one server of several hangs."""
 
 log = structlog.get_logger()
 
@@ -54,6 +57,7 @@ class Blame:
         """Whether a known-good text failed, and none was taken since."""
         self._contradicted_at = -inf
         """The time of the last contradiction, in seconds of the clock."""
+        self._hung_at = -inf
         self._letters_in_a_row = 0
         self.contradictions = 0
         """The number of times that it refused a text that it takes."""
@@ -62,6 +66,11 @@ class Blame:
     def contradicts_itself(self) -> bool:
         """Whether a text failed, not long ago, that the service takes."""
         return self._clock() - self._contradicted_at < CONTRADICTION_SECONDS
+
+    @property
+    def hangs(self) -> bool:
+        """Whether one server of several hung not long ago."""
+        return self._clock() - self._hung_at < CONTRADICTION_SECONDS
 
     def expect_well(self) -> None:
         """Raise ``EmbedderUnavailableError`` if a known-good text is not embedded, as in an outage,
@@ -75,9 +84,11 @@ class Blame:
 
     def going_together(self, head: Sequence[Wanted]) -> Sequence[Wanted]:
         """Return the first of the texts, as many as go into one call. A text at which the service
-        has failed goes alone, because it would spoil the call of the others."""
+        has failed goes alone, because it would spoil the call of the others; but not at once if one
+        server hangs, because each text alone would wait for it."""
         for place, each in enumerate(head):
-            if self._strikes.failures(each.digest):
+            failures = self._strikes.failures(each.digest)
+            if failures > MOST_TOGETHER or (failures and not self.hangs):
                 return head[: max(1, place)]
         return head
 
@@ -204,6 +215,9 @@ class Blame:
     ) -> bool:
         """Return whether a call is to be tried once more as it is, because the call before was a
         good one, and another server can answer the next one."""
+        if failure.hangs:
+            self._hung_at = self._clock()
+            return True
         slow = failure.reason == TIMEOUT
         return not (slow or self._size.is_failing or run.fails_again(head))
 
@@ -219,7 +233,8 @@ class Blame:
         before = self._strikes.failures(digest)
         well = self.is_well()
         # servers in turns must not give the text the same turn each time
-        still = well and all(self.is_well() for _ in range(PROOFS[before % len(PROOFS)] - 1))
+        proofs = PROOFS[:2] if self.contradicts_itself else PROOFS
+        still = well and all(self.is_well() for _ in range(proofs[before % len(proofs)] - 1))
         if not (still or (well and self.contradicts_itself)):
             if failure.reason in (TIMEOUT, SERVER_ERROR):
                 self._size.mark_failed([text])

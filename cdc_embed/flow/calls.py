@@ -4,12 +4,14 @@ The number of calls at once is learned as the number of their texts is (``call_s
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from threading import Event
 from typing import Final
 
 from cdc_embed.embed.base import (
     CALL,
+    TIMEOUT,
     Call,
     CalledOffError,
     Embedder,
@@ -25,6 +27,12 @@ from cdc_embed.metrics import Metrics
 
 LOOK_SECONDS: Final = 0.1
 """The time between two looks whether a call would be one too many."""
+QUICK: Final = 0.1
+"""The part of a timeout in which an answer came if it is not the size of a call that is slow."""
+QUICK_SECONDS: Final = 60.0
+"""The seconds for which it is remembered that a call was answered so quickly."""
+MOST_REMEMBERED: Final = 16
+"""The good calls whose seconds are remembered."""
 
 
 class Calls:
@@ -42,7 +50,10 @@ class Calls:
         self._dimensions = card.dimensions
         self._answers = answers
         self._metrics = metrics
+        self._clock = clock
         self._number = CallSize(card.concurrency, clock=clock)
+        self._took: deque[tuple[int, float, float]] = deque(maxlen=MOST_REMEMBERED)
+        """The texts and the seconds of the last good calls, and their times."""
         self._overload: EmbedderUnavailableError | None = None
         """The last failure that told of too many calls."""
 
@@ -71,6 +82,7 @@ class Calls:
             self._answers.not_sent()
             raise
         except EmbedderUnavailableError as exc:
+            exc.hangs = exc.reason == TIMEOUT and self.is_hanging(call, self._clock())
             self._answers.mark_failed(exc, call.sent_at, () if exc.of_known_good else texts)
             raise
         except TextRefusedError as exc:
@@ -78,12 +90,24 @@ class Calls:
             raise
         else:
             self._answers.took(call.sent_at, texts)
+            now = self._answers.taken_at
+            self._took.append((len(texts), now - call.sent_at, now))
             # those that are refused meanwhile were too many
             self._number.succeeded([""] * min(number, self._answers.sent, self.at_once))
         finally:
             call.texts = ()
             self._answers.end(call)
         return vectors
+
+    def is_hanging(self, call: Call, now: float) -> bool:
+        """Return whether a call waits ten times as long as its texts take, as others of at least
+        half as many were answered, so that one server of several hangs."""
+        texts = len(call.texts)
+        most, since = QUICK * (now - call.sent_at), now - QUICK_SECONDS
+        return any(
+            at > since and 2 * count >= texts and seconds * max(1.0, texts / count) < most
+            for count, seconds, at in list(self._took)
+        )
 
     def can_be_fewer(self, failure: EmbedderUnavailableError) -> bool:
         """Make fewer calls at once after a failure that tells of too many; return false if it tells

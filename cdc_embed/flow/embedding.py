@@ -88,7 +88,7 @@ class EmbeddingRunner:
         self._metrics = metrics
         # what hangs in one of them lets the others go on
         self._stream = threads.workers(card.concurrency + 1, "embed")
-        self._deferred = threads.workers(1, "embed-deferred")
+        self._deferred = threads.workers(card.concurrency, "embed-deferred")
         self._known_good = threads.workers(1, "embed-known-good")
         self._wait = threads.wait
         self._clock = clock = threads.clock
@@ -111,6 +111,11 @@ class EmbeddingRunner:
     def outage(self) -> bool:
         """Whether the embedder takes nothing, for so long that it is not only slow."""
         return self._answers.outage
+
+    @property
+    def hangs(self) -> bool:
+        """Whether one server of several hangs, so that texts that failed are not to go alone."""
+        return self._blame.hangs
 
     def close(self) -> None:
         """Release the workers; the owner closes the embedder."""
@@ -144,7 +149,7 @@ class EmbeddingRunner:
         wanted = self._refuse_long({d: t for d, t in texts.items() if d not in known}, result)
         if not wanted:
             return result
-        calls = 1 if others_wait is None else self._calls.at_once
+        calls = self._calls.at_once
         most = self._card.max_tokens
         run = Run(wanted, result, self._size, workers=calls, most_tokens=most)
         executor = self._deferred if others_wait is None else self._stream
@@ -221,7 +226,8 @@ class EmbeddingRunner:
                 problem = f"no answer for {now - call.sent_at:.0f} s"
                 failure = EmbedderUnavailableError(problem=problem)
                 self._answers.mark_failed(failure, call.sent_at)
-            if len(texts) > 1 and now - call.sent_at > ASK_SECONDS:
+            slow = now - call.sent_at > ASK_SECONDS and not self._calls.is_hanging(call, now)
+            if len(texts) > 1 and slow:
                 self._size.mark_failed(texts)
 
     def _refuse_long(self, texts: dict[bytes, str], result: Embedded) -> list[Wanted]:

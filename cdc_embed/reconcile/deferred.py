@@ -29,7 +29,7 @@ PAGE_ROWS: Final = 256
 MOST: Final = 128
 """The rows that are embedded together. It is one at first, and after one that is not taken for the
 first time, because another one is often not taken either, and costs least alone; then twice as
-many."""
+many. All go together while one server of several hangs."""
 FIRST_DELAY: Final = 1.0
 LONGEST_DELAY: Final = 30.0
 """The seconds before a row is tried again."""
@@ -110,7 +110,8 @@ class DeferredReader:
         """Embed rows, a few at a time; return the number of those left, and the last failure."""
         left, problem = 0, ""
         while keys:
-            part, keys = keys[: self._most], keys[self._most :]
+            count = MOST if self._embedding.supply.runner.hangs else self._most
+            part, keys = keys[:count], keys[count:]
             for scan in self._work.slices.read_deferred(table, part):
                 untaken, why = self._settle(table, scan)
                 first = any((table, key) not in self._delayed for key in untaken)

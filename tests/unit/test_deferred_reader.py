@@ -75,9 +75,14 @@ def test_a_row_that_is_not_taken_is_followed_by_one_alone() -> None:
     read = lambda _table, part: [SimpleNamespace(rows=dict.fromkeys(part))]  # noqa: E731
     term = SimpleNamespace(ended=Event(), lane=None)
     work = SimpleNamespace(term=term, slices=SimpleNamespace(read_deferred=read))
-    reader = Recording(work=cast(Any, work), embedding=cast(Any, None))
+    runner = SimpleNamespace(hangs=False)
+    embedding = SimpleNamespace(supply=SimpleNamespace(runner=runner))
+    reader = Recording(work=cast(Any, work), embedding=cast(Any, embedding))
     reader.sizes = []
     left, _ = reader._try(cast(Table, "t"), [(str(number),) for number in range(22)])
     assert (left, reader.sizes) == (1, [1, 2, 4, 8, 1, 2, 4])
     reader._try(cast(Table, "t"), [(str(number),) for number in range(50)])
     assert reader.sizes[7:] == [8, 16, 26], "it is known by now, and goes alone in its own call"
+    runner.hangs = True
+    reader._try(cast(Table, "t"), [(str(number),) for number in range(150)])
+    assert reader.sizes[10:] == [128, 22], "each alone would wait for the server that hangs"

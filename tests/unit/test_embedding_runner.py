@@ -29,7 +29,9 @@ from cdc_embed.errors import (
     EmbedderUnavailableError,
     TextRefusedError,
 )
+from cdc_embed.flow.answers import Answers
 from cdc_embed.flow.blame import MOST_LETTERS_IN_A_ROW
+from cdc_embed.flow.calls import Calls
 from cdc_embed.flow.embedding import THREADS, EmbeddingRunner, Threads
 from cdc_embed.flow.going_on import OthersWait
 from cdc_embed.flow.patience import AbandonedError, Delay, Patience, delay
@@ -683,6 +685,41 @@ def test_a_deferred_text_that_hangs_holds_up_no_new_one() -> None:
             assert runner.embed(hashed(f"new {number}"), others_wait=lambda: False).vectors
         answered.set()
         deferred.join()
+
+
+def test_deferred_texts_go_in_several_calls_at_once() -> None:
+    """A server of several that hangs holds one of them."""
+    answered = Event()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        if "a" in texts:
+            assert answered.wait(HANG_SECONDS)
+        answered.set()
+        return good(texts)
+
+    with running(Fake(answer, concurrency=2)) as runner:
+        assert len(runner.embed(hashed("a", "bb")).vectors) == 2
+
+
+def test_a_call_hangs_if_others_as_large_are_quick() -> None:
+    """It waits more than ten times as long as its texts take; of a minute ago nothing is known."""
+    clock = Clock()
+
+    def answer(texts: Sequence[str]) -> Vectors:
+        clock.now += 1.0
+        return good(texts)
+
+    fake = Fake(answer)
+    metrics = Metrics(slot="s", tables=["public.t"], model="fake")
+    answers = Answers(clock, lambda _failures, _asked: 0.0)
+    calls = Calls(fake, fake.describe(), answers, metrics, clock)
+    calls.make(["a", "b"])
+    cases = {(1, 10.0): False, (1, 11.0): True, (3, 11.0): False, (3, 16.0): True, (5, 50.0): False}
+    for (texts, seconds), hangs in cases.items():
+        call = Call(Event(), texts=["a"] * texts, sent_at=clock.now)
+        assert calls.is_hanging(call, clock.now + seconds) is hangs
+    call = Call(Event(), texts=["a"], sent_at=clock.now)
+    assert not calls.is_hanging(call, clock.now + 60.0)
 
 
 def test_texts_that_hang_hold_up_neither_deferred_nor_known_good() -> None:
