@@ -99,7 +99,7 @@ class Walsender:
             peer.sendall(_message(b"W", struct.pack(">bh", 0, 0)))
             self.streaming.set()
         else:
-            rows = _row(b"1", b"since then", name) if b"pg_backend_pid" in query else b""
+            rows = _row(b"1", name) if b"pg_backend_pid" in query else b""
             peer.sendall(rows + _message(b"C", b"SET\0") + _message(b"Z", b"I"))
 
 

@@ -333,7 +333,7 @@ cross join lateral (
       and array(select pg_get_indexdef(i.oid, place, false) from generate_series(1, x.indnatts) as place)
           = array['chunk_hash', 'space'] then %(hash)s
   end as name) as was
-where x.indrelid = to_regclass(format('%%I.%%I', %(schema)s, %(table)s)) and x.indisvalid
+where x.indrelid = to_regclass(format('%%I.%%I', %(schema)s, %(table)s)) and x.indisvalid and was.name is not null
   and i.relname <> all (%(names)s)
   and not exists (select from pg_class o where o.relnamespace = n.oid and o.relname = was.name)
 order by was.name, i.oid

@@ -74,6 +74,10 @@ def test_a_letter_has_no_words_of_a_function(site: Site, state: str, function: s
 def test_an_exception_of_a_function_is_not_quoted(site: Site, function: str) -> None:
     site.sql(function + TRIGGER)
     site.sql(f"insert into documents values (1, '{SECRET}')")
-    done = site.cli("run", expect=4)
-    assert "refuse, refuses it with SQLSTATE" in done.stderr
-    assert SECRET not in done.stderr + done.stdout
+    with site.service() as service:
+
+        def said() -> str:
+            return str(service.status()["waiting"])
+
+        wait_until(lambda: "refuse, refuses it with SQLSTATE" in said(), "it is named")
+        assert SECRET not in said() + "".join(service.output)
