@@ -8,7 +8,7 @@ import pytest
 
 from cdc_embed.demo.postgres import EmbeddedPostgres
 from cdc_embed.lsn import LSN
-from tests.invariant import confirmed, watched
+from tests.invariant import FEWEST, confirmed, watched
 from tests.servers import Servers
 from tests.site import DOCUMENTS, Site, wait_until
 from tests.standby import Standby
@@ -65,10 +65,11 @@ def test_service_goes_on_with_the_standby_once_it_is_promoted(
         )
         assert "it is a standby" in pair.cli("doctor", expect=75).stdout
         move(target, standby)
-        with watched(pair):
+        with watched(pair) as watch:
             target.sql("select pg_promote()")
             service.settle(60)
             assert pair.drift() == []
+            wait_until(lambda: watch.samples > FEWEST, "the watch has looked often enough")
         assert service.stop() == 0
     with pair.service(wait=False) as service:
         assert service.wait_for("servers changed")["target"]
