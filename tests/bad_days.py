@@ -81,6 +81,11 @@ def reset(_: FakeService) -> httpx2.Response:
     raise httpx2.ReadError("Connection reset by peer")
 
 
+def hung(service: FakeService) -> httpx2.Response:
+    service.clock.sleep(1.0)
+    raise httpx2.ReadTimeout("timed out")
+
+
 def limited(service: FakeService) -> httpx2.Response:
     return to_response(service.dialect.overloaded, {"Retry-After": "20"})
 
@@ -370,11 +375,15 @@ DAYS: Final[dict[str, Day]] = {
         fault=lambda: one_of_two_at_random(lambda s: s.dialect.ill), within=180.0,
         served=40.0,
     ),
+    "one text always hangs": Day(
+        fault=lambda: one_text(hung), settings={"timeout": "1s"}, reason="timeout", within=150.0,
+        served=20.0,
+    ),
     "one server of two hangs": Day(
-        fault=lambda: hanging(2, 1.0), settings={"timeout": "1s"}, within=30.0, served=20.0,
+        fault=lambda: hanging(2, 1.0), settings={"timeout": "1s"}, within=30.0, served=60.0,
     ),
     "one server of three hangs for half a minute": Day(
-        fault=lambda: hanging(3, 30.0), within=400.0, served=400.0,
+        fault=lambda: hanging(3, 30.0), within=600.0, served=600.0, proofs=1.5,
     ),
     "one server of three fails at random": Day(
         fault=lambda: one_of_at_random(3, lambda s: s.dialect.ill), within=60.0, served=40.0,

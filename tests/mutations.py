@@ -2087,6 +2087,22 @@ order by t."cdc place\"""",
         "test_every_service_is_used_well_on_every_day[TEI-one server of two hangs]",
     ),
     Mutation(
+        "a text that hangs is never proven to be to blame",
+        "cdc_embed/flow/blame.py",
+        "        run.failing = False  # a proof is waited for, if nothing else waits\n",
+        "",
+        "tests/unit/test_conformance.py::"
+        "test_every_service_is_used_well_on_every_day[NIM-one text always hangs]",
+    ),
+    Mutation(
+        "a call with a text that hangs is never halved",
+        "cdc_embed/flow/blame.py",
+        "            return not run.fails_again(head)",
+        "            return True",
+        "tests/unit/test_conformance.py::"
+        "test_every_service_is_used_well_on_every_day[NIM-one text always hangs]",
+    ),
+    Mutation(
         "a slow service is taken for one that hangs",
         "cdc_embed/flow/calls.py",
         "seconds * max(1.0, texts / count) < most",

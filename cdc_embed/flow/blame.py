@@ -156,6 +156,7 @@ class Blame:
         call: Callable[[], Vectors],
     ) -> Vectors:
         """Return the vectors of a text that is good; raise what ``Prover.prove`` raises."""
+        run.failing = False  # a proof is waited for, if nothing else waits
         vectors = self._prover.prove(wanted.text, failure, call, run.over)
         self._mistrust_refusals()
         self._contradicted_at = self._clock()
@@ -217,7 +218,7 @@ class Blame:
         good one, and another server can answer the next one."""
         if failure.hangs:
             self._hung_at = self._clock()
-            return True
+            return not run.fails_again(head)
         slow = failure.reason == TIMEOUT
         return not (slow or self._size.is_failing or run.fails_again(head))
 
@@ -241,10 +242,14 @@ class Blame:
             raise failure
         self._size.blamed(text)
         if self._strikes.are_enough(digest, failure):
-            self._strikes.clear(digest)
             try:
                 return self._prove(head[0], run, failure, call)
+            except RefusedCallError:
+                self._strikes.forget([digest])
+                raise
             except EmbedderUnavailableError as exc:
+                if not run.over.is_set():
+                    self._strikes.clear(digest)
                 raise FailsAloneError(str(exc)) from exc
         if still and (run.fails_again(head) or before):
             self._strikes.hold_back(digest, failure)

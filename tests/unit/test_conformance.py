@@ -43,6 +43,7 @@ GUARDED = {
     ("TEI", "slow"),
     ("TEI", "one server of two hangs"),
     ("NIM", "one server of three hangs for half a minute"),
+    ("NIM", "one text always hangs"),
 }
 """Cases that found a fault, which mutations put back."""
 BACK = 2
