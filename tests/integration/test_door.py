@@ -27,7 +27,7 @@ from cdc_embed.service import (
 )
 from cdc_embed.service.tolerance import USUAL
 from tests.invariant import confirmed
-from tests.mutations import ROOT
+from tests.mutations.mutation import ROOT
 from tests.site import PATIENCE, EmbeddingServer, Site, wait_until
 
 

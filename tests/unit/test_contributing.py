@@ -9,7 +9,8 @@ from typing import Final
 
 import pytest
 
-from tests.mutations import MUTATIONS, ROOT
+from tests.mutations.catalogue import MUTATIONS
+from tests.mutations.mutation import ROOT
 
 GUIDE: Final = "CONTRIBUTING.md"
 MOST_LINES: Final = 350

@@ -118,6 +118,11 @@ class Model:
     def outage(self) -> bool:
         return self.away
 
+    @property
+    def hangs(self) -> bool:
+        """Now and then, so that rows that wait are tried many at once."""
+        return len(self.takes_no) > 1
+
     def embed(
         self,
         texts: Mapping[bytes, str],
