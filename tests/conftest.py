@@ -26,8 +26,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two more than there are processors, because most tests wait for a server."""
-    return len(os.sched_getaffinity(0)) + 2
+    """Three more than there are processors, because most tests wait for a server."""
+    return len(os.sched_getaffinity(0)) + 3
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -76,7 +76,7 @@ def try_out(embedder: Embedder, config: EmbedderConfig) -> Tried:
             _expect_dimensions_taken(config, exc)
         problem = f"a question is not embedded: {exc.fields['problem']}"
         raise EmbedderError(problem=problem, hint=_SERVICE_HINT) from exc
-    return _Trial(embedder, embedder.describe()).run()
+    return _Trial(embedder, embedder.describe()).try_out()
 
 
 def _expect_dimensions_taken(config: EmbedderConfig, error: TextRefusedError) -> None:
@@ -101,7 +101,7 @@ class _Trial:
         self._embedder = embedder
         self._card = card
 
-    def run(self) -> Tried:
+    def try_out(self) -> Tried:
         longs = long_texts(self._card)
         try:
             vectors = _embed_together(self._embedder, self._card, (*_ORDER, *longs))

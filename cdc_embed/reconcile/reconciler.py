@@ -31,7 +31,7 @@ RECENT_SECONDS: Final = 30.0
 """The time after which an attempt that did not fail yet is taken for a good one."""
 QUICK_KINDS: Final = ("retry",)
 """The kinds of requests that take little time and do not wait for the end of a backfill."""
-Answers = Mapping[str, Callable[[Request], None]]
+AnswersByKind = Mapping[str, Callable[[Request], None]]
 """The function that answers each kind of request, except backfills."""
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ class Reconciler:
         *,
         work: Work,
         requests: Requests,
-        answers: Answers,
+        answers: AnswersByKind,
         surroundings: Surroundings,
     ) -> None:
         self._work = work

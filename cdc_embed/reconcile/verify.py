@@ -71,7 +71,7 @@ class Tally:
         others = self.fresh + self.pending + self.dead_letters
         return self.checked + self.rowless == self.drift + others
 
-    def add(self, verdicts: Iterable[Verdict]) -> None:
+    def count(self, verdicts: Iterable[Verdict]) -> None:
         """Count rows by their verdicts."""
         for verdict in verdicts:
             name = "dead_letters" if verdict is Verdict.DEAD_LETTER else verdict.value
@@ -94,7 +94,7 @@ class Tally:
             return
         verdict = found.drift.get(key) or (found.right.get(key) if checked else None)
         if verdict is not None:
-            self.add([verdict])
+            self.count([verdict])
             self.rowless += not checked
         else:
             self.pending += checked
@@ -219,7 +219,7 @@ class Verifier:
                 if verdict.drifts:
                     tally.suspect(key, checked=scan.rows[key] is not None)
                 elif scan.rows[key] is not None:
-                    tally.add([verdict])
+                    tally.count([verdict])
 
     def _compare_suspects(self, table: Table, tally: Tally, *, repair: bool) -> None:
         """Compare the suspects again. Those that differ still are drift."""
@@ -279,7 +279,7 @@ class Verifier:
             tally.sampled += len(fresh)
             suspects = self._verdicts(table, fresh, sample=True, of={Verdict.STALE})
             drift = self._compare_again(table, suspects, sample=True).drift
-            tally.add(drift.values())
+            tally.count(drift.values())
             tally.fresh -= len(drift)  # its fingerprint had counted each as fresh
             self._repair_drift(table, drift.keys(), tally, repair=repair, sample=True)
 

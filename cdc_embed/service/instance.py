@@ -51,7 +51,7 @@ RECONNECT_ERRORS: Final = (
 log = structlog.get_logger()
 
 
-Reconciling = Callable[[Term, Callable[[CdcEmbedError], None]], Readers]
+MakeReaders = Callable[[Term, Callable[[CdcEmbedError], None]], Readers]
 """A function that makes what reads rows in one term; the second argument is called with an error
 that ends it."""
 
@@ -64,7 +64,7 @@ class Instance:
         *,
         source: Source,
         stages: Stages,
-        reconciling: Reconciling,
+        reconciling: MakeReaders,
         telemetry: Telemetry,
         stop: Stop,
     ) -> None:

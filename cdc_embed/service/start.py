@@ -122,7 +122,7 @@ class _Starter:
             else:
                 expect_own_gap(databases, [source.table.full_name for source in survey.tables])
             model = self._keep_model(databases, stopping)
-            for done in settle_spaces(databases, model.embedder, model.card).run(databases):
+            for done in settle_spaces(databases, model.embedder, model.card).carry_out(databases):
                 log.warning("space was changed", done=done)
             if gap is not None:
                 _make_new_slot(databases, model.card, gap, stopping)

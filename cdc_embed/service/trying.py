@@ -24,7 +24,7 @@ POLL_SECONDS: Final = 0.1
 
 log = structlog.get_logger()
 
-Trial = Callable[[], Tried]
+TryOut = Callable[[], Tried]
 
 
 def try_embedder(

@@ -47,7 +47,7 @@ class Settlement:
     former: str = ""
     """The name in the stored spaces of the model that is called otherwise now."""
 
-    def run(self, databases: Connections) -> Iterator[str]:
+    def carry_out(self, databases: Connections) -> Iterator[str]:
         """Run the statements; yield what each has done."""
         for ddl in self.ddl:
             run_without_queueing(databases.target, ddl.why, [ddl.text(databases.target)])

@@ -17,7 +17,7 @@ from jsonb_each_text(%(comments)s::jsonb) as g (name, comment)
 join pg_description d on d.classoid = 'pg_class'::regclass and d.objsubid = 0 and d.description = g.comment
 join pg_class c on c.oid = d.objoid and c.relkind = 'r'
 join pg_namespace n on n.oid = c.relnamespace
-where g.name = any (%(names)s)
+where g.name = any (%(names)s) and to_regclass(format('%%I.%%I', %(schema)s, g.name)) is null
   and (n.nspname = %(schema)s or not exists (
     select from pg_class o join pg_description od on od.classoid = 'pg_class'::regclass and od.objsubid = 0 and od.objoid = o.oid
     join jsonb_each_text(%(comments)s::jsonb) as other (name, comment) on other.comment = od.description

@@ -110,11 +110,11 @@ def test_one_thread_ends_all_requests_and_then_itself(connections: HttpConnectio
     for _ in range(3):
         with service(*[[WHOLE]] * 3) as url:
             for _ in range(3):
-                ask(connections, url)
+                ask(connections, url, seconds=2)
     added = {*enumerate_threads()} - before
     assert [each.name for each in added] == ["embed-deadlines"]
     for each in added:
-        each.join(5)
+        each.join(10)
         assert not each.is_alive()
 
 
