@@ -30,7 +30,7 @@ def service(*answers: Iterable[bytes], pause: float = 0.0) -> Iterator[httpx2.UR
             connection, _ = listener.accept()
             with connection, suppress(OSError):
                 for answer in answers:
-                    connection.recv(65536)
+                    read_request(connection)
                     for part in answer:
                         connection.sendall(part)
                         if over.wait(pause):
@@ -42,6 +42,16 @@ def service(*answers: Iterable[bytes], pause: float = 0.0) -> Iterator[httpx2.UR
         yield httpx2.URL(f"http://127.0.0.1:{listener.getsockname()[1]}/v1/embeddings")
         over.set()
         thread.join(10)
+
+
+def read_request(connection: socket.socket) -> None:
+    """Read a whole one: its head and its body can come apart."""
+    read = b""
+    while not read.endswith(b"\r\n\r\n{}"):
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError
+        read += part
 
 
 @pytest.fixture
