@@ -49,6 +49,15 @@ def another_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "_whole", compared)
 
 
+def with_many_rows(site: Site) -> Site:
+    """Rows of more than one slice, set up."""
+    site.sql(DOCUMENTS)
+    site.sql("insert into documents select n, 'title', n from generate_series(1, 1500) n")
+    site.configure()
+    site.cli("setup")
+    return site
+
+
 def test_a_wrong_order_of_keys_is_found_by_the_scan_itself(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,11 +85,7 @@ def test_rows_that_the_scan_loses_are_found_by_the_count(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Even if each slice seems to be complete, and others write at the same time."""
-    site = make_site()
-    site.sql(DOCUMENTS)
-    site.sql("insert into documents select n, 'title', n from generate_series(1, 1500) n")
-    site.configure()
-    site.cli("setup")
+    site = with_many_rows(make_site())
     fetch = rows._fetch_in_order
 
     written = iter(range(2000, 3000))
@@ -112,11 +117,7 @@ def test_a_row_that_no_part_has_is_found_while_others_write(
     make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As many rows come after the scan has passed as it lost; the number of rows read fits."""
-    site = make_site()
-    site.sql(DOCUMENTS)
-    site.sql("insert into documents select n, 'title', n from generate_series(1, 1500) n")
-    site.configure()
-    site.cli("setup")
+    site = with_many_rows(make_site())
     compare = comparison._rows
 
     def lose_a_row(columns: Any, operator: str, values: Any) -> sql.Composed:
